@@ -1,0 +1,48 @@
+"""What every command shares: one clear line and exit code 2 for bad input, the full trace only with --debug."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+BAD_INPUT = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message}; {self.prog} --help lists the options")
+
+
+def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    """Returns an argument parser with `--debug`, a summary and worked examples in its help."""
+    result = _Parser(
+        prog=f"python -m dim_jax.{program}",
+        description=summary,
+        epilog="examples:\n" + examples.rstrip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    result.add_argument("--debug", action="store_true", help="print the full trace of an error")
+    return result
+
+
+def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
+    """Runs `main(arguments)` and returns the exit code.
+
+    ValueError and OSError are what the user can mend: they are printed as one line and give exit code 2.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        main(arguments)
+    except (ValueError, OSError) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        else:
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0

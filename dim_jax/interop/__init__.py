@@ -1,0 +1,1 @@
+"""Between published PyTorch checkpoints and Flax trees."""

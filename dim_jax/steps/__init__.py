@@ -1,0 +1,1 @@
+"""Pure train and evaluation steps, one file per trainer."""
