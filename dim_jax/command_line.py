@@ -1,11 +1,12 @@
 """What every command shares: one clear line and exit code 2 for bad input, the full trace only with --debug."""
 
 import argparse
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-BAD_INPUT = 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,21 +29,29 @@ def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser
     return result
 
 
+def start_logging() -> None:
+    """Sends this package's log lines to stderr with the time; other packages speak up from warnings on."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("dim_jax").setLevel(logging.INFO)
+
+
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
     """Runs `main(arguments)` and returns the exit code.
 
-    ValueError and OSError are what the user can mend: they are printed as one line and give exit code 2.
+    ValueError and OSError are what the user can mend: they are printed as one line and give exit code 2. A run that
+    diverges (ArithmeticError) is told in one line too and gives exit code 1.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         main(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
         else:
             print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return BAD_INPUT
+        # An ArithmeticError is a training run that diverged, which nobody could tell beforehand.
+        return FAILED if isinstance(error, ArithmeticError) else BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0

@@ -33,7 +33,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Writes `value` as JSON to `path` atomically. NumPy scalars and arrays are allowed; NaN and infinity become null."""
+    """Writes `value` as JSON to `path` atomically; NumPy values are allowed, NaN and infinity become null."""
     return write_text(path, json.dumps(to_json(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -1,0 +1,97 @@
+"""LRF-CNN with the corrected FAFL on a prepared dataset or a folder of class folders.
+
+    python -m dim_jax.train --config=configs/classifier.py --config.data.path=DATA --workdir=runs/a
+
+Variants, after a colon:
+  test   the same job in seconds: two narrow blocks, 32 px, one epoch
+  demo   narrow and small enough for two CPU cores: 64 px, an eighth of the widths
+  small  64 px and a quarter of the widths, 25 epochs: what docs/results.md reports
+"""
+
+import ml_collections
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.trainer = "classifier"
+    config.seed = 0
+
+    config.data = ml_collections.ConfigDict()
+    config.data.path = ""  # what `prepare` wrote, a folder of class folders, or "phantom"
+    config.data.phantom_scale = 1.0  # size of the drawn set where path is "phantom"
+    config.data.fold = 0  # which fold of the split
+    config.data.backend = "tf"
+    config.data.image_size = 299  # px
+    config.data.resize = "squash"  # squash, crop or pad
+    config.data.cache_gib = 4.0  # keep decoded pixels in memory if all fit into this
+    config.data.generated = ""  # list of generated images (selected.json)
+    config.data.generated_count = -1  # how many of them; -1: all
+    config.data.generated_weight = 1.0  # draws of a generated image for one of a real image
+    config.data.class_balanced = False  # draw all classes equally often
+
+    config.augment = ml_collections.ConfigDict()
+    config.augment.flip = True
+    config.augment.rotate = True
+    config.augment.stain_jitter = 0.1  # of each stain's amount, in optical density; 0: off
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "lrf_cnn"
+    config.model.width = 1.0  # multiplies all channel counts
+    config.model.stages = ((64, 128), (192, 224, 256, 288, 320), (320, 384))  # channels of every block
+    config.model.drop_connect = 0.5
+    config.model.depthwise = False  # make the dilated convolutions depthwise separable
+    config.model.dtype = "float32"  # of the computation; bfloat16 keeps parameters and sums in float32
+
+    config.loss = ml_collections.ConfigDict()
+    config.loss.name = "fafl"  # see losses.LOSSES
+    config.loss.alpha0 = 0.5  # FAFL: weight
+    config.loss.beta0 = 3.0  # FAFL: focusing
+    config.loss.m = 4.0  # FAFL: margin; tune over 1, 4, 16 on validation images
+    config.loss.adaptive = 1.0  # FAFL: 0 makes weight and focusing constant
+    config.loss.tau = 1.0  # logit adjustment: strength
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 1e-5  # L2, added to the gradient
+    config.optimizer.momentum = 0.0  # sgd only
+    config.optimizer.clip_norm = 0.0  # 0: off
+    config.optimizer.schedule = "cosine"  # constant, step or cosine
+    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.decay_epochs = 20.0  # step only
+    config.optimizer.decay_rate = 0.5  # step only
+
+    config.train = ml_collections.ConfigDict()
+    config.train.num_epochs = 100.0
+    config.train.global_batch_size = 32
+    config.train.eval_batch_size = 64
+    config.train.steps_per_dispatch = 8
+    config.train.eval_every_epochs = 1.0
+    config.train.checkpoint_every_epochs = 1.0
+    config.train.keep_checkpoints = 2
+    config.train.best_metric = "macro_f1"  # on validation images, chooses the checkpoint that is tested
+    config.train.tensorboard = True
+
+    if variant == "test":
+        config.data.image_size = 32
+        config.data.phantom_scale = 0.03
+        config.model.width = 0.125
+        config.model.stages = ((64,), (96,))
+        config.train.global_batch_size = 8
+        config.train.eval_batch_size = 16
+        config.train.num_epochs = 1.0
+        config.train.steps_per_dispatch = 2
+        config.train.tensorboard = False
+    elif variant == "demo":
+        config.data.image_size = 64
+        config.model.width = 0.125
+        config.train.num_epochs = 12.0
+        config.train.global_batch_size = 16
+    elif variant == "small":
+        config.data.image_size = 64
+        config.model.width = 0.25
+        config.train.num_epochs = 25.0
+        config.train.global_batch_size = 16
+    elif variant:
+        raise ValueError(f"configs/classifier.py has no variant {variant!r}; use test, demo or small")
+    return config

@@ -1,0 +1,269 @@
+"""What a person should know about prepared data before training on it: a dictionary, a text and a contact sheet."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from dim_jax.data import images, splits
+from dim_jax.data.manifest import Manifest
+from dim_jax.data.splits import Split
+
+MOST_SHOWN = 5  # lines of one kind in the text; the JSON has all of them
+
+
+def build(
+    manifest: Manifest, split: Split, units: np.ndarray, exact: np.ndarray, near: np.ndarray, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Collects the report.
+
+    Args:
+      manifest, split: the prepared data.
+      units: unit of every row, shape (N,).
+      exact, near: pairs of rows that are the same picture, shape (P, 2) each.
+      facts: what only the preparation knows: "options", "converted", "unreadable", "ignored" and "notes".
+
+    Returns:
+      The content of data_report.json.
+    """
+    labels, classes = manifest.labels, manifest.classes
+    counts = _per_class(labels, classes)
+    same_picture = _clusters(np.concatenate([exact, near]), len(manifest))
+    report = {
+        "version": 1,
+        **facts,
+        "classes": list(classes),
+        "images": len(manifest),
+        "counts": counts,
+        "imbalance_ratio": _imbalance(counts),
+        "groups": _groups(manifest, units),
+        "sizes": _sizes(manifest),
+        "duplicates": {
+            "exact": [[manifest.rows[row].path for row in rows] for rows in _clusters(exact, len(manifest))],
+            "near": [[manifest.rows[row].path for row in rows] for rows in _clusters(near, len(manifest))],
+            "conflicting": [
+                {manifest.rows[row].path: manifest.rows[row].label for row in rows}
+                for rows in same_picture
+                if len({manifest.rows[row].label for row in rows}) > 1
+            ],
+        },
+        "method": split.method,
+        "folds": [_fold(manifest, split, number, units, same_picture) for number in range(len(split.folds))],
+    }
+    report["warnings"] = _warnings(report, len(split.folds))
+    return report
+
+
+def _per_class(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
+
+
+def _imbalance(counts: dict[str, int]) -> float | None:
+    """The largest class over the smallest; None when a class is absent."""
+    return round(max(counts.values()) / min(counts.values()), 2) if min(counts.values()) else None
+
+
+def _clusters(pairs: np.ndarray, count: int) -> list[list[int]]:
+    """Returns the connected sets of two or more rows."""
+    graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    members = defaultdict(list)
+    component = connected_components(graph, directed=False)[1]
+    for row in np.unique(pairs).tolist():
+        members[component[row]].append(row)
+    return sorted(members.values())
+
+
+def _groups(manifest: Manifest, units: np.ndarray) -> dict[str, Any]:
+    spans: dict[str, Counter] = defaultdict(Counter)
+    for row in manifest.rows:
+        if row.group:
+            spans[row.group][row.label] += 1
+    return {
+        "number": len(spans),
+        "images_without": sum(not row.group for row in manifest.rows),
+        "per_class": {name: sum(name in labels for labels in spans.values()) for name in manifest.classes},
+        "units": int(units.max()) + 1,
+        "spanning_classes": {group: dict(labels) for group, labels in sorted(spans.items()) if len(labels) > 1},
+    }
+
+
+def _sizes(manifest: Manifest) -> dict[str, Any]:
+    histogram = Counter((row.width, row.height) for row in manifest.rows)
+    return {
+        "histogram": {f"{width}x{height}": number for (width, height), number in histogram.most_common()},
+        "smallest_side": min(min(size) for size in histogram),
+        "largest_side": max(max(size) for size in histogram),
+    }
+
+
+def _fold(
+    manifest: Manifest, split: Split, number: int, units: np.ndarray, same_picture: list[list[int]]
+) -> dict[str, Any]:
+    fold, labels = split.folds[number], manifest.labels
+    rows = {name: split.rows(number, name) for name in splits.NAMES}
+    counts = {name: _per_class(labels[rows[name]], manifest.classes) for name in splits.NAMES}
+    sides: dict[str, set[str]] = defaultdict(set)
+    for row, side in zip(manifest.rows, fold.assignment, strict=True):
+        if row.group:
+            sides[row.group].add(side)
+    return {
+        "counts": counts,
+        "imbalance_ratio": {name: _imbalance(counts[name]) for name in splits.NAMES},
+        "units": {
+            name: {
+                label: len(set(units[rows[name]][labels[rows[name]] == index].tolist()))
+                for index, label in enumerate(manifest.classes)
+            }
+            for name in splits.NAMES
+        },
+        "leaks": {
+            "groups": sorted(group for group, names in sides.items() if len(names) > 1),
+            "same_picture": [
+                {manifest.rows[row].path: fold.assignment[row] for row in cluster}
+                for cluster in same_picture
+                if len({fold.assignment[row] for row in cluster}) > 1
+            ],
+        },
+        "mean": list(fold.mean),
+        "std": list(fold.std),
+    }
+
+
+def _warnings(report: dict[str, Any], folds: int) -> list[str]:
+    warnings = []
+    if report["unreadable"]:
+        names = ", ".join(f"{item['path']} ({item['reason']})" for item in report["unreadable"][:3])
+        warnings.append(
+            f"{len(report['unreadable'])} unreadable images are left out: {names}{_more(report['unreadable'], 3)}"
+        )
+    if report["method"] == "random_image":
+        warnings.append("the random image split ignores patients and near-duplicates: its test results are too good")
+    elif report["method"] != "manifest" and not report["groups"]["number"]:
+        warnings.append(
+            "no patient or case is known, so images of one patient may be on both sides of the split and test results "
+            "too good; give --group-regex or a group column"
+        )
+    elif report["groups"]["images_without"] and report["method"] != "manifest":
+        warnings.append(
+            f"{report['groups']['images_without']} images have no group; each is taken for a group of its own"
+        )
+    for conflict in report["duplicates"]["conflicting"]:
+        warnings.append(
+            "one picture has two labels: " + ", ".join(f"{path} ({label})" for path, label in conflict.items())
+        )
+    for number, fold in enumerate(report["folds"]):
+        prefix = f"fold {number}: " if folds > 1 else ""
+        for name, counts in fold["counts"].items():
+            for label, count in counts.items():
+                if not count:
+                    units = sum(fold["units"][side][label] for side in splits.NAMES)
+                    warnings.append(
+                        f"{prefix}class {label!r} has no images in {name}: it has only {units} unit(s) in all"
+                    )
+        leaks = fold["leaks"]
+        if leaks["groups"]:
+            names = ", ".join(leaks["groups"][:3])
+            warnings.append(
+                f"{prefix}{len(leaks['groups'])} groups are in more than one split: {names}{_more(leaks['groups'], 3)}"
+            )
+        if leaks["same_picture"]:
+            example = ", ".join(f"{path} ({name})" for path, name in leaks["same_picture"][0].items())
+            warnings.append(
+                f"{prefix}{len(leaks['same_picture'])} pictures are in more than one split, for one: {example}"
+            )
+    return warnings
+
+
+def _more(items: Sequence, shown: int) -> str:
+    return f" and {len(items) - shown} more" if len(items) > shown else ""
+
+
+def text(report: dict[str, Any]) -> str:
+    """Writes the report for reading."""
+    groups, sizes, duplicates = report["groups"], report["sizes"], report["duplicates"]
+    lines = [
+        f"{report['images']} images of {len(report['classes'])} classes from {report['options']['source']}",
+        "options: " + ", ".join(f"{key}={value}" for key, value in report["options"].items() if value is not None),
+        "",
+        *_table([["class", "images", "share", "groups"]] + [
+            [name, count, f"{count / report['images']:.1%}", groups["per_class"][name] or "-"]
+            for name, count in report["counts"].items()
+        ]),
+        f"imbalance {report['imbalance_ratio']:g} to 1; {groups['number']} groups, {len(groups['spanning_classes'])} "
+        f"of them in several classes; {groups['units']} units (groups joined with near-duplicates)",
+        f"sizes {sizes['smallest_side']} to {sizes['largest_side']} px: "
+        + ", ".join(f"{size} ({count})" for size, count in list(sizes["histogram"].items())[:MOST_SHOWN])
+        + (f" and {len(sizes['histogram']) - MOST_SHOWN} more" if len(sizes["histogram"]) > MOST_SHOWN else ""),
+    ]  # fmt: skip
+    for number, fold in enumerate(report["folds"]):
+        title = f"fold {number} of {len(report['folds'])}" if len(report["folds"]) > 1 else "split"
+        rows = [[f"{title} ({report['method']})", *splits.NAMES]]
+        for label, total in report["counts"].items():
+            cells = [(fold["counts"][name][label], fold["units"][name][label]) for name in splits.NAMES]
+            rows.append([label] + [f"{count} ({count / total:.0%}, {units} units)" for count, units in cells])
+        rows.append(["all"] + [sum(fold["counts"][name].values()) for name in splits.NAMES])
+        lines += ["", *_table(rows)]
+        lines.append("training mean " + _three(fold["mean"]) + ", std " + _three(fold["std"]))
+    lines.append("")
+    lines += _listed("same file twice", [", ".join(paths) for paths in duplicates["exact"]])
+    lines += _listed("near-duplicates", [", ".join(paths) for paths in duplicates["near"]])
+    lines += _listed("converted", [f"{item['path']} ({item['reason']})" for item in report["converted"]])
+    lines += _listed("unreadable", [f"{item['path']} ({item['reason']})" for item in report["unreadable"]])
+    lines += _listed("ignored files", report["ignored"])
+    lines += [f"note: {note}" for note in report["notes"]]
+    lines += [f"WARNING: {warning}" for warning in report["warnings"]]
+    return "\n".join(lines) + "\n"
+
+
+def _three(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _listed(title: str, items: Sequence[str]) -> list[str]:
+    lines = [f"{title}: {len(items) or 'none'}"] + [f"  {item}" for item in items[:MOST_SHOWN]]
+    return lines + ([f"  and {len(items) - MOST_SHOWN} more in data_report.json"] if len(items) > MOST_SHOWN else [])
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def contact_sheet(manifest: Manifest, split: Split, per_class: int = 8, size: int = 128) -> Image.Image:
+    """Draws training images of the first fold, a row per class, of as many groups as there are.
+
+    Args:
+      manifest, split: the prepared data.
+      per_class: images in a row.
+      size: side of an image in pixels.
+    """
+    gap, title = 6, 22
+    height = title + size + gap
+    sheet = Image.new("RGB", (gap + per_class * (size + gap), gap + len(manifest.classes) * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    train = split.rows(0, "train")
+    for number, name in enumerate(manifest.classes):
+        rows = train[manifest.labels[train] == number].tolist()
+        top = gap + number * height
+        total = int((manifest.labels == number).sum())
+        draw.text((gap, top), f"{name}: {len(rows)} of {total} images train", fill="black", font=font)
+        for column, row in enumerate(_of_many_groups(manifest, rows)[:per_class]):
+            picture = images.resize(images.read_image(manifest.file(row)), size, "crop")
+            sheet.paste(Image.fromarray(picture), (gap + column * (size + gap), top + title))
+    return sheet
+
+
+def _of_many_groups(manifest: Manifest, rows: Sequence[int]) -> list[int]:
+    """Orders rows so that the first image of every group comes before the second of any."""
+    turn: Counter = Counter()
+    keyed = []
+    for row in rows:
+        group = manifest.rows[row].group or str(row)
+        keyed.append((turn[group], row))
+        turn[group] += 1
+    return [row for _, row in sorted(keyed)]

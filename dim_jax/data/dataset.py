@@ -1,0 +1,131 @@
+"""A prepared dataset as training sees it: one table of real and generated images, and one fold of the split."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from dim_jax import files
+from dim_jax.data import manifest as manifests
+from dim_jax.data import splits
+
+GENERATED_FILE = "generated.json"
+REPORT_FILE = "data_report.json"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Real images in the order of the manifest, then generated ones, which belong to no split but training.
+
+    Attributes:
+      manifest: the real images.
+      split: its folds.
+      fold: the fold in use.
+      generated: (absolute path, integer label) of every generated image.
+    """
+
+    manifest: manifests.Manifest
+    split: splits.Split
+    fold: int = 0
+    generated: tuple[tuple[Path, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.manifest) + len(self.generated)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.manifest.classes
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Integer labels, int32 of shape (N,)."""
+        return np.concatenate([self.manifest.labels, np.array([label for _, label in self.generated], np.int32)])
+
+    @cached_property
+    def is_generated(self) -> np.ndarray:
+        """bool of shape (N,)."""
+        return np.arange(len(self)) >= len(self.manifest)
+
+    def file(self, index: int) -> Path:
+        """Returns the absolute path of the image of row `index`."""
+        real = len(self.manifest)
+        return self.manifest.file(index) if index < real else self.generated[index - real][0]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Returns the real rows of "train", "val" or "test", int32."""
+        return self.split.rows(self.fold, split)
+
+    def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns mean and std of the training images per channel in [0, 1], float32 of shape (3,) each."""
+        fold = self.split.folds[self.fold]
+        return np.array(fold.mean, np.float32), np.array(fold.std, np.float32)
+
+
+def open_dataset(folder: str | Path, fold: int = 0, generated: str | Path = "", generated_count: int = -1) -> Dataset:
+    """Opens a folder that `prepare` wrote, or a run directory that `save` wrote.
+
+    Args:
+      folder: holds manifest.json and split.json.
+      fold: which fold of the split.
+      generated: list of generated images to train with (manifest.load_generated); "" for none.
+      generated_count: take only the first so many of the list; -1 takes all.
+
+    Raises:
+      FileNotFoundError: the folder, the list or an image is not there.
+      ValueError: a file is broken, the fold does not exist, or the list is shorter than `generated_count`.
+    """
+    manifest = manifests.load(folder)
+    split = splits.load(folder, manifest)
+    split.rows(fold, "train")
+    missing = manifests.missing_files(manifest)
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(manifest)} images listed in {folder} are gone, first {missing[0]}; put them "
+            "back or prepare the data again"
+        )
+    images = manifests.load_generated(generated, manifest.classes) if generated else []
+    if generated_count > len(images):
+        raise ValueError(f"config.data.generated={generated!r} lists {len(images)} images, not {generated_count}")
+    if generated_count >= 0:
+        images = images[:generated_count]
+    return Dataset(manifest, split, fold, tuple(images))
+
+
+def save(dataset: Dataset, source: str | Path, folder: str | Path) -> None:
+    """Copies what identifies the dataset into a run directory: manifest, split, list of generated images, data report.
+
+    Args:
+      dataset: as `open_dataset(source, ...)` returned it.
+      source: the prepared folder.
+      folder: the run directory.
+    """
+    folder = Path(folder)
+    manifests.save(dataset.manifest, folder)
+    splits.save(dataset.split, dataset.manifest, folder)
+    entries = [{"path": os.path.abspath(path), "label": dataset.classes[label]} for path, label in dataset.generated]
+    files.write_json(folder / GENERATED_FILE, {"images": entries})
+    report = Path(source) / REPORT_FILE
+    if report.is_file() and report.resolve() != (folder / REPORT_FILE).resolve():
+        shutil.copyfile(report, folder / REPORT_FILE)
+
+
+def training_summary(dataset: Dataset, draws: Sequence[float]) -> str:
+    """Returns a table of images per class and split, and what the sampler draws per epoch, as text.
+
+    Args:
+      dataset: the data.
+      draws: draws per class and epoch, (C,).
+    """
+    width = max(len(name) for name in (*dataset.classes, "class"))
+    lines = [f"{'class':<{width}}  train    val   test  generated  drawn/epoch"]
+    for label, name in enumerate(dataset.classes):
+        counts = [int((dataset.labels[dataset.rows(split)] == label).sum()) for split in splits.NAMES]
+        generated = sum(image_label == label for _, image_label in dataset.generated)
+        lines.append(
+            f"{name:<{width}}  {counts[0]:5d}  {counts[1]:5d}  {counts[2]:5d}  {generated:9d}  {draws[label]:11.1f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""Reading images of every common kind as upright 8-bit RGB, and shrinking them."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2"})
+POLICIES = ("squash", "crop", "pad")
+WHITE = 255  # the background of a slide, and so the colour behind transparency and beside padded images
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A decoded image file.
+
+    Attributes:
+      pixels: upright RGB, uint8 of shape (H, W, 3).
+      conversion: why a plain decoder (8-bit RGB or greyscale JPEG or PNG, upright, one frame) would not give these
+        pixels, for example "CMYK"; "" when it would.
+    """
+
+    pixels: np.ndarray
+    conversion: str
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads the first frame of an image as upright RGB, uint8 of shape (H, W, 3).
+
+    Transparency is laid over white, and 16-bit grey is scaled to 8 bits by the full range.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is empty, truncated, larger than Pillow's safety limit, or no image Pillow knows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such image")
+    return inspect(path.read_bytes(), str(path)).pixels
+
+
+def inspect(content: bytes, name: str) -> Inspected:
+    """Decodes the bytes of an image file and says whether a plain decoder would read the same.
+
+    Args:
+      content: the file's bytes.
+      name: named in errors.
+
+    Raises:
+      ValueError: as `read_image`.
+    """
+    if not content:
+        raise ValueError(f"{name}: the file is empty")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            conversion = _conversion(image, content)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.asarray(_to_rgb(upright))
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{name}: not an image of a known kind") from None
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise ValueError(f"{name}: too large to read as one field ({error}); cut it into fields") from None
+    except Exception as error:  # on broken files Pillow's plugins raise OSError, SyntaxError, struct.error and more
+        raise ValueError(f"{name}: cannot be decoded ({' '.join(str(error).split())})") from None
+    return Inspected(pixels, conversion)
+
+
+def _conversion(image: Image.Image, content: bytes) -> str:
+    reasons = []
+    if image.format not in ("JPEG", "PNG"):
+        reasons.append(str(image.format))
+    if getattr(image, "n_frames", 1) > 1:
+        reasons.append(f"first of {image.n_frames} frames")
+    if image.mode not in ("L", "RGB"):
+        reasons.append("palette" if image.mode == "P" else image.mode)
+    elif image.format == "PNG" and content[24] != 8:
+        # Byte 24 of a PNG is the bit depth; Pillow shows 16-bit RGB and 2-bit grey as plain modes.
+        reasons.append(f"{content[24]}-bit")
+    if "transparency" in image.info:
+        reasons.append("transparency")
+    if image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
+        reasons.append("EXIF rotation")
+    return ", ".join(reasons)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("integer pixels beyond 16 bits; save it with 8 bits per channel")
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; save it with 8 bits per channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, 255)), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize(image: np.ndarray, size: int, policy: str = "squash") -> np.ndarray:
+    """Makes an image square, with Pillow's antialiased bilinear filter.
+
+    Args:
+      image: uint8 of shape (H, W, 3).
+      size: side of the result in pixels.
+      policy: "squash" stretches both sides to `size` (published); "crop" brings the short side to `size` and takes the
+        centre; "pad" brings the long side to `size` and adds white on both sides.
+
+    Returns:
+      uint8 of shape (size, size, 3).
+
+    Raises:
+      ValueError: the policy or the size makes no sense.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"unknown resize policy {policy!r}; use {', '.join(POLICIES)}")
+    if size < 1:
+        raise ValueError(f"image size {size} must be at least 1")
+    height, width = image.shape[:2]
+    scaled = size, size
+    if policy != "squash":
+        factor = size / (min(width, height) if policy == "crop" else max(width, height))
+        scaled = max(1, round(width * factor)), max(1, round(height * factor))
+    shrunk = Image.fromarray(image)
+    if scaled != shrunk.size:
+        shrunk = shrunk.resize(scaled, Image.Resampling.BILINEAR, reducing_gap=None)
+    if policy == "crop":
+        left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+        shrunk = shrunk.crop((left, top, left + size, top + size))
+    elif policy == "pad":
+        canvas = Image.new("RGB", (size, size), (WHITE, WHITE, WHITE))
+        canvas.paste(shrunk, ((size - scaled[0]) // 2, (size - scaled[1]) // 2))
+        shrunk = canvas
+    return np.array(shrunk)
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 pixels of shape (H, W, 3) as an RGB PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,204 @@
+"""The dataset manifest: which images there are, their labels, groups (patients or cases), digests and sizes."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dim_jax import files
+
+FILE_NAME = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image.
+
+    Attributes:
+      path: POSIX path relative to the manifest's `root`, or to its `converted_root` when `converted` is true.
+      label: class name.
+      group: patient or case; "" when unknown, and the image is then a group of its own.
+      sha256: digest of the source file, before any conversion.
+      width, height: pixels of the upright image.
+      converted: true when `prepare` wrote an upright 8-bit PNG of an image the decoders could not read as it is.
+    """
+
+    path: str
+    label: str
+    group: str
+    sha256: str
+    width: int
+    height: int
+    converted: bool = False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All images of a dataset, ordered by source path.
+
+    Attributes:
+      root: absolute folder of the images.
+      classes: class names; a label's index in it is the integer label.
+      rows: the images.
+      converted_root: absolute folder of the converted images, if there are any.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    converted_root: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Integer labels, int32 of shape (N,)."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        return np.array([index[row.label] for row in self.rows], np.int32)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the ordered (path, label, digest) of all rows: changes whenever row numbers change meaning."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(f"{row.path}\0{row.label}\0{row.sha256}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def file(self, index: int) -> Path:
+        """Returns the absolute path of the image of row `index`."""
+        row = self.rows[index]
+        root = self.converted_root if row.converted else self.root
+        return root / row.path
+
+
+def save(manifest: Manifest, folder: str | Path) -> Path:
+    """Writes `folder/manifest.json`; roots inside `folder` are stored relative to it, so that it can be moved."""
+    folder = Path(os.path.abspath(folder))
+
+    def stored(root: Path | None) -> str | None:
+        if root is None:
+            return None
+        root = Path(os.path.abspath(root))
+        return root.relative_to(folder).as_posix() if root.is_relative_to(folder) else str(root)
+
+    content = {
+        "version": VERSION,
+        "root": stored(manifest.root),
+        "converted_root": stored(manifest.converted_root),
+        "classes": list(manifest.classes),
+        "rows": [asdict(row) for row in manifest.rows],
+    }
+    return files.write_json(folder / FILE_NAME, content)
+
+
+def load(folder: str | Path) -> Manifest:
+    """Reads `folder/manifest.json`.
+
+    Raises:
+      FileNotFoundError: the folder holds no manifest.
+      ValueError: the manifest is of another version, incomplete, or inconsistent; the message names the row.
+    """
+    folder = Path(os.path.abspath(folder))
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; make it with python -m dim_jax.prepare --out={folder}")
+    content = files.read_json(path)
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        found = content.get("version") if isinstance(content, dict) else None
+        raise ValueError(f"{path} has version {found!r}, expected {VERSION}; prepare the data again")
+    missing = [key for key in ("root", "classes", "rows") if key not in content]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; prepare the data again")
+    classes = content["classes"]
+    if not _is_list_of(classes, str) or not classes or len(set(classes)) != len(classes):
+        raise ValueError(f"{path}: 'classes' must be a list of different names, found {classes!r}")
+    if not _is_list_of(content["rows"], dict) or not content["rows"]:
+        raise ValueError(f"{path}: 'rows' must be a list of one object per image; prepare the data again")
+    if not isinstance(content["root"], str) or not isinstance(content.get("converted_root"), str | None):
+        raise ValueError(f"{path}: 'root' must be a path, found {content['root']!r}")
+    known = set(classes)
+    rows = tuple(_read_row(row, f"{path}, row {number}", known) for number, row in enumerate(content["rows"]))
+    converted_root = content.get("converted_root")
+    if converted_root is None and any(row.converted for row in rows):
+        raise ValueError(f"{path} has converted images but no 'converted_root'; prepare the data again")
+    seen: set[tuple[str, bool]] = set()
+    for number, row in enumerate(rows):
+        if (row.path, row.converted) in seen:
+            raise ValueError(f"{path}, row {number}: {row.path!r} is listed twice")
+        seen.add((row.path, row.converted))
+    # Joining with an absolute path gives that path, so both stored forms are served by one expression.
+    return Manifest(
+        root=Path(os.path.normpath(folder / content["root"])),
+        classes=tuple(classes),
+        rows=rows,
+        converted_root=None if converted_root is None else Path(os.path.normpath(folder / converted_root)),
+    )
+
+
+def _is_list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _read_row(row: dict, where: str, classes: set[str]) -> Row:
+    types = {field.name: field.type for field in fields(Row)}
+    for name, kind in types.items():
+        if name not in row and name != "converted":
+            raise ValueError(f"{where} lacks {name!r}; prepare the data again")
+        if name in row and type(row[name]) is not kind:
+            raise ValueError(f"{where}: {name!r} must be {kind.__name__}, found {row[name]!r}")
+    if row["label"] not in classes:
+        raise ValueError(f"{where}: unknown label {row['label']!r}; the classes are {', '.join(sorted(classes))}")
+    if _leaves_root(row["path"]):
+        raise ValueError(f"{where}: path {row['path']!r} leaves the image folder; prepare the data again")
+    return Row(**{name: row[name] for name in types if name in row})
+
+
+def _leaves_root(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return not parts or path.startswith("/") or ".." in parts
+
+
+def missing_files(manifest: Manifest) -> list[Path]:
+    """Returns the images of the manifest that are no longer there."""
+    return [path for path in map(manifest.file, range(len(manifest))) if not path.is_file()]
+
+
+def load_generated(path: str | Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """Reads a list of generated images: `{"images": [{"path": ..., "label": ...}, ...]}`, further keys allowed.
+
+    Args:
+      path: the JSON file; image paths in it are relative to its folder.
+      classes: class names in label order.
+
+    Returns:
+      (absolute path, integer label) of every image, in the order of the file.
+
+    Raises:
+      FileNotFoundError: the list or an image in it does not exist.
+      ValueError: the list has another form or an unknown label.
+    """
+    path = Path(os.path.abspath(path))
+    content = files.read_json(path)
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not _is_list_of(entries, dict):
+        raise ValueError(f'{path} must hold {{"images": [{{"path": ..., "label": ...}}, ...]}}')
+    index = {name: number for number, name in enumerate(classes)}
+    images = []
+    for number, entry in enumerate(entries):
+        where = f"{path}, image {number}"
+        for key in ("path", "label"):
+            if not isinstance(entry.get(key), str):
+                raise ValueError(f"{where}: {key!r} must be a string, found {entry.get(key)!r}")
+        if entry["label"] not in index:
+            raise ValueError(f"{where}: unknown label {entry['label']!r}; the classes are {', '.join(classes)}")
+        image = Path(os.path.normpath(path.parent / entry["path"]))
+        if not image.is_file():
+            raise FileNotFoundError(f"{where}: {image} does not exist; generate or select the images again")
+        images.append((image, index[entry["label"]]))
+    return images

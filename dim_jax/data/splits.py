@@ -1,0 +1,203 @@
+"""Splits of a dataset into training, validation and test images: by whole units, stratified, saved and reused.
+
+A unit is what must never be on two sides: the images of one group (patient or case), together with whatever
+near-duplicates of them there are.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from dim_jax import files
+from dim_jax.data.manifest import Manifest
+from dim_jax.data.stratify import divide_images, divide_units
+
+FILE_NAME = "split.json"
+VERSION = 1
+NAMES = ("train", "val", "test")
+METHODS = ("group", "random_image", "kfold", "manifest")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One division of the rows.
+
+    Attributes:
+      assignment: "train", "val" or "test" for every row.
+      mean, std: per-channel statistics of the training images in [0, 1], shrunk to the image size by `squash`.
+    """
+
+    assignment: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold, or K folds of a cross-validation.
+
+    Attributes:
+      method: "group", "image" (by group, but no group was known), "random_image", "kfold" or "manifest".
+      seed: seed of the draw.
+      folds: the divisions.
+    """
+
+    method: str
+    seed: int
+    folds: tuple[Fold, ...]
+
+    def rows(self, fold: int, name: str) -> np.ndarray:
+        """Returns the ascending rows of the split `name` in a fold, int32."""
+        if not 0 <= fold < len(self.folds):
+            raise ValueError(f"fold {fold} does not exist; this split has folds 0 to {len(self.folds) - 1}")
+        if name not in NAMES:
+            raise ValueError(f"unknown split {name!r}; use {', '.join(NAMES)}")
+        return np.flatnonzero(np.array(self.folds[fold].assignment) == name).astype(np.int32)
+
+
+def save(split: Split, manifest: Manifest, folder: str | Path) -> Path:
+    """Writes `folder/split.json`, tied to the manifest by its fingerprint."""
+    content = {
+        "version": VERSION,
+        "method": split.method,
+        "seed": split.seed,
+        "manifest": manifest.fingerprint,
+        "folds": [{"assignment": fold.assignment, "mean": fold.mean, "std": fold.std} for fold in split.folds],
+    }
+    return files.write_json(Path(folder) / FILE_NAME, content)
+
+
+def load(folder: str | Path, manifest: Manifest) -> Split:
+    """Reads `folder/split.json` and checks that it belongs to `manifest`.
+
+    Raises:
+      FileNotFoundError: the folder holds no split.
+      ValueError: it is of another version, broken, or was drawn for another manifest.
+    """
+    path = Path(os.path.abspath(folder)) / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; make it with python -m dim_jax.prepare --out={path.parent}")
+    content = files.read_json(path)
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        found = content.get("version") if isinstance(content, dict) else None
+        raise ValueError(f"{path} has version {found!r}, expected {VERSION}; prepare the data again")
+    missing = [key for key in ("method", "seed", "manifest", "folds") if key not in content]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; prepare the data again")
+    if not isinstance(content["folds"], list) or not content["folds"]:
+        raise ValueError(f"{path} has no folds; prepare the data again")
+    folds = tuple(_read_fold(fold, f"{path}, fold {number}", manifest) for number, fold in enumerate(content["folds"]))
+    if content["manifest"] != manifest.fingerprint:
+        raise ValueError(f"{path} was drawn for another manifest (fingerprints differ); prepare the data again")
+    return Split(content["method"], content["seed"], folds)
+
+
+def _read_fold(fold: dict, where: str, manifest: Manifest) -> Fold:
+    missing = [key for key in ("assignment", "mean", "std") if not isinstance(fold, dict) or key not in fold]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; prepare the data again")
+    if len(fold["assignment"]) != len(manifest):
+        raise ValueError(
+            f"{where} divides {len(fold['assignment'])} images but the manifest has {len(manifest)}; "
+            "prepare the data again"
+        )
+    unknown = sorted(set(fold["assignment"]) - set(NAMES))
+    if unknown:
+        raise ValueError(f"{where}: unknown split {unknown[0]!r}; use {', '.join(NAMES)}")
+    return Fold(tuple(fold["assignment"]), tuple(fold["mean"]), tuple(fold["std"]))
+
+
+def units_of(groups: Sequence[str], pairs: np.ndarray) -> np.ndarray:
+    """Joins images of one group and near-duplicates into units.
+
+    Args:
+      groups: group of every image; "" stands for a group of its own.
+      pairs: rows of exact or near-duplicates, integers of shape (P, 2).
+
+    Returns:
+      Unit number of every image, int32 of shape (N,), numbered from 0 by first appearance.
+    """
+    count = len(groups)
+    first_of: dict[str, int] = {}
+    same_group = [(first_of.setdefault(group, row), row) for row, group in enumerate(groups) if group]
+    links = np.concatenate([np.array(same_group, np.int64).reshape(-1, 2), np.asarray(pairs, np.int64).reshape(-1, 2)])
+    graph = coo_matrix((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(count, count))
+    return _number_by_first_appearance(connected_components(graph, directed=False)[1])
+
+
+def _number_by_first_appearance(values: np.ndarray) -> np.ndarray:
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse.reshape(-1)].astype(np.int32)
+
+
+def part_shares(method: str, folds: int, validation: float, test: float) -> np.ndarray:
+    """Returns the wanted share of each part: K equal ones for "kfold", else training, validation and test.
+
+    Raises:
+      ValueError: the method is not drawn, or the shares or the number of folds make no sense.
+    """
+    if method == "kfold":
+        if folds < 3:
+            raise ValueError(f"--folds={folds}: test, validation and training need at least 3")
+        return np.full(folds, 1 / folds)
+    if method not in ("group", "random_image"):
+        raise ValueError(f"unknown split method {method!r}; use {', '.join(METHODS)}")
+    if not (validation > 0 and test > 0 and validation + test < 1):
+        raise ValueError(
+            f"--validation={validation} and --test={test} must be positive and leave something to train on"
+        )
+    return np.array([1 - validation - test, validation, test])
+
+
+def draw(
+    labels: np.ndarray,
+    units: np.ndarray,
+    method: str = "group",
+    folds: int = 5,
+    validation: float = 0.2,
+    test: float = 0.2,
+    seed: int = 0,
+) -> tuple[tuple[str, ...], ...]:
+    """Draws a split: a pure function of its arguments.
+
+    Args:
+      labels: integer labels, shape (N,).
+      units: unit of every image, shape (N,); ignored by "random_image".
+      method: "group" (one fold, whole units), "kfold" (whole units; fold i is tested on part i, validated on part
+        i + 1 and trained on the others) or "random_image" (one fold, stratified, images drawn one by one).
+      folds: number of parts of "kfold".
+      validation, test: shares of the images, for "group" and "random_image".
+      seed: seed of the draw.
+
+    Returns:
+      For every fold, the assignment of every image.
+
+    Raises:
+      ValueError: the shares or the number of folds make no sense, or there are fewer units than parts.
+    """
+    labels, units = np.asarray(labels), _number_by_first_appearance(np.asarray(units))
+    shares = part_shares(method, folds, validation, test)
+    if method == "random_image":
+        units = np.arange(len(labels))
+    number_of_units = int(units.max()) + 1
+    if number_of_units < len(shares):
+        raise ValueError(
+            f"{len(labels)} images in {number_of_units} group(s) of patients or near-duplicates cannot be divided into "
+            f"{len(shares)} parts; give more groups or use --split=random_image"
+        )
+    rng = np.random.default_rng(seed)
+    if method == "random_image":
+        part = divide_images(labels, shares, rng)
+    else:
+        part = divide_units(labels, units, shares, rng, ranked=method == "group")[units]
+    if method != "kfold":
+        return (tuple(NAMES[number] for number in part),)
+    return tuple(
+        tuple("test" if number == fold else "val" if number == (fold + 1) % folds else "train" for number in part)
+        for fold in range(folds)
+    )

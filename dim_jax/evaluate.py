@@ -1,0 +1,211 @@
+"""Evaluates a checkpoint on every image of a split, exactly once: eval/<split>/predictions.npz and metrics.json."""
+
+import io
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dim_jax import command_line, files
+
+if TYPE_CHECKING:
+    from dim_jax.data.dataset import Dataset
+    from dim_jax.data.tf_pipeline import TfImages
+
+EXAMPLES = """  python -m dim_jax.evaluate --workdir=runs/a --split=test
+  python -m dim_jax.evaluate --workdir=runs/a --split=val --checkpoint=newest"""
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of N images.
+
+    Attributes:
+      index: rows of the manifest, int32 (N,).
+      label: true labels, int32 (N,).
+      logits: float32 (N, C).
+      features: what the logits were made of, float32 (N, F).
+      seconds_per_image: time of the devices, compilation and decoding left out.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    logits: np.ndarray
+    features: np.ndarray
+    seconds_per_image: float
+
+
+class Predictor:
+    """Runs a model over rows of a dataset on all devices; compiles once."""
+
+    def __init__(self, model: Any, dataset: "Dataset", images: "TfImages", batch_size: int):
+        """Args:
+        model: returns (logits, features).
+        dataset: the data.
+        images: turns its rows into pixels.
+        batch_size: global batch size, a multiple of the number of devices.
+        """
+        from dim_jax import parallel
+        from dim_jax.steps.classifier import make_eval_step
+
+        parallel.check_batch_size("config.train.eval_batch_size", batch_size)
+        self._dataset, self._images, self._batch_size = dataset, images, batch_size
+        self._statistics = dataset.channel_statistics()
+        self._step = parallel.pmap_eval_step(make_eval_step(model))
+        self._is_compiled = False
+
+    def __call__(self, variables: Any, rows: np.ndarray) -> Predictions:
+        """Predicts `rows` (N,) with replicated `variables`."""
+        import jax
+
+        from dim_jax import parallel
+        from dim_jax.data.batches import evaluation_plan
+
+        plan = evaluation_plan(rows, self._batch_size, jax.process_index(), jax.process_count())
+        logits, features, index, seconds = [], [], [], 0.0
+        for batch in self._images.batches(plan):
+            pixels = parallel.shard({"image": batch["image"]})
+            if not self._is_compiled:
+                jax.block_until_ready(self._step(variables, pixels, self._statistics))
+                self._is_compiled = True
+            started = time.perf_counter()
+            outputs = jax.block_until_ready(self._step(variables, pixels, self._statistics))
+            seconds += time.perf_counter() - started
+            real = batch["mask"] > 0
+            index.append(batch["index"][real])
+            logits.append(parallel.unshard(outputs[0])[real])
+            features.append(parallel.unshard(outputs[1])[real])
+        index = np.concatenate(index)
+        return Predictions(
+            index=index,
+            label=self._dataset.labels[index],
+            logits=np.concatenate(logits),
+            features=np.concatenate(features),
+            seconds_per_image=seconds / len(rows),
+        )
+
+
+def open_run(workdir: str | Path) -> tuple[dict[str, Any], "Dataset"]:
+    """Returns the configuration and the dataset of a run.
+
+    Raises:
+      FileNotFoundError: `workdir` holds no run, or its images are gone.
+      ValueError: a file of it is broken.
+    """
+    from dim_jax.data.dataset import open_dataset
+
+    workdir = Path(workdir)
+    if not (workdir / "config.json").is_file():
+        raise FileNotFoundError(f"{workdir} holds no run (no config.json); train one with python -m dim_jax.train")
+    config = files.read_json(workdir / "config.json")
+    return config, open_dataset(workdir, config["data"]["fold"])
+
+
+def make_predictor(config: dict[str, Any], dataset: "Dataset") -> Predictor:
+    """Returns a predictor with the model, preprocessing and batch size of a configuration."""
+    from dim_jax.data.tf_pipeline import TfImages
+    from dim_jax.models import make_classifier
+
+    data = config["data"]
+    model = make_classifier(num_classes=len(dataset.classes), **config["model"])
+    images = TfImages(dataset, data["image_size"], data["resize"], data["cache_gib"])
+    return Predictor(model, dataset, images, config["train"]["eval_batch_size"])
+
+
+def evaluate(
+    workdir: str | Path, split: str, checkpoint: str = "best", predictor: Predictor | None = None
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run and writes eval/<split>/.
+
+    Args:
+      workdir: run directory.
+      split: "train", "val" or "test".
+      checkpoint: "best" by validation, or "newest".
+      predictor: one that is compiled already, of the same run.
+
+    Returns:
+      The metrics, as metrics.classification_metrics gives them, with the checkpoint's step and the timings.
+
+    Raises:
+      FileNotFoundError: there is no run or no checkpoint.
+      ValueError: the split is empty or unknown, or something is broken.
+    """
+    from dim_jax import checkpoints, loop, parallel
+    from dim_jax.metrics import classification_metrics
+
+    workdir = Path(workdir)
+    if split not in SPLITS:
+        raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
+    config, dataset = open_run(workdir)
+    rows = dataset.rows(split)
+    if not len(rows):
+        raise ValueError(f"{workdir}: its split has no {split} images")
+    folder = workdir / {"best": loop.BEST, "newest": loop.CHECKPOINTS}[checkpoint]
+    restored = checkpoints.restore(folder)
+    if restored is None:
+        raise FileNotFoundError(f"{folder} holds no checkpoint yet; train the run first")
+    variables = {name: restored.state[name] for name in ("params", "batch_stats")}
+    predictor = predictor or make_predictor(config, dataset)
+    predictions = predictor(parallel.replicate(variables), rows)
+    metrics = {
+        "split": split,
+        "checkpoint": checkpoint,
+        "checkpoint_step": restored.step,
+        **classification_metrics(predictions.label, predictions.logits, dataset.classes),
+        "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, config),
+        "test_seconds_per_image": predictions.seconds_per_image,
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        index=predictions.index,
+        label=predictions.label,
+        logits=predictions.logits,
+        features=predictions.features,
+    )
+    files.write_bytes(workdir / "eval" / split / "predictions.npz", buffer.getvalue())
+    files.write_json(workdir / "eval" / split / "metrics.json", metrics)
+    return metrics
+
+
+def _training_seconds_per_100_images(workdir: Path, config: dict[str, Any]) -> float | None:
+    """The median over the logged dispatches, none of which holds a compilation."""
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    seconds = [line["seconds_per_step"] for line in lines if line.get("seconds_per_step")]
+    return 100 * float(np.median(seconds)) / config["train"]["global_batch_size"] if seconds else None
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """Returns the metrics as a short text with one line per class."""
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "g_mean", "mcc", "macro_auroc", "expected_calibration_error")
+    head = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if metrics[name] is not None)
+    lines = [f"{metrics['split']} ({metrics['num_images']} images, step {metrics['checkpoint_step']}): {head}"]
+    for entry in metrics["per_class"]:
+        recall = "not in this split" if entry["recall"] is None else f"recall {entry['recall']:.4f}"
+        lines.append(f"  {entry['class']:<24} {entry['support']:5d} images  {recall}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = command_line.parser("evaluate", __doc__, EXAMPLES)
+    parser.add_argument("--workdir", required=True, help="run directory of a classifier")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="images to evaluate on (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        choices=("best", "newest"),
+        help="best by validation, or the last one (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    print(summary(evaluate(options.workdir, options.split, options.checkpoint)))
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

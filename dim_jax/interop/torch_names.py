@@ -1,0 +1,103 @@
+"""The one map between the published PyTorch names of LRF-CNN and this package's Flax paths, and the layouts of both."""
+
+from collections.abc import Mapping
+
+import flax.traverse_util
+import numpy as np
+
+from dim_jax.models.lrf_cnn import LRFCNN
+
+Path = tuple[str, ...]
+
+# A PyTorch tensor that Flax has no use for, and its value there.
+STEP_COUNTER = "num_batches_tracked"
+
+
+def lrf_cnn_names(model: LRFCNN) -> dict[str, Path]:
+    """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, step counters left out.
+
+    The published network is one `features` sequence: stem 0-3 (convolution, norm, ReLU, pooling), then the blocks, with
+    one place taken by the pooling before every stage but the first.
+    """
+    names = {}
+
+    def tensors(torch: str, flax: Path, leaves: Mapping[str, Path]) -> None:
+        for leaf, (collection, key) in leaves.items():
+            names[f"{torch}.{leaf}"] = (collection, *flax, key)
+
+    def weights(torch: str, *flax: str) -> None:
+        tensors(torch, flax, {"weight": ("params", "kernel"), "bias": ("params", "bias")})
+
+    def norm(torch: str, *flax: str) -> None:
+        tensors(torch, flax, {"weight": ("params", "scale"), "bias": ("params", "bias")})
+        tensors(torch, flax, {"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")})
+
+    def separable(torch: str, *flax: str) -> None:
+        weights(f"{torch}.depthwise", *flax, "depthwise")
+        weights(f"{torch}.pointwise", *flax, "pointwise")
+
+    weights("features.0", "stem")
+    norm("features.1", "stem_norm")
+    place, index = 4, 0
+    for number, stage in enumerate(model.stages):
+        place += number > 0
+        for _ in stage:
+            torch, block = f"features.{place}", f"block{index}"
+            for branch, (_, dilation) in enumerate(model.branches):
+                separable(f"{torch}.branch{branch}.0", block, f"branch{branch}_reduce")
+                norm(f"{torch}.branch{branch}.1", block, f"branch{branch}_reduce_norm")
+                separable(f"{torch}.branch{branch}.3", block, f"branch{branch}_spatial")
+                norm(f"{torch}.branch{branch}.4", block, f"branch{branch}_spatial_norm")
+                if dilation:
+                    dilated = separable if model.depthwise else weights
+                    dilated(f"{torch}.branch{branch}.6", block, f"branch{branch}_dilated")
+                    norm(f"{torch}.branch{branch}.7", block, f"branch{branch}_dilated_norm")
+            separable(f"{torch}.conv_linear", block, "merge")
+            separable(f"{torch}.shortcut", block, "shortcut")
+            norm(f"{torch}.bn_shortcut", block, "shortcut_norm")
+            place, index = place + 1, index + 1
+    weights("attention_fc.0", "attention_hidden")
+    weights("attention_fc.2", "attention_gate")
+    weights("classifier", "head")
+    return names
+
+
+def to_flax_layout(tensor: np.ndarray) -> np.ndarray:
+    """PyTorch's OIHW and (out, in) weights to HWIO and (in, out); vectors stay."""
+    if tensor.ndim == 4:
+        return tensor.transpose(2, 3, 1, 0)
+    return tensor.T
+
+
+def to_torch_layout(tensor: np.ndarray) -> np.ndarray:
+    """The inverse of `to_flax_layout`."""
+    if tensor.ndim == 4:
+        return tensor.transpose(3, 2, 0, 1)
+    return tensor.T
+
+
+def to_flax(state_dict: Mapping[str, np.ndarray], names: Mapping[str, Path]) -> dict:
+    """Turns a PyTorch state dict into Flax variables {"params": ..., "batch_stats": ...}.
+
+    Args:
+      state_dict: PyTorch name -> array in PyTorch's layout.
+      names: PyTorch name -> Flax path, as `lrf_cnn_names` gives it.
+
+    Raises:
+      ValueError: a tensor is missing, or one is there that the model does not have.
+    """
+    given = {name for name in state_dict if name.rsplit(".", 1)[-1] != STEP_COUNTER}
+    if given != set(names):
+        missing, extra = sorted(set(names) - given), sorted(given - set(names))
+        raise ValueError(f"the state dict does not fit the model: missing {missing[:3]}, not known {extra[:3]}")
+    flat = {path: to_flax_layout(np.asarray(state_dict[name])) for name, path in names.items()}
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def to_torch(variables: Mapping, names: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """Turns Flax variables (or a tree like them, such as gradients) into PyTorch name -> array in PyTorch's layout.
+
+    Paths that `variables` lacks are left out, so that gradients of the parameters alone convert too.
+    """
+    flat = flax.traverse_util.flatten_dict(variables)
+    return {name: to_torch_layout(np.asarray(flat[path])) for name, path in names.items() if path in flat}

@@ -1,0 +1,130 @@
+"""LRF-CNN: a classifier whose blocks look at four receptive fields at once (DIM, JBHI 2026)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dim_jax.models.layers import BatchNorm, Conv, DepthwiseSeparable, Dtype, Linear, at_least_float32, max_pool
+
+# Per branch: side of the depthwise kernel, and the dilation of the 3x3 convolution after it (0: none).
+BRANCHES = ((3, 0), (3, 3), (5, 3), (5, 5))
+
+
+class LRFBlock(nn.Module):
+    """One large-receptive-field block: parallel branches on one input, merged and added to a projected shortcut.
+
+    Attributes:
+      features: output channels, also those of each branch.
+      branches: (depthwise kernel, dilation) per branch.
+      depthwise: make the dilated 3x3 convolutions depthwise separable; the published ones are dense and hold about two
+        thirds of all parameters.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation.
+    """
+
+    features: int
+    branches: Sequence[tuple[int, int]] = BRANCHES
+    depthwise: bool = False
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            return BatchNorm(self.axis_name, dtype=self.dtype, name=name)(x, train)
+
+        def separable(x: jax.Array, name: str, kernel_size: int = 1) -> jax.Array:
+            return DepthwiseSeparable(self.features, kernel_size, dtype=self.dtype, name=name)(x)
+
+        outputs = []
+        for index, (kernel_size, dilation) in enumerate(self.branches):
+            branch = f"branch{index}"
+            y = nn.relu(norm(separable(x, f"{branch}_reduce"), f"{branch}_reduce_norm"))
+            y = nn.relu(norm(separable(y, f"{branch}_spatial", kernel_size), f"{branch}_spatial_norm"))
+            if dilation:
+                name = f"{branch}_dilated"
+                if self.depthwise:
+                    y = DepthwiseSeparable(self.features, 3, dilation, self.dtype, name=name)(y)
+                else:
+                    y = Conv(self.features, 3, dilation=dilation, dtype=self.dtype, name=name)(y)
+                y = nn.relu(norm(y, f"{name}_norm"))
+            outputs.append(y)
+        merged = separable(jnp.concatenate(outputs, axis=-1), "merge")
+        shortcut = norm(separable(x, "shortcut"), "shortcut_norm")
+        return nn.relu(0.1 * merged + shortcut)
+
+
+class LRFCNN(nn.Module):
+    """LRF-CNN (24,413,190 parameters for 5 classes at full width).
+
+    Attributes:
+      num_classes: number of logits.
+      width: multiplies every number of channels and hidden units below, rounded to whole ones.
+      stem_width: channels of the 7x7 stem.
+      stages: output channels of the blocks; a max pooling stands before every stage.
+      branches: (depthwise kernel, dilation) per branch of every block.
+      attention_width: hidden units of the attention that scales each image's features.
+      drop_connect: probability that a pooled feature is dropped in training.
+      depthwise: see LRFBlock.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation; logits and features are float32.
+
+    Reference: Yuan et al., "Dual-level imbalance mitigation for single-FoV colorectal histopathology image
+    classification", IEEE JBHI 2026.
+    """
+
+    num_classes: int
+    width: float = 1.0
+    stem_width: int = 64
+    stages: Sequence[Sequence[int]] = ((64, 128), (192, 224, 256, 288, 320), (320, 384))
+    branches: Sequence[tuple[int, int]] = BRANCHES
+    attention_width: int = 512
+    drop_connect: float = 0.5
+    depthwise: bool = False
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, example_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Classifies normalised images.
+
+        Args:
+          images: (N, H, W, 3) float, normalised by the channel statistics of the training images.
+          train: use and update batch statistics, and drop features.
+          example_keys: (N,) random keys, one per image; needed when `train` and `drop_connect` > 0.
+
+        Returns:
+          logits (N, num_classes) and features (N, last width: the pooled map before dropping), both float32.
+        """
+        if not (self.width > 0 and 0 <= self.drop_connect < 1):
+            raise ValueError(f"width={self.width} must be above 0 and drop_connect={self.drop_connect} in [0, 1)")
+
+        def scaled(channels: int) -> int:
+            return max(round(channels * self.width), 1)
+
+        x = Conv(scaled(self.stem_width), 7, stride=2, dtype=self.dtype, name="stem")(images)
+        x = nn.relu(BatchNorm(self.axis_name, dtype=self.dtype, name="stem_norm")(x, train))
+        index = 0
+        for stage in self.stages:
+            x = max_pool(x)
+            for features in stage:
+                block = LRFBlock(
+                    scaled(features), self.branches, self.depthwise, self.axis_name, self.dtype, name=f"block{index}"
+                )
+                x = block(x, train)
+                index += 1
+        features = at_least_float32(x).mean((1, 2))
+
+        x = features
+        if train and self.drop_connect > 0:
+            if example_keys is None:
+                raise ValueError("LRFCNN needs example_keys in training: one random key per image")
+            draws = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(example_keys)
+            x = jnp.where(draws > self.drop_connect, x / (1 - self.drop_connect), 0.0)
+        attention = nn.relu(Linear(scaled(self.attention_width), name="attention_hidden")(x))
+        attention = nn.sigmoid(Linear(1, name="attention_gate")(attention))
+        return Linear(self.num_classes, name="head")(attention * x), features

@@ -1,0 +1,78 @@
+"""Optimizers and learning-rate schedules from optax, set to follow PyTorch's arithmetic."""
+
+import optax
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """Returns a gradient transformation.
+
+    Args:
+      name: "adam" (betas 0.9 and 0.999, epsilon 1e-8), "rmsprop" (decay 0.99, epsilon 1e-8 outside the root) or "sgd".
+      learning_rate: a number, or a schedule of the step.
+      weight_decay: L2 penalty that is added to the gradient before the moments (PyTorch's `weight_decay`; not AdamW).
+      momentum: for "sgd".
+      clip_norm: gradients of a larger global norm are scaled down to it; 0 turns clipping off.
+
+    Raises:
+      ValueError: there is no such optimizer.
+    """
+    if name == "adam":
+        update = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    elif name == "rmsprop":
+        update = optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False)
+    elif name == "sgd":
+        update = optax.trace(momentum) if momentum else optax.identity()
+    else:
+        raise ValueError(f"config.optimizer.name={name!r} is not an optimizer; choose adam, rmsprop or sgd")
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        update,
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def make_schedule(
+    name: str,
+    learning_rate: float,
+    *,
+    num_train_steps: int,
+    warmup_steps: int = 0,
+    decay_steps: int = 0,
+    decay_rate: float = 0.5,
+) -> optax.Schedule:
+    """Returns a learning rate as a function of the step.
+
+    Args:
+      name: "constant", "step" (StepLR: times `decay_rate` after every `decay_steps`) or "cosine" (to 0 at the end).
+      learning_rate: peak rate.
+      num_train_steps: length of the run; the end of the cosine.
+      warmup_steps: the rate first rises linearly from 0 over these steps, in every schedule.
+      decay_steps: for "step", at least 1.
+      decay_rate: for "step", in (0, 1].
+
+    Raises:
+      ValueError: there is no such schedule, or `decay_steps` is missing.
+    """
+    remaining_steps = max(num_train_steps - warmup_steps, 1)
+    if name == "constant":
+        schedule = optax.constant_schedule(learning_rate)
+    elif name == "step":
+        if decay_steps < 1:
+            raise ValueError("config.optimizer.schedule='step' needs decay_epochs above 0")
+        schedule = optax.exponential_decay(learning_rate, decay_steps, decay_rate, staircase=True)
+    elif name == "cosine":
+        schedule = optax.cosine_decay_schedule(learning_rate, remaining_steps)
+    else:
+        raise ValueError(f"config.optimizer.schedule={name!r} is not a schedule; choose constant, step or cosine")
+    if warmup_steps:
+        warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+        schedule = optax.join_schedules([warmup, schedule], [warmup_steps])
+    return schedule

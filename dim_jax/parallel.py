@@ -1,0 +1,90 @@
+"""Devices and hosts: the only file that says pmap."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.jax_utils
+import jax
+import numpy as np
+from jax import lax
+
+AXIS = "batch"
+
+Tree = Any
+
+
+def check_batch_size(name: str, size: int) -> None:
+    """Raises ValueError unless a global batch of `size` divides evenly among all devices."""
+    if size < 1 or size % jax.device_count():
+        raise ValueError(f"{name}={size} must be a multiple of the {jax.device_count()} devices")
+
+
+def pmap_train_step(train_step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]) -> Callable:
+    """Returns `dispatch(state, batches, constants) -> (state, metrics)` that runs several steps on all devices.
+
+    `train_step(state, batch, constants)` is scanned over the leading axis of `batches`, so that one dispatch does many
+    steps. A scan of any length gives the same bits, also of length one; a bare step does not.
+
+    Args of the result:
+      state: replicated; its memory is reused.
+      batches: [devices, steps, per_device, ...] as `shard_steps` lays them out.
+      constants: one copy, the same for all devices.
+
+    Returns of the result:
+      the replicated state, and metrics of shape [devices, steps], equal on all devices.
+    """
+
+    def many_steps(state: Tree, batches: Tree, constants: Tree) -> tuple[Tree, Tree]:
+        return lax.scan(lambda state, batch: train_step(state, batch, constants), state, batches)
+
+    return jax.pmap(many_steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)
+
+
+def pmap_eval_step(eval_step: Callable[[Tree, Tree, Tree], Tree]) -> Callable:
+    """Returns `dispatch(variables, batch, constants) -> outputs`: variables replicated, batch and outputs sharded."""
+    return jax.pmap(eval_step, axis_name=AXIS, in_axes=(0, 0, None))
+
+
+def replicate(tree: Tree) -> Tree:
+    """Copies a tree of arrays to all local devices."""
+    return flax.jax_utils.replicate(tree)
+
+
+def unreplicate(tree: Tree) -> Tree:
+    """Returns the first device's copy of a replicated tree, as NumPy arrays."""
+    # Indexing a pmapped array starts a computation over all devices; a shard is just read.
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data).reshape(leaf.shape[1:]), tree)
+
+
+def shard(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """[local batch, ...] -> [local devices, per device, ...]."""
+    devices = jax.local_device_count()
+    return {name: array.reshape(devices, -1, *array.shape[1:]) for name, array in batch.items()}
+
+
+def shard_steps(batches: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Lays several local batches out for `pmap_train_step`, and adds `row`: each example's place in the global batch.
+
+    Returns:
+      arrays of shape [local devices, steps, per device, ...].
+    """
+    devices = jax.local_device_count()
+    local_size = len(batches[0]["label"])
+    stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+    first_row = jax.process_index() * local_size
+    stacked["row"] = np.tile(np.arange(first_row, first_row + local_size, dtype=np.int32), (len(batches), 1))
+    return {
+        name: array.reshape(len(batches), devices, local_size // devices, *array.shape[2:]).swapaxes(0, 1)
+        for name, array in stacked.items()
+    }
+
+
+def unshard(output: jax.Array) -> np.ndarray:
+    """[local devices, per device, ...] -> [local batch, ...] on the host."""
+    output = np.asarray(output)
+    return output.reshape(-1, *output.shape[2:])
+
+
+def is_first_host() -> bool:
+    """Whether this process is the one that writes metrics, checkpoints and reports."""
+    return jax.process_index() == 0

@@ -1,0 +1,302 @@
+"""Prepares a dataset: lists and checks its images, divides them into training, validation and test, and reports.
+
+Everything is written into a folder beside the target that is renamed at the end, so an interrupted run leaves no half
+dataset. What has been prepared is never redrawn.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dim_jax import command_line, files
+
+# The heavy imports wait until there is something to do, so that --help and bad options answer at once.
+if TYPE_CHECKING:
+    from dim_jax.data.reading import ReadImage
+    from dim_jax.data.sources import Listing
+
+PHANTOM = "phantom"
+REPORT_NAME = "data_report.json"
+EXAMPLES = """\
+  python -m dim_jax.prepare --source=phantom --out=data/phantom --scale=0.2 --image-size=96
+  python -m dim_jax.prepare --source=slides --out=data/slides --group-regex='^[^/]+/([0-9]+)-'
+  python -m dim_jax.prepare --manifest=slides/manifest.csv --out=data/slides --split=kfold --folds=5
+"""
+
+
+def prepare(
+    source: str | Path | None,
+    out: str | Path,
+    *,
+    manifest: str | Path | None = None,
+    group_regex: str | None = None,
+    classes: Sequence[str] | None = None,
+    image_size: int = 299,
+    split: str | None = None,
+    folds: int = 5,
+    validation: float = 0.2,
+    test: float = 0.2,
+    seed: int = 0,
+    scale: float = 1.0,
+    strict: bool = False,
+) -> Path:
+    """Prepares `source` into the folder `out`; does nothing when that was done with the same options.
+
+    Args:
+      source: a folder with one folder per class, or with a manifest.csv; "phantom" for drawn tissue; None with
+        `manifest`.
+      out: folder to make; it must be new or empty.
+      manifest: CSV with the columns path, label and optionally group and split.
+      group_regex: finds the group (patient or case) in an image's path: its first capturing group, or its whole match.
+      classes: class names in label order; sorted, or for the phantom clinical, when None.
+      image_size: side in pixels at which mean and std are measured, and at which phantoms are drawn.
+      split: "group", "random_image", "kfold" or "manifest"; None takes the CSV's split column, or else "group".
+      folds: number of folds of "kfold".
+      validation, test: shares of the images, for "group" and "random_image".
+      seed: seed of the split and of the phantom.
+      scale: size of the phantom set, 1 for that of EBHI.
+      strict: refuse unreadable images instead of leaving them out.
+
+    Returns:
+      The absolute path of `out`.
+
+    Raises:
+      FileNotFoundError: the source, the CSV or an image it lists does not exist.
+      ValueError: an option or the data make no sense, or `out` was prepared otherwise.
+    """
+    out = Path(os.path.realpath(out))
+    if source is None and manifest is None:
+        raise ValueError("nothing to prepare; give --source=FOLDER, --source=phantom or --manifest=FILE.csv")
+    is_phantom = str(source) == PHANTOM
+    if manifest is None and not is_phantom and Path(source, "manifest.csv").is_file():
+        manifest = Path(source, "manifest.csv")
+        print(f"using {manifest}")
+    options = {
+        "source": PHANTOM if is_phantom else None if source is None else os.path.abspath(source),
+        "manifest": None if manifest is None else os.path.abspath(manifest),
+        "group_regex": group_regex,
+        "classes": None if classes is None else list(classes),
+        "image_size": image_size,
+        "split": split or "auto",
+        "folds": folds if split == "kfold" else None,
+        "validation": None if split in ("kfold", "manifest") else validation,
+        "test": None if split in ("kfold", "manifest") else test,
+        "seed": seed,
+        "scale": scale if is_phantom else None,
+    }
+    if _is_prepared(out, options):
+        print(f"{out} is already prepared with these options; nothing to do")
+        return out
+    _check_options(options, out, folds, validation, test, scale)
+
+    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
+    new_parents = [folder for folder in out.parents if not folder.exists()]
+    partial.mkdir(parents=True)
+    try:
+        _prepare_into(partial, options, strict)
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in new_parents:
+            folder.rmdir()
+        raise
+    print(f"prepared {out}")
+    return out
+
+
+def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
+    """Says whether `out` holds data prepared with these options; raises when it holds anything else."""
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise ValueError(f"{out} is a file; choose another --out")
+    if not (out / "split.json").is_file() or not (out / REPORT_NAME).is_file():
+        if any(out.iterdir()):
+            raise ValueError(f"{out} is not empty and holds no prepared data; choose another --out")
+        return False
+    previous = files.read_json(out / REPORT_NAME).get("options", {})
+    differing = [
+        f"{key} was {previous.get(key)!r} and is now {value!r}"
+        for key, value in files.to_json(options).items()
+        if previous.get(key) != value
+    ]
+    if differing:
+        raise ValueError(f"{out} was prepared with other options ({'; '.join(differing)}); choose another --out")
+    return True
+
+
+def _check_options(
+    options: dict[str, Any], out: Path, folds: int, validation: float, test: float, scale: float
+) -> None:
+    from dim_jax.data import splits
+
+    is_phantom = options["source"] == PHANTOM
+    if options["image_size"] < 8:
+        raise ValueError(f"--image-size={options['image_size']} must be at least 8 pixels")
+    if options["split"] not in (*splits.METHODS, "auto"):
+        raise ValueError(f"--split={options['split']} is unknown; use {', '.join(splits.METHODS)}")
+    if options["split"] != "manifest":
+        method = "group" if options["split"] == "auto" else options["split"]
+        splits.part_shares(method, folds, validation, test)
+    if options["seed"] < 0:
+        raise ValueError(f"--seed={options['seed']} must not be negative")
+    if is_phantom and (options["manifest"] or options["group_regex"]):
+        raise ValueError("--source=phantom knows its images and cases; drop --manifest and --group-regex")
+    if not is_phantom and scale != 1:
+        raise ValueError(f"--scale={scale} is only for --source=phantom; drop it")
+    if scale <= 0:
+        raise ValueError(f"--scale={scale} must be positive")
+    if options["source"] and not is_phantom:
+        root = Path(os.path.realpath(options["source"]))
+        if not root.is_dir():
+            raise FileNotFoundError(f"{options['source']}: no such folder; --source is phantom or a folder of images")
+        if out.is_relative_to(root) or root.is_relative_to(out):
+            raise ValueError(f"--out={out} and --source={root} lie inside each other; choose an --out elsewhere")
+
+
+def _prepare_into(folder: Path, options: dict[str, Any], strict: bool) -> None:
+    import numpy as np
+
+    from dim_jax.data import data_report, near_duplicates, reading, splits
+    from dim_jax.data import manifest as manifests
+
+    listing = _list(folder, options)
+    method = options["split"]
+    if method == "auto":
+        method = "manifest" if listing.has_split else "group"
+    if method == "manifest" and not listing.has_split:
+        raise ValueError("--split=manifest needs a manifest.csv with a split column; add it or choose another split")
+    read, unreadable = reading.read_all(
+        listing.images, listing.root, folder / "converted", options["image_size"], _progress("reading images")
+    )
+    _check_readable(read, unreadable, listing.classes, strict)
+
+    manifest = manifests.Manifest(
+        root=listing.root,
+        classes=listing.classes,
+        rows=tuple(image.row for image in read),
+        converted_root=folder / "converted" if any(image.conversion for image in read) else None,
+    )
+    exact = near_duplicates.exact_pairs([row.sha256 for row in manifest.rows])
+    near = near_duplicates.near_pairs([image.signature for image in read])
+    digests = np.array([row.sha256 for row in manifest.rows])
+    near = near[digests[near[:, 0]] != digests[near[:, 1]]]
+    units = splits.units_of([row.group for row in manifest.rows], np.concatenate([exact, near]))
+    if method == "manifest":
+        assignments = (_as_listed(read),)
+    else:
+        shares = {key: options[key] for key in ("folds", "validation", "test") if options[key] is not None}
+        assignments = splits.draw(manifest.labels, units, method, seed=options["seed"], **shares)
+        if method == "group" and not any(row.group for row in manifest.rows):
+            method = "image"
+    moments = np.stack([image.moments for image in read])
+    folds = tuple(splits.Fold(each, *reading.channel_statistics(moments, each)) for each in assignments)
+    split = splits.Split(method, options["seed"], folds)
+    facts = {
+        "options": options,
+        "converted": [{"path": image.listed.path, "reason": image.conversion} for image in read if image.conversion],
+        "unreadable": unreadable,
+        "ignored": listing.ignored,
+        "notes": listing.notes,
+    }
+    report = data_report.build(manifest, split, units, exact, near, facts)
+    data_report.contact_sheet(manifest, split).save(folder / "examples.png")
+    files.write_text(folder / "data_report.txt", data_report.text(report))
+    manifests.save(manifest, folder)
+    files.write_json(folder / REPORT_NAME, report)
+    splits.save(split, manifest, folder)
+    print(data_report.text(report), end="")
+
+
+def _list(folder: Path, options: dict[str, Any]) -> "Listing":
+    from dim_jax.data import sources
+
+    if options["source"] != PHANTOM:
+        return sources.listing(
+            options["source"], options["manifest"], options["group_regex"], options["classes"], options["split"]
+        )
+    from dim_jax.data import phantom
+
+    root = folder / "images"
+    drawn = phantom.write(root, options["image_size"], options["scale"], options["seed"], _progress("drawing tissue"))
+    listed = sorted(
+        (sources.Listed(path, label, case, where=path) for path, label, case in drawn), key=lambda i: i.path
+    )
+    return sources.Listing(root, sources.class_order(listed, options["classes"] or phantom.CLASSES), listed)
+
+
+def _progress(description: str) -> Callable[[int, int], None]:
+    """Returns a function of (images done, images in all) that shows a bar, or lines where there is no terminal."""
+    from dim_jax.progress import Progress
+
+    shown: list[Progress] = []
+
+    def show(done: int, total: int) -> None:
+        if not shown:
+            shown.append(Progress(description, total))
+        shown[0].update(done)
+        if done == total:
+            shown[0].close()
+
+    return show
+
+
+def _check_readable(
+    read: "list[ReadImage]", unreadable: list[dict[str, str]], classes: Sequence[str], strict: bool
+) -> None:
+    first = "; ".join(f"{item['path']}: {item['reason']}" for item in unreadable[:3])
+    if unreadable and strict:
+        raise ValueError(f"{len(unreadable)} images cannot be read ({first}); mend them or leave out --strict")
+    found = {image.row.label for image in read}
+    for name in classes:
+        if name not in found:
+            raise ValueError(f"no image of class {name!r} can be read ({first}); mend the files or drop the class")
+
+
+def _as_listed(read: "list[ReadImage]") -> tuple[str, ...]:
+    """Returns the split column, once it is sure that nothing is missing."""
+    from dim_jax.data import splits
+
+    assignment = tuple(image.listed.split for image in read)
+    for name in splits.NAMES:
+        if name not in assignment:
+            raise ValueError(f"the split column has no readable {name!r} images; add some or draw with --split=group")
+    return assignment
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prepares what the command line says."""
+    parser = command_line.parser("prepare", "Check and split a folder of images, once, for training.", EXAMPLES)
+    add = parser.add_argument
+    add(
+        "--source",
+        metavar="FOLDER",
+        help="one folder per class, or images with a manifest.csv, or phantom (drawn tissue)",
+    )
+    add("--out", metavar="FOLDER", required=True, help="folder to make: manifest, split, report, converted images")
+    add(
+        "--manifest", metavar="FILE", help="CSV of path,label[,group][,split]; paths relative to --source or to the CSV"
+    )
+    add(
+        "--group-regex", metavar="REGEX", help="finds the patient or case in a path: its first group, or all it matches"
+    )
+    add("--classes", metavar="A,B,C", help="class names in label order (sorted by default)")
+    add("--image-size", metavar="N", type=int, default=299, help="side at which mean and std are measured (299)")
+    add("--split", metavar="METHOD", help="group (default), kfold, random_image (ignores patients), or manifest")
+    add("--folds", metavar="K", type=int, default=5, help="number of folds of kfold (5)")
+    add("--validation", metavar="SHARE", type=float, default=0.2, help="share of the images (0.2)")
+    add("--test", metavar="SHARE", type=float, default=0.2, help="share of the images (0.2)")
+    add("--seed", metavar="N", type=int, default=0, help="seed of the split and the phantom (0)")
+    add("--scale", metavar="X", type=float, default=1.0, help="size of the phantom set (1 is 1,741 images)")
+    add("--strict", action="store_true", help="refuse unreadable images instead of leaving them out")
+    options = vars(parser.parse_args(arguments))
+    del options["debug"]
+    if options["classes"] is not None:
+        options["classes"] = [name.strip() for name in options["classes"].split(",")]
+    prepare(options.pop("source"), options.pop("out"), **options)
+
+
+if __name__ == "__main__":
+    raise SystemExit(command_line.run(main))

@@ -1,0 +1,56 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Shows steps done, time left, throughput and the newest figures.
+
+    On a terminal it is a tqdm bar; elsewhere a line is printed at most every 15 seconds, and at the end.
+    """
+
+    def __init__(self, description: str, total: int, done: int = 0, images_per_step: int = 1):
+        """Args:
+        description: what is going on.
+        total: steps in all.
+        done: steps already done before this start.
+        images_per_step: to tell images per second.
+        """
+        self._description, self._total, self._done = description, total, done
+        self._images_per_step = images_per_step
+        self._start, self._first = time.monotonic(), done
+        self._last_line = self._start
+        self._bar = tqdm(total=total, initial=done, desc=description, unit="step") if sys.stderr.isatty() else None
+
+    def update(self, done: int, figures: str = "") -> None:
+        """Tells that `done` steps are done, with a few figures to show."""
+        advanced, self._done = done - self._done, done
+        # The first dispatch holds the compilation and would spoil the rate.
+        if self._first == done - advanced and advanced:
+            self._start, self._first = time.monotonic(), done
+        elapsed = time.monotonic() - self._start
+        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
+        speed = f"{rate * self._images_per_step:.1f} images/s" if rate else "compiled"
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(part for part in (speed, figures) if part), refresh=False)
+            self._bar.update(advanced)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or done >= self._total:
+            self._last_line = time.monotonic()
+            left = f", {_clock((self._total - done) / rate)} left" if rate else ""
+            figures = f", {figures}" if figures else ""
+            print(f"{self._description}: {done}/{self._total}{left}, {speed}{figures}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

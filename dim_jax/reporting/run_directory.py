@@ -1,0 +1,149 @@
+"""Reading whatever a run directory holds so far; what is missing or damaged is said in words instead of raised."""
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dim_jax import files
+from dim_jax.reporting import curves
+
+if TYPE_CHECKING:
+    from dim_jax.data.manifest import Manifest
+    from dim_jax.data.splits import Fold
+
+SPLIT_ORDER = ("test", "val", "train")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The contents of one run directory; an empty dict or None is a part that is not there.
+
+    Attributes:
+      name: short name, different for every run of a report.
+      folder: the run directory.
+      config: the resolved configuration.
+      environment: versions, devices, time of the start.
+      manifest, fold: the images, and the split of them this run used.
+      split_method: how the split was drawn, and its seed.
+      data_warnings: what `prepare` warned of.
+      curves: rows of `curves.tidy`.
+      evaluations: content of eval/<split>/metrics.json by split, test first.
+      problems: what is missing or damaged, one sentence each.
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    manifest: "Manifest | None"
+    fold: "Fold | None"
+    split_method: str
+    data_warnings: list[str]
+    curves: list[tuple[str, str, int, float, float]]
+    evaluations: dict[str, dict[str, Any]]
+    problems: list[str] = field(default_factory=list)
+
+    def setting(self, *names: str) -> Any:
+        """Returns the field `config[names[0]][names[1]]...`, or None where the configuration has none."""
+        value: Any = self.config
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    def rows_of(self, split: str) -> np.ndarray:
+        """Returns the manifest rows of a split; none when the manifest or the split is missing."""
+        if self.manifest is None or self.fold is None:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(np.array(self.fold.assignment) == split)
+
+
+def read(name: str, folder: Path) -> Run:
+    """Reads the run directory `folder`, which `curves.run_directories` found to be one."""
+    problems: list[str] = []
+    config = _object(folder, "config.json", problems)
+    environment = _object(folder, "environment.json", problems)
+    manifest, fold, split_method = _data(folder, config, problems)
+    data_report = _object(folder, "data_report.json", problems) if (folder / "data_report.json").is_file() else {}
+    data_warnings = data_report.get("warnings")
+    records, unreadable = curves.read_lines(folder)
+    if unreadable:
+        problems.append(f"{len(unreadable)} line(s) of {curves.FILE_NAME} cannot be read; the curves leave them out.")
+    found = {path.parent.name for path in folder.glob("eval/*/metrics.json")}
+    ordered = [split for split in (*SPLIT_ORDER, *sorted(found - set(SPLIT_ORDER))) if split in found]
+    evaluations = {split: _object(folder, f"eval/{split}/metrics.json", problems) for split in ordered}
+    return Run(
+        name=name,
+        folder=folder,
+        config=config,
+        environment=environment,
+        manifest=manifest,
+        fold=fold,
+        split_method=split_method,
+        data_warnings=[str(item) for item in data_warnings] if isinstance(data_warnings, list) else [],
+        curves=curves.tidy(records),
+        evaluations={split: content for split, content in evaluations.items() if content},
+        problems=problems,
+    )
+
+
+def read_predictions(run: Run, split: str) -> dict[str, np.ndarray] | str:
+    """Returns `index`, `label` and `logits` of eval/<split>/predictions.npz, or a sentence on why there are none."""
+    path = run.folder / "eval" / split / "predictions.npz"
+    if not path.is_file():
+        return f"There is no eval/{split}/predictions.npz."
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in ("index", "label", "logits")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        return f"eval/{split}/predictions.npz cannot be read ({' '.join(str(error).split())})."
+    count = len(arrays["index"])
+    if arrays["logits"].ndim != 2 or {len(array) for array in arrays.values()} != {count}:
+        return f"The arrays in eval/{split}/predictions.npz do not belong together."
+    return arrays
+
+
+def _object(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
+    try:
+        content = files.read_json(folder / name)
+    except FileNotFoundError:
+        problems.append(f"There is no {name}.")
+        return {}
+    except (OSError, ValueError):
+        problems.append(f"{name} is damaged: it is not valid JSON.")
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"{name} is damaged: it does not hold a JSON object.")
+        return {}
+    return content
+
+
+def _data(folder: Path, config: dict[str, Any], problems: list[str]) -> tuple["Manifest | None", "Fold | None", str]:
+    from dim_jax.data import manifest as manifests
+    from dim_jax.data import splits
+
+    try:
+        manifest = manifests.load(folder)
+    except FileNotFoundError:
+        problems.append(f"There is no {manifests.FILE_NAME}, so the data cannot be summed up.")
+        return None, None, ""
+    except (OSError, ValueError) as error:
+        problems.append(f"The manifest cannot be used: {error}.")
+        return None, None, ""
+    try:
+        split = splits.load(folder, manifest)
+    except FileNotFoundError:
+        problems.append(f"There is no {splits.FILE_NAME}, so images cannot be counted by split.")
+        return manifest, None, ""
+    except (OSError, ValueError) as error:
+        problems.append(f"The split cannot be used: {error}.")
+        return manifest, None, ""
+    data = config.get("data")
+    fold = data.get("fold", 0) if isinstance(data, dict) else 0
+    if not isinstance(fold, int) or not 0 <= fold < len(split.folds):
+        problems.append(f"The split has no fold {fold!r}.")
+        return manifest, None, split.method
+    method = f"{split.method}, seed {split.seed}" + (f", fold {fold} of {len(split.folds)}" if split.folds[1:] else "")
+    return manifest, split.folds[fold], method

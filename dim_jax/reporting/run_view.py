@@ -1,0 +1,320 @@
+"""What the report shows of one run: plain lists and strings, ready for the template."""
+
+import contextlib
+import datetime
+import math
+import statistics
+from typing import Any
+
+import numpy as np
+
+from dim_jax.reporting import figures, panels, run_directory, thumbnails, wording
+from dim_jax.reporting.run_directory import Run
+
+VERDICT = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "macro_auroc", "accuracy")
+
+
+def view(position: int, run: Run) -> dict[str, Any]:
+    """Returns what the template shows of the run at `position` (from 1)."""
+    evaluated = next(iter(run.evaluations), None)
+    return {
+        "id": f"run-{position}",
+        "name": run.name,
+        "folder": str(run.folder),
+        "facts": _facts(run),
+        "verdict": verdict(run),
+        "notes": _progress_notes(run) + run.problems,
+        "data": data_summary(run),
+        "curves": panels.curve_panels([run], f"c{position}-"),
+        "best": _best_sentence(run),
+        "metrics": metric_table(run),
+        "evaluations": [_evaluation(run, split, f"r{position}-{at}-") for at, split in enumerate(run.evaluations)],
+        "examples": _examples(run, evaluated),
+        "times": _times(run),
+        "config": _groups(run.config),
+        "environment": list(wording.flatten(run.environment).items()),
+    }
+
+
+def _facts(run: Run) -> list[str]:
+    loss = [str(value) for value in (run.setting("loss", "name"), run.setting("loss", "variant")) if value]
+    facts = [run.setting("trainer"), run.setting("model", "name"), " ".join(loss)]
+    facts += [f"{count} classes" for count in [len(run.manifest.classes)] if count] if run.manifest else []
+    seed = run.setting("seed")
+    facts += [f"seed {seed}"] if seed is not None else []
+    started = run.environment.get("started")
+    if isinstance(started, str):
+        with contextlib.suppress(ValueError):  # what is no time is shown as it stands
+            started = datetime.datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M")
+        facts.append(f"started {started}")
+    return [str(fact) for fact in facts if fact]
+
+
+def _progress_notes(run: Run) -> list[str]:
+    notes = []
+    if not run.curves:
+        notes.append("Nothing has been logged yet, so there are no learning curves.")
+    reached = max((epoch for _, _, _, epoch, _ in run.curves if math.isfinite(epoch)), default=None)
+    planned = run.setting("train", "num_epochs")
+    # The last line is logged up to one logging interval before the end.
+    if reached is not None and isinstance(planned, (int, float)) and reached < 0.95 * planned:
+        notes.append(f"Training is not finished: epoch {reached:.3g} of {planned:g} is the last one logged.")
+    if "test" not in run.evaluations:
+        notes.append(
+            "The test split has not been evaluated yet; "
+            f"python -m dim_jax.evaluate --workdir={run.folder} --split=test does it."
+        )
+    return notes
+
+
+def verdict(run: Run) -> dict[str, Any]:
+    """Returns the headline: metrics of the test split, of another one when it is not tested, or none."""
+    split = next(iter(run.evaluations), None)
+    if split is None:
+        return {"split": None, "tiles": [], "sentences": ["No split has been evaluated yet."]}
+    content = run.evaluations[split]
+    tiles = [(wording.label(metric), wording.number(content.get(metric))) for metric in VERDICT]
+    step = content.get("checkpoint_step")
+    sentences = [
+        f"On {wording.number(content.get('num_images'))} {wording.split_name(split)} images"
+        + (f", with the checkpoint of step {step}." if step is not None else ".")
+    ]
+    if split != "test":
+        sentences.append("This split chose the checkpoint, so these numbers flatter; only the test split judges.")
+    rows = [row for row in _dicts(content.get("per_class")) if row.get("support")]
+    total = sum(row["support"] for row in rows)
+    if total:
+        largest = max(rows, key=lambda row: row["support"])
+        share = largest["support"] / total
+        sentences.append(f"Always answering “{largest.get('class')}” would give an accuracy of {share:.3f}.")
+    recalls = [row for row in rows if isinstance(row.get("recall"), (int, float))]
+    if recalls:
+        worst = min(recalls, key=lambda row: row["recall"])
+        sentences.append(
+            f"Weakest class: “{worst.get('class')}”, recall {wording.number(float(worst['recall']))} "
+            f"on {worst['support']} images."
+        )
+    return {"split": split, "tiles": tiles, "sentences": sentences}
+
+
+def data_summary(run: Run) -> dict[str, Any] | None:
+    """Returns counts per class and split, facts and warnings about the data, or None without a manifest."""
+    manifest = run.manifest
+    if manifest is None:
+        return None
+    splits = [split for split in ("train", "val", "test") if run.fold is not None]
+    counts = {
+        split: np.bincount(manifest.labels[run.rows_of(split)], minlength=len(manifest.classes)) for split in splits
+    }
+    totals = np.bincount(manifest.labels, minlength=len(manifest.classes))
+    rows = [
+        {
+            "class": name,
+            "counts": [int(counts[split][at]) for split in splits],
+            "total": int(totals[at]),
+            "share": float(totals[at] / totals.max()),
+        }
+        for at, name in enumerate(manifest.classes)
+    ]
+    basis = counts.get("train", totals)
+    ratio = f"{basis.max() / basis.min():.1f} : 1" if basis.min() else "undefined: a class has no image"
+    facts = [("Images", str(len(manifest))), (f"Imbalance ratio ({'training' if splits else 'all'} images)", ratio)]
+    groups = [row.group for row in manifest.rows]
+    known = {group for group in groups if group}
+    facts.append(("Groups (patients or cases)", str(len(known)) if known else "not known"))
+    warnings = list(run.data_warnings)
+    if run.fold is not None:
+        held = {split: {groups[row] for row in run.rows_of(split)} - {""} for split in splits}
+        if known:
+            facts.append(
+                ("Groups per split", ", ".join(f"{wording.split_name(name)} {len(held[name])}" for name in splits))
+            )
+        shared = sum(sum(group in members for members in held.values()) > 1 for group in known)
+        if shared:
+            warnings.append(f"{shared} group(s) have images in more than one split: results on them are too good.")
+        if run.split_method.startswith("image") or not known:
+            warnings.append("Groups are not known: images of one patient may be on both sides of the split.")
+        for split in splits:
+            absent = [name for at, name in enumerate(manifest.classes) if not counts[split][at]]
+            if absent:
+                warnings.append(f"No {wording.split_name(split)} image of: {', '.join(absent)}.")
+        facts.append(("Split", run.split_method))
+        for name, values in (("mean", run.fold.mean), ("standard deviation", run.fold.std)):
+            facts.append((f"Normalisation, {name} (RGB)", ", ".join(wording.number(float(value)) for value in values)))
+    size, generated = run.setting("data", "image_size"), run.setting("data", "generated")
+    facts += [("Image size", f"{size} px")] if size else []
+    facts += [("Generated training images", str(generated))] if generated else []
+    facts.append(("Images read from", str(manifest.root)))
+    unique = list(dict.fromkeys(warnings))
+    return {
+        "splits": [wording.split_name(split) for split in splits],
+        "rows": rows,
+        "totals": [int(counts[split].sum()) for split in splits] + [len(manifest)],
+        "facts": facts,
+        "warnings": unique,
+    }
+
+
+def _best_sentence(run: Run) -> str:
+    step = panels.best_step(run)
+    if step is None:
+        return ""
+    epoch = panels.epoch_of(run, step)
+    return f"Best step {step}" + (f" (epoch {epoch:.3g})" if math.isfinite(epoch) else "")
+
+
+def metric_table(run: Run) -> dict[str, Any]:
+    """Returns the summary metrics of all evaluated splits."""
+    splits = list(run.evaluations)
+    rows = [
+        (wording.label(key), [wording.number(run.evaluations[split].get(key)) for split in splits])
+        for key in wording.metric_names([run])
+    ]
+    rows.append(("Images", [wording.number(run.evaluations[split].get("num_images")) for split in splits]))
+    return {"splits": [wording.split_name(split) for split in splits], "rows": rows if splits else []}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _evaluation(run: Run, split: str, prefix: str) -> dict[str, Any]:
+    import markupsafe
+
+    content = run.evaluations[split]
+    classes = [str(name) for name in content.get("classes") or []]
+    training = {}
+    if run.manifest is not None and run.fold is not None:
+        counts = np.bincount(run.manifest.labels[run.rows_of("train")], minlength=len(run.manifest.classes))
+        training = dict(zip(run.manifest.classes, counts.tolist(), strict=True))
+    per_class = [
+        {
+            "class": row.get("class"),
+            "training": wording.number(training.get(row.get("class"))),
+            "counts": [wording.number(row.get(key)) for key in ("support", "predicted")],
+            "scores": [
+                {
+                    "text": wording.number(value),
+                    "share": float(value) if wording.number(value) != wording.MISSING else 0.0,
+                }
+                for value in (row.get(key) for key in ("precision", "recall", "f1", "auroc"))
+            ],
+        }
+        for row in _dicts(content.get("per_class"))
+    ]
+    bins = _dicts(content.get("reliability"))
+    error = wording.number(content.get("expected_calibration_error"))
+    words = f"Reliability diagram of the {wording.split_name(split)} images; expected calibration error {error}."
+    return {
+        "split": wording.split_name(split),
+        "confusion": _confusion(content.get("confusion_matrix"), classes),
+        "per_class": per_class,
+        "absent": [str(name) for name in content.get("absent_classes") or []],
+        "reliability": markupsafe.Markup(figures.reliability(bins, prefix, words)) if bins else None,
+        "error": error,
+    }
+
+
+def _confusion(matrix: Any, classes: list[str]) -> dict[str, Any] | None:
+    """Returns rows of cells with counts and shares of the true class, or None when it does not fit the classes."""
+    try:
+        counts = np.array(matrix, dtype=np.int64)
+    except (TypeError, ValueError):
+        return None
+    if counts.shape != (len(classes), len(classes)) or not classes:
+        return None
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    rows = [
+        {
+            "class": name,
+            "cells": [
+                {"count": int(counts[at, to]), "share": float(shares[at, to]), "right": at == to}
+                for to in range(len(classes))
+            ],
+            "total": int(totals[at]),
+        }
+        for at, name in enumerate(classes)
+    ]
+    return {"classes": classes, "rows": rows, "predicted": counts.sum(axis=0).tolist(), "total": int(counts.sum())}
+
+
+def _examples(run: Run, split: str | None) -> dict[str, Any]:
+    if split is None:
+        return {"split": "", "note": "There are no predictions before a split is evaluated.", "classes": []}
+    predictions = run_directory.read_predictions(run, split)
+    empty = {"split": wording.split_name(split), "classes": []}
+    if isinstance(predictions, str):
+        return empty | {"note": predictions}
+    names = run.manifest.classes if run.manifest else tuple(map(str, run.evaluations[split].get("classes") or []))
+    if predictions["logits"].shape[1] != len(names) or not np.isin(predictions["label"], np.arange(len(names))).all():
+        return empty | {"note": "The predictions have other classes than the data."}
+    chosen = thumbnails.choose(**predictions)
+    classes, wanted, found = [], 0, 0
+    for at, kinds in chosen.items():
+        shown: dict[str, Any] = {"class": names[at]}
+        for kind, examples in kinds.items():
+            shown[kind] = []
+            for example in examples:
+                file = None
+                if run.manifest is not None and 0 <= example.index < len(run.manifest):
+                    file = run.manifest.file(example.index)
+                uri = thumbnails.data_uri(file) if file is not None else None
+                wanted, found = wanted + 1, found + (uri is not None)
+                where = run.manifest.rows[example.index].path if file is not None else f"image {example.index}"
+                caption = f"{names[at]} → {names[example.predicted]}"
+                shown[kind].append(
+                    {
+                        "uri": uri,
+                        "caption": caption,
+                        "path": where,
+                        "probability": wording.number(example.probability, 2),
+                    }
+                )
+        classes.append(shown)
+    note = ""
+    if found < wanted:
+        note = f"{wanted - found} of {wanted} image files could not be read"
+        note += f"; they were in {run.manifest.root}." if run.manifest else ", because the manifest is missing."
+    return empty | {"note": note, "classes": classes}
+
+
+def _times(run: Run) -> list[tuple[str, str]]:
+    per_hundred, per_image = wording.TIMES
+    trained = [content[per_hundred] for content in run.evaluations.values() if _is_time(content.get(per_hundred))]
+    # The training was one, so its time is shown once, however many splits were evaluated after it.
+    times = [(wording.label(per_hundred), f"{trained[0]:.4g}")] if trained else []
+    for split, content in run.evaluations.items():
+        if _is_time(content.get(per_image)):
+            times.append(
+                (f"{wording.label(per_image)} ({wording.split_name(split)} split)", f"{content[per_image]:.4g}")
+            )
+    for key, words in (
+        ("seconds_per_step", "Training, s per step (median)"),
+        ("images_per_second", "Training, images per s (median)"),
+        ("data_wait_share", "Share of the time waiting for data (median)"),
+    ):
+        values = [value for split, name, _, _, value in run.curves if (split, name) == ("train", key)]
+        values = [value for value in values if math.isfinite(value)]
+        if values:
+            times.append((words, f"{statistics.median(values):.3g}"))
+    return times
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _groups(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the configuration as groups of fields: those of the top level first, then one group per section."""
+    single = {key: value for key, value in config.items() if not (isinstance(value, dict) and value)}
+    groups = (
+        [{"title": "run", "rows": [(key, key, text) for key, text in wording.flatten(single).items()]}]
+        if single
+        else []
+    )
+    for key, value in config.items():
+        if key not in single:
+            rows = [(name, f"{key}.{name}", text) for name, text in wording.flatten(value).items()]
+            groups.append({"title": key, "rows": rows})
+    return groups

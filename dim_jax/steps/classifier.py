@@ -1,0 +1,108 @@
+"""One training step and one evaluation step of a classifier, as seen by one device."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from dim_jax.augment import augment, normalize
+from dim_jax.losses import CrossReplicaSum
+from dim_jax.state import TrainState, example_keys
+
+Batch = Mapping[str, jax.Array]
+
+
+class Constants(flax.struct.PyTreeNode):
+    """What a run fixes and the compiled step only reads; runs that differ in these alone share a compilation.
+
+    Attributes:
+      key: random key of the run.
+      mean, std: channel statistics of the training images in [0, 1], (3,).
+      class_counts: examples of each class that the sampler draws per epoch, (C,).
+      loss_parameters: hyper-parameters of the loss by name.
+    """
+
+    key: jax.Array
+    mean: jax.Array
+    std: jax.Array
+    class_counts: jax.Array
+    loss_parameters: dict[str, jax.Array]
+
+
+def make_train_step(
+    model: nn.Module,
+    loss: Callable[..., jax.Array],
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    axis_name: str | None,
+    flip: bool = False,
+    rotate: bool = False,
+    stain_jitter: float = 0.0,
+) -> Callable[[TrainState, Batch, Constants], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns `train_step(state, batch, constants) -> (state, metrics)`.
+
+    The batch holds `image` (B, H, W, 3) uint8, `label` (B,), `mask` (B,) and `row` (B,): places in the global batch.
+    Metrics are scalars of the global batch: loss, accuracy, gradient_norm, learning_rate.
+
+    Args:
+      model: returns (logits, features); its `axis_name` should be the same.
+      loss: as in losses.py.
+      optimizer: turns gradients into updates.
+      schedule: the optimizer's learning rate by step, to report it.
+      axis_name: mapped device axis, or None outside pmap.
+      flip, rotate, stain_jitter: see augment.augment.
+    """
+    cross_replica_sum: CrossReplicaSum = lambda x: x if axis_name is None else lax.psum(x, axis_name)  # noqa: E731
+
+    def train_step(state: TrainState, batch: Batch, constants: Constants) -> tuple[TrainState, dict[str, jax.Array]]:
+        keys = jax.vmap(lambda key: jax.random.split(key))(example_keys(constants.key, state.step, batch["row"]))
+        images = batch["image"].astype(jnp.float32) / 255.0
+        images = augment(keys[:, 0], images, flip=flip, rotate=rotate, stain_jitter=stain_jitter)
+        images = normalize(images, constants.mean, constants.std)
+        labels, mask = batch["label"], batch["mask"]
+        num_examples = cross_replica_sum(mask.sum())
+
+        def share_of_loss(params: Any) -> tuple[jax.Array, Any]:
+            # This device's part of the masked mean: the parts of all devices add up to the loss, their gradients too.
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            (logits, _), updates = model.apply(variables, images, True, keys[:, 1], mutable=["batch_stats"])
+            per_example = loss(
+                logits, labels, mask, constants.class_counts, cross_replica_sum, **constants.loss_parameters
+            )
+            return (per_example * mask).sum() / num_examples, (logits, updates["batch_stats"])
+
+        (share, (logits, batch_stats)), gradient = jax.value_and_grad(share_of_loss, has_aux=True)(state.params)
+        gradient = cross_replica_sum(gradient)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        correct = ((logits.argmax(-1) == labels) * mask).sum()
+        metrics = {
+            "loss": cross_replica_sum(share),
+            "accuracy": cross_replica_sum(correct) / num_examples,
+            "gradient_norm": optax.global_norm(gradient),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    return train_step
+
+
+def make_eval_step(model: nn.Module) -> Callable[[Mapping, Batch, tuple], tuple[jax.Array, jax.Array]]:
+    """Returns `eval_step(variables, batch, (mean, std)) -> (logits, features)` on stored statistics, unaugmented."""
+
+    def eval_step(variables: Mapping, batch: Batch, statistics: tuple) -> tuple[jax.Array, jax.Array]:
+        images = normalize(batch["image"].astype(jnp.float32) / 255.0, *statistics)
+        return model.apply(variables, images)
+
+    return eval_step

@@ -1,0 +1,103 @@
+"""Trains what a configuration describes; running the same command again resumes."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from dim_jax import command_line, files
+
+HELP = """usage: python -m dim_jax.train --config=FILE[:VARIANT] --workdir=RUN [--config.FIELD=VALUE ...] [--dry-run]
+
+Trains what a configuration file describes. Everything is written under --workdir; the same command again resumes a run
+that was stopped, and so does --workdir alone.
+
+options:
+  --config=FILE[:VARIANT]  configuration, for example configs/classifier.py or configs/classifier.py:test
+  --config.FIELD=VALUE     sets one field of it, for example --config.train.num_epochs=50
+  --workdir=RUN            run directory: made if it is not there, resumed if it is
+  --dry-run                print the data and all options, and start nothing
+  --debug                  print the full trace of an error
+  --help                   print this
+
+examples:
+  python -m dim_jax.train --config=configs/classifier.py:test --config.data.path=phantom --workdir=runs/first
+  python -m dim_jax.train --config=configs/classifier.py --config.data.path=DATA --workdir=runs/a
+  python -m dim_jax.train --config=configs/classifier.py --config.data.path=DATA --config.loss.name=cross_entropy \\
+      --config.model.width=0.25 --workdir=runs/b
+  python -m dim_jax.train --workdir=runs/a                  # go on with runs/a
+"""
+
+
+def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool]:
+    """Returns the configuration with its overrides, the run directory, and whether this is a dry run.
+
+    Raises:
+      ValueError: an option, field or value is wrong.
+      FileNotFoundError: the configuration or the run directory does not exist.
+    """
+    # Flags of this call alone: module-wide ones would meet those of other programs.
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
+    flags.DEFINE_bool("dry-run", False, "print and start nothing", flag_values=values)
+    flags.DEFINE_bool("debug", False, "full trace of an error", flag_values=values)
+    named = [argument.split("=", 1)[0].lstrip("-") for argument in arguments if argument.startswith("-")]
+    if "config" in named:
+        _check_config_file(arguments)
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=list(arguments))
+    else:
+        saved = _saved_config(arguments)
+        config_flags.DEFINE_config_dict("config", saved, flag_values=values, sys_argv=list(arguments))
+    try:
+        rest = values(["train", *arguments])[1:]
+        config = values["config"].value
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{_first_sentence(error)}; python -m dim_jax.train --help lists the options") from error
+    if rest:
+        raise ValueError(f"{rest[0]!r} is not an option; options are written --name=value")
+    if not values["workdir"].value:
+        raise ValueError("--workdir is missing; give the run directory, for example --workdir=runs/a")
+    return files.to_json(config.to_dict()), Path(values["workdir"].value), values["dry-run"].value
+
+
+def _check_config_file(arguments: Sequence[str]) -> None:
+    for number, argument in enumerate(arguments):
+        if argument.lstrip("-").split("=", 1)[0] == "config":
+            value = argument.split("=", 1)[1] if "=" in argument else "".join(arguments[number + 1 : number + 2])
+            path = value.split(":", 1)[0]
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"--config={value}: there is no file {path!r}; configs/ holds the ready ones")
+
+
+def _saved_config(arguments: Sequence[str]) -> ConfigDict:
+    for number, argument in enumerate(arguments):
+        if argument.lstrip("-").split("=", 1)[0] == "workdir":
+            value = argument.split("=", 1)[1] if "=" in argument else "".join(arguments[number + 1 : number + 2])
+            path = Path(value) / "config.json"
+            if not path.is_file():
+                raise FileNotFoundError(f"{value} holds no run to resume (no config.json); give --config=FILE")
+            return ConfigDict(files.read_json(path))
+    raise ValueError("--config is missing; give a configuration, for example --config=configs/classifier.py")
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def main(arguments: Sequence[str]) -> None:
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(HELP, end="")
+        return
+    config, run, dry_run = parse(arguments)
+    command_line.start_logging()
+    from dim_jax.trainers import trainer
+
+    trainer(config["trainer"])(config, run, dry_run)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

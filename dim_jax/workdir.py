@@ -1,0 +1,109 @@
+"""Claiming a run directory: one process at a time, one configuration for good, and a note of where it ran."""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dim_jax import files
+
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+LOCK = ".lock"
+# A run may go on with other values of these: they change speed or what is written beside the numbers, never a number.
+MAY_DIFFER = frozenset({"data.cache_gib", "train.tensorboard", "train.keep_checkpoints"})
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "numpy", "scikit-learn", "pillow",
+    "tensorflow-cpu", "tensorflow", "tensorflow-datasets", "dim_jax",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def claim(workdir: str | Path) -> Iterator[Path]:
+    """Holds `workdir` for this process; the system lets go of it however the process ends.
+
+    Raises:
+      ValueError: another process holds it.
+    """
+    workdir = Path(workdir)
+    existed = workdir.is_dir()
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = workdir / LOCK
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{workdir} is in use by another process; wait for it or use another --workdir") from None
+        try:
+            yield workdir
+        finally:
+            # Bad input must leave nothing behind: without a configuration there is no run here.
+            if not (workdir / CONFIG).is_file():
+                lock.unlink(missing_ok=True)
+                if not existed:
+                    with contextlib.suppress(OSError):
+                        workdir.rmdir()
+
+
+def check_config(workdir: str | Path, config: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming every field that differs, if `workdir` holds a run of another configuration."""
+    path = Path(workdir) / CONFIG
+    if not path.is_file():
+        return
+    saved, given = flatten(files.read_json(path)), flatten(files.to_json(config))
+    differences = [
+        f"{name}: {saved.get(name, 'absent')!r} there, {given.get(name, 'absent')!r} now"
+        for name in sorted(saved.keys() | given.keys())
+        if saved.get(name) != given.get(name) and name not in MAY_DIFFER
+    ]
+    if differences:
+        raise ValueError(
+            f"{workdir} holds a run of another configuration ({'; '.join(differences)}); use another --workdir, or "
+            "resume it with --workdir alone"
+        )
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a nested configuration as {"a.b": value}."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def write_start(workdir: str | Path, config: Mapping[str, Any], devices: list[str]) -> None:
+    """Writes config.json and environment.json: versions, devices, the commit if there is one, time of the start."""
+    files.write_json(Path(workdir) / CONFIG, config)
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    environment = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "versions": versions,
+        "devices": devices,
+        "git_hash": _git_hash(),
+        "seed": config.get("seed"),
+    }
+    files.write_json(Path(workdir) / ENVIRONMENT, environment)
+
+
+def _git_hash() -> str | None:
+    """The commit of the checkout this package runs from, or None when it was installed from a wheel."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
