@@ -4,6 +4,7 @@ Everything is written into a folder beside the target that is renamed at the end
 dataset. What has been prepared is never redrawn.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dim_jax import command_line, files
 
-# The heavy imports wait until there is something to do, so that --help and bad options answer at once.
+# Heavy imports wait until there is something to do, so that --help answers at once.
 if TYPE_CHECKING:
     from dim_jax.data.reading import ReadImage
     from dim_jax.data.sources import Listing
@@ -86,6 +87,10 @@ def prepare(
         "seed": seed,
         "scale": scale if is_phantom else None,
     }
+    if source is not None and not is_phantom:
+        root = Path(os.path.realpath(source))
+        if out.is_relative_to(root) or root.is_relative_to(out):
+            raise ValueError(f"--out={out} and --source={root} lie inside each other; choose an --out elsewhere")
     if _is_prepared(out, options):
         print(f"{out} is already prepared with these options; nothing to do")
         return out
@@ -93,14 +98,16 @@ def prepare(
 
     partial = out.parent / f".{out.name}.{os.getpid()}.partial"
     new_parents = [folder for folder in out.parents if not folder.exists()]
+    shutil.rmtree(partial, ignore_errors=True)  # a killed run of the same process id, as in containers
     partial.mkdir(parents=True)
     try:
         _prepare_into(partial, options, strict)
         os.replace(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        for folder in new_parents:
-            folder.rmdir()
+        with contextlib.suppress(OSError):
+            for folder in new_parents:
+                folder.rmdir()
         raise
     print(f"prepared {out}")
     return out
@@ -132,7 +139,6 @@ def _check_options(
 ) -> None:
     from dim_jax.data import splits
 
-    is_phantom = options["source"] == PHANTOM
     if options["image_size"] < 8:
         raise ValueError(f"--image-size={options['image_size']} must be at least 8 pixels")
     if options["split"] not in (*splits.METHODS, "auto"):
@@ -142,18 +148,15 @@ def _check_options(
         splits.part_shares(method, folds, validation, test)
     if options["seed"] < 0:
         raise ValueError(f"--seed={options['seed']} must not be negative")
+    is_phantom = options["source"] == PHANTOM
     if is_phantom and (options["manifest"] or options["group_regex"]):
         raise ValueError("--source=phantom knows its images and cases; drop --manifest and --group-regex")
     if not is_phantom and scale != 1:
         raise ValueError(f"--scale={scale} is only for --source=phantom; drop it")
     if scale <= 0:
         raise ValueError(f"--scale={scale} must be positive")
-    if options["source"] and not is_phantom:
-        root = Path(os.path.realpath(options["source"]))
-        if not root.is_dir():
-            raise FileNotFoundError(f"{options['source']}: no such folder; --source is phantom or a folder of images")
-        if out.is_relative_to(root) or root.is_relative_to(out):
-            raise ValueError(f"--out={out} and --source={root} lie inside each other; choose an --out elsewhere")
+    if options["source"] and not is_phantom and not os.path.isdir(options["source"]):
+        raise FileNotFoundError(f"{options['source']}: no such folder; --source is phantom or a folder of images")
 
 
 def _prepare_into(folder: Path, options: dict[str, Any], strict: bool) -> None:
@@ -163,21 +166,19 @@ def _prepare_into(folder: Path, options: dict[str, Any], strict: bool) -> None:
     from dim_jax.data import manifest as manifests
 
     listing = _list(folder, options)
-    method = options["split"]
-    if method == "auto":
-        method = "manifest" if listing.has_split else "group"
+    automatic = "manifest" if listing.has_split else "group"
+    method = automatic if options["split"] == "auto" else options["split"]
     if method == "manifest" and not listing.has_split:
         raise ValueError("--split=manifest needs a manifest.csv with a split column; add it or choose another split")
-    read, unreadable = reading.read_all(
-        listing.images, listing.root, folder / "converted", options["image_size"], _progress("reading images")
-    )
+    progress, converted = _progress("reading images"), folder / "converted"
+    read, unreadable = reading.read_all(listing.images, listing.root, converted, options["image_size"], progress)
     _check_readable(read, unreadable, listing.classes, strict)
 
     manifest = manifests.Manifest(
         root=listing.root,
         classes=listing.classes,
         rows=tuple(image.row for image in read),
-        converted_root=folder / "converted" if any(image.conversion for image in read) else None,
+        converted_root=converted if any(image.conversion for image in read) else None,
     )
     exact = near_duplicates.exact_pairs([row.sha256 for row in manifest.rows])
     near = near_duplicates.near_pairs([image.signature for image in read])
@@ -221,9 +222,7 @@ def _list(folder: Path, options: dict[str, Any]) -> "Listing":
 
     root = folder / "images"
     drawn = phantom.write(root, options["image_size"], options["scale"], options["seed"], _progress("drawing tissue"))
-    listed = sorted(
-        (sources.Listed(path, label, case, where=path) for path, label, case in drawn), key=lambda i: i.path
-    )
+    listed = [sources.Listed(path, label, case, where=path) for path, label, case in sorted(drawn)]
     return sources.Listing(root, sources.class_order(listed, options["classes"] or phantom.CLASSES), listed)
 
 

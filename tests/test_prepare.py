@@ -95,7 +95,7 @@ def test_preparing_again_changes_nothing_and_other_options_are_refused(tmp_path,
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in data.iterdir()}
     assert prepare(source, data, image_size=16) == data
     assert "already prepared" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="seed was 0 and is now 1.*choose another --out"):
+    with pytest.raises(ValueError, match=r"seed was 0 and is now 1.*choose another --out"):
         prepare(source, data, image_size=16, seed=1)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in data.iterdir()} == before
 
@@ -282,7 +282,9 @@ def spoil_with_split_column_without_test(source):
     (None, [], "give --source"),
     (None, ["--source=SOURCE", "--out=SOURCE"], "inside each other"),
     (None, ["--source=SOURCE", "--out=SOURCE/data"], "inside each other"),
-    (None, ["--source=SOURCE", "--out=."], "not empty"),
+    (None, ["--source=SOURCE", "--out=."], "inside each other"),
+    (None, ["--source=phantom", "--out=SOURCE"], "not empty"),
+    (None, ["--source=phantom", "--out=SOURCE/normal/case0-n_0.png"], "is a file"),
     (None, ["--source=SOURCE", "--group-regex=(case"], "is not a regular expression"),
     (None, ["--source=SOURCE", "--group-regex=case[0-4]"], "finds no group in 'normal/case5-n_5.png'"),
     (None, ["--source=SOURCE", "--classes=normal"], "unknown label 'polyp ü' at polyp ü/"),
