@@ -90,13 +90,24 @@ def restore(folder: str | Path, template: Tree | None = None) -> Checkpoint | No
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 state = checkpointer.restore(path / ARRAYS, jax.tree.map(np.asarray, template))
+            state = jax.tree.map(np.asarray, state)
+            if template is not None:
+                _check_shapes(state, template)
         except (ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} does not fit this model or optimizer ({reason}); use another workdir") from error
-        return Checkpoint(step, jax.tree.map(np.asarray, state), files.read_json(path / NOTES))
+        return Checkpoint(step, state, files.read_json(path / NOTES))
     if found:
         raise ValueError(f"{folder}: every checkpoint is damaged; remove the folder to start anew")
     return None
+
+
+def _check_shapes(state: Tree, template: Tree) -> None:
+    expected = jax.tree_util.tree_leaves_with_path(template)
+    for (path, leaf), found in zip(expected, jax.tree.leaves(state), strict=True):
+        if np.shape(leaf) != found.shape:
+            where = jax.tree_util.keystr(path)
+            raise ValueError(f"{where} has shape {found.shape} there and {np.shape(leaf)} here")
 
 
 def steps(folder: str | Path) -> list[int]:

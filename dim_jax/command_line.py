@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser
 
 def start_logging() -> None:
     """Sends this package's log lines to stderr with the time; other packages speak up from warnings on."""
+    # TensorFlow only decodes images here; at its start it would print a page about the CPU's instructions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("dim_jax").setLevel(logging.INFO)
 

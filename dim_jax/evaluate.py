@@ -139,6 +139,7 @@ def evaluate(
     from dim_jax import checkpoints, loop, parallel
     from dim_jax.metrics import classification_metrics
 
+    parallel.enable_compilation_cache()
     workdir = Path(workdir)
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
@@ -204,6 +205,7 @@ def main(arguments: Sequence[str]) -> None:
         help="best by validation, or the last one (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
+    command_line.start_logging()
     print(summary(evaluate(options.workdir, options.split, options.checkpoint)))
 
 

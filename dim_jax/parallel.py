@@ -1,16 +1,25 @@
 """Devices and hosts: the only file that says pmap."""
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-import flax.jax_utils
 import jax
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
 
 Tree = Any
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk for the next start, in JAX_COMPILATION_CACHE_DIR or ~/.cache/dim_jax/xla."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "dim_jax" / "xla"))
 
 
 def check_batch_size(name: str, size: int) -> None:
@@ -46,8 +55,13 @@ def pmap_eval_step(eval_step: Callable[[Tree, Tree, Tree], Tree]) -> Callable:
 
 
 def replicate(tree: Tree) -> Tree:
-    """Copies a tree of arrays to all local devices."""
-    return flax.jax_utils.replicate(tree)
+    """Copies a tree of arrays to all local devices, laid out as the outputs of a pmapped step are.
+
+    Another layout, as `flax.jax_utils.replicate` gives it, would compile the step a second time at its second call.
+    """
+    devices = jax.local_devices()
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    return jax.tree.map(lambda leaf: jax.device_put(np.stack([np.asarray(leaf)] * len(devices)), sharding), tree)
 
 
 def unreplicate(tree: Tree) -> Tree:

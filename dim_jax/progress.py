@@ -24,6 +24,7 @@ class Progress:
         self._description, self._total, self._done = description, total, done
         self._images_per_step = images_per_step
         self._start, self._first = time.monotonic(), done
+        self._is_first = True
         self._last_line = self._start
         self._bar = tqdm(total=total, initial=done, desc=description, unit="step") if sys.stderr.isatty() else None
 
@@ -31,8 +32,8 @@ class Progress:
         """Tells that `done` steps are done, with a few figures to show."""
         advanced, self._done = done - self._done, done
         # The first dispatch holds the compilation and would spoil the rate.
-        if self._first == done - advanced and advanced:
-            self._start, self._first = time.monotonic(), done
+        if self._is_first:
+            self._is_first, self._start, self._first = False, time.monotonic(), done
         elapsed = time.monotonic() - self._start
         rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
         speed = f"{rate * self._images_per_step:.1f} images/s" if rate else "compiled"

@@ -84,7 +84,11 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
 
 
 def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # A KeyError prints its message quoted, with the line ends spelled out.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error, KeyError | AttributeError):
+        return "unknown configuration field " + " ".join(lines)
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 

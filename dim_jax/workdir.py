@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import fcntl
 import importlib.metadata
+import logging
 import platform
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dim_jax import files
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
+LOG = "run.log"
 # A run may go on with other values of these: they change speed or what is written beside the numbers, never a number.
 MAY_DIFFER = frozenset({"data.cache_gib", "train.tensorboard", "train.keep_checkpoints"})
 PACKAGES = (
@@ -49,6 +51,21 @@ def claim(workdir: str | Path) -> Iterator[Path]:
                 if not existed:
                     with contextlib.suppress(OSError):
                         workdir.rmdir()
+
+
+@contextlib.contextmanager
+def logging_to(workdir: str | Path) -> Iterator[None]:
+    """Also writes this package's log lines to run.log, after those of earlier starts."""
+    handler = logging.FileHandler(Path(workdir) / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("dim_jax")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def check_config(workdir: str | Path, config: Mapping[str, Any]) -> None:

@@ -60,7 +60,6 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def _tensorboard_writer(folder: Path):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         from clu import metric_writers
     except ImportError:

@@ -104,13 +104,17 @@ def make_sampler(
       generated_weight: how often a generated image is drawn for once that a real one is, >= 0.
 
     Raises:
-      ValueError: an option is out of range.
+      ValueError: an option is out of range, or there is nothing to train on.
     """
     if global_batch_size < 1:
         raise ValueError(f"config.train.global_batch_size={global_batch_size} must be at least 1")
     if not 0 <= generated_weight < np.inf:
         raise ValueError(f"config.data.generated_weight={generated_weight} must be a number of at least 0")
+    if seed < 0:
+        raise ValueError(f"config.seed={seed} must be at least 0")
     real = dataset.rows("train")
+    if not len(real):
+        raise ValueError("the split has no training images; prepare the data again")
     generated = np.flatnonzero(dataset.is_generated).astype(np.int32)
     if generated_weight == 0:
         generated = generated[:0]
@@ -125,9 +129,13 @@ def make_sampler(
     epoch_size = max(round(draws.sum()), 1)
     if class_balanced:
         label_of = np.array([dataset.labels[rows[0]] for rows, _ in groups])
-        drawn = np.bincount(label_of, weights=draws, minlength=len(dataset.classes))
-        draws = draws / drawn[label_of] * (epoch_size / (drawn > 0).sum())
-    counts = _largest_remainder(draws, epoch_size)
+        drawn_classes = np.unique(label_of)
+        counts = np.empty(len(groups), int)
+        # First among the classes, then within each: rounding all at once can set two classes two draws apart.
+        for label, total in zip(drawn_classes, _largest_remainder(np.ones(len(drawn_classes)), epoch_size), strict=True):
+            counts[label_of == label] = _largest_remainder(draws[label_of == label], total)
+    else:
+        counts = _largest_remainder(draws, epoch_size)
     strata = [Stratum(tuple(rows.tolist()), int(n)) for (rows, _), n in zip(groups, counts, strict=True) if n]
     return Sampler(tuple(strata), seed, global_batch_size)
 

@@ -147,9 +147,6 @@ def resize(image: "tf.Tensor", size: int, policy: str) -> "tf.Tensor":
 
 
 def _tensorflow():
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # It only decodes here: without this, its start prints a page about the CPU's instructions.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
     # TensorFlow would otherwise take the accelerator's memory from under JAX.

@@ -1,0 +1,98 @@
+"""The house rules that no linter knows: who may import whom, and what must work without TensorFlow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dim_jax"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Room -> rooms it may import. Everything may import files and command_line; a folder stands for all its modules.
+PURE = {"jax only"}
+ALLOWED = {
+    "files": set(), "command_line": set(), "progress": set(), "writers": set(), "workdir": set(),
+    "checkpoints": set(), "parallel": set(), "losses": set(), "augment": set(), "metrics": set(), "optimizers": set(),
+    "state": set(), "models": {"models"}, "steps": {"losses", "augment", "state"},
+    "data": {"data"}, "prepare": {"data", "progress"}, "interop": {"models", "interop"},
+    "loop": {"parallel", "checkpoints", "writers", "progress"},
+    "evaluate": {"models", "metrics", "data", "parallel", "checkpoints", "steps", "loop"},
+    "reporting": {"reporting", "data"}, "report": {"reporting"},
+    "trainers": {"models", "losses", "metrics", "optimizers", "state", "steps", "data", "parallel", "loop", "workdir",
+                 "evaluate", "prepare", "report", "trainers"},
+    "train": {"trainers"},
+}  # fmt: skip
+FOR_ALL = {"files", "command_line"}
+
+
+def room(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(module: Path) -> set[str]:
+    """The full names of everything a module imports, wherever in its text."""
+    names = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_direction_of_the_design(module):
+    if module == PACKAGE / "__init__.py":
+        return
+    used = {name.split(".")[1] for name in imported(module) if name.startswith("dim_jax.")}
+    assert used - FOR_ALL <= ALLOWED[room(module)]
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "clu", "absl", "matplotlib"])
+def test_heavy_packages_are_known_to_one_place_each(package):
+    users = {
+        str(module.relative_to(PACKAGE))
+        for module in MODULES
+        if any(name.split(".")[0] == package for name in imported(module))
+    }
+    assert users <= {
+        "tensorflow": {"data/tf_pipeline.py"}, "clu": {"writers.py"}, "absl": {"train.py"},
+        "matplotlib": {"reporting/figures.py"},
+    }[package]  # fmt: skip
+
+
+def test_pmap_is_said_in_one_file():
+    users = [module.name for module in MODULES if "jax.pmap" in module.read_text()]
+    assert users == ["parallel.py"]
+
+
+def test_everything_imports_without_tensorflow():
+    """All modules, in one process in which importing TensorFlow fails."""
+    names = [
+        ".".join(("dim_jax", *module.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for module in MODULES
+    ]
+    code = "import sys, importlib\nsys.modules['tensorflow'] = None\n"
+    code += "\n".join(f"importlib.import_module({name!r})" for name in names)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "report"])
+def test_help_needs_no_jax_and_shows_an_example(command):
+    """What makes help quick: nothing heavy is imported for it."""
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['{command}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('dim_jax.{command}', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "heavy = {'jax', 'tensorflow', 'flax', 'sklearn', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m dim_jax.{command}" in done.stdout.split("examples:")[1]
