@@ -32,7 +32,7 @@ class Checkpoint:
 
 
 def save(folder: str | Path, step: int, state: Tree, notes: Mapping[str, Any], keep: int) -> Path:
-    """Writes `folder/<step>` whole or not at all, then removes all but the newest `keep` checkpoints.
+    """Writes `folder/<step>` whole or not at all, then removes all but it and the `keep` - 1 before it.
 
     A whole checkpoint of the same step is left as it is: a resumed run comes to the same numbers.
 
@@ -63,8 +63,10 @@ def save(folder: str | Path, step: int, state: Tree, notes: Mapping[str, Any], k
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    for old in steps(folder)[:-keep]:
-        shutil.rmtree(folder / str(old))
+    # Newer ones are damaged, or of a past that a resumed run has left; they must not push out the one just written.
+    found = steps(folder)
+    for other in set(found).difference([other for other in found if other <= step][-keep:]):
+        shutil.rmtree(folder / str(other))
     return target
 
 

@@ -27,11 +27,13 @@ def classification_metrics(labels: np.ndarray, logits: np.ndarray, classes: Sequ
       (rows are the truth), per_class and reliability. Undefined values are None.
 
     Raises:
-      ValueError: no images, shapes that do not fit, or logits that are not finite.
+      ValueError: no images, shapes that do not fit, a label without a class, or logits that are not finite.
     """
     labels, logits = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
     if not len(labels) or logits.shape != (len(labels), len(classes)):
         raise ValueError(f"cannot score {len(labels)} labels against logits of shape {logits.shape}")
+    for label in labels[(labels < 0) | (labels >= len(classes))]:
+        raise ValueError(f"label {label} has no class; there are {len(classes)} classes, from 0 on")
     if not np.isfinite(logits).all():
         raise ValueError("the logits are not all finite; the checkpoint has diverged")
     log_probabilities = logits - _logsumexp(logits)

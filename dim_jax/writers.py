@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from dim_jax import files
 
 FILE_NAME = "metrics.jsonl"
@@ -35,7 +37,8 @@ class MetricWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._tensorboard is not None:
-            numbers = {f"{split}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+            kinds = int | float | np.number
+            numbers = {f"{split}/{name}": value for name, value in values.items() if isinstance(value, kinds)}
             self._tensorboard.write_scalars(step, numbers)
             self._tensorboard.flush()
 
@@ -52,10 +55,11 @@ def _whole_lines(path: Path) -> list[str]:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if "step" in json.loads(line):
-                lines.append(line)
+            entry = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(entry, dict) and "step" in entry:
+            lines.append(line)
     return lines
 
 

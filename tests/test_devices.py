@@ -33,7 +33,8 @@ def initial_state():
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
     optimizer = make_optimizer("sgd", 0.05)
     params = variables["params"]
-    return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params)))
+    opt_state = optimizer.init(params)
+    return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
 
 
 def make_dispatch(name, optimizer="sgd"):

@@ -27,7 +27,7 @@ def make_dataset(labels, assignment, generated=(), classes=CLASSES):
 @st.composite
 def datasets(draw):
     """At least one training image of every class, in any order among validation and test images."""
-    labels = draw(st.lists(st.integers(0, 2), max_size=30)) + [0, 1, 2]
+    labels = [*draw(st.lists(st.integers(0, 2), max_size=30)), 0, 1, 2]
     names = st.sampled_from(["train", "train", "val", "test"])
     assignment = draw(st.lists(names, min_size=len(labels) - 3, max_size=len(labels) - 3)) + ["train"] * 3
     order = draw(st.permutations(range(len(labels))))

@@ -22,7 +22,12 @@ from dim_jax.workdir import claim
 ROOT = Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'classifier.py'}:test"
 # The suite has eight fake devices: batches must divide by them.
-BASE = [CONFIG, "--config.train.global_batch_size=8", "--config.train.eval_batch_size=16"]
+BASE = [
+    CONFIG,
+    "--config.train.global_batch_size=8",
+    "--config.train.eval_batch_size=16",
+    "--config.optimizer.warmup_epochs=0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +184,7 @@ def test_a_second_process_on_a_run_directory_is_refused(finished, capsys):
 def test_a_diverging_run_stops_with_exit_code_1(data, tmp_path, capsys):
     arguments = [*BASE, f"--config.data.path={data}", f"--workdir={tmp_path / 'run'}"]
     # An infinite rate makes the second step's parameters, and so its loss, not finite.
-    arguments += ["--config.optimizer.learning_rate=1e38", "--config.optimizer.warmup_epochs=0"]
+    arguments += ["--config.optimizer.learning_rate=1e38"]
     assert command_line.run(train.main, arguments) == 1
     assert "not finite at step" in capsys.readouterr().err
     assert '"diverged"' in (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -130,9 +130,10 @@ def make_sampler(
     if class_balanced:
         label_of = np.array([dataset.labels[rows[0]] for rows, _ in groups])
         drawn_classes = np.unique(label_of)
+        totals = _largest_remainder(np.ones(len(drawn_classes)), epoch_size)
         counts = np.empty(len(groups), int)
         # First among the classes, then within each: rounding all at once can set two classes two draws apart.
-        for label, total in zip(drawn_classes, _largest_remainder(np.ones(len(drawn_classes)), epoch_size), strict=True):
+        for label, total in zip(drawn_classes, totals, strict=True):
             counts[label_of == label] = _largest_remainder(draws[label_of == label], total)
     else:
         counts = _largest_remainder(draws, epoch_size)

@@ -46,12 +46,14 @@ class TfImages:
         Args:
           row_batches: int arrays of rows; -1 stands for padding. Must be re-iterable: decoding runs ahead of it.
         """
-        known = self._is_cached.copy()
+        cached = self._is_cached.copy()
+        known = cached.copy()
         decoded = None
         for rows in row_batches:
             wanted = self._to_decode(rows, known)
             if len(wanted) and decoded is None:
-                decoded = self._decode(row_batches)
+                # From the same knowledge as above: other iterators may have filled the cache further in between.
+                decoded = self._decode(row_batches, cached)
             fresh = [self._next(decoded, row) for row in wanted]
             yield self._batch(rows, wanted, fresh)
 
@@ -87,10 +89,14 @@ class TfImages:
             "index": rows.astype(np.int32),
         }
 
-    def _decode(self, row_batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Streams the pixels of all rows that `batches` will ask for, in that order, decoding ahead in parallel."""
+    def _decode(self, row_batches: Iterable[np.ndarray], known: np.ndarray) -> Iterator[np.ndarray]:
+        """Streams the pixels of all rows that `batches` will ask for, in that order, decoding ahead in parallel.
+
+        Args:
+          row_batches: as in `batches`.
+          known: which rows were in the cache when `batches` started; changed here.
+        """
         tf = _tensorflow()
-        known = self._is_cached.copy()
 
         def paths() -> Iterator[bytes]:
             for rows in row_batches:

@@ -141,12 +141,13 @@ def make_task(
         for _ in range(start, schedule.num_train_steps, schedule.steps_per_dispatch):
             yield parallel.shard_steps([next(stream) for _ in range(schedule.steps_per_dispatch)])
 
+    @jax.jit
+    def whole_split_loss(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+        return loss(logits, labels, mask, class_counts, lambda x: x, **loss_parameters)
+
     def validate(state: TrainState) -> dict[str, float]:
         found = predictor(state.variables, data.rows("val"))
-        per_example = loss(
-            jnp.asarray(found.logits), found.label, np.ones(len(found.label), np.float32), class_counts, lambda x: x,
-            **loss_parameters,
-        )  # fmt: skip
+        per_example = whole_split_loss(found.logits, found.label, np.ones(len(found.label), np.float32))
         values = metrics.classification_metrics(found.label, found.logits, data.classes)
         return {"loss": float(per_example.mean()), **metrics.scalars(values)}
 

@@ -1,0 +1,15 @@
+# Sourced by the other scripts: makes a virtual environment with this package in $VENV (default .venv) and enters it.
+#   PYTHON  interpreter to make it with (default python3; 3.11 or newer)
+#   VENV    folder of the environment
+#   EXTRAS  extras to install, for example test
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-python3}
+venv=${VENV:-.venv}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "error: $python is too old; dim_jax needs Python 3.11 or newer, set PYTHON to one" >&2
+  exit 2
+fi
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+. "$venv/bin/activate"
+python -m pip install --quiet --upgrade pip
+python -m pip install --quiet --editable ".${EXTRAS:+[$EXTRAS]}"
