@@ -87,8 +87,9 @@ def _first_sentence(error: Exception) -> str:
     # A KeyError prints its message quoted, with the line ends spelled out.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if "Error whilst parsing config file" in lines[:1].__str__():
-        return lines[-1]
+    if lines and "parsing config file" in lines[0]:
+        # What the file itself raised comes last, after the trace.
+        return lines[-1].removeprefix("ValueError: ")
     if isinstance(error, KeyError | AttributeError):
         return "unknown configuration field " + " ".join(lines)
     return lines[0].rstrip(".") if lines else type(error).__name__
