@@ -106,6 +106,12 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own():
     assert {row for order in orders for row in order[:8]} == set(TRAIN)
 
 
+def test_every_epoch_and_every_seed_mixes_real_and_generated_rows_anew():
+    samplers = [make_sampler(MIXED, seed=seed, global_batch_size=8, generated_weight=2.0) for seed in range(4)]
+    places = {tuple(MIXED.is_generated[epoch]) for one in samplers for epoch in stream(one, 5).reshape(5, -1)}
+    assert len(places) == 20
+
+
 @pytest.mark.parametrize(("weight", "per_epoch"), [(0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8), (2.0, 16), (3.5, 28)])
 def test_generated_rows_are_drawn_by_their_weight(weight, per_epoch):
     sampler = make_sampler(MIXED, seed=1, global_batch_size=7, generated_weight=weight)
