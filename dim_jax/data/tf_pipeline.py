@@ -115,7 +115,7 @@ class TfImages:
             # TensorFlow's error names a node of its graph; Pillow's names the file and what is wrong with it.
             path = self.dataset.file(int(row))
             images.read_image(path)
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"{path}: cannot be decoded ({reason}); prepare the data again") from error
 
     def _read(self, path: "tf.Tensor") -> "tf.Tensor":
