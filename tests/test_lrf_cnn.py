@@ -84,10 +84,11 @@ def training_gradient(dtype):
 
 
 # In float64 the mathematics must agree, tensor by tensor. In float32 an activation at the edge of a ReLU may fall on
-# the other side, which shows in a few small entries: there the samples are held against the largest of all.
+# the other side, which shows in a few small entries: there norms and samples are held against the largest of all, as
+# the float32 errors of the published code's own goldens are, and norms more loosely each by itself.
 @pytest.mark.parametrize(
     ("dtype", "value_tolerance", "norm_tolerance", "sample_tolerance"),
-    [(np.float32, 1e-5, 2e-3, 5e-3), (np.float64, 1e-8, 1e-7, 1e-6)],
+    [(np.float32, 1e-5, 1e-2, 5e-3), (np.float64, 1e-8, 1e-7, 1e-6)],
 )
 def test_training_step_equals_the_published_network(dtype, value_tolerance, norm_tolerance, sample_tolerance):
     with jax.enable_x64(dtype is np.float64):
@@ -99,6 +100,8 @@ def test_training_step_equals_the_published_network(dtype, value_tolerance, norm
     assert set(gradients) == set(NUMBERS["grad_names"])
     expected_norms = dict(zip(NUMBERS["grad_names"], NUMBERS["grad_norms"], strict=True))
     floor = 1e-6 * max(expected_norms.values())
+    norms = [np.linalg.norm(gradients[name]) for name in NUMBERS["grad_names"]]
+    close(norms, NUMBERS["grad_norms"], min(norm_tolerance, 8e-4))
     for name, samples in zip(NUMBERS["grad_names"], NUMBERS["grad_samples"], strict=True):
         if expected_norms[name] > floor:
             norm = np.linalg.norm(gradients[name])
