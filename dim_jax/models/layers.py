@@ -147,7 +147,7 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) ->
 
 
 class DepthwiseSeparable(nn.Module):
-    """Depthwise k x k convolution, then a 1x1 convolution; both with bias, nothing between (REFERENCE: DS).
+    """Depthwise k x k convolution, then a 1x1 convolution; both with bias, nothing between.
 
     Attributes:
       features: output channels.
