@@ -1,7 +1,7 @@
 """Trains what a configuration describes; running the same command again resumes."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +64,26 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool]:
 
 
 def _check_config_file(arguments: Sequence[str]) -> None:
-    for number, argument in enumerate(arguments):
-        if argument.lstrip("-").split("=", 1)[0] == "config":
-            value = argument.split("=", 1)[1] if "=" in argument else "".join(arguments[number + 1 : number + 2])
-            path = value.split(":", 1)[0]
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"--config={value}: there is no file {path!r}; configs/ holds the ready ones")
+    for value in _values_of("config", arguments):
+        path = value.split(":", 1)[0]
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"--config={value}: there is no file {path!r}; configs/ holds the ready ones")
 
 
 def _saved_config(arguments: Sequence[str]) -> ConfigDict:
-    for number, argument in enumerate(arguments):
-        if argument.lstrip("-").split("=", 1)[0] == "workdir":
-            value = argument.split("=", 1)[1] if "=" in argument else "".join(arguments[number + 1 : number + 2])
-            path = Path(value) / "config.json"
-            if not path.is_file():
-                raise FileNotFoundError(f"{value} holds no run to resume (no config.json); give --config=FILE")
-            return ConfigDict(files.read_json(path))
+    for value in _values_of("workdir", arguments):
+        path = Path(value) / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{value} holds no run to resume (no config.json); give --config=FILE")
+        return ConfigDict(files.read_json(path))
     raise ValueError("--config is missing; give a configuration, for example --config=configs/classifier.py")
+
+
+def _values_of(name: str, arguments: Sequence[str]) -> Iterator[str]:
+    """Yields what `--name=VALUE` or `--name VALUE` gives, before absl has parsed anything."""
+    for number, argument in enumerate(arguments):
+        if argument.lstrip("-").split("=", 1)[0] == name:
+            yield argument.split("=", 1)[1] if "=" in argument else "".join(arguments[number + 1 : number + 2])
 
 
 def _first_sentence(error: Exception) -> str:

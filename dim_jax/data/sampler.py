@@ -1,12 +1,12 @@
 """Which rows make up which global batch: a pure function of (seed, step), so a run can resume at any step at once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from dim_jax.data.dataset import Dataset
+from dim_jax.data.stratify import largest_remainder
 
 
 @dataclass(frozen=True)
@@ -130,21 +130,17 @@ def make_sampler(
     if class_balanced:
         label_of = np.array([dataset.labels[rows[0]] for rows, _ in groups])
         drawn_classes = np.unique(label_of)
-        totals = _largest_remainder(np.ones(len(drawn_classes)), epoch_size)
+        totals = _apportion(np.ones(len(drawn_classes)), epoch_size)
         counts = np.empty(len(groups), int)
         # First among the classes, then within each: rounding all at once can set two classes two draws apart.
         for label, total in zip(drawn_classes, totals, strict=True):
-            counts[label_of == label] = _largest_remainder(draws[label_of == label], total)
+            counts[label_of == label] = _apportion(draws[label_of == label], total)
     else:
-        counts = _largest_remainder(draws, epoch_size)
+        counts = _apportion(draws, epoch_size)
     strata = [Stratum(tuple(rows.tolist()), int(n)) for (rows, _), n in zip(groups, counts, strict=True) if n]
     return Sampler(tuple(strata), seed, global_batch_size)
 
 
-def _largest_remainder(shares: Sequence[float], total: int) -> np.ndarray:
-    """Rounds `shares` to whole numbers that sum to `total`."""
-    shares = np.asarray(shares) * (total / np.sum(shares))
-    counts = np.floor(shares).astype(int)
-    short = total - counts.sum()
-    counts[np.argsort(counts - shares, kind="stable")[:short]] += 1
-    return counts
+def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
+    """Divides `total` draws in proportion to `shares`, into whole numbers."""
+    return largest_remainder(shares * (total / np.sum(shares)), total)

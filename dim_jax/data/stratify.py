@@ -17,11 +17,16 @@ def divide_images(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generat
     part = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        exact = shares * len(rows)
-        counts = np.floor(exact).astype(int)
-        counts[np.argsort(counts - exact, kind="stable")[: len(rows) - counts.sum()]] += 1
+        counts = largest_remainder(shares * len(rows), len(rows))
         part[rows] = np.repeat(np.arange(len(shares)), counts)
     return part
+
+
+def largest_remainder(exact: np.ndarray, total: int) -> np.ndarray:
+    """Rounds `exact`, numbers that sum to about `total`, to whole numbers that sum to it; ties go to the first."""
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    return counts
 
 
 def divide_units(
