@@ -12,9 +12,7 @@ _RESIDUAL = np.cross(_HAEMATOXYLIN, _EOSIN)
 STAINS = np.stack([vector / np.linalg.norm(vector) for vector in (_HAEMATOXYLIN, _EOSIN, _RESIDUAL)]).astype(np.float32)
 
 
-def augment(
-    example_keys: jax.Array, images: jax.Array, *, flip: bool, rotate: bool, stain_jitter: float
-) -> jax.Array:
+def augment(example_keys: jax.Array, images: jax.Array, *, flip: bool, rotate: bool, stain_jitter: float) -> jax.Array:
     """Augments a batch: each image by draws from its own key, so that the batch around it does not matter.
 
     Args:

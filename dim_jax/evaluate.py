@@ -1,7 +1,6 @@
 """Evaluates a checkpoint on every image of a split, exactly once: eval/<split>/predictions.npz and metrics.json."""
 
 import io
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,11 +14,13 @@ from dim_jax import command_line, files
 
 if TYPE_CHECKING:
     from dim_jax.data.dataset import Dataset
+    from dim_jax.data.resident import ResidentImages
     from dim_jax.data.tf_pipeline import TfImages
 
 EXAMPLES = """  python -m dim_jax.evaluate --workdir=runs/a --split=test
   python -m dim_jax.evaluate --workdir=runs/a --split=val --checkpoint=newest"""
 SPLITS = ("train", "val", "test")
+CHECKED_MAPS = 64
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Predictions:
       label: true labels, int32 (N,).
       logits: float32 (N, C).
       features: what the logits were made of, float32 (N, F).
+      grad_cam: where in the image the predicted class was found, in [0, 1], float16 (N, h, w).
       seconds_per_image: time of the devices, compilation and decoding left out.
     """
 
@@ -38,55 +40,79 @@ class Predictions:
     label: np.ndarray
     logits: np.ndarray
     features: np.ndarray
+    grad_cam: np.ndarray
     seconds_per_image: float
 
 
 class Predictor:
-    """Runs a model over rows of a dataset on all devices; compiles once."""
+    """Runs a model over rows of a dataset on all devices; compiles once.
 
-    def __init__(self, model: Any, dataset: "Dataset", images: "TfImages", batch_size: int):
+    Attributes:
+      model: the model.
+      dataset: the data.
+      images: turns rows into pixels.
+      pixels: the replicated resident images, or None where batches bring theirs.
+    """
+
+    def __init__(self, model: Any, dataset: "Dataset", images: "TfImages | ResidentImages", batch_size: int):
         """Args:
-        model: returns (logits, features).
+        model: returns (logits, features), and shows its last feature map as explain.grad_cam asks.
         dataset: the data.
-        images: turns its rows into pixels.
+        images: turns its rows into pixels (data.backends.make_images).
         batch_size: global batch size, a multiple of the number of devices.
         """
+        import jax.numpy as jnp
+
         from dim_jax import parallel
+        from dim_jax.models.layers import prepare
         from dim_jax.steps.classifier import make_eval_step
 
         parallel.check_batch_size("config.train.eval_batch_size", batch_size)
-        self._dataset, self._images, self._batch_size = dataset, images, batch_size
+        self.model, self.images, self.pixels = model, images, parallel.replicate(images.pixels)
+        self.dataset, self._batch_size = dataset, batch_size
         self._statistics = dataset.channel_statistics()
+        one_image = jnp.zeros((1, images.image_size, images.image_size, 3))
+        self._prepare = parallel.pmap_once(lambda variables: prepare(model, variables, one_image))
         self._step = parallel.pmap_eval_step(make_eval_step(model))
         self._is_compiled = False
 
-    def __call__(self, variables: Any, rows: np.ndarray) -> Predictions:
-        """Predicts `rows` (N,) with replicated `variables`."""
+    def __call__(self, variables: Any, rows: np.ndarray, explained: np.ndarray | None = None) -> Predictions:
+        """Predicts `rows` (N,) with replicated `variables`.
+
+        Args:
+          explained: (N,) the classes that the Grad-CAM maps are for; the predicted ones when None.
+        """
         import jax
 
         from dim_jax import parallel
         from dim_jax.data.batches import evaluation_plan
+        from dim_jax.explain import PREDICTED
 
+        class_of = {} if explained is None else dict(zip(rows.tolist(), explained.tolist(), strict=True))
         plan = evaluation_plan(rows, self._batch_size, jax.process_index(), jax.process_count())
-        logits, features, index, seconds = [], [], [], 0.0
-        for batch in self._images.batches(plan):
-            pixels = parallel.shard({"image": batch["image"]})
+        variables = {**variables, **self._prepare(variables)}
+        outputs, index, seconds = [], [], 0.0
+        for batch in self.images.batches(plan):
+            given = {name: batch[name] for name in ("image", "index") if name in batch}
+            given["explained"] = np.array([class_of.get(row, PREDICTED) for row in batch["index"].tolist()], np.int32)
+            arguments = (variables, parallel.shard(given), self._statistics, self.pixels)
             if not self._is_compiled:
-                jax.block_until_ready(self._step(variables, pixels, self._statistics))
+                jax.block_until_ready(self._step(*arguments))
                 self._is_compiled = True
             started = time.perf_counter()
-            outputs = jax.block_until_ready(self._step(variables, pixels, self._statistics))
+            found = jax.block_until_ready(self._step(*arguments))
             seconds += time.perf_counter() - started
             real = batch["mask"] > 0
             index.append(batch["index"][real])
-            logits.append(parallel.unshard(outputs[0])[real])
-            features.append(parallel.unshard(outputs[1])[real])
+            outputs.append([parallel.unshard(output)[real] for output in found])
         index = np.concatenate(index)
+        logits, features, maps = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return Predictions(
             index=index,
-            label=self._dataset.labels[index],
-            logits=np.concatenate(logits),
-            features=np.concatenate(features),
+            label=self.dataset.labels[index],
+            logits=logits,
+            features=features,
+            grad_cam=maps.astype(np.float16),
             seconds_per_image=seconds / len(rows),
         )
 
@@ -109,12 +135,15 @@ def open_run(workdir: str | Path) -> tuple[dict[str, Any], "Dataset"]:
 
 def make_predictor(config: dict[str, Any], dataset: "Dataset") -> Predictor:
     """Returns a predictor with the model, preprocessing and batch size of a configuration."""
-    from dim_jax.data.tf_pipeline import TfImages
+    from dim_jax import parallel
+    from dim_jax.data.backends import make_images
     from dim_jax.models import make_classifier
 
     data = config["data"]
     model = make_classifier(num_classes=len(dataset.classes), **config["model"])
-    images = TfImages(dataset, data["image_size"], data["resize"], data["cache_gib"])
+    images = make_images(
+        data["backend"], dataset, data["image_size"], data["resize"], data["cache_gib"], parallel.device_bytes()
+    )
     return Predictor(model, dataset, images, config["train"]["eval_batch_size"])
 
 
@@ -139,6 +168,7 @@ def evaluate(
     from dim_jax import checkpoints, loop, parallel
     from dim_jax.metrics import classification_metrics
 
+    started = time.perf_counter()
     parallel.enable_compilation_cache()
     workdir = Path(workdir)
     if split not in SPLITS:
@@ -154,6 +184,7 @@ def evaluate(
     variables = {name: restored.state[name] for name in ("params", "batch_stats")}
     predictor = predictor or make_predictor(config, dataset)
     predictions = predictor(parallel.replicate(variables), rows)
+    grad_cam_check = _check_grad_cam(predictor, variables, predictions)
     metrics = {
         "split": split,
         "checkpoint": checkpoint,
@@ -161,6 +192,8 @@ def evaluate(
         **classification_metrics(predictions.label, predictions.logits, dataset.classes),
         "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, config),
         "test_seconds_per_image": predictions.seconds_per_image,
+        "evaluation_seconds": time.perf_counter() - started,
+        "grad_cam_check": grad_cam_check,
     }
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -169,17 +202,34 @@ def evaluate(
         label=predictions.label,
         logits=predictions.logits,
         features=predictions.features,
+        grad_cam=predictions.grad_cam,
     )
     files.write_bytes(workdir / "eval" / split / "predictions.npz", buffer.getvalue())
     files.write_json(workdir / "eval" / split / "metrics.json", metrics)
     return metrics
 
 
+def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
+    """Returns how the maps of some images change when the last block forgets what it learned."""
+    from dim_jax import explain, parallel
+
+    chosen = np.unique(np.linspace(0, len(predictions.index) - 1, CHECKED_MAPS).astype(int))
+    params = explain.shuffle_weights(variables["params"], predictor.model.last_block)
+    shuffled = predictor(
+        parallel.replicate({**variables, "params": params}),
+        predictions.index[chosen],
+        predictions.logits[chosen].argmax(-1),
+    )
+    correlation = explain.rank_correlation(predictions.grad_cam[chosen], shuffled.grad_cam)
+    return {"images": len(chosen), "rank_correlation": correlation}
+
+
 def _training_seconds_per_100_images(workdir: Path, config: dict[str, Any]) -> float | None:
     """The median over the logged dispatches, none of which holds a compilation."""
-    path = workdir / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    seconds = [line["seconds_per_step"] for line in lines if line.get("seconds_per_step")]
+    from dim_jax import writers
+
+    logged = [record.get("seconds_per_step") for record in writers.read(workdir)]
+    seconds = [value for value in logged if writers.is_number(value) and value > 0]
     return 100 * float(np.median(seconds)) / config["train"]["global_batch_size"] if seconds else None
 
 

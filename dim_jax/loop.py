@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +58,30 @@ class Task:
       state: initial state on the host, with a `step`.
       dispatch: (replicated state, sharded batches) -> (replicated state, metrics [devices, steps]).
       batches: first step -> endless enough stream of sharded batches, one per dispatch.
-      evaluate: replicated state -> validation metrics by name.
-      best_metric: the validation metric whose largest value marks the best checkpoint.
+      evaluate: replicated state -> metrics by name; it may write files of its own.
+      best_metric: the metric of `evaluate` whose largest value marks the best checkpoint; None keeps none.
       images_per_step: for the throughput.
       steps_per_epoch: for the curves' epoch axis.
+      losses: the training metrics that must stay finite; the first is shown while training goes on.
+      evaluation: what the lines of `evaluate` are called in metrics.jsonl.
+      facts: what else a reader of the run must know, by name; kept in environment.json.
     """
 
     state: Any
     dispatch: Callable[[Any, Any], tuple[Any, Any]]
     batches: Callable[[int], Iterator[Any]]
     evaluate: Callable[[Any], dict[str, float]]
-    best_metric: str
+    best_metric: str | None
     images_per_step: int
     steps_per_epoch: float
+    losses: Sequence[str] = ("loss",)
+    evaluation: str = "val"
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def fit(
     task: Task, schedule: Schedule, workdir: str | Path, *, keep_checkpoints: int = 2, tensorboard: bool = True
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Trains to the end of the schedule, from the newest checkpoint if there is one.
 
     A run that was killed and started again ends with the same state as one that was not, bit for bit on CPU.
@@ -88,10 +94,10 @@ def fit(
       tensorboard: write TensorBoard events too.
 
     Returns:
-      The best evaluation: {"step": ..., "value": ...}.
+      The best evaluation: {"step": ..., "value": ..., "metric": ...}; None where the task names no best metric.
 
     Raises:
-      FloatingPointError: the loss is no longer finite; the metrics of that step are in metrics.jsonl.
+      FloatingPointError: a loss is no longer finite; the metrics of that step are in metrics.jsonl.
     """
     workdir = Path(workdir)
     restored = checkpoints.restore(workdir / CHECKPOINTS, task.state)
@@ -105,7 +111,7 @@ def fit(
     writer = MetricWriter(workdir, step, tensorboard)
     progress = Progress("train", schedule.num_train_steps, step, task.images_per_step)
     stream = task.batches(step)
-    clock = _Clock()
+    clock, checkpoint_seconds = _Clock(), 0.0
     try:
         batches = next(stream)
         while step < schedule.num_train_steps:
@@ -114,48 +120,58 @@ def fit(
             first, step = step, step + schedule.steps_per_dispatch
             if step < schedule.num_train_steps:
                 # Meanwhile the devices work.
-                batches = clock.fetch(stream, metrics["loss"])
+                batches = clock.fetch(stream, metrics[task.losses[0]])
             metrics = {name: np.asarray(value) for name, value in parallel.unreplicate(metrics).items()}
             clock.stop()
             epoch = step / task.steps_per_epoch
-            _stop_if_not_finite(metrics, first, writer)
+            _stop_if_not_finite(metrics, task.losses, first, writer)
             line = {name: float(value.mean()) for name, value in metrics.items()} | clock.line(
                 schedule.steps_per_dispatch, task.images_per_step
             )
             line["learning_rate"] = float(metrics["learning_rate"][-1])
+            line["checkpoint_seconds"], checkpoint_seconds = checkpoint_seconds, 0.0
             writer.write(step, "train", {"epoch": epoch, **line})
-            progress.update(step, f"loss {line['loss']:.4f}" + _best_text(task.best_metric, best))
+            shown = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in task.losses)
+            progress.update(step, shown + _best_text(best))
             is_last = step >= schedule.num_train_steps
             if step % schedule.eval_every == 0 or is_last:
+                started = time.perf_counter()
                 values = task.evaluate(state)
-                writer.write(step, "val", {"epoch": epoch, **values})
-                value = values[task.best_metric]
-                log.info("step %d: validation %s %.4f", step, task.best_metric, value)
-                if best is None or value > best["value"]:
-                    best = {"step": step, "value": value, "metric": task.best_metric}
-                    checkpoints.save(workdir / BEST, step, parallel.unreplicate(state), {"best": best}, keep=1)
+                values = {"epoch": epoch, **values, "seconds": time.perf_counter() - started}
+                writer.write(step, task.evaluation, values)
+                if task.best_metric is not None:
+                    value = {"step": step, "value": values[task.best_metric], "metric": task.best_metric}
+                    log.info("step %d: validation %s %.4f", step, value["metric"], value["value"])
+                    if best is None or value["value"] > best["value"]:
+                        best = value
+                        checkpoints.save(workdir / BEST, step, parallel.unreplicate(state), {"best": best}, keep=1)
             if step % schedule.checkpoint_every == 0 or is_last:
-                notes = {"best": best}
+                notes, started = {"best": best}, time.perf_counter()
                 checkpoints.save(workdir / CHECKPOINTS, step, parallel.unreplicate(state), notes, keep_checkpoints)
+                # Told on the next line: one written after the checkpoint could be missing in a run that was killed.
+                checkpoint_seconds = time.perf_counter() - started
     finally:
         progress.close()
         writer.close()
     return best
 
 
-def _best_text(metric: str, best: dict[str, Any] | None) -> str:
-    return f", best {metric} {best['value']:.4f} at {best['step']}" if best else ""
+def _best_text(best: dict[str, Any] | None) -> str:
+    return f", best {best['metric']} {best['value']:.4f} at {best['step']}" if best else ""
 
 
-def _stop_if_not_finite(metrics: dict[str, np.ndarray], first_step: int, writer: MetricWriter) -> None:
-    bad = np.flatnonzero(~np.isfinite(metrics["loss"]))
+def _stop_if_not_finite(
+    metrics: dict[str, np.ndarray], losses: Sequence[str], first_step: int, writer: MetricWriter
+) -> None:
+    bad = np.flatnonzero(~np.isfinite(np.sum([metrics[name] for name in losses], axis=0)))
     if len(bad):
         step = first_step + int(bad[0]) + 1
         values = {name: float(value[bad[0]]) for name, value in metrics.items()}
         writer.write(step, "diverged", {name: repr(value) for name, value in values.items()})
         told = ", ".join(f"{name}={value:g}" for name, value in values.items())
         raise FloatingPointError(
-            f"the loss is not finite at step {step} ({told}); lower config.optimizer.learning_rate or set clip_norm"
+            f"{' or '.join(losses)} is not finite at step {step} ({told}); lower config.optimizer.learning_rate or set "
+            "clip_norm"
         )
 
 
@@ -182,9 +198,10 @@ class _Clock:
 
     def line(self, steps: int, images_per_step: int) -> dict[str, float | None]:
         was_first, self._is_first = self._is_first, False
+        line = {"seconds": self._seconds}
         if was_first:
-            return {"seconds_per_step": None, "images_per_second": None, "data_wait_share": None}
-        return {
+            return line | {"seconds_per_step": None, "images_per_second": None, "data_wait_share": None}
+        return line | {
             "seconds_per_step": self._seconds / steps,
             "images_per_second": steps * images_per_step / self._seconds,
             "data_wait_share": self._waited / self._seconds,

@@ -28,30 +28,51 @@ def check_batch_size(name: str, size: int) -> None:
         raise ValueError(f"{name}={size} must be a multiple of the {jax.device_count()} devices")
 
 
-def pmap_train_step(train_step: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]) -> Callable:
-    """Returns `dispatch(state, batches, constants) -> (state, metrics)` that runs several steps on all devices.
+def device_bytes() -> int | None:
+    """Returns the memory of one device in bytes; None where it is not limited by itself, as on CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
-    `train_step(state, batch, constants)` is scanned over the leading axis of `batches`, so that one dispatch does many
-    steps. A scan of any length gives the same bits, also of length one; a bare step does not.
+
+def pmap_train_step(train_step: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]) -> Callable:
+    """Returns `dispatch(state, batches, constants, pixels) -> (state, metrics)`: several steps on all devices.
+
+    `train_step(state, batch, constants, pixels)` is scanned over the leading axis of `batches`, so that one dispatch
+    does many steps. A scan of any length gives the same numbers to rounding; a run keeps to one length.
 
     Args of the result:
       state: replicated; its memory is reused.
       batches: [devices, steps, per_device, ...] as `shard_steps` lays them out.
       constants: one copy, the same for all devices.
+      pixels: replicated resident images, or None. An argument: what a step closed over would be part of its program.
 
     Returns of the result:
       the replicated state, and metrics of shape [devices, steps], equal on all devices.
     """
 
-    def many_steps(state: Tree, batches: Tree, constants: Tree) -> tuple[Tree, Tree]:
-        return lax.scan(lambda state, batch: train_step(state, batch, constants), state, batches)
+    def many_steps(state: Tree, batches: Tree, constants: Tree, pixels: Tree) -> tuple[Tree, Tree]:
+        return lax.scan(lambda state, batch: train_step(state, batch, constants, pixels), state, batches)
 
-    return jax.pmap(many_steps, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0)
+    return jax.pmap(many_steps, axis_name=AXIS, in_axes=(0, 0, None, 0), donate_argnums=0)
 
 
-def pmap_eval_step(eval_step: Callable[[Tree, Tree, Tree], Tree]) -> Callable:
-    """Returns `dispatch(variables, batch, constants) -> outputs`: variables replicated, batch and outputs sharded."""
-    return jax.pmap(eval_step, axis_name=AXIS, in_axes=(0, 0, None))
+def pmap_eval_step(eval_step: Callable[[Tree, Tree, Tree, Tree], Tree]) -> Callable:
+    """Returns `dispatch(variables, batch, constants, pixels) -> outputs`.
+
+    Variables and pixels are replicated, batch and outputs are sharded.
+    """
+    return jax.pmap(eval_step, axis_name=AXIS, in_axes=(0, 0, None, 0))
+
+
+def pmap_once(function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
+    """Returns `function` compiled to run on every device's own copy of a replicated tree."""
+    return jax.pmap(function, axis_name=AXIS)
+
+
+def draw_on_cpu(init: Callable[[jax.Array], Tree], seed: int) -> Tree:
+    """Returns `init(key)` as NumPy arrays, compiled for the CPU: what is drawn does not depend on the accelerator."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        # Keys of this kind compile in a third of the time of the default ones; only the layers' names are folded in.
+        return jax.device_get(jax.jit(init)(jax.random.key(seed, impl="unsafe_rbg")))
 
 
 def replicate(tree: Tree) -> Tree:
@@ -61,7 +82,14 @@ def replicate(tree: Tree) -> Tree:
     """
     devices = jax.local_devices()
     sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-    return jax.tree.map(lambda leaf: jax.device_put(np.stack([np.asarray(leaf)] * len(devices)), sharding), tree)
+
+    def copies(leaf: Any) -> jax.Array:
+        one = np.asarray(leaf)[np.newaxis]
+        # Each its own memory: on CPU a device may take over the array it is given, and a step may reuse it.
+        placed = [jax.device_put(one.copy(), device) for device in devices]
+        return jax.make_array_from_single_device_arrays((len(devices), *one.shape[1:]), sharding, placed)
+
+    return jax.tree.map(copies, tree)
 
 
 def unreplicate(tree: Tree) -> Tree:

@@ -5,8 +5,10 @@ dataset. What has been prepared is never redrawn.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     from dim_jax.data.sources import Listing
 
 PHANTOM = "phantom"
+TFDS = "tfds:"
 REPORT_NAME = "data_report.json"
 EXAMPLES = """\
   python -m dim_jax.prepare --source=phantom --out=data/phantom --scale=0.2 --image-size=96
   python -m dim_jax.prepare --source=slides --out=data/slides --group-regex='^[^/]+/([0-9]+)-'
   python -m dim_jax.prepare --manifest=slides/manifest.csv --out=data/slides --split=kfold --folds=5
+  python -m dim_jax.prepare --source=tfds:colorectal_histology --out=data/kather --group-regex='HE-([0-9]+)'
+  python -m dim_jax.prepare --source=slides --out=data/slides --image-size=224 --pack
 """
 
 
@@ -41,13 +46,16 @@ def prepare(
     test: float = 0.2,
     seed: int = 0,
     scale: float = 1.0,
+    pack: str | None = None,
     strict: bool = False,
+    data_dir: str | Path | None = None,
+    manual_dir: str | Path | None = None,
 ) -> Path:
     """Prepares `source` into the folder `out`; does nothing when that was done with the same options.
 
     Args:
-      source: a folder with one folder per class, or with a manifest.csv; "phantom" for drawn tissue; None with
-        `manifest`.
+      source: a folder with one folder per class, or with a manifest.csv; "phantom" for drawn tissue; "tfds:NAME" for
+        a set of TensorFlow Datasets; None with `manifest`.
       out: folder to make; it must be new or empty.
       manifest: CSV with the columns path, label and optionally group and split.
       group_regex: finds the group (patient or case) in an image's path: its first capturing group, or its whole match.
@@ -58,7 +66,10 @@ def prepare(
       validation, test: shares of the images, for "group" and "random_image".
       seed: seed of the split and of the phantom.
       scale: size of the phantom set, 1 for that of EBHI.
+      pack: also write the pixels at `image_size`, made square by this policy ("squash", "crop" or "pad").
       strict: refuse unreadable images instead of leaving them out.
+      data_dir, manual_dir: where TFDS keeps what it has built, and what was downloaded by hand for it; None for its own
+        choice.
 
     Returns:
       The absolute path of `out`.
@@ -71,11 +82,14 @@ def prepare(
     if source is None and manifest is None:
         raise ValueError("nothing to prepare; give --source=FOLDER, --source=phantom or --manifest=FILE.csv")
     is_phantom = str(source) == PHANTOM
-    if manifest is None and not is_phantom and Path(source, "manifest.csv").is_file():
+    is_folder = source is not None and not is_phantom and not str(source).startswith(TFDS)
+    if (data_dir or manual_dir) and not str(source).startswith(TFDS):
+        raise ValueError("--data-dir and --manual-dir are only for --source=tfds:NAME; drop them")
+    if manifest is None and is_folder and Path(source, "manifest.csv").is_file():
         manifest = Path(source, "manifest.csv")
         print(f"using {manifest}")
     options = {
-        "source": PHANTOM if is_phantom else None if source is None else os.path.abspath(source),
+        "source": os.path.abspath(source) if is_folder else None if source is None else str(source),
         "manifest": None if manifest is None else os.path.abspath(manifest),
         "group_regex": group_regex,
         "classes": None if classes is None else list(classes),
@@ -86,8 +100,9 @@ def prepare(
         "test": None if split in ("kfold", "manifest") else test,
         "seed": seed,
         "scale": scale if is_phantom else None,
+        "pack": pack,
     }
-    if source is not None and not is_phantom:
+    if is_folder:
         root = Path(os.path.realpath(source))
         if out.is_relative_to(root) or root.is_relative_to(out):
             raise ValueError(f"--out={out} and --source={root} lie inside each other; choose an --out elsewhere")
@@ -101,7 +116,7 @@ def prepare(
     shutil.rmtree(partial, ignore_errors=True)  # a killed run of the same process id, as in containers
     partial.mkdir(parents=True)
     try:
-        _prepare_into(partial, options, strict)
+        _prepare_into(partial, options, strict, {"data_dir": data_dir, "manual_dir": manual_dir})
         os.replace(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -137,7 +152,7 @@ def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
 def _check_options(
     options: dict[str, Any], out: Path, folds: int, validation: float, test: float, scale: float
 ) -> None:
-    from dim_jax.data import splits
+    from dim_jax.data import images, splits
 
     if options["image_size"] < 8:
         raise ValueError(f"--image-size={options['image_size']} must be at least 8 pixels")
@@ -155,17 +170,25 @@ def _check_options(
         raise ValueError(f"--scale={scale} is only for --source=phantom; drop it")
     if scale <= 0:
         raise ValueError(f"--scale={scale} must be positive")
-    if options["source"] and not is_phantom and not os.path.isdir(options["source"]):
-        raise FileNotFoundError(f"{options['source']}: no such folder; --source is phantom or a folder of images")
+    if options["pack"] not in (None, *images.POLICIES):
+        raise ValueError(f"--pack={options['pack']} is no policy; use {', '.join(images.POLICIES)}")
+    is_tfds = (options["source"] or "").startswith(TFDS)
+    if is_tfds and (options["manifest"] or options["source"] == TFDS):
+        raise ValueError("--source=tfds:NAME names a set, which lists its images; give NAME and no --manifest")
+    if options["source"] and not is_phantom and not is_tfds and not os.path.isdir(options["source"]):
+        raise FileNotFoundError(
+            f"{options['source']}: no such folder; --source is phantom, tfds:NAME or a folder of images"
+        )
 
 
-def _prepare_into(folder: Path, options: dict[str, Any], strict: bool) -> None:
+def _prepare_into(folder: Path, options: dict[str, Any], strict: bool, tfds_folders: dict[str, Any]) -> None:
     import numpy as np
 
-    from dim_jax.data import data_report, near_duplicates, reading, splits
+    from dim_jax.data import data_report, near_duplicates, packed, reading, splits
     from dim_jax.data import manifest as manifests
 
-    listing = _list(folder, options)
+    started = time.perf_counter()
+    listing = _list(folder, options, tfds_folders)
     automatic = "manifest" if listing.has_split else "group"
     method = automatic if options["split"] == "auto" else options["split"]
     if method == "manifest" and not listing.has_split:
@@ -202,6 +225,10 @@ def _prepare_into(folder: Path, options: dict[str, Any], strict: bool) -> None:
         "ignored": listing.ignored,
         "notes": listing.notes,
     }
+    if options["pack"]:
+        manifest = dataclasses.replace(manifest, packed=folder / packed.FILE_NAME)
+        packed.write(manifest, options["image_size"], options["pack"], _progress("packing pixels"))
+    facts["seconds"] = round(time.perf_counter() - started, 3)
     report = data_report.build(manifest, split, units, exact, near, facts)
     data_report.contact_sheet(manifest, split).save(folder / "examples.png")
     files.write_text(folder / "data_report.txt", data_report.text(report))
@@ -211,9 +238,15 @@ def _prepare_into(folder: Path, options: dict[str, Any], strict: bool) -> None:
     print(data_report.text(report), end="")
 
 
-def _list(folder: Path, options: dict[str, Any]) -> "Listing":
+def _list(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
     from dim_jax.data import sources
 
+    if (options["source"] or "").startswith(TFDS):
+        from dim_jax.data import tfds_source
+
+        chosen = {key: options[key] for key in ("group_regex", "classes", "split")}
+        name, progress = options["source"].removeprefix(TFDS), _progress("writing images")
+        return tfds_source.listing(folder / "images", name, **chosen, **tfds_folders, progress=progress)
     if options["source"] != PHANTOM:
         return sources.listing(
             options["source"], options["manifest"], options["group_regex"], options["classes"], options["split"]
@@ -272,7 +305,7 @@ def main(arguments: Sequence[str]) -> None:
     add(
         "--source",
         metavar="FOLDER",
-        help="one folder per class, or images with a manifest.csv, or phantom (drawn tissue)",
+        help="one folder per class, or images with a manifest.csv, or phantom (drawn tissue), or tfds:NAME[/CONFIG]",
     )
     add("--out", metavar="FOLDER", required=True, help="folder to make: manifest, split, report, converted images")
     add(
@@ -289,8 +322,18 @@ def main(arguments: Sequence[str]) -> None:
     add("--test", metavar="SHARE", type=float, default=0.2, help="share of the images (0.2)")
     add("--seed", metavar="N", type=int, default=0, help="seed of the split and the phantom (0)")
     add("--scale", metavar="X", type=float, default=1.0, help="size of the phantom set (1 is 1,741 images)")
+    add(
+        "--pack",
+        metavar="POLICY",
+        nargs="?",
+        const="squash",
+        help="also write the pixels at --image-size, for config.data.backend=resident: squash (default), crop or pad",
+    )
     add("--strict", action="store_true", help="refuse unreadable images instead of leaving them out")
+    add("--data-dir", metavar="FOLDER", help="where TensorFlow Datasets keeps what it has built (its own default)")
+    add("--manual-dir", metavar="FOLDER", help="files downloaded by hand, for tfds:ebhi and others that ask for them")
     options = vars(parser.parse_args(arguments))
+    command_line.start_logging()
     del options["debug"]
     if options["classes"] is not None:
         options["classes"] = [name.strip() for name in options["classes"].split(",")]

@@ -1,5 +1,7 @@
 """Turns run directories into one HTML page that needs nothing but itself: `python -m dim_jax.report runs/a runs/b`."""
 
+import base64
+import hashlib
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -7,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax import command_line, files
+from dim_jax.reporting.bands import confidence_band
 from dim_jax.reporting.curves import load_curves, run_directories
 
-__all__ = ["load_curves", "main", "render", "write"]
+__all__ = ["confidence_band", "load_curves", "main", "render", "write"]
 
 SUMMARY = """\
 Writes one self-contained HTML page about one run or several side by side: data, learning curves, confusion matrices,
-per-class results, examples, configuration and environment. The page opens offline and prints. A run that is not
-finished or not tested yet is reported as far as it is."""
+per-class results, features, examples with Grad-CAM, time per stage, configuration and environment; of a GAN the images
+it draws and rebuilds instead of predictions. The page opens offline and prints; the numbers of every figure lie beside
+it as CSV, in the folder <page>_data. A run that is not finished or not tested yet is reported as far as it is."""
 EXAMPLES = """\
-  python -m dim_jax.report runs/a                                  # writes runs/a/report.html
+  python -m dim_jax.report runs/a                                  # writes runs/a/report.html and runs/a/report_data/
   python -m dim_jax.report runs/ce runs/fafl --out=compare.html    # side by side, with what differs in configuration
+  python -m dim_jax.report runs/gan_normal                         # the images a GAN draws, and how it learned
 """
 
 
@@ -34,38 +39,74 @@ def render(runs: Sequence[str | Path]) -> str:
       FileNotFoundError: a path is not a run directory.
       ValueError: a run is given twice, or none is given.
     """
-    import jinja2
-
-    from dim_jax.reporting import comparison, figures, run_directory, run_view
-
-    read = [run_directory.read(name, folder) for name, folder in run_directories(runs).items()]
-    views = [run_view.view(number, run) for number, run in enumerate(read, start=1)]
-
-    def shown(value: Any) -> Any:
-        # Markup (figures, macros) is finished; all other text passes here on its way into the page.
-        return value if hasattr(value, "__html__") else figures.printable(str(value))
-
-    # Names come from folders and files, so everything is escaped unless the code says that it is markup.
-    environment = jinja2.Environment(
-        autoescape=True, finalize=shown, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(resources.files("dim_jax").joinpath("report.html").read_text(encoding="utf-8"))
-    compared = comparison.view(read) if len(read) > 1 else None
-    return template.render(runs=views, comparison=compared).strip() + "\n"
+    return _page(*_views(runs))
 
 
 def write(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
-    """Writes the page about `runs` atomically to `out` (default: report.html in the first run) and returns its path.
+    """Writes the page about `runs` and beside it, in the folder <page>_data, the numbers of every figure as CSV.
+
+    Args:
+      runs: as for `render`.
+      out: the page to write (default: report.html in the first run).
+
+    Returns:
+      The path of the page. Each file is written atomically, the page last; CSV files of an earlier report that this
+      one does not have are removed.
 
     Raises:
       FileNotFoundError: a path is not a run directory; nothing is written then.
       ValueError: a run is given twice, or `out` is a folder.
     """
+    from dim_jax.reporting import tables
+
     folders = list(run_directories(runs).values())
     path = folders[0] / "report.html" if out is None else Path(out)
     if path.is_dir():
         raise ValueError(f"--out={out} is a folder; give the name of a file, for example {path / 'report.html'}")
-    return files.write_text(path, render(runs))
+    views, compared = _views(runs)
+    page = _page(views, compared)
+    groups = [("comparison", compared)] if compared else []
+    groups += [(view["name"], view) for view in views]
+    stems = tables.unique_stems(name for name, _ in groups)
+    contents = [tables.collect(view) for _, view in groups]
+    tables.write(path.with_name(f"{path.stem}_data"), dict(zip(stems, contents, strict=True)))
+    return files.write_text(path, page)
+
+
+def _views(runs: Sequence[str | Path]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Returns what the page shows of each run, and of all together when there are several."""
+    from dim_jax.reporting import comparison, gan_view, run_directory, run_view, tables
+
+    read = [run_directory.read(name, folder) for name, folder in run_directories(runs).items()]
+    views = [
+        tables.owned((gan_view if run.is_gan else run_view).view(number, run), run.name)
+        for number, run in enumerate(read, start=1)
+    ]
+    return views, tables.owned(comparison.view(read), "comparison") if len(read) > 1 else None
+
+
+def _page(views: Sequence[dict[str, Any]], compared: dict[str, Any] | None) -> str:
+    from dim_jax.reporting import pages
+
+    scripts = _scripts() if any("figure" in view.get("embedding", {}) for view in views) else []
+    template = pages.environment().get_template("page.html")
+    page = template.render(runs=views, comparison=compared, scripts=scripts)
+    return page.strip() + "\n"
+
+
+def _scripts() -> list[dict[str, Any]]:
+    """Returns plotly.js, which lies within the Python package, and our use of it, with the digests that allow them."""
+    import markupsafe
+    from plotly.offline import get_plotlyjs
+
+    ours = resources.files("dim_jax.reporting").joinpath("templates/embedding.js").read_text(encoding="utf-8")
+    return [
+        {
+            "text": markupsafe.Markup(text),
+            "digest": base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii"),
+        }
+        for text in (get_plotlyjs(), ours)
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -74,7 +115,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory, the --workdir of train")
     parser.add_argument("--out", metavar="FILE", help="the page to write (default: report.html in the first run)")
     options = parser.parse_args(arguments)
-    path = write(options.runs, options.out)
+    from dim_jax.reporting import tables
+
+    # RUNS/*/ also finds the CSV files of an earlier page in RUNS.
+    path = write([run for run in options.runs if not tables.is_written_here(Path(run))], options.out)
     print(f"{path} ({path.stat().st_size / 1024:.0f} KB)")
 
 

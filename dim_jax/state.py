@@ -28,6 +28,50 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+class Network(flax.struct.PyTreeNode):
+    """State of one of a GAN's two networks in training.
+
+    Attributes:
+      params: parameters, float32.
+      batch_stats: running statistics of the batch norms, float32.
+      spectral: singular vectors of the spectrally normalised weights, float32.
+      opt_state: state of the optimizer.
+    """
+
+    params: Any
+    batch_stats: Any
+    spectral: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `module.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats, "spectral": self.spectral}
+
+
+class GanState(flax.struct.PyTreeNode):
+    """State of a GAN's training.
+
+    Attributes:
+      step: steps done, int32 scalar.
+      generator, discriminator: the two networks.
+      ema_params: moving average of the generator's parameters: what images are drawn with. Its batch statistics are
+        made anew where images are drawn (synthesis.recalibrate).
+      augment_probability: with which an image is augmented before the discriminator sees it, float32 scalar.
+    """
+
+    step: jax.Array
+    generator: Network
+    discriminator: Network
+    ema_params: Any
+    augment_probability: jax.Array
+
+
+def step_key(key: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns the key for what is drawn once for the whole batch of a step; apart from every `example_keys`."""
+    return jax.random.fold_in(jax.random.split(key)[1], step)
+
+
 def example_keys(key: jax.Array, step: jax.Array, rows: jax.Array) -> jax.Array:
     """Returns one random key per example, from the step and its row in the global batch alone.
 

@@ -18,8 +18,9 @@ CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 LOG = "run.log"
-# A run may go on with other values of these: they change speed or what is written beside the numbers, never a number.
-MAY_DIFFER = frozenset({"data.cache_gib", "train.tensorboard", "train.keep_checkpoints"})
+# A run may go on with other values of these: they change speed or what is written beside the numbers, and no number
+# but for the backend's pixels, which differ by one level at most.
+MAY_DIFFER = frozenset({"data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints"})
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "numpy", "scikit-learn", "pillow",
     "tensorflow-cpu", "tensorflow", "tensorflow-datasets", "dim_jax",
@@ -97,8 +98,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_start(workdir: str | Path, config: Mapping[str, Any], devices: list[str]) -> None:
-    """Writes config.json and environment.json: versions, devices, the commit if there is one, time of the start."""
+def write_start(
+    workdir: str | Path, config: Mapping[str, Any], devices: list[str], facts: Mapping[str, str] | None = None
+) -> None:
+    """Writes config.json and environment.json: versions, devices, the commit if there is one, time of the start.
+
+    Args:
+      facts: what else to keep in environment.json, by name.
+    """
     files.write_json(Path(workdir) / CONFIG, config)
     versions = {}
     for package in PACKAGES:
@@ -112,6 +119,7 @@ def write_start(workdir: str | Path, config: Mapping[str, Any], devices: list[st
         "devices": devices,
         "git_hash": _git_hash(),
         "seed": config.get("seed"),
+        **(facts or {}),
     }
     files.write_json(Path(workdir) / ENVIRONMENT, environment)
 

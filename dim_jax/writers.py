@@ -1,15 +1,20 @@
-"""Curves on disk: JSON lines always, TensorBoard through clu where it can be imported."""
+"""Curves on disk: JSON lines always, TensorBoard through clu where it can be imported. And the one reader of them."""
 
 import json
+import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dim_jax import files
 
 FILE_NAME = "metrics.jsonl"
+
+log = logging.getLogger(__name__)
 
 
 class MetricWriter:
@@ -24,16 +29,15 @@ class MetricWriter:
         resume_step: steps already done.
         tensorboard: also write TensorBoard events if clu, TensorFlow and tensorboard are there.
         """
-        self._path = Path(workdir) / FILE_NAME
-        kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= resume_step]
-        files.write_text(self._path, "".join(line + "\n" for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
+        path = Path(workdir) / FILE_NAME
+        kept = [record for record in read(workdir) if record["step"] <= resume_step]
+        files.write_text(path, "".join(_line(record) for record in kept))
+        self._file = path.open("a", encoding="utf-8")
         self._tensorboard = _tensorboard_writer(Path(workdir) / "tensorboard") if tensorboard else None
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes the line {"step": step, "split": split, **values} and makes sure it is on disk."""
-        line = json.dumps(files.to_json({"step": step, "split": split, **values}))
-        self._file.write(line + "\n")
+        self._file.write(_line({"step": step, "split": split, **values}))
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._tensorboard is not None:
@@ -48,19 +52,57 @@ class MetricWriter:
             self._tensorboard.close()
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a JSON-lines file; a last line cut off by a crash is left out."""
+def read(workdir: str | Path) -> list[dict[str, Any]]:
+    """Returns the records of `read_lines`, and logs a warning that names the lines that could not be read."""
+    records, unreadable = read_lines(workdir)
+    if unreadable:
+        log.warning("%s", unreadable_text(workdir, unreadable))
+    return records
+
+
+def read_lines(workdir: str | Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Reads the metrics.jsonl of a run directory, whoever may be writing it.
+
+    Returns:
+      The records in the order of the file: objects with a number `step`, whatever else they hold. And the
+      numbers (from 1) of the lines that are no record. A last line that is cut off is one still being written, or one
+      that a crash left: it is in neither. Both are empty where there is no file.
+    """
+    path = Path(workdir) / FILE_NAME
     if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
+        return [], []
+    records, unreadable = [], []
+    # Only this ends a line: splitlines would also cut at characters that a text may hold.
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
-        if isinstance(entry, dict) and "step" in entry:
-            lines.append(line)
-    return lines
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not is_number(record.get("step")) or abs(record["step"]) >= 2**63:
+                raise ValueError
+        except (ValueError, RecursionError):
+            if number < len(lines):
+                unreadable.append(number)
+            continue
+        records.append(record)
+    return records, unreadable
+
+
+def unreadable_text(workdir: str | Path, numbers: list[int]) -> str:
+    """Returns the sentence that tells which lines of metrics.jsonl could not be read."""
+    shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    return f"{Path(workdir) / FILE_NAME}: {len(numbers)} unreadable line(s): {shown}"
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a record is a finite number; true and false are none."""
+    # A whole number too large for a float is none either; math.isfinite would raise on it.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(files.to_json(record)) + "\n"
 
 
 def _tensorboard_writer(folder: Path):

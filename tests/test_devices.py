@@ -47,7 +47,7 @@ def make_dispatch(name, optimizer="sgd"):
     mean, std = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
     constants = Constants(jax.random.key(3), mean, std, COUNTS, losses.hyper_parameters(name, values))
     dispatch = parallel.pmap_train_step(step)
-    return lambda state, sharded: dispatch(state, sharded, constants)
+    return lambda state, sharded: dispatch(state, sharded, constants, None)
 
 
 def train(dispatch, state, monkeypatch, devices, steps_per_dispatch=STEPS):

@@ -4,9 +4,11 @@ import shutil
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
-from dim_jax import checkpoints, command_line, loop, train
+from dim_jax import checkpoints, command_line, files, loop, train
+from dim_jax.data import dataset as datasets
 from dim_jax.data import images, manifest, splits
 from dim_jax.prepare import prepare
 
@@ -51,3 +53,73 @@ def test_normalisation_is_that_of_the_training_images_alone(tmp_path):
     np.testing.assert_allclose(split.folds[0].std, std, atol=1e-5)
     everywhere, _ = statistics(range(len(dataset)))
     assert np.abs(everywhere - mean).max() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
+
+
+def exchange(folder, first, second):
+    """Lets one image of each of two parts change places."""
+    content = files.read_json(folder / "split.json")
+    parts = content["folds"][0]["assignment"]
+    one, other = parts.index(first), parts.index(second)
+    parts[one], parts[other] = parts[other], parts[one]
+    files.write_json(folder / "split.json", content)
+
+
+def test_a_split_is_known_by_its_images_and_their_parts(prepared, tmp_path):
+    data, opened = prepared, datasets.open_dataset(prepared)
+    known = opened.split_sha256
+    datasets.save(opened, data, tmp_path / "run")
+    assert datasets.open_dataset(tmp_path / "run").split_sha256 == known
+    # Elsewhere, under other names: the same images are held out.
+    for name in ("moved", "renamed", "exchanged", "other pixels"):
+        shutil.copytree(data, tmp_path / name)
+    assert datasets.open_dataset(tmp_path / "moved").split_sha256 == known
+    content = files.read_json(tmp_path / "renamed" / "manifest.json")
+    row = content["rows"][0]
+    target = (tmp_path / "renamed" / "images" / row["path"]).with_name("new.png")
+    (tmp_path / "renamed" / "images" / row["path"]).rename(target)
+    row["path"] = str(target.relative_to(tmp_path / "renamed" / "images"))
+    files.write_json(tmp_path / "renamed" / "manifest.json", content)
+    bound = files.read_json(tmp_path / "renamed" / "split.json")
+    bound["manifest"] = manifest.load(tmp_path / "renamed").fingerprint
+    files.write_json(tmp_path / "renamed" / "split.json", bound)
+    assert datasets.open_dataset(tmp_path / "renamed").split_sha256 == known
+    # Another image is held out, or one of them is another image.
+    exchange(tmp_path / "exchanged", "train", "test")
+    assert datasets.open_dataset(tmp_path / "exchanged").split_sha256 != known
+    content = files.read_json(tmp_path / "other pixels" / "manifest.json")
+    content["rows"][0]["sha256"] = "00" * 32
+    files.write_json(tmp_path / "other pixels" / "manifest.json", content)
+    bound = files.read_json(tmp_path / "other pixels" / "split.json")
+    bound["manifest"] = manifest.load(tmp_path / "other pixels").fingerprint
+    files.write_json(tmp_path / "other pixels" / "split.json", bound)
+    assert datasets.open_dataset(tmp_path / "other pixels").split_sha256 != known
+
+
+@pytest.mark.parametrize("change", ["none", "train", "val"])
+def test_images_of_a_gan_that_saw_another_split_are_refused(change, prepared, tmp_path, monkeypatch, request, capsys):
+    """What such a GAN saw may be held out here. A list that names no split is the user's own and passes."""
+    monkeypatch.chdir(request.config.rootpath)
+    data = shutil.copytree(prepared, tmp_path / "data")
+    opened = datasets.open_dataset(data)
+    Image.new("RGB", (32, 32)).save(tmp_path / "fake.png")
+    content = {"images": [{"path": "fake.png", "label": opened.classes[0]}], "split_sha256": opened.split_sha256}
+    files.write_json(tmp_path / "selected.json", content)
+    if change != "none":
+        exchange(data, change, "test")
+    arguments = ["--config=configs/classifier.py:test", "--config.train.global_batch_size=8", "--dry-run"]
+    arguments += [f"--config.data.path={data}", f"--workdir={tmp_path / 'run'}"]
+    arguments += [f"--config.data.generated={tmp_path / 'selected.json'}"]
+    assert command_line.run(train.main, arguments) == (0 if change == "none" else 2)
+    assert ("another split" in capsys.readouterr().err) == (change != "none")
+    files.write_json(tmp_path / "selected.json", {"images": content["images"]})
+    assert command_line.run(train.main, arguments) == 0
+    # A run's own list of what it was trained on is bound to the run's split.
+    datasets.save(datasets.open_dataset(data, generated=tmp_path / "selected.json"), data, tmp_path / "saved")
+    exchange(data, "train", "val")
+    with pytest.raises(ValueError, match="another split"):
+        datasets.open_dataset(data, generated=tmp_path / "saved" / "generated.json")

@@ -19,7 +19,7 @@ class Killed(Exception):
 def make_task(validation=lambda step: -abs(step - 6.0), die_at=None, die_in="batches", loss=lambda step: 1.0):
     """A task whose parameter adds up the batches' numbers; it can die at a step."""
 
-    def train_step(state, batch, constants):
+    def train_step(state, batch, constants, pixels):
         total = state["w"] * 0.5 + batch["x"].sum()
         step = state["step"] + 1
         metrics = {"loss": batch["loss"].sum(), "learning_rate": 0.1 * step}
@@ -49,7 +49,7 @@ def make_task(validation=lambda step: -abs(step - 6.0), die_at=None, die_in="bat
 
     return loop.Task(
         state={"w": np.float32(0), "step": np.int32(0)},
-        dispatch=lambda state, batches: dispatch(state, batches, ()),
+        dispatch=lambda state, batches: dispatch(state, batches, (), None),
         batches=batches,
         evaluate=evaluate,
         best_metric="score",
@@ -59,7 +59,7 @@ def make_task(validation=lambda step: -abs(step - 6.0), die_at=None, die_in="bat
 
 
 SCHEDULE = loop.Schedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=4)
-TIMES = ("seconds_per_step", "images_per_second", "data_wait_share")
+TIMES = ("seconds", "checkpoint_seconds", "seconds_per_step", "images_per_second", "data_wait_share")
 
 
 def fit(workdir, task, schedule=SCHEDULE):

@@ -8,7 +8,7 @@ from golden_rule import GOLDEN, eight_samples, normal, tensor
 
 from dim_jax import losses
 from dim_jax.interop import torch_names
-from dim_jax.models.layers import BatchNorm, Conv, depthwise_convolution
+from dim_jax.models.layers import BatchNorm, Conv, prepare
 from dim_jax.models.lrf_cnn import LRFCNN
 
 NUMBERS = np.load(GOLDEN / "lrf_cnn.npz")
@@ -56,6 +56,18 @@ def test_inference_equals_the_published_network(size, batch):
         logits, features = jax.jit(MODEL.apply)(VARIABLES, images)
     close(logits, NUMBERS[f"eval_logits_{size}"], 1e-5)
     close(features, NUMBERS[f"eval_features_{size}"], 1e-5)
+
+
+def test_inference_on_prepared_weights_equals_the_published_network():
+    """At 96 px most dilated convolutions suit Winograd's formulation, and some do not."""
+    images = nhwc(normal("lrf_cnn.input.96", (3, 3, 96, 96)))
+    with HIGHEST:
+        made = jax.jit(lambda variables: prepare(MODEL, variables, images[:1]))(VARIABLES)
+        logits, features = jax.jit(MODEL.apply)({**VARIABLES, **made}, images)
+    assert set(made["prepared"]["block2"]["branch1_dilated"]) == {"winograd"}
+    assert "branch3_dilated" not in made["prepared"]["block2"]
+    close(logits, NUMBERS["eval_logits_96"], 1e-5)
+    close(features, NUMBERS["eval_features_96"], 1e-5)
 
 
 def training_gradient(dtype):
@@ -114,18 +126,6 @@ def test_training_step_equals_the_published_network(dtype, value_tolerance, norm
     assert set(statistics) == set(NUMBERS["bn_names"])
     for name, samples in zip(NUMBERS["bn_names"], NUMBERS["bn_samples"], strict=True):
         np.testing.assert_allclose(eight_samples(name, statistics[name]), samples, rtol=1e-4, atol=1e-5, err_msg=name)
-
-
-@pytest.mark.parametrize(("kernel_size", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 3)])
-def test_shifted_products_are_the_grouped_convolution(kernel_size, dilation):
-    x = normal("x", (2, 9, 11, 4))
-    kernel = normal("k", (kernel_size, kernel_size, 4))
-    margin = dilation * (kernel_size // 2)
-    expected = jax.lax.conv_general_dilated(
-        x, kernel[:, :, None], (1, 1), [(margin, margin)] * 2, rhs_dilation=(dilation,) * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4, precision="highest",
-    )  # fmt: skip
-    np.testing.assert_allclose(depthwise_convolution(x, kernel, dilation), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_batch_norm_keeps_the_unbiased_variance_and_normalises_with_the_biased_one():

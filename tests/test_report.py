@@ -210,7 +210,7 @@ def test_page_refers_to_nothing_outside_itself(one: str, three: str) -> None:
         tags = {tag for tag, _ in page.elements}
         assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video"}
         for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
-            assert all(value.startswith(("data:image/", "#")) for value in page.attributes(name)), name
+            assert all(value.startswith(("data:image/", "data:text/csv", "#")) for value in page.attributes(name)), name
         assert not re.search(r"@import|url\((?!#)|https?://", html)
 
 
@@ -425,7 +425,7 @@ def test_groups_on_two_sides_of_the_split_are_warned_of(tmp_path: Path) -> None:
 
 def test_curves_are_tidy(runs: list[Path]) -> None:
     curves = report.load_curves(runs[:2])
-    assert list(curves) == ["run", "split", "step", "epoch", "metric", "value"]
+    assert list(curves) == ["run", "arm", "seed", "split", "step", "epoch", "metric", "value"]
     assert len({len(column) for column in curves.values()}) == 1
     chosen = (curves["run"] == "b") & (curves["split"] == "val") & (curves["metric"] == "loss")
     assert curves["step"][chosen].tolist() == [20, 40, 60, 80, 100]
@@ -498,7 +498,7 @@ def test_help_needs_no_drawing_library() -> None:
         "import sys; from dim_jax import command_line, report\n"
         "try: report.main(['--help'])\n"
         "except SystemExit: pass\n"
-        "assert not {'matplotlib', 'jinja2', 'PIL', 'jax', 'scipy'} & set(sys.modules)"
+        "assert not {'matplotlib', 'jinja2', 'PIL', 'jax', 'scipy', 'sklearn', 'plotly'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dim_jax import files
-from dim_jax.writers import FILE_NAME, MetricWriter
+from dim_jax.writers import FILE_NAME, MetricWriter, read_lines
 
 
 def lines(workdir):
@@ -83,6 +83,54 @@ def test_bytes_left_by_a_crash_are_dropped(tmp_path):
         file.write(b"\0" * 40 + b"\n17\n[]\n")
     write_steps(tmp_path, [2], resume_step=1)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_lines_that_cannot_be_read_are_told_with_their_numbers_on_resume(tmp_path, caplog):
+    write_steps(tmp_path, [1])
+    with (tmp_path / FILE_NAME).open("ab") as file:
+        file.write(b'\xff\xfe\n{"step": 2}\n{"step": true}\n\n{"step": 3, "loss"')
+    with caplog.at_level("WARNING"):
+        write_steps(tmp_path, [3], resume_step=2)
+    assert caplog.messages == [f"{tmp_path / FILE_NAME}: 2 unreadable line(s): 2, 4"]
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+def test_a_kept_line_keeps_its_bytes(tmp_path):
+    write_steps(tmp_path, [1], rate=1e-7, note="\u2028\u00e9", none=None, third=1 / 3)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    write_steps(tmp_path, [], resume_step=1)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "steps", "unreadable"),
+    [
+        (b"", [], []),
+        (b'{"step": 1}\n{"step": 2}', [1, 2], []),
+        (b'{"step": 1}\n{"step": 2', [1], []),
+        (b'{"step": 1}\n{"step": 2\n{"step": 3}\n', [1, 3], [2]),
+        (b'[1]\n17\n"step"\n{"loss": 1}\n{"step": "1"}\n{"step": NaN}\n{"step": 1e999}\n', [], [1, 2, 3, 4, 5, 6, 7]),
+        (b'{"step": 1' + b"0" * 400 + b'}\n{"step": 9223372036854775808}\n{"step": 3.0}\r\n', [3], [1, 2]),
+        (b"[" * 100000 + b'\n{"step": 4}\n', [4], [1]),
+        ('{"step": 1, "note": "a\u2028b\u0085c"}\n'.encode(), [1], []),
+    ],
+)
+def test_one_reader_knows_what_a_line_is(tmp_path, content, steps, unreadable):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    records, numbers = read_lines(tmp_path)
+    assert ([record["step"] for record in records], numbers) == (steps, unreadable)
+
+
+def test_where_there_is_no_file_there_are_no_lines(tmp_path):
+    assert read_lines(tmp_path) == ([], [])
+
+
+@given(content=st.binary(max_size=200) | st.text(alphabet='{}[]":,0123456789stepnul\n ', max_size=200).map(str.encode))
+def test_whatever_the_bytes_are_the_reader_answers(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("any")
+    (folder / FILE_NAME).write_bytes(content)
+    records, numbers = read_lines(folder)
+    assert len(records) + len(numbers) <= content.count(b"\n") + 1
 
 
 def test_without_tensorboard_no_events_are_written(tmp_path):

@@ -1,13 +1,16 @@
-"""Plans of row batches: what one host trains on from a step on, and every image of a split once."""
+"""Plans of row batches: what one host trains on from a step on, and every image of a split once; and their facts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from dim_jax.data.dataset import Dataset
 from dim_jax.data.sampler import Sampler
 
 PADDING = -1
+
+Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,15 @@ def evaluation_plan(rows: np.ndarray, batch_size: int, host: int = 0, num_hosts:
     padded[: len(rows)] = rows
     size = batch_size // num_hosts
     return [batch[host * size : (host + 1) * size] for batch in padded.reshape(num_batches, batch_size)]
+
+
+def describe(dataset: Dataset, rows: np.ndarray) -> Batch:
+    """Returns what every backend's batch says of its rows (B,): `label`, `mask`, `is_generated` and `index`."""
+    present = rows != PADDING
+    known = np.where(present, rows, 0)
+    return {
+        "label": np.where(present, dataset.labels[known], 0).astype(np.int32),
+        "mask": present.astype(np.float32),
+        "is_generated": present & dataset.is_generated[known],
+        "index": rows.astype(np.int32),
+    }

@@ -25,7 +25,7 @@ def build(
       manifest, split: the prepared data.
       units: unit of every row, shape (N,).
       exact, near: pairs of rows that are the same picture, shape (P, 2) each.
-      facts: what only the preparation knows: "options", "converted", "unreadable", "ignored" and "notes".
+      facts: what only the preparation knows: "options", "converted", "unreadable", "ignored", "notes" and "seconds".
 
     Returns:
       The content of data_report.json.

@@ -1,9 +1,11 @@
 """A prepared dataset as training sees it: one table of real and generated images, and one fold of the split."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -59,6 +61,16 @@ class Dataset:
         """Returns the real rows of "train", "val" or "test", int32."""
         return self.split.rows(self.fold, split)
 
+    @cached_property
+    def split_sha256(self) -> str:
+        """SHA-256 of which image (by its own digest) is in which part of the fold in use.
+
+        Folds with the same one hold out the same images; where the files lie, and in which order, does not matter.
+        """
+        assignment = self.split.folds[self.fold].assignment
+        parts = sorted((row.sha256, part) for row, part in zip(self.manifest.rows, assignment, strict=True))
+        return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
+
     def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns mean and std of the training images per channel in [0, 1], float32 of shape (3,) each."""
         fold = self.split.folds[self.fold]
@@ -76,7 +88,8 @@ def open_dataset(folder: str | Path, fold: int = 0, generated: str | Path = "", 
 
     Raises:
       FileNotFoundError: the folder, the list or an image is not there.
-      ValueError: a file is broken, the fold does not exist, or the list is shorter than `generated_count`.
+      ValueError: a file is broken, the fold does not exist, the list is shorter than `generated_count`, or its images
+        are of a GAN that was trained on another split.
     """
     manifest = manifests.load(folder)
     split = splits.load(folder, manifest)
@@ -87,12 +100,13 @@ def open_dataset(folder: str | Path, fold: int = 0, generated: str | Path = "", 
             f"{len(missing)} of the {len(manifest)} images listed in {folder} are gone, first {missing[0]}; put them "
             "back or prepare the data again"
         )
-    images = manifests.load_generated(generated, manifest.classes) if generated else []
+    dataset = Dataset(manifest, split, fold)
+    images = manifests.load_generated(generated, manifest.classes, dataset.split_sha256) if generated else []
     if generated_count > len(images):
         raise ValueError(f"config.data.generated={generated!r} lists {len(images)} images, not {generated_count}")
     if generated_count >= 0:
         images = images[:generated_count]
-    return Dataset(manifest, split, fold, tuple(images))
+    return replace(dataset, generated=tuple(images))
 
 
 def save(dataset: Dataset, source: str | Path, folder: str | Path) -> None:
@@ -107,7 +121,7 @@ def save(dataset: Dataset, source: str | Path, folder: str | Path) -> None:
     manifests.save(dataset.manifest, folder)
     splits.save(dataset.split, dataset.manifest, folder)
     entries = [{"path": os.path.abspath(path), "label": dataset.classes[label]} for path, label in dataset.generated]
-    files.write_json(folder / GENERATED_FILE, {"images": entries})
+    files.write_json(folder / GENERATED_FILE, {"images": entries, "split_sha256": dataset.split_sha256})
     report = Path(source) / REPORT_FILE
     if report.is_file() and report.resolve() != (folder / REPORT_FILE).resolve():
         shutil.copyfile(report, folder / REPORT_FILE)

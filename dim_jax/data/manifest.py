@@ -46,12 +46,14 @@ class Manifest:
       classes: class names; a label's index in it is the integer label.
       rows: the images.
       converted_root: absolute folder of the converted images, if there are any.
+      packed: absolute path of the decoded pixels (packed.py), if `prepare` wrote them.
     """
 
     root: Path
     classes: tuple[str, ...]
     rows: tuple[Row, ...]
     converted_root: Path | None = None
+    packed: Path | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,19 +80,20 @@ class Manifest:
 
 
 def save(manifest: Manifest, folder: str | Path) -> Path:
-    """Writes `folder/manifest.json`; roots inside `folder` are stored relative to it, so that it can be moved."""
+    """Writes `folder/manifest.json`; paths inside `folder` are stored relative to it, so that it can be moved."""
     folder = Path(os.path.abspath(folder))
 
-    def stored(root: Path | None) -> str | None:
-        if root is None:
+    def stored(path: Path | None) -> str | None:
+        if path is None:
             return None
-        root = Path(os.path.abspath(root))
-        return root.relative_to(folder).as_posix() if root.is_relative_to(folder) else str(root)
+        path = Path(os.path.abspath(path))
+        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
     content = {
         "version": VERSION,
         "root": stored(manifest.root),
         "converted_root": stored(manifest.converted_root),
+        "packed": stored(manifest.packed),
         "classes": list(manifest.classes),
         "rows": [asdict(row) for row in manifest.rows],
     }
@@ -120,8 +123,9 @@ def load(folder: str | Path) -> Manifest:
         raise ValueError(f"{path}: 'classes' must be a list of different names, found {classes!r}")
     if not _is_list_of(content["rows"], dict) or not content["rows"]:
         raise ValueError(f"{path}: 'rows' must be a list of one object per image; prepare the data again")
-    if not isinstance(content["root"], str) or not isinstance(content.get("converted_root"), str | None):
-        raise ValueError(f"{path}: 'root' must be a path, found {content['root']!r}")
+    for key in ("root", "converted_root", "packed"):
+        if not isinstance(content.get(key), str if key == "root" else str | None):
+            raise ValueError(f"{path}: {key!r} must be a path, found {content[key]!r}")
     known = set(classes)
     rows = tuple(_read_row(row, f"{path}, row {number}", known) for number, row in enumerate(content["rows"]))
     converted_root = content.get("converted_root")
@@ -132,12 +136,17 @@ def load(folder: str | Path) -> Manifest:
         if (row.path, row.converted) in seen:
             raise ValueError(f"{path}, row {number}: {row.path!r} is listed twice")
         seen.add((row.path, row.converted))
-    # Joining with an absolute path gives that path, so both stored forms are served by one expression.
+
+    def absolute(stored: str | None) -> Path | None:
+        # Joining with an absolute path gives that path, so both stored forms are served by one expression.
+        return None if stored is None else Path(os.path.normpath(folder / stored))
+
     return Manifest(
-        root=Path(os.path.normpath(folder / content["root"])),
+        root=absolute(content["root"]),
         classes=tuple(classes),
         rows=rows,
-        converted_root=None if converted_root is None else Path(os.path.normpath(folder / converted_root)),
+        converted_root=absolute(converted_root),
+        packed=absolute(content.get("packed")),
     )
 
 
@@ -169,25 +178,34 @@ def missing_files(manifest: Manifest) -> list[Path]:
     return [path for path in map(manifest.file, range(len(manifest))) if not path.is_file()]
 
 
-def load_generated(path: str | Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+def load_generated(path: str | Path, classes: Sequence[str], split_sha256: str | None = None) -> list[tuple[Path, int]]:
     """Reads a list of generated images: `{"images": [{"path": ..., "label": ...}, ...]}`, further keys allowed.
+
+    If the list has a `split_sha256`, its images come from a GAN that saw the training images of that split.
 
     Args:
       path: the JSON file; image paths in it are relative to its folder.
       classes: class names in label order.
+      split_sha256: Dataset.split_sha256 of the split that is to be trained on; None checks nothing.
 
     Returns:
       (absolute path, integer label) of every image, in the order of the file.
 
     Raises:
       FileNotFoundError: the list or an image in it does not exist.
-      ValueError: the list has another form or an unknown label.
+      ValueError: the list has another form or an unknown label, or names another split.
     """
     path = Path(os.path.abspath(path))
     content = files.read_json(path)
     entries = content.get("images") if isinstance(content, dict) else None
     if not _is_list_of(entries, dict):
         raise ValueError(f'{path} must hold {{"images": [{{"path": ..., "label": ...}}, ...]}}')
+    source = content.get("split_sha256")
+    if source is not None and split_sha256 is not None and source != split_sha256:
+        raise ValueError(
+            f"{path} holds images of a GAN that was trained on another split ({str(source)[:12]}, here "
+            f"{split_sha256[:12]}), so it may have seen held-out images; train, generate and select on this split"
+        )
     index = {name: number for number, name in enumerate(classes)}
     images = []
     for number, entry in enumerate(entries):

@@ -91,6 +91,7 @@ def make_sampler(
     global_batch_size: int,
     class_balanced: bool = False,
     generated_weight: float = 1.0,
+    only_class: int | None = None,
 ) -> Sampler:
     """Returns the sampler of the training images of `dataset`, real and generated.
 
@@ -102,6 +103,7 @@ def make_sampler(
       global_batch_size: rows per step.
       class_balanced: share the draws of an epoch equally among the classes that have images.
       generated_weight: how often a generated image is drawn for once that a real one is, >= 0.
+      only_class: label of the one class to draw; None draws all.
 
     Raises:
       ValueError: an option is out of range, or there is nothing to train on.
@@ -113,11 +115,13 @@ def make_sampler(
     if seed < 0:
         raise ValueError(f"config.seed={seed} must be at least 0")
     real = dataset.rows("train")
-    if not len(real):
-        raise ValueError("the split has no training images; prepare the data again")
     generated = np.flatnonzero(dataset.is_generated).astype(np.int32)
     if generated_weight == 0:
         generated = generated[:0]
+    if only_class is not None:
+        real, generated = (rows[dataset.labels[rows] == only_class] for rows in (real, generated))
+    if not len(real):
+        raise ValueError("the split has no training images; prepare the data again")
     groups = [(real, 1.0), (generated, generated_weight)]
     if generated_weight == 1.0:
         groups = [(np.concatenate([real, generated]), 1.0)]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dim_jax.data import images
+from dim_jax.data.batches import Batch, describe
 from dim_jax.data.dataset import Dataset
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-Batch = dict[str, np.ndarray]
 
 
 class TfImages:
@@ -23,16 +22,15 @@ class TfImages:
       dataset: the images.
       image_size: side of the square pixels in px.
       resize: "squash", "crop" or "pad" (images.resize).
+      pixels: None: the batches bring their images.
     """
+
+    pixels = None
 
     def __init__(self, dataset: Dataset, image_size: int, resize: str = "squash", cache_gib: float = 4.0):
         """Args:
         cache_gib: keep decoded pixels only if the whole dataset needs no more than this, in GiB.
         """
-        if resize not in images.POLICIES:
-            raise ValueError(f"config.data.resize={resize!r} is no policy; choose {', '.join(images.POLICIES)}")
-        if image_size < 16:
-            raise ValueError(f"config.data.image_size={image_size} must be at least 16 pixels")
         self.dataset, self.image_size, self.resize = dataset, image_size, resize
         shape = (len(dataset), image_size, image_size, 3)
         fits = math.prod(shape) <= cache_gib * 2**30
@@ -80,14 +78,7 @@ class TfImages:
             self._is_cached[wanted] = True
             pixels = self._pixels[np.maximum(rows, 0)]
             pixels[~present] = 0
-        known = np.maximum(rows, 0)
-        return {
-            "image": pixels,
-            "label": np.where(present, self.dataset.labels[known], 0).astype(np.int32),
-            "mask": present.astype(np.float32),
-            "is_generated": present & self.dataset.is_generated[known],
-            "index": rows.astype(np.int32),
-        }
+        return {"image": pixels} | describe(self.dataset, rows)
 
     def _decode(self, row_batches: Iterable[np.ndarray], known: np.ndarray) -> Iterator[np.ndarray]:
         """Streams the pixels of all rows that `batches` will ask for, in that order, decoding ahead in parallel.

@@ -1,6 +1,6 @@
 """The one map between the published PyTorch names of LRF-CNN and this package's Flax paths, and the layouts of both."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.traverse_util
 import numpy as np
@@ -12,6 +12,24 @@ Path = tuple[str, ...]
 # A PyTorch tensor that Flax has no use for, and its value there.
 STEP_COUNTER = "num_batches_tracked"
 
+# Tensor of a batch norm in PyTorch -> Flax collection and key.
+NORM = {
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+
+
+def layer_names(torch: str, flax: Path, leaves: Mapping[str, Path]) -> dict[str, Path]:
+    """Returns the names of one layer's tensors.
+
+    Args:
+      torch, flax: the layer's name in PyTorch, and its path in every Flax collection.
+      leaves: last part of the PyTorch name -> Flax collection and key.
+    """
+    return {f"{torch}.{leaf}": (collection, *flax, key) for leaf, (collection, key) in leaves.items()}
+
 
 def lrf_cnn_names(model: LRFCNN) -> dict[str, Path]:
     """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, step counters left out.
@@ -21,16 +39,11 @@ def lrf_cnn_names(model: LRFCNN) -> dict[str, Path]:
     """
     names = {}
 
-    def tensors(torch: str, flax: Path, leaves: Mapping[str, Path]) -> None:
-        for leaf, (collection, key) in leaves.items():
-            names[f"{torch}.{leaf}"] = (collection, *flax, key)
-
     def weights(torch: str, *flax: str) -> None:
-        tensors(torch, flax, {"weight": ("params", "kernel"), "bias": ("params", "bias")})
+        names.update(layer_names(torch, flax, {"weight": ("params", "kernel"), "bias": ("params", "bias")}))
 
     def norm(torch: str, *flax: str) -> None:
-        tensors(torch, flax, {"weight": ("params", "scale"), "bias": ("params", "bias")})
-        tensors(torch, flax, {"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")})
+        names.update(layer_names(torch, flax, NORM))
 
     def separable(torch: str, *flax: str) -> None:
         weights(f"{torch}.depthwise", *flax, "depthwise")
@@ -76,12 +89,17 @@ def to_torch_layout(tensor: np.ndarray) -> np.ndarray:
     return tensor.T
 
 
-def to_flax(state_dict: Mapping[str, np.ndarray], names: Mapping[str, Path]) -> dict:
+def to_flax(
+    state_dict: Mapping[str, np.ndarray],
+    names: Mapping[str, Path],
+    layout: Callable[[str, np.ndarray], np.ndarray] = lambda name, tensor: to_flax_layout(tensor),
+) -> dict:
     """Turns a PyTorch state dict into Flax variables {"params": ..., "batch_stats": ...}.
 
     Args:
       state_dict: PyTorch name -> array in PyTorch's layout.
       names: PyTorch name -> Flax path, as `lrf_cnn_names` gives it.
+      layout: brings the tensor of a PyTorch name into Flax's layout.
 
     Raises:
       ValueError: a tensor is missing, or one is there that the model does not have.
@@ -90,14 +108,18 @@ def to_flax(state_dict: Mapping[str, np.ndarray], names: Mapping[str, Path]) -> 
     if given != set(names):
         missing, extra = sorted(set(names) - given), sorted(given - set(names))
         raise ValueError(f"the state dict does not fit the model: missing {missing[:3]}, not known {extra[:3]}")
-    flat = {path: to_flax_layout(np.asarray(state_dict[name])) for name, path in names.items()}
+    flat = {path: layout(name, np.asarray(state_dict[name])) for name, path in names.items()}
     return flax.traverse_util.unflatten_dict(flat)
 
 
-def to_torch(variables: Mapping, names: Mapping[str, Path]) -> dict[str, np.ndarray]:
+def to_torch(
+    variables: Mapping,
+    names: Mapping[str, Path],
+    layout: Callable[[str, np.ndarray], np.ndarray] = lambda name, tensor: to_torch_layout(tensor),
+) -> dict[str, np.ndarray]:
     """Turns Flax variables (or a tree like them, such as gradients) into PyTorch name -> array in PyTorch's layout.
 
     Paths that `variables` lacks are left out, so that gradients of the parameters alone convert too.
     """
     flat = flax.traverse_util.flatten_dict(variables)
-    return {name: to_torch_layout(np.asarray(flat[path])) for name, path in names.items() if path in flat}
+    return {name: layout(name, np.asarray(flat[path])) for name, path in names.items() if path in flat}

@@ -1,13 +1,15 @@
-"""Networks as linen modules with plain fields. CLASSIFIERS maps a config's model name to its module."""
+"""Networks as linen modules with plain fields, and how a configuration names them."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from dim_jax.models.gcgan import Discriminator, Generator
 from dim_jax.models.lrf_cnn import LRFCNN
 
 CLASSIFIERS = {"lrf_cnn": LRFCNN}
+DTYPES = ("float32", "bfloat16")
 
 
 def make_classifier(
@@ -27,10 +29,43 @@ def make_classifier(
     """
     if name not in CLASSIFIERS:
         raise ValueError(f"config.model.name={name!r} is not a model; choose one of {', '.join(CLASSIFIERS)}")
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"config.model.dtype={dtype!r} is not supported; choose float32 or bfloat16")
+    _check_dtype(dtype)
     module = CLASSIFIERS[name]
     unknown = sorted(set(fields) - set(module.__dataclass_fields__))
     if unknown:
         raise ValueError(f"config.model.{unknown[0]} is not a field of {name}")
     return module(num_classes=num_classes, dtype=jnp.dtype(dtype), axis_name=axis_name, **fields)
+
+
+def make_gan(
+    size: int,
+    num_classes: int,
+    *,
+    dtype: str = "float32",
+    axis_name: str | None = None,
+    **fields: Any,
+) -> tuple[Generator, Discriminator]:
+    """Builds the two networks of a GCGAN.
+
+    Args:
+      size: side of the images in px: 64, 128, 256, 512 or 1024.
+      num_classes: of a class-conditional GAN; 0 for one that draws a single class.
+      dtype: as in `make_classifier`.
+      axis_name: device axis for batch statistics.
+      fields: further fields of gcgan.Generator; the discriminator takes those that it has too.
+
+    Raises:
+      ValueError: there is no such size, dtype, field or value.
+    """
+    _check_dtype(dtype)
+    unknown = sorted(set(fields) - set(Generator.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"config.model.{unknown[0]} is not a field of the generator")
+    fields |= {"size": size, "num_classes": num_classes, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
+    shared = {name: value for name, value in fields.items() if name in Discriminator.__dataclass_fields__}
+    return Generator(**fields), Discriminator(**shared)
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"config.model.dtype={dtype!r} is not supported; choose {' or '.join(DTYPES)}")

@@ -1,6 +1,7 @@
 """Layers that LRF-CNN and GCGAN are made of, with PyTorch's conventions where the published numbers depend on them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dim_jax.models import winograd
+from dim_jax.models.convolutions import (
+    convolution,
+    depthwise_convolution,
+    pointwise_convolution,
+    strided_convolution,
+)
+
 Dtype = Any
+
+# Collection of what inference needs of the weights, computed once instead of for every batch (`prepare`).
+PREPARED = "prepared"
+
+
+def prepare(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> dict[str, Any]:
+    """Returns the collections to add to `variables` so that inference on images of that shape computes less.
+
+    They belong to these weights alone. Compiled, the pass through the network that this makes falls away.
+    """
+    return dict(model.apply(variables, images, mutable=[PREPARED])[1])
+
+
+def is_preparing(layer: nn.Module) -> bool:
+    """Returns whether `prepare` is running."""
+    return layer.is_mutable_collection(PREPARED) and not layer.is_initializing()
+
+
+def prepared(layer: nn.Module, name: str, make: Callable[[], Any]) -> Any:
+    """Returns what `prepare` kept of the layer's weights under `name`, or else makes it."""
+    if layer.has_variable(PREPARED, name):
+        return layer.get_variable(PREPARED, name)
+    value = make()
+    if is_preparing(layer):
+        layer.put_variable(PREPARED, name, value)
+    return value
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -43,7 +78,7 @@ class Conv(nn.Module):
       features: output channels.
       kernel_size: side of the kernel, odd.
       stride: step in pixels.
-      dilation: spacing of the kernel's taps in pixels.
+      dilation: spacing of the kernel's taps in pixels; 1 where the stride is not.
       depthwise: one filter per input channel (features must equal the input's channels).
       dtype: dtype of the computation; parameters stay float32.
     """
@@ -56,16 +91,31 @@ class Conv(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        inputs_per_filter = 1 if self.depthwise else x.shape[-1]
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        """Returns kernel (k, k, C or 1, features) and bias (features,) for an input of so many channels."""
+        inputs_per_filter = 1 if self.depthwise else channels
         init = fan_in_uniform(self.kernel_size**2 * inputs_per_filter)
         shape = (self.kernel_size, self.kernel_size, inputs_per_filter, self.features)
-        kernel = self.param("kernel", init, shape).astype(self.dtype)
-        bias = self.param("bias", init, (self.features,)).astype(self.dtype)
+        return self.param("kernel", init, shape), self.param("bias", init, (self.features,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = (array.astype(self.dtype) for array in self.weights(x.shape[-1]))
         x = x.astype(self.dtype)
         if self.depthwise:
             return depthwise_convolution(x, kernel[:, :, 0], self.dilation) + bias
-        return convolution(x, kernel, self.stride, self.dilation) + bias
+        if self.stride > 1:
+            return strided_convolution(x, kernel, self.stride) + bias
+        if self.kernel_size == 1:
+            return pointwise_convolution(x, kernel[0, 0]) + bias
+        # For one batch alone, transforming the kernel would cost more than it saves.
+        if (is_preparing(self) or self.has_variable(PREPARED, "winograd")) and self._suits_winograd(x):
+            matrices = prepared(self, "winograd", lambda: winograd.transform_kernel(kernel))
+            return winograd.winograd_convolution(x, matrices, self.dilation) + bias
+        return convolution(x, kernel, self.dilation) + bias
+
+    def _suits_winograd(self, x: jax.Array) -> bool:
+        is_float32 = x.dtype == jnp.float32  # what is summed before it is multiplied needs the digits
+        return self.kernel_size == 3 and is_float32 and winograd.pays(*x.shape[1:], self.features, self.dilation)
 
 
 class Linear(nn.Module):
@@ -84,68 +134,6 @@ class Linear(nn.Module):
         return x @ kernel + self.param("bias", init, (self.features,))
 
 
-def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """Convolves (N, H, W, C) with (k, k, C, features), k odd, zero-padded so that a stride of 1 keeps the size.
-
-    On CPU it is one matrix product over shifted copies: inside a loop, as `lax.scan` makes one, XLA's own convolution
-    falls back to a path that was measured 20 times slower.
-    """
-    if kernel.shape[:2] == (1, 1) and stride == 1:
-        return x @ kernel[0, 0]
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, kernel: _as_matrix_product(x, kernel, stride, dilation),
-        default=lambda x, kernel: _as_convolution(x, kernel, stride, dilation),
-    )
-
-
-def _as_convolution(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    margin = dilation * (kernel.shape[0] // 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((margin, margin), (margin, margin)),
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _as_matrix_product(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    size, _, channels, features = kernel.shape
-    patches = jnp.concatenate(list(_shifted_copies(x, size, stride, dilation)), axis=-1)
-    return patches @ kernel.reshape(size * size * channels, features)
-
-
-def _shifted_copies(x: jax.Array, size: int, stride: int = 1, dilation: int = 1) -> Iterator[jax.Array]:
-    """Yields what each of the size * size taps sees of the zero-padded `x`, row by row."""
-    height, width = x.shape[1:3]
-    margin = dilation * (size // 2)
-    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    for top in range(0, size * dilation, dilation):
-        for left in range(0, size * dilation, dilation):
-            yield padded[:, top : top + height : stride, left : left + width : stride]
-
-
-def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
-    """Filters every channel of `x` on its own, as a sum of shifted products.
-
-    XLA's grouped convolution on CPU is 20 to 30 times slower than this sum.
-
-    Args:
-      x: (N, H, W, C).
-      kernel: (k, k, C), k odd.
-      dilation: spacing of the taps in pixels.
-
-    Returns:
-      (N, H, W, C), zero-padded at the border.
-    """
-    size, _, channels = kernel.shape
-    copies = _shifted_copies(x, size, dilation=dilation)
-    return sum(copy * tap for copy, tap in zip(copies, kernel.reshape(size * size, channels), strict=True))
-
-
 class DepthwiseSeparable(nn.Module):
     """Depthwise k x k convolution, then a 1x1 convolution; both with bias, nothing between.
 
@@ -162,10 +150,41 @@ class DepthwiseSeparable(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
+    def convolutions(self, channels: int) -> tuple[Conv, Conv]:
+        """Returns the two convolutions for an input of so many channels."""
+        depthwise = Conv(
+            channels, self.kernel_size, 1, self.dilation, depthwise=True, dtype=self.dtype, name="depthwise"
+        )
+        return depthwise, Conv(self.features, dtype=self.dtype, name="pointwise")
+
+    def matrix(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        """Returns the matrix (C, features) and the offset (features,) that a `kernel_size` of 1 comes down to."""
+        depthwise, pointwise = self.convolutions(channels)
+        gain, offset = depthwise.weights(channels)
+        kernel, bias = pointwise.weights(channels)
+        return gain.reshape(channels, 1) * kernel[0, 0], offset @ kernel[0, 0] + bias
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        x = Conv(channels, self.kernel_size, 1, self.dilation, depthwise=True, dtype=self.dtype, name="depthwise")(x)
-        return Conv(self.features, dtype=self.dtype, name="pointwise")(x)
+        if self.kernel_size == 1:
+            return side_by_side([self], x)
+        depthwise, pointwise = self.convolutions(x.shape[-1])
+        return pointwise(depthwise(x))
+
+
+def side_by_side(layers: Sequence[DepthwiseSeparable], x: jax.Array) -> jax.Array:
+    """Applies several separable convolutions with `kernel_size` 1 to one input, as one matrix product.
+
+    Returns:
+      (N, H, W, sum of their features): the outputs, one after the other.
+    """
+    dtype = layers[0].dtype
+
+    def joined() -> tuple[jax.Array, jax.Array]:
+        matrices, offsets = zip(*(layer.matrix(x.shape[-1]) for layer in layers), strict=True)
+        return jnp.concatenate(matrices, -1).astype(dtype), jnp.concatenate(offsets).astype(dtype)
+
+    matrix, offset = prepared(layers[0], "matrix", joined)
+    return pointwise_convolution(x.astype(dtype), matrix) + offset
 
 
 class BatchNorm(nn.Module):
@@ -187,34 +206,99 @@ class BatchNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        if train:
-            mean, var, count = self._batch_statistics(x)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
-        else:
-            mean, var = running_mean.value, running_var.value
-        gain = scale * lax.rsqrt(var + self.epsilon)
-        return ((at_least_float32(x) - mean) * gain + bias).astype(self.dtype)
+    def variables_for(self, channels: int) -> tuple[jax.Array, jax.Array, nn.Variable, nn.Variable]:
+        """Returns scale and bias (C,), and the variables of the running mean and variance."""
+        return (
+            self.param("scale", nn.initializers.ones, (channels,)),
+            self.param("bias", nn.initializers.zeros, (channels,)),
+            self.variable("batch_stats", "mean", jnp.zeros, (channels,)),
+            self.variable("batch_stats", "var", jnp.ones, (channels,)),
+        )
 
-    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Returns the mean and the biased variance per channel, and the number of values behind each."""
-        axis_name = None if self.is_initializing() else self.axis_name
-        average = (lambda value: value) if axis_name is None else (lambda value: lax.pmean(value, axis_name))
-        replicas = 1 if axis_name is None else lax.psum(1, axis_name)
-        axes = tuple(range(x.ndim - 1))
-        x = at_least_float32(x)
-        mean = average(x.mean(axes))
-        # Two passes: E[x^2] - E[x]^2 loses digits where the mean is large beside the spread.
-        var = average(jnp.square(x - mean).mean(axes))
-        return mean, var, replicas * (x.size // x.shape[-1])
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return normalize_together([self], x, train)
+
+
+def normalize_together(layers: Sequence[BatchNorm], x: jax.Array, train: bool) -> jax.Array:
+    """Applies several batch norms, alike but for their variables, to equal parts of the channels of one input.
+
+    Args:
+      layers: one or more.
+      x: (..., C), C a multiple of their number.
+      train: use the statistics of the batch and update the running ones.
+    """
+    first, channels = layers[0], x.shape[-1] // len(layers)
+    scales, biases, means, variances = zip(*(layer.variables_for(channels) for layer in layers), strict=True)
+    scale, bias = jnp.concatenate(scales), jnp.concatenate(biases)
+    if train:
+        axis_name = None if first.is_initializing() else first.axis_name
+        y, mean, var = normalize_batch(x, scale, bias, first.epsilon, axis_name)
+        if not first.is_initializing():
+            count = _count(x, axis_name)
+            unbiased = var * (count / max(count - 1, 1))
+            for running, new in ((means, mean), (variances, unbiased)):
+                for variable, part in zip(running, jnp.split(new, len(layers)), strict=True):
+                    variable.value = first.momentum * variable.value + (1 - first.momentum) * part
+    else:
+        mean, var = (jnp.concatenate([variable.value for variable in running]) for running in (means, variances))
+        y = (at_least_float32(x) - mean) * (scale * lax.rsqrt(var + first.epsilon)) + bias
+    return y.astype(first.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises x (..., C) by the statistics of the batch over all devices of `axis_name`.
+
+    Its gradient is stated, because two sums and one pass over x are all it takes.
+
+    Returns:
+      the result, and the mean and the biased variance per channel (C,), which have no gradient; at least float32.
+
+    Reference: Ioffe & Szegedy, "Batch normalization", ICML 2015, section 3.
+    """
+    mean, var = _batch_statistics(x, axis_name)
+    return (at_least_float32(x) - mean) * (scale * lax.rsqrt(var + epsilon)) + bias, mean, var
+
+
+def _normalize_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None) -> Any:
+    # Plainly, not by normalize_batch: a gradient of this gradient must also reach x through mean and var.
+    mean, var = _batch_statistics(x, axis_name)
+    inverse_deviation = lax.rsqrt(var + epsilon)
+    y = (at_least_float32(x) - mean) * (scale * inverse_deviation) + bias
+    return (y, mean, var), (x, scale, mean, inverse_deviation)
+
+
+def _normalize_backward(epsilon: float, axis_name: str | None, saved: Any, gradients: Any) -> Any:
+    x, scale, mean, inverse_deviation = saved
+    gradient, axes = gradients[0], tuple(range(x.ndim - 1))
+    standardised = (at_least_float32(x) - mean) * inverse_deviation
+    for_scale, for_bias = (gradient * standardised).sum(axes), gradient.sum(axes)
+    sums = for_scale, for_bias
+    if axis_name is not None:
+        sums = lax.psum(sums, axis_name)
+    along_scale, along_bias = (each / _count(x, axis_name) for each in sums)
+    for_x = (scale * inverse_deviation) * (gradient - along_bias - standardised * along_scale)
+    return for_x.astype(x.dtype), for_scale, for_bias
+
+
+normalize_batch.defvjp(_normalize_forward, _normalize_backward)
+
+
+def _count(x: jax.Array, axis_name: str | None) -> int:
+    """Returns how many values of each channel there are over all devices."""
+    return x.size // x.shape[-1] * (1 if axis_name is None else lax.psum(1, axis_name))
+
+
+def _batch_statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean and the biased variance per channel."""
+    average = (lambda value: value) if axis_name is None else (lambda value: lax.pmean(value, axis_name))
+    axes = tuple(range(x.ndim - 1))
+    x = at_least_float32(x)
+    mean = average(x.mean(axes))
+    # Two passes: E[x^2] - E[x]^2 loses digits where the mean is large beside the spread.
+    return mean, average(jnp.square(x - mean).mean(axes))
 
 
 def max_pool(x: jax.Array) -> jax.Array:

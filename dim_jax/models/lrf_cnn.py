@@ -6,7 +6,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.layers import BatchNorm, Conv, DepthwiseSeparable, Dtype, Linear, at_least_float32, max_pool
+from dim_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    DepthwiseSeparable,
+    Dtype,
+    Linear,
+    at_least_float32,
+    max_pool,
+    normalize_together,
+    side_by_side,
+)
 
 # Per branch: side of the depthwise kernel, and the dilation of the 3x3 convolution after it (0: none).
 BRANCHES = ((3, 0), (3, 3), (5, 3), (5, 5))
@@ -32,27 +42,31 @@ class LRFBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return BatchNorm(self.axis_name, dtype=self.dtype, name=name)(x, train)
+        def norm(name: str) -> BatchNorm:
+            return BatchNorm(self.axis_name, dtype=self.dtype, name=name)
 
-        def separable(x: jax.Array, name: str, kernel_size: int = 1) -> jax.Array:
-            return DepthwiseSeparable(self.features, kernel_size, dtype=self.dtype, name=name)(x)
+        def separable(name: str, kernel_size: int = 1) -> DepthwiseSeparable:
+            return DepthwiseSeparable(self.features, kernel_size, dtype=self.dtype, name=name)
 
+        # The branches and the shortcut begin with a 1x1 convolution of the same input: one product, one batch norm.
+        first = [f"branch{index}_reduce" for index in range(len(self.branches))] + ["shortcut"]
+        y = side_by_side([separable(name) for name in first], x)
+        y = normalize_together([norm(f"{name}_norm") for name in first], y, train)
+        *reduced, shortcut = jnp.split(y, len(first), axis=-1)
         outputs = []
-        for index, (kernel_size, dilation) in enumerate(self.branches):
+        for index, (y, (kernel_size, dilation)) in enumerate(zip(reduced, self.branches, strict=True)):
             branch = f"branch{index}"
-            y = nn.relu(norm(separable(x, f"{branch}_reduce"), f"{branch}_reduce_norm"))
-            y = nn.relu(norm(separable(y, f"{branch}_spatial", kernel_size), f"{branch}_spatial_norm"))
+            y = separable(f"{branch}_spatial", kernel_size)(nn.relu(y))
+            y = nn.relu(norm(f"{branch}_spatial_norm")(y, train))
             if dilation:
                 name = f"{branch}_dilated"
                 if self.depthwise:
                     y = DepthwiseSeparable(self.features, 3, dilation, self.dtype, name=name)(y)
                 else:
                     y = Conv(self.features, 3, dilation=dilation, dtype=self.dtype, name=name)(y)
-                y = nn.relu(norm(y, f"{name}_norm"))
+                y = nn.relu(norm(f"{name}_norm")(y, train))
             outputs.append(y)
-        merged = separable(jnp.concatenate(outputs, axis=-1), "merge")
-        shortcut = norm(separable(x, "shortcut"), "shortcut_norm")
+        merged = separable("merge")(jnp.concatenate(outputs, axis=-1))
         return nn.relu(0.1 * merged + shortcut)
 
 
@@ -86,6 +100,11 @@ class LRFCNN(nn.Module):
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
+    @property
+    def last_block(self) -> str:
+        """Name of the module that makes the last feature map."""
+        return f"block{sum(map(len, self.stages)) - 1}"
+
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False, example_keys: jax.Array | None = None
@@ -117,6 +136,10 @@ class LRFCNN(nn.Module):
                 )
                 x = block(x, train)
                 index += 1
+        if not self.is_initializing():
+            # Where explain.grad_cam looks; neither changes a number.
+            self.sow("intermediates", "feature_map", x)
+            x = self.perturb("feature_map", x)
         features = at_least_float32(x).mean((1, 2))
 
         x = features

@@ -5,17 +5,39 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from dim_jax.reporting import figures, panels, run_directory, wording
+from dim_jax.reporting import figures, gan_view, panels, run_directory, sheets, wording
 from dim_jax.reporting.run_directory import Run
-
-FEWER_IS_BETTER = ("loss", "error")
+from dim_jax.reporting.tables import Table
 
 
 def view(runs: Sequence[Run]) -> dict[str, Any]:
-    """Returns the comparison of `runs`, in words, tables and overlaid curves.
+    """Returns the comparison of `runs`, in words, tables and overlaid curves; of runs of different kinds in words only.
 
-    The split compared is the test split as soon as one run has been tested; otherwise the first that any run has.
+    Of GANs, where they stand and what they draw is compared. Of others, the split compared is the test split as soon as
+    one run has been tested; otherwise the first that any run has.
     """
+    looks = [figures.style(position) for position in range(len(runs))]
+    different, names = differences([run.config for run in runs]), [run.name for run in runs]
+    rows = [(name, *values) for name, values in different]
+    title = "fields that differ between the runs"
+    table = Table("configuration_differences", title, ("field", *names), rows)
+    if not any(run.is_gan for run in runs):
+        compared = _of_classifiers(runs)
+    elif all(run.is_gan for run in runs):
+        compared = _of_gans(runs)
+    else:
+        compared = _of_different_kinds(runs)
+    nothing = {"split": None, "metrics": [], "scores": [], "classes": [], "recalls": [], "curves": [], "grids": []}
+    return {
+        **nothing,
+        **compared,
+        "looks": [look | {"dashes": figures.DASHES[look["dash"]]} for look in looks],
+        "differences": different,
+        "csv": compared["csv"] | {"differences": table},
+    }
+
+
+def _of_classifiers(runs: Sequence[Run]) -> dict[str, Any]:
     splits = {split for run in runs for split in run.evaluations}
     split = next((name for name in (*run_directory.SPLIT_ORDER, *sorted(splits)) if name in splits), None)
     contents = [run.evaluations.get(split, {}) for run in runs]
@@ -25,6 +47,8 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
     recalls = [{row.get("class"): row.get("recall") for row in _per_class(content)} for content in contents]
     unranked = [*wording.TIMES, *(["loss"] if len(_losses(runs)) > 1 else [])]
     supports = {row.get("class"): row.get("support") for content in contents for row in _per_class(content)}
+    drawn = panels.curve_panels(runs, "all-")
+    names = [run.name for run in runs]
     return {
         "split": None if split is None else wording.split_name(split),
         "metrics": [{"title": wording.label(key), "note": ""} for key in metrics],
@@ -32,13 +56,68 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
         "classes": [{"title": name, "note": f"{wording.number(supports[name])} images"} for name in classes],
         "recalls": _table([[recall.get(name) for name in classes] for recall in recalls], ["recall"] * len(classes)),
         "cautions": _cautions(runs, split),
-        "curves": panels.curve_panels(runs, "all-"),
-        "looks": [
-            figures.style(position) | {"dashes": figures.DASHES[figures.style(position)["dash"]]}
-            for position in range(len(runs))
-        ],
-        "differences": differences([run.config for run in runs]),
+        "curves": drawn,
+        "csv": {
+            "scores": Table(
+                f"summary_metrics_{split}",
+                "summary metrics",
+                ("run", *metrics),
+                [(name, *map(content.get, metrics)) for name, content in zip(names, contents, strict=True)],
+            ),
+            "recalls": Table(
+                f"recall_per_class_{split}",
+                "recall per class",
+                ("run", *classes),
+                [(name, *map(recall.get, classes)) for name, recall in zip(names, recalls, strict=True)],
+            ),
+            "curves": panels.curve_table(drawn, panels.is_by_epoch(runs)),
+        },
     }
+
+
+def _of_gans(runs: Sequence[Run]) -> dict[str, Any]:
+    metrics = [metric for _, metric in gan_view.HEADLINE]
+    drawn = panels.grouped_panels(runs, gan_view.GROUPS, "all-")
+    standings = [gan_view.standing(run) for run in runs]
+    return {
+        "metrics": [{"title": title, "note": ""} for title in standings[0]],
+        # None is marked as the best: a discriminator that loses more can be a good sign or a bad one.
+        "scores": [[{"text": wording.number(value), "best": False} for value in row.values()] for row in standings],
+        "cautions": _gan_cautions(runs),
+        "curves": drawn,
+        "grids": [{"run": run.name, "grid": sheets.newest_grid(run)} for run in runs],
+        "csv": {
+            "scores": Table(
+                "gan_metrics",
+                "where the runs stand",
+                ("run", "steps", *metrics),
+                [(run.name, *row.values()) for run, row in zip(runs, standings, strict=True)],
+            ),
+            "curves": panels.curve_table(drawn, by_epoch=False),
+        },
+    }
+
+
+def _gan_cautions(runs: Sequence[Run]) -> list[str]:
+    cautions = [
+        "Nothing here ranks GANs: two networks play against each other, so neither loss says how good the images are."
+    ]
+    if len({gan_view.steps_done(run) for run in runs}) > 1:
+        cautions.append("The runs stand at different steps.")
+    if len({gan_view.subject(run) for run in runs}) > 1:
+        cautions.append("The runs learned to draw different classes.")
+    if len({str(run.setting("gan", "perceptual")) for run in runs}) > 1:
+        cautions.append("Reconstructions are measured by different networks, so their distances are not comparable.")
+    return cautions + _image_cautions(runs, ("train", "trained"))
+
+
+def _of_different_kinds(runs: Sequence[Run]) -> dict[str, Any]:
+    gans = ", ".join(run.name for run in runs if run.is_gan)
+    others = ", ".join(run.name for run in runs if not run.is_gan)
+    caution = (
+        f"The runs are of different kinds, so only their configurations are compared: GAN: {gans}; others: {others}."
+    )
+    return {"cautions": [caution], "csv": {"curves": None}}
 
 
 def _per_class(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -56,7 +135,7 @@ def _table(values: list[list[Any]], metrics: Sequence[str], unranked: Sequence[s
         # Times depend on what else the machine did, and losses of different kinds have no common scale.
         if len(shown) < 2 or key in unranked:
             continue
-        better = min if any(word in key for word in FEWER_IS_BETTER) else max
+        better = min if wording.is_better_when_small(key) else max
         best = texts[better(found)[1]][column]
         for at in range(len(values)):
             cells[at][column]["best"] = texts[at][column] == best
@@ -84,7 +163,13 @@ def _cautions(runs: Sequence[Run], split: str | None) -> list[str]:
         cautions.append("No run has been tested yet; these numbers are of a split that may choose checkpoints.")
     if len(_losses(runs) - {None}) > 1:
         cautions.append("The runs were trained with different losses, so loss values are not comparable between them.")
-    for name, verb in ((split, "evaluated"), ("train", "trained")):
+    return list(dict.fromkeys(cautions + _image_cautions(runs, (split, "evaluated"), ("train", "trained"))))
+
+
+def _image_cautions(runs: Sequence[Run], *uses: tuple[str, str]) -> list[str]:
+    """Returns for splits, each with what was done on it, that the runs had different images or that nobody knows."""
+    cautions = []
+    for name, verb in uses:
         images = {_images(run, name) for run in runs}
         if None in images:
             cautions.append(
@@ -92,7 +177,7 @@ def _cautions(runs: Sequence[Run], split: str | None) -> list[str]:
             )
         elif len(images) > 1:
             cautions.append(f"The runs were {verb} on different images, so their numbers cannot be compared directly.")
-    return list(dict.fromkeys(cautions))
+    return cautions
 
 
 def _losses(runs: Sequence[Run]) -> set[str | None]:

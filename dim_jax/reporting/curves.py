@@ -3,15 +3,30 @@
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FILE_NAME = "metrics.jsonl"
+from dim_jax import files
+from dim_jax.writers import FILE_NAME, is_number, read_lines, unreadable_text
+
 CONFIG_NAME = "config.json"
 PLACES = ("step", "epoch", "split")
+# What has no part in the numbers: how often a thing was tried, how its images were read, and what was kept of it.
+NOT_COMPARED = ("seed", "data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints")
+UNKNOWN_SEED = -1
+COLUMNS = {
+    "run": object,
+    "arm": object,
+    "seed": np.int64,
+    "split": object,
+    "step": np.int64,
+    "epoch": np.float64,
+    "metric": object,
+    "value": np.float64,
+}
 
 
 def run_directories(paths: Sequence[str | Path]) -> dict[str, Path]:
@@ -48,34 +63,6 @@ def run_directories(paths: Sequence[str | Path]) -> dict[str, Path]:
     return dict(zip(names, folders, strict=True))
 
 
-def read_lines(folder: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Reads `folder/metrics.jsonl`.
-
-    Returns:
-      The objects in the order of the file, and the numbers (from 1) of the lines that are not one. A last line without
-      its end is a line still being written: it is left out of both.
-    """
-    path = folder / FILE_NAME
-    if not path.is_file():
-        return [], []
-    content = path.read_bytes().decode("utf-8", errors="replace")
-    records, unreadable = [], []
-    lines = content.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not _is_number(record.get("step")):
-                raise ValueError
-        except (ValueError, RecursionError):
-            if number < len(lines):
-                unreadable.append(number)
-            continue
-        records.append(record)
-    return records, unreadable
-
-
 def tidy(records: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, float, float]]:
     """Returns one (split, metric, step, epoch, value) per number, sorted; the epoch is NaN where it is not given.
 
@@ -85,15 +72,68 @@ def tidy(records: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, float, 
     table: dict[tuple[str, str, int], tuple[float, float]] = {}
     for record in records:
         split, step = str(record.get("split", "")), int(record["step"])
-        epoch = float(record["epoch"]) if _is_number(record.get("epoch")) else math.nan
+        epoch = float(record["epoch"]) if is_number(record.get("epoch")) else math.nan
         for metric, value in record.items():
-            if metric not in PLACES and (value is None or _is_number(value, finite=False)):
+            if metric not in PLACES and (value is None or is_number(value) or isinstance(value, float)):
                 table[split, metric, step] = epoch, math.nan if value is None else float(value)
     return [(*key, *table[key]) for key in sorted(table)]
 
 
-def _is_number(value: object, finite: bool = True) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and (not finite or math.isfinite(value))
+def arms(configs: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
+    """Names what each run tries, so that runs which differ in nothing but their seed have one name.
+
+    Args:
+      configs: run -> its configuration; None where there is none.
+
+    Returns:
+      Run -> the fields in which the configurations differ, with its values, such as "loss.name=fafl, loss.m=4"; fields
+      of NOT_COMPARED are left out. Where nothing differs, the name of the first run stands for all of them; a run
+      without configuration is named by itself.
+    """
+    flat = {run: _texts(config) for run, config in configs.items() if config is not None}
+    fields = dict.fromkeys(field for texts in flat.values() for field in texts)
+    differing = [
+        field
+        for field in fields
+        if field not in NOT_COMPARED and len({texts.get(field) for texts in flat.values()}) > 1
+    ]
+    # What something is called comes before its settings.
+    groups = list(dict.fromkeys(field.rpartition(".")[0] for field in differing))
+    differing.sort(key=lambda field: (groups.index(field.rpartition(".")[0]), not field.endswith(".name")))
+    named = {
+        run: ", ".join(f"{field}={texts.get(field, 'unset')}" for field in differing) for run, texts in flat.items()
+    }
+    return {run: named.get(run, run) or next(iter(flat)) for run in configs}
+
+
+def _texts(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Returns the fields of a configuration by their dotted names; equal numbers have equal texts."""
+    texts: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            texts |= _texts(value, f"{prefix}{name}.")
+        elif isinstance(value, float) and value.is_integer() and abs(value) < 1e16:
+            texts[prefix + name] = str(int(value))
+        else:
+            texts[prefix + name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return texts
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """Returns the configuration of a run; None where there is none, with a warning where it is damaged."""
+    if not (folder / CONFIG_NAME).is_file():
+        return None
+    try:
+        config = files.read_json(folder / CONFIG_NAME)
+    except (OSError, ValueError) as error:
+        warnings.warn(str(error), stacklevel=3)
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _seed(config: dict[str, Any] | None) -> int:
+    seed = (config or {}).get("seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63 else UNKNOWN_SEED
 
 
 def load_curves(runs: Sequence[str | Path]) -> dict[str, np.ndarray]:
@@ -111,27 +151,30 @@ def load_curves(runs: Sequence[str | Path]) -> dict[str, np.ndarray]:
 
     Returns:
       Columns of equal length, one row per logged number, sorted by split, metric and step within each run:
-      `run` (str: the folder's name, with as many parents as tell the runs apart), `split` (str), `step` (int64),
-      `epoch` (float64, NaN where not logged), `metric` (str), `value` (float64, NaN where undefined).
+      `run` (str: the folder's name, with as many parents as tell the runs apart), `arm` (str: how its configuration
+      differs from that of the other runs, see `arms`), `seed` (int64, -1 where unknown), `split` (str), `step` (int64),
+      `epoch` (float64, NaN where not logged), `metric` (str), `value` (float64, NaN where undefined). Texts are Python
+      strings in object columns: each is kept once, however many rows it has.
 
     Raises:
       FileNotFoundError: a path is not a run directory.
       ValueError: a run is given twice, or none is given.
     """
-    rows: list[tuple[str, str, str, int, float, float]] = []
-    for name, folder in run_directories(runs).items():
+    folders = run_directories(runs)
+    configs = {}
+    for name, folder in folders.items():
+        configs[name] = _config(folder)
+    named = arms(configs)
+    parts: dict[str, list[np.ndarray]] = {column: [] for column in COLUMNS}
+    for name, folder in folders.items():
         records, unreadable = read_lines(folder)
         if unreadable:
-            shown = ", ".join(map(str, unreadable[:5])) + (", ..." if len(unreadable) > 5 else "")
-            warnings.warn(f"{folder / FILE_NAME}: {len(unreadable)} unreadable line(s): {shown}", stacklevel=2)
-        rows += [(name, *row) for row in tidy(records)]
-    columns = list(zip(*rows, strict=True)) or [()] * 6
-    run, split, metric, step, epoch, value = columns
-    return {
-        "run": np.array(run, np.str_),
-        "split": np.array(split, np.str_),
-        "step": np.array(step, np.int64),
-        "epoch": np.array(epoch, np.float64),
-        "metric": np.array(metric, np.str_),
-        "value": np.array(value, np.float64),
-    }
+            warnings.warn(unreadable_text(folder, unreadable), stacklevel=2)
+        rows = tidy(records)
+        split, metric, step, epoch, value = zip(*rows, strict=True) if rows else [()] * 5
+        content = (name, named[name], _seed(configs[name]), split, step, epoch, metric, value)
+        for (column, dtype), values in zip(COLUMNS.items(), content, strict=True):
+            part = np.empty(len(rows), dtype)
+            part[:] = values
+            parts[column].append(part)
+    return {column: np.concatenate(values) for column, values in parts.items()}

@@ -6,7 +6,7 @@ import re
 import unicodedata
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Colours that only stand for a CSS variable of the page, which has one value for light, one for dark and one for paper.
-INK, GRID = "#010101", "#010102"
+INK, GRID, TEXT = "#010101", "#010102", "#010103"
 SERIES = tuple(f"#0102{number:02x}" for number in range(6))
-VARIABLES = {INK: "var(--ink-soft)", GRID: "var(--line)"} | {
+VARIABLES = {INK: "var(--ink-soft)", GRID: "var(--line)", TEXT: "var(--ink)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)
 }
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2))
@@ -116,7 +116,7 @@ def curves(lines: Sequence[Line], x_label: str, prefix: str, alternative: str, m
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
-    return _figure(draw, prefix, alternative)
+    return svg(draw, prefix, alternative)
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], prefix: str, alternative: str) -> str:
@@ -144,18 +144,42 @@ def reliability(bins: Sequence[Mapping[str, Any]], prefix: str, alternative: str
             axes.scatter(confidence, accuracy, s=8 + 72 * count / count.max(), color=SERIES[0], zorder=3)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), xlabel="confidence", ylabel="share correct")
 
-    return _figure(draw, prefix, alternative)
+    return svg(draw, prefix, alternative)
 
 
-def _figure(draw: Any, prefix: str, alternative: str) -> str:
+def colour_map(name: str) -> np.ndarray:
+    """Returns the 256 colours of a matplotlib colour map, uint8 of shape (256, 3)."""
+    import matplotlib
+
+    return (255 * matplotlib.colormaps[name](np.arange(256))[:, :3]).round().astype(np.uint8)
+
+
+def svg(
+    draw: Callable[["Axes"], None],
+    prefix: str,
+    alternative: str,
+    size: tuple[float, float] = SIZE,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Draws one pair of axes.
+
+    Args:
+      draw: draws on matplotlib axes, in the colours INK, GRID, TEXT and SERIES only, with `printable` names.
+      prefix, alternative: as for `curves`.
+      size: width and height in inches; 9-point text suits a figure shown at 96 pixels an inch.
+      settings: matplotlib settings of this figure only.
+
+    Returns:
+      An `<svg>` element.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     # An own figure and canvas, never pyplot: a notebook's figures and backend stay as they are.
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+    with matplotlib.rc_context({**SETTINGS, **(settings or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*missing from font", category=UserWarning)
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         axes.grid(True)

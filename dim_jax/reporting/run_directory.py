@@ -1,6 +1,5 @@
 """Reading whatever a run directory holds so far; what is missing or damaged is said in words instead of raised."""
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ class Run:
       manifest, fold: the images, and the split of them this run used.
       split_method: how the split was drawn, and its seed.
       data_warnings: what `prepare` warned of.
+      data_seconds: how long `prepare` took, or None where it was not written down.
       curves: rows of `curves.tidy`.
       evaluations: content of eval/<split>/metrics.json by split, test first.
       problems: what is missing or damaged, one sentence each.
@@ -42,6 +42,7 @@ class Run:
     fold: "Fold | None"
     split_method: str
     data_warnings: list[str]
+    data_seconds: float | None
     curves: list[tuple[str, str, int, float, float]]
     evaluations: dict[str, dict[str, Any]]
     problems: list[str] = field(default_factory=list)
@@ -52,6 +53,12 @@ class Run:
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
         return value
+
+    @property
+    def is_gan(self) -> bool:
+        """Whether a GAN was trained here; where the configuration is lost, the curves tell."""
+        trainer = self.setting("trainer")
+        return trainer == "gan" or (trainer is None and any(split == "samples" for split, *_ in self.curves))
 
     def rows_of(self, split: str) -> np.ndarray:
         """Returns the manifest rows of a split; none when the manifest or the split is missing."""
@@ -67,7 +74,7 @@ def read(name: str, folder: Path) -> Run:
     environment = _object(folder, "environment.json", problems)
     manifest, fold, split_method = _data(folder, config, problems)
     data_report = _object(folder, "data_report.json", problems) if (folder / "data_report.json").is_file() else {}
-    data_warnings = data_report.get("warnings")
+    data_warnings, data_seconds = data_report.get("warnings"), data_report.get("seconds")
     records, unreadable = curves.read_lines(folder)
     if unreadable:
         problems.append(f"{len(unreadable)} line(s) of {curves.FILE_NAME} cannot be read; the curves leave them out.")
@@ -83,26 +90,11 @@ def read(name: str, folder: Path) -> Run:
         fold=fold,
         split_method=split_method,
         data_warnings=[str(item) for item in data_warnings] if isinstance(data_warnings, list) else [],
+        data_seconds=float(data_seconds) if isinstance(data_seconds, (int, float)) else None,
         curves=curves.tidy(records),
         evaluations={split: content for split, content in evaluations.items() if content},
         problems=problems,
     )
-
-
-def read_predictions(run: Run, split: str) -> dict[str, np.ndarray] | str:
-    """Returns `index`, `label` and `logits` of eval/<split>/predictions.npz, or a sentence on why there are none."""
-    path = run.folder / "eval" / split / "predictions.npz"
-    if not path.is_file():
-        return f"There is no eval/{split}/predictions.npz."
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("index", "label", "logits")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        return f"eval/{split}/predictions.npz cannot be read ({' '.join(str(error).split())})."
-    count = len(arrays["index"])
-    if arrays["logits"].ndim != 2 or {len(array) for array in arrays.values()} != {count}:
-        return f"The arrays in eval/{split}/predictions.npz do not belong together."
-    return arrays
 
 
 def _object(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:

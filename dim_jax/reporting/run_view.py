@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.reporting import figures, panels, run_directory, thumbnails, wording
+from dim_jax.reporting import class_distances, embedding, examples, panels, predictions, results, stages, wording
+from dim_jax.reporting.predictions import Predictions
 from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.tables import Table
 
 VERDICT = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "macro_auroc", "accuracy")
 
@@ -17,7 +19,12 @@ VERDICT = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "macro_auroc", "acc
 def view(position: int, run: Run) -> dict[str, Any]:
     """Returns what the template shows of the run at `position` (from 1)."""
     evaluated = next(iter(run.evaluations), None)
+    predicted = (
+        predictions.read(run, evaluated) if evaluated else "There are no predictions before a split is evaluated."
+    )
+    curves = panels.curve_panels([run], f"c{position}-")
     return {
+        "template": "run.html",
         "id": f"run-{position}",
         "name": run.name,
         "folder": str(run.folder),
@@ -25,14 +32,29 @@ def view(position: int, run: Run) -> dict[str, Any]:
         "verdict": verdict(run),
         "notes": _progress_notes(run) + run.problems,
         "data": data_summary(run),
-        "curves": panels.curve_panels([run], f"c{position}-"),
+        "curves": curves,
+        "curves_csv": panels.curve_table(curves, panels.is_by_epoch([run])),
         "best": _best_sentence(run),
-        "metrics": metric_table(run),
-        "evaluations": [_evaluation(run, split, f"r{position}-{at}-") for at, split in enumerate(run.evaluations)],
-        "examples": _examples(run, evaluated),
-        "times": _times(run),
-        "config": _groups(run.config),
+        "metrics": results.metric_table(run),
+        "evaluations": [results.view(run, split, f"r{position}-{at}-") for at, split in enumerate(run.evaluations)],
+        **_of_images(run, predicted, position),
+        "stages": stages.view(run, f"s{position}-"),
+        "times": timings(run),
+        "config": config_groups(run.config),
         "environment": list(wording.flatten(run.environment).items()),
+    }
+
+
+def _of_images(run: Run, predicted: Predictions | str, position: int) -> dict[str, Any]:
+    """Returns the parts made of single predictions, each with a note in its place where there are no predictions."""
+    if isinstance(predicted, str):
+        nothing = {"note": predicted}
+        return {"predicted_split": "", "examples": nothing, "embedding": nothing, "distances": nothing}
+    return {
+        "predicted_split": wording.split_name(predicted.split),
+        "examples": {"note": "", **examples.view(run, predicted)},
+        "embedding": embedding.view(predicted, f"e{position}-"),
+        "distances": class_distances.view(predicted, f"d{position}-"),
     }
 
 
@@ -40,14 +62,19 @@ def _facts(run: Run) -> list[str]:
     loss = [str(value) for value in (run.setting("loss", "name"), run.setting("loss", "variant")) if value]
     facts = [run.setting("trainer"), run.setting("model", "name"), " ".join(loss)]
     facts += [f"{count} classes" for count in [len(run.manifest.classes)] if count] if run.manifest else []
+    return [str(fact) for fact in facts if fact] + origin(run)
+
+
+def origin(run: Run) -> list[str]:
+    """Returns the seed of a run and when it was started, as far as they are known."""
     seed = run.setting("seed")
-    facts += [f"seed {seed}"] if seed is not None else []
+    facts = [f"seed {seed}"] if seed is not None else []
     started = run.environment.get("started")
     if isinstance(started, str):
         with contextlib.suppress(ValueError):  # what is no time is shown as it stands
             started = datetime.datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M")
         facts.append(f"started {started}")
-    return [str(fact) for fact in facts if fact]
+    return facts
 
 
 def _progress_notes(run: Run) -> list[str]:
@@ -81,7 +108,7 @@ def verdict(run: Run) -> dict[str, Any]:
     ]
     if split != "test":
         sentences.append("This split chose the checkpoint, so these numbers flatter; only the test split judges.")
-    rows = [row for row in _dicts(content.get("per_class")) if row.get("support")]
+    rows = [row for row in wording.dicts(content.get("per_class")) if row.get("support")]
     total = sum(row["support"] for row in rows)
     if total:
         largest = max(rows, key=lambda row: row["support"])
@@ -146,12 +173,17 @@ def data_summary(run: Run) -> dict[str, Any] | None:
     facts += [("Generated training images", str(generated))] if generated else []
     facts.append(("Images read from", str(manifest.root)))
     unique = list(dict.fromkeys(warnings))
+    counted = [
+        (name, *(int(counts[split][at]) for split in splits), int(totals[at]))
+        for at, name in enumerate(manifest.classes)
+    ]
     return {
         "splits": [wording.split_name(split) for split in splits],
         "rows": rows,
         "totals": [int(counts[split].sum()) for split in splits] + [len(manifest)],
         "facts": facts,
         "warnings": unique,
+        "csv": Table("images_per_class", "images per class and split", ("class", *splits, "all"), counted),
     }
 
 
@@ -163,123 +195,8 @@ def _best_sentence(run: Run) -> str:
     return f"Best step {step}" + (f" (epoch {epoch:.3g})" if math.isfinite(epoch) else "")
 
 
-def metric_table(run: Run) -> dict[str, Any]:
-    """Returns the summary metrics of all evaluated splits."""
-    splits = list(run.evaluations)
-    rows = [
-        (wording.label(key), [wording.number(run.evaluations[split].get(key)) for split in splits])
-        for key in wording.metric_names([run])
-    ]
-    rows.append(("Images", [wording.number(run.evaluations[split].get("num_images")) for split in splits]))
-    return {"splits": [wording.split_name(split) for split in splits], "rows": rows if splits else []}
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _evaluation(run: Run, split: str, prefix: str) -> dict[str, Any]:
-    import markupsafe
-
-    content = run.evaluations[split]
-    classes = [str(name) for name in content.get("classes") or []]
-    training = {}
-    if run.manifest is not None and run.fold is not None:
-        counts = np.bincount(run.manifest.labels[run.rows_of("train")], minlength=len(run.manifest.classes))
-        training = dict(zip(run.manifest.classes, counts.tolist(), strict=True))
-    per_class = [
-        {
-            "class": row.get("class"),
-            "training": wording.number(training.get(row.get("class"))),
-            "counts": [wording.number(row.get(key)) for key in ("support", "predicted")],
-            "scores": [
-                {
-                    "text": wording.number(value),
-                    "share": float(value) if wording.number(value) != wording.MISSING else 0.0,
-                }
-                for value in (row.get(key) for key in ("precision", "recall", "f1", "auroc"))
-            ],
-        }
-        for row in _dicts(content.get("per_class"))
-    ]
-    bins = _dicts(content.get("reliability"))
-    error = wording.number(content.get("expected_calibration_error"))
-    words = f"Reliability diagram of the {wording.split_name(split)} images; expected calibration error {error}."
-    return {
-        "split": wording.split_name(split),
-        "confusion": _confusion(content.get("confusion_matrix"), classes),
-        "per_class": per_class,
-        "absent": [str(name) for name in content.get("absent_classes") or []],
-        "reliability": markupsafe.Markup(figures.reliability(bins, prefix, words)) if bins else None,
-        "error": error,
-    }
-
-
-def _confusion(matrix: Any, classes: list[str]) -> dict[str, Any] | None:
-    """Returns rows of cells with counts and shares of the true class, or None when it does not fit the classes."""
-    try:
-        counts = np.array(matrix, dtype=np.int64)
-    except (TypeError, ValueError):
-        return None
-    if counts.shape != (len(classes), len(classes)) or not classes:
-        return None
-    totals = counts.sum(axis=1)
-    shares = counts / np.maximum(totals, 1)[:, None]
-    rows = [
-        {
-            "class": name,
-            "cells": [
-                {"count": int(counts[at, to]), "share": float(shares[at, to]), "right": at == to}
-                for to in range(len(classes))
-            ],
-            "total": int(totals[at]),
-        }
-        for at, name in enumerate(classes)
-    ]
-    return {"classes": classes, "rows": rows, "predicted": counts.sum(axis=0).tolist(), "total": int(counts.sum())}
-
-
-def _examples(run: Run, split: str | None) -> dict[str, Any]:
-    if split is None:
-        return {"split": "", "note": "There are no predictions before a split is evaluated.", "classes": []}
-    predictions = run_directory.read_predictions(run, split)
-    empty = {"split": wording.split_name(split), "classes": []}
-    if isinstance(predictions, str):
-        return empty | {"note": predictions}
-    names = run.manifest.classes if run.manifest else tuple(map(str, run.evaluations[split].get("classes") or []))
-    if predictions["logits"].shape[1] != len(names) or not np.isin(predictions["label"], np.arange(len(names))).all():
-        return empty | {"note": "The predictions have other classes than the data."}
-    chosen = thumbnails.choose(**predictions)
-    classes, wanted, found = [], 0, 0
-    for at, kinds in chosen.items():
-        shown: dict[str, Any] = {"class": names[at]}
-        for kind, examples in kinds.items():
-            shown[kind] = []
-            for example in examples:
-                file = None
-                if run.manifest is not None and 0 <= example.index < len(run.manifest):
-                    file = run.manifest.file(example.index)
-                uri = thumbnails.data_uri(file) if file is not None else None
-                wanted, found = wanted + 1, found + (uri is not None)
-                where = run.manifest.rows[example.index].path if file is not None else f"image {example.index}"
-                caption = f"{names[at]} → {names[example.predicted]}"
-                shown[kind].append(
-                    {
-                        "uri": uri,
-                        "caption": caption,
-                        "path": where,
-                        "probability": wording.number(example.probability, 2),
-                    }
-                )
-        classes.append(shown)
-    note = ""
-    if found < wanted:
-        note = f"{wanted - found} of {wanted} image files could not be read"
-        note += f"; they were in {run.manifest.root}." if run.manifest else ", because the manifest is missing."
-    return empty | {"note": note, "classes": classes}
-
-
-def _times(run: Run) -> list[tuple[str, str]]:
+def timings(run: Run) -> list[tuple[str, str]]:
+    """Returns how fast the run was, in words and numbers."""
     per_hundred, per_image = wording.TIMES
     trained = [content[per_hundred] for content in run.evaluations.values() if _is_time(content.get(per_hundred))]
     # The training was one, so its time is shown once, however many splits were evaluated after it.
@@ -305,7 +222,7 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _groups(config: dict[str, Any]) -> list[dict[str, Any]]:
+def config_groups(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the configuration as groups of fields: those of the top level first, then one group per section."""
     single = {key: value for key, value in config.items() if not (isinstance(value, dict) and value)}
     groups = (

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from dim_jax.reporting.predictions import probabilities
+
 SIDE = 128  # pixels; shown at about 100, so that they stay sharp on paper and on dense screens
 QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prediction: manifest row `index`, the true and the predicted class, and the probability of the latter."""
+    """One prediction: place in the arrays, manifest row, true and predicted class, and probability of the latter."""
 
+    place: int
     index: int
     label: int
     predicted: int
@@ -35,11 +38,7 @@ def choose(
     Returns:
       True class to {"right": examples, "wrong": examples}, most confident first; classes without images are left out.
     """
-    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    predicted = probabilities.argmax(axis=1)
-    confidence = probabilities[np.arange(len(predicted)), predicted]
+    predicted, confidence = logits.argmax(axis=1), probabilities(logits).max(axis=1)
     chosen: dict[int, dict[str, list[Example]]] = {}
     for number in np.unique(label):
         chosen[int(number)] = {}
@@ -47,22 +46,28 @@ def choose(
             rows = np.flatnonzero((label == number) & matches)
             rows = rows[np.argsort(-confidence[rows], kind="stable")][:most]
             chosen[int(number)][kind] = [
-                Example(int(index[row]), int(number), int(predicted[row]), float(confidence[row])) for row in rows
+                Example(int(row), int(index[row]), int(number), int(predicted[row]), float(confidence[row]))
+                for row in rows
             ]
     return chosen
 
 
-def data_uri(path: Path, side: int = SIDE) -> str | None:
-    """Returns the image shrunk to at most `side` pixels as a JPEG data address, or None when it cannot be read."""
-    from PIL import Image
-
+def read(path: Path) -> np.ndarray | None:
+    """Returns an image file as upright RGB, uint8 (H, W, 3), or None when it cannot be read."""
     from dim_jax.data import images
 
     try:
-        image = Image.fromarray(images.read_image(path))
+        return images.read_image(path)
     except (OSError, ValueError):
         return None
+
+
+def data_uri(pixels: np.ndarray, side: int = SIDE, quality: int = QUALITY) -> str:
+    """Returns pixels, uint8 (H, W, 3), shrunk to at most `side` on each side as a JPEG data address."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
     image.thumbnail((side, side))
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=QUALITY, optimize=True)
+    image.save(buffer, format="JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -18,13 +18,28 @@ LABELS = {
     "macro_precision": "Macro precision",
     "macro_recall": "Macro recall",
     "expected_calibration_error": "Calibration error (ECE)",
+    "cross_entropy": "Cross-entropy",
     "loss": "Loss",
     "learning_rate": "Learning rate",
+    "discriminator_loss": "Discriminator loss",
+    "generator_loss": "Generator loss",
+    "hinge_real": "Hinge loss, real",
+    "hinge_fake": "Hinge loss, generated",
+    "logit_real": "Mean logit, real",
+    "logit_fake": "Mean logit, generated",
+    "logit_real_sign": "Mean sign of real logits",
+    "reconstruction_whole": "Reconstruction, from the large branch",
+    "reconstruction_small": "Reconstruction, from the small branch",
+    "reconstruction_part": "Reconstruction of a quarter",
+    "discriminator_gradient_norm": "Gradient norm, discriminator",
+    "generator_gradient_norm": "Gradient norm, generator",
+    "augment_probability": "Augmentation probability",
+    "diversity": "Diversity (real: 1)",
     "training_seconds_per_100_images": "Training, s per 100 images",
     "test_seconds_per_image": "Prediction, s per image",
 }
 TIMES = ("training_seconds_per_100_images", "test_seconds_per_image")
-NOT_METRICS = ("num_images", "checkpoint_step", "seed", *TIMES)
+NOT_METRICS = ("num_images", "checkpoint_step", "seed", "evaluation_seconds", *TIMES)
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -33,11 +48,26 @@ def label(metric: str) -> str:
     return LABELS.get(metric, metric.replace("_", " "))
 
 
+def is_better_when_small(metric: str) -> bool:
+    """Returns whether a smaller value of a metric is the better one."""
+    return any(word in metric for word in ("loss", "error", "entropy"))
+
+
 def number(value: Any, digits: int = 3) -> str:
     """Returns a number with `digits` decimals, whole numbers as they are, and a dash for what is undefined."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return MISSING
     return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns a time in the unit that suits it, and a dash for one that is not known."""
+    if number(seconds) == MISSING:
+        return MISSING
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def split_name(split: str) -> str:
@@ -54,6 +84,11 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[prefix + key] = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
     return flat
+
+
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """Returns the objects in a list read from a file, and none when it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:

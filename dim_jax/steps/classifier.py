@@ -11,10 +11,10 @@ import optax
 from jax import lax
 
 from dim_jax.augment import augment, normalize
+from dim_jax.explain import grad_cam
 from dim_jax.losses import CrossReplicaSum
 from dim_jax.state import TrainState, example_keys
-
-Batch = Mapping[str, jax.Array]
+from dim_jax.steps.batch_images import Batch, images_of
 
 
 class Constants(flax.struct.PyTreeNode):
@@ -44,10 +44,10 @@ def make_train_step(
     flip: bool = False,
     rotate: bool = False,
     stain_jitter: float = 0.0,
-) -> Callable[[TrainState, Batch, Constants], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns `train_step(state, batch, constants) -> (state, metrics)`.
+) -> Callable[[TrainState, Batch, Constants, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns `train_step(state, batch, constants, pixels) -> (state, metrics)`.
 
-    The batch holds `image` (B, H, W, 3) uint8, `label` (B,), `mask` (B,) and `row` (B,): places in the global batch.
+    The batch holds `label` (B,), `mask` (B,) and `row` (B,): places in the global batch; its images as in `images_of`.
     Metrics are scalars of the global batch: loss, accuracy, gradient_norm, learning_rate.
 
     Args:
@@ -60,10 +60,11 @@ def make_train_step(
     """
     cross_replica_sum: CrossReplicaSum = lambda x: x if axis_name is None else lax.psum(x, axis_name)  # noqa: E731
 
-    def train_step(state: TrainState, batch: Batch, constants: Constants) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(
+        state: TrainState, batch: Batch, constants: Constants, pixels: jax.Array | None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         keys = jax.vmap(lambda key: jax.random.split(key))(example_keys(constants.key, state.step, batch["row"]))
-        images = batch["image"].astype(jnp.float32) / 255.0
-        images = augment(keys[:, 0], images, flip=flip, rotate=rotate, stain_jitter=stain_jitter)
+        images = augment(keys[:, 0], images_of(batch, pixels), flip=flip, rotate=rotate, stain_jitter=stain_jitter)
         images = normalize(images, constants.mean, constants.std)
         labels, mask = batch["label"], batch["mask"]
         num_examples = cross_replica_sum(mask.sum())
@@ -98,11 +99,19 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: nn.Module) -> Callable[[Mapping, Batch, tuple], tuple[jax.Array, jax.Array]]:
-    """Returns `eval_step(variables, batch, (mean, std)) -> (logits, features)` on stored statistics, unaugmented."""
+def make_eval_step(
+    model: nn.Module,
+) -> Callable[[Mapping, Batch, tuple, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]:
+    """Returns `eval_step(variables, batch, (mean, std), pixels) -> (logits, features, maps)`.
 
-    def eval_step(variables: Mapping, batch: Batch, statistics: tuple) -> tuple[jax.Array, jax.Array]:
-        images = normalize(batch["image"].astype(jnp.float32) / 255.0, *statistics)
-        return model.apply(variables, images)
+    On stored statistics, unaugmented. The batch holds its images as in `images_of`, and `explained` (B,): the class
+    that the Grad-CAM map is for, as in explain.grad_cam.
+    """
+
+    def eval_step(
+        variables: Mapping, batch: Batch, statistics: tuple, pixels: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        images = normalize(images_of(batch, pixels), *statistics)
+        return grad_cam(model, variables, images, batch["explained"])
 
     return eval_step

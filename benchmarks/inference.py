@@ -1,0 +1,85 @@
+"""Images classified per second: ours beside PyTorch's, measured in turn on one device."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import networks
+import paired
+
+from dim_jax import command_line
+
+SUMMARY = """\
+Times inference of LRF-CNN (uint8 image to logits and features), ours through the pmapped step that `evaluate` runs,
+PyTorch's through benchmarks/torch_baseline.py. The batch lies on the device beforehand. Ours also makes each image's
+Grad-CAM map, as in evaluation; PyTorch's does not."""
+EXAMPLES = """\
+  python benchmarks/inference.py --image-size=64 --width=0.25 --batch-size=64 --json=inference.json
+  python benchmarks/inference.py --batch-size=1 --steps=32 --torch-mode=compiled     # how long one image takes
+"""
+
+
+def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str, str]]:
+    """Makes our evaluation step ready."""
+    model, variables, about = networks.ours(options)
+    import jax
+    import numpy as np
+
+    from dim_jax import explain, parallel
+    from dim_jax.models.layers import prepare
+    from dim_jax.steps.classifier import make_eval_step
+
+    dispatch = parallel.pmap_eval_step(make_eval_step(model))
+    variables = parallel.replicate(variables)
+    one_image = np.zeros((1, options["image_size"], options["image_size"], 3), np.float32)
+    variables |= parallel.pmap_once(lambda variables: prepare(model, variables, one_image))(variables)
+    images, _ = networks.batch(options, 0)
+    # With one device, replicating a shard just places it where the step wants it.
+    predicted = np.full(len(images), explain.PREDICTED, np.int32)
+    batch = parallel.replicate({"image": images, "explained": predicted})
+
+    def turn(steps: int) -> None:
+        for _ in range(steps):
+            outputs = dispatch(variables, batch, (networks.MEAN, networks.STD), None)
+        jax.block_until_ready(outputs)
+
+    return turn, about
+
+
+def build_torch(options: paired.Options) -> tuple[Callable[[int], None], dict[str, str]]:
+    """Makes PyTorch's evaluation step ready."""
+    model, device, about = networks.theirs(options)
+    import torch
+    import torch_baseline
+
+    step = torch_baseline.make_eval_step(
+        model,
+        torch.from_numpy(networks.MEAN).to(device),
+        torch.from_numpy(networks.STD).to(device),
+        bfloat16=options["dtype"] == "bfloat16",
+        compiled=options["torch_mode"] == "compiled",
+    )
+    images = networks.torch_images(networks.batch(options, 0)[0], options, device)
+
+    def turn(steps: int) -> None:
+        for _ in range(steps):
+            step(images)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return turn, about
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the command line, measures and prints."""
+    options: dict[str, Any] = vars(networks.parser("inference", SUMMARY, EXAMPLES).parse_args(arguments))
+    networks.check(options)
+    title = (
+        f"LRF-CNN inference: {options['image_size']} px, batch {options['batch_size']}, width {options['width']:g}, "
+        f"{options['dtype']}"
+    )
+    paired.report("inference", title, paired.sides(options, build_ours, build_torch), options)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

@@ -1,0 +1,144 @@
+"""What both sides of a benchmark are given: a device of the same kind, the same images, and the same LRF-CNN."""
+
+import argparse
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import paired
+
+NUM_CLASSES = 5
+MEAN = np.array((0.5203, 0.3638, 0.6511), np.float32)
+STD = np.array((0.2339, 0.2535, 0.1455), np.float32)
+STAGES = "64,128/192,224,256,288,320/320,384"
+
+Options = Mapping[str, Any]
+
+
+def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    """Returns a parser with the options that all paired benchmarks of LRF-CNN share."""
+    result = paired.parser(program, summary, examples)
+    result.add_argument("--stages", default=STAGES, help="channels of the blocks, stages parted by /")
+    return result
+
+
+def check(options: dict[str, Any]) -> None:
+    """Checks the shared options and turns `stages` into tuples of numbers, in place.
+
+    Raises:
+      ValueError: an option makes no sense.
+    """
+    paired.check(options)
+    try:
+        stages = tuple(tuple(int(channels) for channels in part.split(",")) for part in options["stages"].split("/"))
+    except ValueError:
+        stages = ((0,),)
+    if any(channels < 1 for stage in stages for channels in stage):
+        raise ValueError(f"--stages={options['stages']} must be numbers of channels, such as 64,128/192")
+    options["stages"] = stages
+
+
+def batch(options: Options, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns noise (B, H, W, 3) uint8 and labels (B,) int32: what is in the pixels does not change the time."""
+    rng = np.random.default_rng(seed)
+    size, count = options["image_size"], options["batch_size"]
+    return rng.integers(0, 256, (count, size, size, 3), np.uint8), rng.integers(0, NUM_CLASSES, count, np.int32)
+
+
+def our_device(options: Options) -> dict[str, str]:
+    """Sets JAX up for the device that is wanted, before anything else imports it, and returns what to say about it.
+
+    Raises:
+      ValueError: JAX sees several devices, which would not be a fair pair, or not the wanted one.
+    """
+    if options["platform"] == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    device = jax.devices()[0]
+    if options["platform"] == "gpu" and device.platform != "gpu":
+        raise ValueError(f"--platform=gpu, but JAX runs on {device.platform}; install jax[cuda12] or jax[cuda13]")
+    if jax.device_count() > 1:
+        raise ValueError(f"JAX sees {jax.device_count()} devices; show it one, as with CUDA_VISIBLE_DEVICES=0")
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
+    return {"platform": device.platform, "device": device.device_kind, **versions}
+
+
+def ours(options: Options) -> tuple[Any, dict[str, Any], dict[str, str]]:
+    """Returns our model, its initial variables on the host, and what to say about this side.
+
+    Raises:
+      ValueError: as in `our_device`.
+    """
+    about = our_device(options)
+    import jax.numpy as jnp
+
+    from dim_jax import parallel
+    from dim_jax.models import make_classifier
+
+    model = make_classifier(
+        "lrf_cnn",
+        NUM_CLASSES,
+        dtype=options["dtype"],
+        axis_name=parallel.AXIS,
+        width=options["width"],
+        stages=options["stages"],
+    )
+    shape = (1, options["image_size"], options["image_size"], 3)
+    drawn = parallel.draw_on_cpu(lambda key: model.init(key, jnp.zeros(shape)), 0)
+    variables = {name: drawn[name] for name in ("params", "batch_stats")}
+    return model, variables, about
+
+
+def their_device(options: Options) -> tuple[str, dict[str, str]]:
+    """Sets PyTorch up for the device that is wanted, and returns the device's name and what to say about it.
+
+    Raises:
+      ValueError: PyTorch is not installed, or sees no GPU where one is wanted.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("PyTorch is not installed; pip install -e '.[torch]', or measure --sides=ours") from None
+    has_gpu = torch.cuda.is_available()
+    if options["platform"] == "gpu" and not has_gpu:
+        raise ValueError(f"--platform=gpu, but PyTorch {torch.__version__} sees no GPU")
+    device = "cuda" if has_gpu and options["platform"] != "cpu" else "cpu"
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    # What XLA does by itself on a GPU: TF32 products of float32, and convolutions chosen by trying them.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    about = {
+        "platform": "gpu" if device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+    }
+    if device == "cuda":
+        about["cuda"] = str(torch.version.cuda)
+    return device, about
+
+
+def theirs(options: Options) -> tuple[Any, str, dict[str, str]]:
+    """Returns PyTorch's model on its device, the device's name, and what to say about this side.
+
+    Raises:
+      ValueError: as in `their_device`.
+    """
+    device, about = their_device(options)
+    import torch_baseline
+
+    model = torch_baseline.LRFCNN(NUM_CLASSES, options["width"], stages=options["stages"])
+    return torch_baseline.placed(model, device, options["channels_last"]), device, about
+
+
+def torch_images(images: np.ndarray, options: Options, device: str) -> Any:
+    """Returns images (B, H, W, 3) as a tensor (B, 3, H, W) on `device`, in the memory format that `options` ask for."""
+    import torch
+
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    layout = torch.channels_last if options["channels_last"] else torch.contiguous_format
+    return images.contiguous(memory_format=layout).to(device)

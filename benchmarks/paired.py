@@ -1,0 +1,343 @@
+"""Paired timing: two programs that do the same work, each in a process of its own, asked in turn: one works at a time.
+
+Speed drifts with heat, clocks and neighbours; what is measured in the same minute shares that, so the ratio of each
+round says more than two numbers of two days. Two processes, because two thread pools in one fight for the same cores.
+"""
+
+import argparse
+import datetime
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+from dim_jax import command_line, files
+
+Options = Mapping[str, Any]
+# Makes a side ready in its process: options -> (do so many steps and wait for the result, what to say about the side).
+Build = Callable[[Options], tuple[Callable[[int], None], dict[str, str]]]
+
+DTYPES = ("float32", "bfloat16")
+PLATFORMS = ("default", "cpu", "gpu")
+SIDES = ("both", "ours", "torch")
+TORCH_MODES = ("eager", "compiled")
+# Threads of a pool spin for a while after their work; the other side should not start beside them.
+SETTLE_SECONDS = 0.25
+# Share of the cores in other hands from which on the table calls the measurement disturbed: threads that wait for one
+# another lose far more than their share, and PyTorch's were seen to lose ten times as much as ours.
+DISTURBED_SHARE = 0.1
+
+
+def parser(
+    program: str, summary: str, examples: str, *, image_size: int = 299, batch_size: int = 8
+) -> argparse.ArgumentParser:
+    """Returns a parser with the options that all paired benchmarks share, and these defaults of two of them."""
+    result = command_line.parser(program, summary, examples)
+    result.prog = f"python benchmarks/{program}.py"
+    shown = "(default %(default)s)"
+    result.add_argument("--image-size", type=int, default=image_size, metavar="PX", help=f"side of the images {shown}")
+    result.add_argument("--batch-size", type=int, default=batch_size, help=f"images per step {shown}")
+    result.add_argument("--width", type=float, default=1.0, help="multiplies all channel counts (default 1)")
+    result.add_argument("--rounds", type=int, default=7, help="measured turns of each side (default 7)")
+    result.add_argument("--steps", type=int, default=8, help="steps per turn (default 8)")
+    result.add_argument("--threads", type=int, default=0, help="CPU cores that each side may use (default: all)")
+    result.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation (default float32)")
+    result.add_argument("--platform", choices=PLATFORMS, default="default", help="default: a GPU where there is one")
+    result.add_argument("--torch-mode", choices=TORCH_MODES, default="eager", help="default eager")
+    result.add_argument("--channels-last", action="store_true", help="PyTorch's images and weights channels-last")
+    result.add_argument("--sides", choices=SIDES, default="both", help="measure one side alone (default both)")
+    result.add_argument("--json", metavar="OUT", help="also write everything measured to this file")
+    return result
+
+
+def check(options: Options) -> None:
+    """Checks the shared options.
+
+    Raises:
+      ValueError: an option makes no sense.
+    """
+    for name in ("image_size", "batch_size", "rounds", "steps"):
+        if options[name] < 1:
+            raise ValueError(f"--{name.replace('_', '-')}={options[name]} must be at least 1")
+    if not options["width"] > 0:
+        raise ValueError(f"--width={options['width']} must be above 0")
+    if options["threads"]:
+        if not hasattr(os, "sched_setaffinity"):
+            raise ValueError("--threads needs Linux, where a process can be held to some cores; leave it out here")
+        available = len(os.sched_getaffinity(0))
+        if not 1 <= options["threads"] <= available:
+            raise ValueError(f"--threads={options['threads']} must be from 1 to {available}, the cores there are")
+
+
+def add_scan_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of those benchmarks whose side of ours scans several training steps in one dispatch."""
+    parser.add_argument("--steps-per-dispatch", type=int, metavar="N", help="our scan (default: 8, at most --steps)")
+
+
+def settle_scan_option(options: dict[str, Any]) -> None:
+    """Puts its default in place of an option left out, in place.
+
+    Raises:
+      ValueError: a turn is not a whole number of dispatches.
+    """
+    per_dispatch = options["steps_per_dispatch"]
+    options["steps_per_dispatch"] = per_dispatch = min(8, options["steps"]) if per_dispatch is None else per_dispatch
+    if per_dispatch < 1 or options["steps"] % per_dispatch:
+        raise ValueError(f"--steps={options['steps']} must be a multiple of --steps-per-dispatch={per_dispatch}")
+
+
+def sides(options: Options, ours: Build, theirs: Build) -> dict[str, Build]:
+    """Returns the sides that the options ask for, by the name that the table shows."""
+    layout = ", channels-last" if options["channels_last"] else ""
+    named = {"ours": ours, f"PyTorch {options['torch_mode']}{layout}": theirs}
+    wanted = {"both": (ours, theirs), "ours": (ours,), "torch": (theirs,)}[options["sides"]]
+    return {name: build for name, build in named.items() if build in wanted}
+
+
+class Worker:
+    """One side in a process of its own, which waits for the next request."""
+
+    def __init__(self, name: str, build: Build, options: Options):
+        """Args:
+        name: of the side, for messages.
+        build: a function of a module, run in the new process.
+        options: what it is called with; `threads` holds the process to so many cores.
+        """
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.cpu_seconds = 0.0  # what the process had used after its last turn
+        self._connection, other_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other_end, build, dict(options)))
+        self._started = time.perf_counter()
+        self._process.start()
+        other_end.close()
+
+    def wait_until_ready(self) -> tuple[float, dict[str, str]]:
+        """Returns the seconds from the start of the process until it was built, and what it says about itself."""
+        about = self._answer()
+        return time.perf_counter() - self._started, about
+
+    def turn(self, steps: int) -> float:
+        """Lets the side do `steps` steps and returns how many seconds they took there."""
+        self._connection.send(steps)
+        seconds, self.cpu_seconds = self._answer()
+        return seconds
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _answer(self) -> Any:
+        """Raises ValueError with the side's own words where it failed."""
+        try:
+            kind, value = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise ValueError(f"{self.name} ended without a word; was it killed for its memory?") from None
+        if kind == "error":
+            message, trace = value
+            raise ValueError(f"{self.name}: {message}") from RuntimeError(trace)
+        return value
+
+
+def _serve(connection: Connection, build: Build, options: Options) -> None:
+    """Builds a side and does turns until the other end of the pipe is closed."""
+    fresh_cache = tempfile.TemporaryDirectory(prefix="torchinductor_")
+    try:
+        if options["threads"]:
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options["threads"]])
+        # Both start cold, so that compile times are what a first user waits; and both must fit onto one GPU.
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = fresh_cache.name
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        turn, about = build(options)
+        connection.send(("ready", about))
+        while True:
+            steps = connection.recv()
+            time.sleep(SETTLE_SECONDS)
+            started = time.perf_counter()
+            turn(steps)
+            connection.send(("seconds", (time.perf_counter() - started, time.process_time())))
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        return
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        connection.send(("error", (f"{type(error).__name__}: {lines[0]}", traceback.format_exc())))
+    finally:
+        fresh_cache.cleanup()
+
+
+@contextmanager
+def workers(builds: Mapping[str, Build], options: Options) -> Iterator[dict[str, tuple[Worker, float, dict[str, str]]]]:
+    """Starts one worker per side, one after the other so that start times are undisturbed, and ends them at the end.
+
+    Yields:
+      name -> worker, seconds until it was built, what it says about itself.
+    """
+    started: list[Worker] = []
+    try:
+        ready = {}
+        for name, build in builds.items():
+            started.append(Worker(name, build, options))
+            ready[name] = (started[-1], *started[-1].wait_until_ready())
+        yield ready
+    finally:
+        for worker in started:
+            worker.close()
+
+
+def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
+    """Times the sides in turn: one warm-up turn each, then `rounds` turns of `steps` steps each, A B A B.
+
+    Args:
+      builds: name -> how to make a side ready; the first is ours.
+      options: `rounds`, `steps`, `batch_size`, `threads` and whatever `build` needs.
+
+    Returns:
+      For "sides" by name: seconds_per_step (one per round), images_per_second and milliseconds_per_step (see `spread`),
+      start_seconds (process, imports, building), first_turn_seconds (with compilation), about. With two sides also
+      "time_ratio": see `spread`, of the first's time divided by the second's in the same round. "cores_used_by_others":
+      how many cores other processes of the machine kept busy meanwhile, or None where that cannot be told.
+
+    Raises:
+      ValueError: a side failed, or the two sides run on different kinds of devices.
+    """
+    with workers(builds, options) as ready:
+        kinds = {name: about["platform"] for name, (_, _, about) in ready.items()}
+        if len(set(kinds.values())) > 1:
+            raise ValueError(f"the sides do not run on the same kind of device: {kinds}; give --platform=cpu or gpu")
+        first = {name: worker.turn(options["steps"]) for name, (worker, _, _) in ready.items()}
+        # A second turn, unmeasured: allocators and autotuning settle.
+        for worker, _, _ in ready.values():
+            worker.turn(options["steps"])
+        seconds: dict[str, list[float]] = {name: [] for name in ready}
+        meter = _OtherWork([worker for worker, _, _ in ready.values()])
+        for _ in range(options["rounds"]):
+            for name, (worker, _, _) in ready.items():
+                seconds[name].append(worker.turn(options["steps"]) / options["steps"])
+        found: dict[str, Any] = {"sides": {}, "cores_used_by_others": meter.cores()}
+    for name, (_, start, about) in ready.items():
+        found["sides"][name] = {
+            "about": about,
+            "start_seconds": start,
+            "first_turn_seconds": first[name],
+            "seconds_per_step": seconds[name],
+            "milliseconds_per_step": spread([1000 * value for value in seconds[name]]),
+            "images_per_second": spread([options["batch_size"] / value for value in seconds[name]]),
+        }
+    if len(ready) == 2:
+        ours, theirs = seconds.values()
+        found["time_ratio"] = spread([a / b for a, b in zip(ours, theirs, strict=True)])
+    return found
+
+
+class _OtherWork:
+    """How busy the rest of the machine is, from the kernel's own counters; known on Linux only."""
+
+    def __init__(self, workers: Sequence[Worker]):
+        self._workers = workers
+        self._started, self._before = time.perf_counter(), self._others()
+
+    def cores(self) -> float | None:
+        """Returns the mean number of cores that neither side used and that were busy since this was made."""
+        now = self._others()
+        if now is None or self._before is None:
+            return None
+        return max(now - self._before, 0.0) / (time.perf_counter() - self._started)
+
+    def _others(self) -> float | None:
+        """Returns CPU seconds since the machine's start, those of the workers left out."""
+        try:
+            with open("/proc/stat", encoding="utf-8") as file:
+                user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+        except (OSError, ValueError):
+            return None
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return busy - sum(worker.cpu_seconds for worker in self._workers)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median, the quartiles and the extremes of at least one value."""
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {
+        "median": statistics.median(values),
+        "quartile_1": quartiles[0],
+        "quartile_3": quartiles[2],
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def environment(options: Options) -> dict[str, Any]:
+    """Returns what a reader needs to judge the numbers: the machine, its cores and the date."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "cpu": _cpu_name(),
+        "threads": options["threads"] or cores,
+        "cores": os.cpu_count(),
+        "load_average": list(os.getloadavg()),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(title: str, found: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """Returns the result of `measure` for people."""
+    width = max(len(name) for name in found["sides"])
+    lines = [
+        title,
+        f"{'':{width}}   images/s (min .. max)          ms/step    start s   first turn s",
+    ]
+    for name, side in found["sides"].items():
+        speed, step = side["images_per_second"], side["milliseconds_per_step"]["median"]
+        shown = f"{speed['median']:.4g} ({speed['min']:.4g} .. {speed['max']:.4g})"
+        times = f"{step:10.4g} {side['start_seconds']:10.1f} {side['first_turn_seconds']:14.1f}"
+        lines.append(f"{name:{width}}   {shown:28} {times}")
+    if "time_ratio" in found:
+        ratio = found["time_ratio"]
+        lines.append(
+            f"time of ours / PyTorch, per round: median {ratio['median']:.3f}, quartiles {ratio['quartile_1']:.3f} .. "
+            f"{ratio['quartile_3']:.3f}, range {ratio['min']:.3f} .. {ratio['max']:.3f} (below 1: ours is faster)"
+        )
+    for name, side in found["sides"].items():
+        lines.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in side["about"].items()))
+    lines.append(
+        f"{environment['cpu']}, {environment['threads']} threads, load {environment['load_average'][0]:.1f}, "
+        f"{environment['date']}"
+    )
+    others = found["cores_used_by_others"]
+    if others is not None:
+        is_disturbed = others > DISTURBED_SHARE * environment["cores"]
+        verdict = "DISTURBED, do not report: " if is_disturbed else ""
+        lines.append(f"{verdict}other processes kept {others:.2f} of {environment['cores']} cores busy meanwhile")
+    return "\n".join(lines)
+
+
+def report(benchmark: str, title: str, builds: Mapping[str, Build], options: dict[str, Any]) -> None:
+    """Measures, prints the table, and writes the JSON file where `options["json"]` names one."""
+    surroundings = environment(options)
+    found = measure(builds, options)
+    print(table(title, found, surroundings))
+    if options["json"]:
+        # Not where the file lies: that says nothing of what was measured.
+        told = {name: value for name, value in options.items() if name != "json"}
+        content = {"benchmark": benchmark, "options": told, "environment": surroundings, **found}
+        files.write_json(options["json"], content)

@@ -1,0 +1,115 @@
+"""Training steps per second: ours beside PyTorch's, measured in turn on one device."""
+
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import networks
+import paired
+
+from dim_jax import command_line
+
+SUMMARY = """\
+Times training steps of LRF-CNN (forward, backward, Adam with L2, batch statistics; no augmentation), ours through the
+pmapped and scanned step that `train` runs, PyTorch's through benchmarks/torch_baseline.py. Batches lie on the device
+beforehand. Ours also computes accuracy and the gradient's norm at every step, as in training; PyTorch's does not."""
+EXAMPLES = """\
+  python benchmarks/train_step.py --image-size=64 --width=0.25 --batch-size=16 --json=train_step.json
+  python benchmarks/train_step.py --dtype=bfloat16 --torch-mode=compiled --channels-last --batch-size=64
+"""
+LOSSES = ("published_fafl", "cross_entropy")
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-5
+
+
+def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str, str]]:
+    """Makes our training step ready."""
+    model, variables, about = networks.ours(options)
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from dim_jax import losses, optimizers, parallel
+    from dim_jax.state import TrainState
+    from dim_jax.steps.classifier import Constants, make_train_step
+
+    schedule = optimizers.make_schedule("constant", LEARNING_RATE, num_train_steps=1)
+    optimizer = optimizers.make_optimizer("adam", schedule, weight_decay=WEIGHT_DECAY)
+    chosen = {"alpha0": 0.5, "beta0": 3.0, "m": 1.0, "adaptive": 1.0}
+    constants = Constants(
+        key=jax.random.key(0),
+        mean=networks.MEAN,
+        std=networks.STD,
+        class_counts=np.ones(networks.NUM_CLASSES, np.float32),
+        loss_parameters=losses.hyper_parameters(options["loss"], chosen),
+    )
+    step = make_train_step(model, losses.LOSSES[options["loss"]], optimizer, schedule, axis_name=parallel.AXIS)
+    dispatch = parallel.pmap_train_step(step)
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    state = parallel.replicate(TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params)))
+
+    def host_batch(seed: int) -> dict[str, np.ndarray]:
+        images, labels = networks.batch(options, seed)
+        return {"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)}
+
+    batches = parallel.shard_steps([host_batch(seed) for seed in range(options["steps_per_dispatch"])])
+    # With one device, replicating a shard just places it where the step wants it.
+    batches = parallel.replicate({name: array[0] for name, array in batches.items()})
+
+    def turn(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps // options["steps_per_dispatch"]):
+            state, _ = dispatch(state, batches, constants, None)
+        jax.block_until_ready(state)
+
+    return turn, about
+
+
+def build_torch(options: paired.Options) -> tuple[Callable[[int], None], dict[str, str]]:
+    """Makes PyTorch's training step ready."""
+    model, device, about = networks.theirs(options)
+    import torch
+    import torch_baseline
+
+    step = torch_baseline.make_train_step(
+        model,
+        torch.from_numpy(networks.MEAN).to(device),
+        torch.from_numpy(networks.STD).to(device),
+        loss=options["loss"],
+        learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        bfloat16=options["dtype"] == "bfloat16",
+        compiled=options["torch_mode"] == "compiled",
+    )
+    batches = []
+    for seed in range(options["steps_per_dispatch"]):
+        images, labels = networks.batch(options, seed)
+        batches.append((networks.torch_images(images, options, device), torch.from_numpy(labels).long().to(device)))
+
+    def turn(steps: int) -> None:
+        for images, labels in itertools.islice(itertools.cycle(batches), steps):
+            step(images, labels)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return turn, about
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the command line, measures and prints."""
+    parser = networks.parser("train_step", SUMMARY, EXAMPLES)
+    parser.add_argument("--loss", choices=LOSSES, default=LOSSES[0], help=f"default {LOSSES[0]}")
+    paired.add_scan_option(parser)
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
+    networks.check(options)
+    paired.settle_scan_option(options)
+    title = (
+        f"LRF-CNN training step: {options['image_size']} px, batch {options['batch_size']}, "
+        f"width {options['width']:g}, {options['dtype']}, {options['loss']}, "
+        f"{options['steps_per_dispatch']} steps per dispatch"
+    )
+    paired.report("train_step", title, paired.sides(options, build_ours, build_torch), options)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

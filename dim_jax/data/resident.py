@@ -1,0 +1,44 @@
+"""The `resident` backend: all pixels live on the devices, batches bring rows alone. Needs no TensorFlow."""
+
+import logging
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from dim_jax.data import packed
+from dim_jax.data.batches import Batch, describe
+from dim_jax.data.dataset import Dataset
+from dim_jax.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+class ResidentImages:
+    """Pixels of a whole dataset, real and generated, for steps that pick their images on the device.
+
+    Attributes:
+      image_size: side of the square pixels in px.
+      pixels: (N, image_size, image_size, 3) uint8, the row of the dataset first.
+    """
+
+    def __init__(self, dataset: Dataset, image_size: int, resize: str = "squash"):
+        """Reads what `prepare --pack` wrote, and decodes what it did not: generated images, or all of them."""
+        self._dataset, self.image_size = dataset, image_size
+        self.pixels = packed.read(dataset.manifest, image_size, resize)
+        if self.pixels is None:
+            log.info("decoding all images; prepare --pack --image-size=%d spares every start this", image_size)
+            self.pixels = np.empty((0, image_size, image_size, 3), np.uint8)
+        first, total = len(self.pixels), len(dataset)
+        if first < total:
+            packed_pixels, self.pixels = self.pixels, np.empty((total, image_size, image_size, 3), np.uint8)
+            self.pixels[:first] = packed_pixels
+            progress = Progress("decoding", total - first)
+            paths = [dataset.file(row) for row in range(first, total)]
+            for done, image in enumerate(packed.decode(paths, image_size, resize), start=1):
+                self.pixels[first + done - 1] = image
+                progress.update(done)
+            progress.close()
+
+    def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Yields one batch of `label`, `mask`, `is_generated` and `index` per array of rows; -1 stands for padding."""
+        return (describe(self._dataset, rows) for rows in row_batches)

@@ -1,0 +1,76 @@
+"""EBHI for TensorFlow Datasets: one configuration per magnification, 200x unless another is named."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from dim_jax.data.tfds_builders import biopsies
+
+CLASSES = ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
+PUBLISHED_AS = ("EBHI", "EBH-HE-IDS")
+MAGNIFICATIONS = (200, 40, 100, 400)  # TFDS takes the first when none is named
+HOMEPAGE = "https://figshare.com/articles/dataset/EBH-HE-IDS/16999363/1"
+CITATION = """\
+@article{hu2023ebhi,
+  title={{EBHI}: A new Enteroscope Biopsy Histopathological {H&E} Image Dataset for image classification evaluation},
+  author={Hu, Weiming and Li, Chen and Rahaman, Md Mamunur and Chen, Haoyuan and Liu, Wanli and Yao, Yudong and
+          Sun, Hongzan and Grzegorzek, Marcin and Li, Xiaoyan},
+  journal={Physica Medica},
+  volume={107},
+  pages={102534},
+  year={2023},
+  doi={10.1016/j.ejmp.2023.102534}
+}
+"""
+
+
+class Ebhi(tfds.core.GeneratorBasedBuilder):
+    """H&E fields of enteroscope biopsies of the colon in five classes, registered as `ebhi`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "images and classes of figshare item 16999363, version 1"}  # noqa: RUF012 (TFDS's form)
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS's form)
+        tfds.core.BuilderConfig(name=f"{magnification}x", description=f"the images at magnification {magnification}x")
+        for magnification in MAGNIFICATIONS
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        f"download EBHI from {HOMEPAGE}, unpack it into a folder EBHI and put that into the manual folder"
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(
+                "Enteroscope biopsies of the colon, H&E, one field of view of 2048 x 1536 px per image, at four "
+                "magnifications, in five classes. The group is the case number in the file name where it is written as "
+                "in EBHI-Seg. Licence: not verified; see the figshare item."
+            ),
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(),
+                    "label": tfds.features.ClassLabel(names=list(CLASSES)),
+                    "group": tfds.features.Text(),
+                    "filename": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage=HOMEPAGE,
+            citation=CITATION,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        found = biopsies.find(dl_manager.manual_dir, PUBLISHED_AS, CLASSES)
+        for biopsy in found:
+            if not biopsy.magnification:
+                raise ValueError(
+                    f"{biopsy.root}: the magnification of {biopsy.path} is not known; put the images of each into a "
+                    f"folder named 40x, 100x, 200x or 400x"
+                )
+        wanted = self.builder_config.name
+        found = [biopsy for biopsy in found if f"{biopsy.magnification}x" == wanted]
+        biopsies.check_classes(found, CLASSES, f"{dl_manager.manual_dir} at {wanted}")
+        return {"train": self._generate_examples(found)}
+
+    def _generate_examples(self, found: list[biopsies.Biopsy]) -> Iterator[tuple[str, dict[str, Any]]]:
+        return biopsies.examples(found)

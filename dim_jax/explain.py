@@ -1,0 +1,84 @@
+"""Grad-CAM: where in an image a classifier found what speaks for a class, and whether the map depends on learning."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+FEATURE_MAP = "feature_map"
+PREDICTED = -1
+
+
+def grad_cam(
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, classes: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Classifies images on stored statistics and maps what spoke for a class.
+
+    A map is relu(sum_k w_k A_k), with A_k the channels of the last feature map and w_k the mean over its positions of
+    the gradient of the class's logit by A_k; it is divided by its maximum.
+
+    Args:
+      model: a classifier that sows and perturbs its last feature map under the name FEATURE_MAP.
+      variables: its `params` and `batch_stats`.
+      images: (N, H, W, 3), normalised.
+      classes: (N,) int, the class to explain; PREDICTED for the predicted one.
+
+    Returns:
+      logits (N, C), features (N, F) and maps (N, h, w) in [0, 1]: the maximum of each is 1, or 0 where nothing spoke
+      for the class.
+
+    Reference: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization",
+    ICCV 2017, equations 1 and 2.
+    """
+
+    def apply(variables: Mapping[str, Any]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        (logits, features), seen = model.apply(variables, images, mutable=["intermediates"])
+        return logits, features, seen["intermediates"][FEATURE_MAP][0]
+
+    def score(shift: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        outputs = apply({**variables, "perturbations": {FEATURE_MAP: shift}})
+        explained = jnp.where(classes == PREDICTED, outputs[0].argmax(-1), classes)
+        return jnp.take_along_axis(outputs[0], explained[:, jnp.newaxis], -1).sum(), outputs
+
+    feature_map = jax.eval_shape(apply, variables)[2]
+    gradient, (logits, features, activations) = jax.grad(score, has_aux=True)(
+        jnp.zeros(feature_map.shape, feature_map.dtype)
+    )
+    weights = gradient.astype(jnp.float32).mean((1, 2), keepdims=True)
+    maps = nn.relu((weights * activations).sum(-1))
+    largest = maps.max((1, 2), keepdims=True)
+    return logits, features, jnp.where(largest > 0, maps / jnp.where(largest > 0, largest, 1.0), 0.0)
+
+
+def shuffle_weights(params: Mapping[str, Any], module: str, seed: int = 0) -> dict[str, Any]:
+    """Returns `params` with the entries of every tensor of the top-level `module` in random order.
+
+    What the module learned is lost, the scale of its weights is not.
+    """
+    rng = np.random.default_rng(seed)
+
+    def shuffled(tensor: Any) -> np.ndarray:
+        tensor = np.asarray(tensor)
+        return rng.permutation(tensor.ravel()).reshape(tensor.shape)
+
+    return {**params, module: jax.tree.map(shuffled, params[module])}
+
+
+def rank_correlation(maps: np.ndarray, others: np.ndarray) -> float | None:
+    """Returns the mean Spearman correlation between pairs of maps (N, h, w); None where no pair has one.
+
+    Near 1 between the maps of a network and those of the same network with shuffled weights, the maps would show the
+    image and not what was learned from it.
+
+    Reference: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
+    """
+    values = [
+        stats.spearmanr(one.ravel(), other.ravel()).statistic
+        for one, other in zip(maps, others, strict=True)
+        if one.min() < one.max() and other.min() < other.max()
+    ]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,103 @@
+"""Draws images from a trained GAN: pool/<class>/seed00042.png, and where they come from in pool.json."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dim_jax import command_line
+
+EXAMPLES = """  python -m dim_jax.generate --workdir=runs/gan_normal --num=200 --out=pool
+  python -m dim_jax.generate --workdir=runs/gan_all --label=normal --num=200 --out=pool    # a class-conditional GAN"""
+AT_ONCE = 64
+
+
+def generate(
+    workdir: str | Path,
+    out: str | Path,
+    num: int,
+    first_seed: int = 0,
+    label: str | None = None,
+    truncation: float = 1.0,
+) -> Path:
+    """Writes the images of the seeds `first_seed` to `first_seed + num - 1` to `out/<class>/`.
+
+    Args:
+      workdir: run directory of a GAN.
+      out: folder of the pool.
+      num: number of images, at least 1.
+      label: the class to draw; needed where the GAN draws several.
+      truncation: see synthesis.Synthesizer.images.
+
+    Returns:
+      The folder of the class.
+
+    Raises:
+      FileNotFoundError: there is no run, or no checkpoint yet.
+      ValueError: an option makes no sense, or the run is not a GAN's.
+    """
+    from dim_jax import parallel, pools, synthesis
+    from dim_jax.progress import Progress
+
+    if num < 1:
+        raise ValueError(f"--num={num} must be at least 1")
+    if first_seed < 0:
+        raise ValueError(f"--first-seed={first_seed} must be at least 0")
+    if not truncation > 0:
+        raise ValueError(f"--truncation={truncation} must be above 0")
+    parallel.enable_compilation_cache()
+    run = synthesis.open_run(workdir)
+    name = _label(run, label)
+    seeds = range(first_seed, first_seed + num)
+    progress = Progress("generate", num, 0, 1)
+
+    def images():
+        for start in range(0, num, AT_ONCE):
+            some = seeds[start : start + AT_ONCE]
+            yield from run.synthesizer.images(some, run.dataset.classes.index(name), truncation)
+            progress.update(start + len(some))
+
+    try:
+        return pools.write(
+            out,
+            name,
+            images(),
+            seeds,
+            workdir=run.workdir,
+            checkpoint_step=run.step,
+            model_sha256=run.synthesizer.model_hash,
+            split_sha256=run.dataset.split_sha256,
+            truncation=truncation,
+        )
+    finally:
+        progress.close()
+
+
+def _label(run: "object", label: str | None) -> str:
+    """Returns the class to draw."""
+    if run.label is not None:
+        if label not in (None, run.label):
+            raise ValueError(f"--label={label}: {run.workdir} draws {run.label} alone")
+        return run.label
+    if label not in run.dataset.classes:
+        raise ValueError(f"--label={label}: {run.workdir} draws {', '.join(run.dataset.classes)}; choose one of them")
+    return label
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = command_line.parser("generate", __doc__, EXAMPLES)
+    parser.add_argument("--workdir", required=True, help="run directory of a GAN")
+    parser.add_argument("--out", required=True, help="folder of the pool; images go to OUT/<class>/")
+    parser.add_argument("--num", type=int, default=64, help="number of images (default: %(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
+    parser.add_argument("--label", help="class to draw, where the GAN draws several")
+    parser.add_argument(
+        "--truncation", type=float, default=1.0, help="below 1: less varied, fewer strays (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    command_line.start_logging()
+    folder = generate(options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation)
+    print(f"{options.num} images in {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

@@ -1,0 +1,232 @@
+"""Convolutions over (N, H, W, C), each in the formulation that its platform runs fastest.
+
+XLA's CPU backend computes a plain convolution well, but inside a loop, as `lax.scan` makes one, the convolutions that
+autodiff derives from it take a path that was measured 20 to 60 times slower. So their gradients are stated here: that
+for the input is a plain convolution again, that for the kernel one matrix product per tap. A grouped convolution takes
+the slow path even forward, so a depthwise one is a sum of shifted products. One that halves the size becomes a plain
+one over blocks of 2x2 pixels.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+    """Convolves x (N, H, W, C) with kernel (k, k, C, features), k odd, zero-padded so that the size stays.
+
+    Args:
+      dilation: spacing of the kernel's taps in pixels.
+    """
+    return _convolution(x, kernel, 1, dilation)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return convolution(x, kernel, dilation), (x, kernel)
+
+
+def _backward(dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    for_x = convolution(gradient, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
+    for_kernel = lax.platform_dependent(
+        x,
+        kernel,
+        gradient,
+        cpu=lambda x, kernel, gradient: _kernel_gradient(
+            _padded(x, kernel.shape[0], dilation), kernel, gradient, dilation
+        ),
+        default=lambda x, kernel, gradient: jax.vjp(lambda k: _convolution(x, k, 1, dilation), kernel)[1](gradient)[0],
+    )
+    return for_x, for_kernel
+
+
+convolution.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(padded: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: int) -> jax.Array:
+    """Returns the gradient for the kernel, tap after tap: all at once would put k * k copies of x into memory."""
+    size, _, channels, features = kernel.shape
+    seen = (*gradient.shape[:-1], channels)  # by one tap
+    transposed = gradient.reshape(-1, features).T
+
+    def tap(number: jax.Array) -> jax.Array:
+        corner = (0, number // size * dilation, number % size * dilation, 0)
+        return transposed @ lax.dynamic_slice(padded, corner, seen).reshape(-1, channels)
+
+    taps = lax.map(tap, jnp.arange(size * size))
+    return taps.swapaxes(1, 2).reshape(kernel.shape)
+
+
+@jax.custom_vjp
+def pointwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns x (N, H, W, C) @ kernel (C, features)."""
+    return x @ kernel
+
+
+def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return pointwise_convolution(x, kernel), (x, kernel)
+
+
+def _pointwise_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    # Left alone, XLA's CPU backend lays the gradient out anew for this product, which has most of the channels.
+    transposed = lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
+    return pointwise_convolution(gradient, kernel.T), transposed @ gradient.reshape(-1, gradient.shape[-1])
+
+
+pointwise_convolution.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def valid_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves x (N, H, W, C) with kernel (k, k, C, features), without padding.
+
+    Returns:
+      (N, H - k + 1, W - k + 1, features).
+    """
+    if x.shape[1:3] == kernel.shape[:2]:
+        return pointwise_convolution(x.reshape(len(x), 1, 1, -1), kernel.reshape(-1, kernel.shape[-1]))
+    return _valid_convolution(x, kernel)
+
+
+@jax.custom_vjp
+def _valid_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _plain_valid(x, kernel)
+
+
+def _plain_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=LAYOUT)
+
+
+def _valid_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _valid_convolution(x, kernel), (x, kernel)
+
+
+def _valid_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    margin = kernel.shape[0] - 1
+    padded = jnp.pad(gradient, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    for_kernel = lax.platform_dependent(
+        x,
+        kernel,
+        gradient,
+        cpu=partial(_kernel_gradient, dilation=1),
+        default=lambda x, kernel, gradient: jax.vjp(lambda k: _plain_valid(x, k), kernel)[1](gradient)[0],
+    )
+    return _valid_convolution(padded, kernel[::-1, ::-1].swapaxes(2, 3)), for_kernel
+
+
+_valid_convolution.defvjp(_valid_forward, _valid_backward)
+
+
+def halving_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves x (N, H, W, C), H and W even, with kernel (4, 4, C, features) at every other pixel, padded by one zero.
+
+    Returns:
+      (N, H / 2, W / 2, features).
+    """
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=_halving_by_blocks,
+        default=lambda x, kernel: lax.conv_general_dilated(
+            x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT
+        ),
+    )
+
+
+def _halving_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """With the pixels of a 2x2 block as channels, the kernel spans 2x2 blocks and steps from one to the next."""
+    channels, features = kernel.shape[2:]
+    windows = kernel.reshape(2, 2, 2, 2, channels, features).swapaxes(1, 2).reshape(2, 2, 4 * channels, features)
+    number, height, width, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    blocks = padded.reshape(number, height // 2 + 1, 2, width // 2 + 1, 2, channels).swapaxes(2, 3)
+    return _valid_convolution(blocks.reshape(number, height // 2 + 1, width // 2 + 1, 4 * channels), windows)
+
+
+def strided_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolves x (N, H, W, C) with kernel (k, k, C, features), padded by k // 2 zeros, at every `stride`-th pixel.
+
+    On CPU it is one matrix product over shifted copies, which suits few input channels.
+    """
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(_as_matrix_product, stride=stride),
+        default=lambda x, kernel: _convolution(x, kernel, stride, 1),
+    )
+
+
+def _as_matrix_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size, _, channels, features = kernel.shape
+    height, width = x.shape[1:3]
+    copies = seen_by_taps(_padded(x, size, 1), size, height, width, stride=stride)
+    return jnp.concatenate(copies, axis=-1) @ kernel.reshape(size * size * channels, features)
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    margin = dilation * (kernel.shape[0] // 2)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((margin, margin), (margin, margin)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=LAYOUT,
+    )
+
+
+def seen_by_taps(
+    padded: jax.Array, size: int, height: int, width: int, *, stride: int = 1, dilation: int = 1
+) -> list[jax.Array]:
+    """Returns what each of size x size taps of a kernel sees of a padded image: every `stride`-th pixel of a map."""
+    starts = range(0, size * dilation, dilation)
+    return [padded[:, top : top + height : stride, left : left + width : stride] for top in starts for left in starts]
+
+
+def _padded(x: jax.Array, size: int, dilation: int) -> jax.Array:
+    margin = dilation * (size // 2)
+    return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+    """Filters every channel of x (N, H, W, C) on its own with kernel (k, k, C), k odd, zero-padded: the size stays.
+
+    Args:
+      dilation: spacing of the taps in pixels.
+    """
+    size, _, channels = kernel.shape
+    height, width = x.shape[1:3]
+    padded = _padded(x, size, dilation)
+    copies = seen_by_taps(padded, size, height, width, dilation=dilation)
+    return sum(copy * tap for copy, tap in zip(copies, kernel.reshape(size * size, channels), strict=True))
+
+
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return depthwise_convolution(x, kernel, dilation), (x, kernel)
+
+
+def _depthwise_backward(
+    dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    size = kernel.shape[0]
+    height, width = x.shape[1:3]
+    padded = _padded(x, size, dilation)
+
+    def row(number: jax.Array) -> jax.Array:
+        # A row of taps at a time, for the same reason.
+        rows = lax.dynamic_slice_in_dim(padded, number * dilation, height, axis=1)
+        starts = range(0, size * dilation, dilation)
+        return jnp.stack([(rows[:, :, start : start + width] * gradient).sum((0, 1, 2)) for start in starts])
+
+    return depthwise_convolution(gradient, kernel[::-1, ::-1], dilation), lax.map(row, jnp.arange(size))
+
+
+depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)

@@ -1,0 +1,228 @@
+"""EfficientNet-Lite0: a small classifier whose published ImageNet weights also measure and compare images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dim_jax.models.convolutions import depthwise_convolution, pointwise_convolution
+from dim_jax.models.layers import BatchNorm, Dtype, Linear, at_least_float32, fan_in_uniform
+from dim_jax.models.same_padding import strided_convolution, strided_depthwise_convolution
+
+# Collection and name under which the maps at strides 2, 4, 8, ... can be asked for.
+INTERMEDIATES, TAPS = "intermediates", "taps"
+
+
+class Stage(NamedTuple):
+    """Blocks of the same width.
+
+    Attributes:
+      blocks: their number.
+      features: output channels of each.
+      kernel_size: side of the depthwise kernels, odd.
+      stride: of the first block, 1 or 2.
+      expansion: channels between the two 1x1 convolutions of a block, as a multiple of those it is given.
+    """
+
+    blocks: int
+    features: int
+    kernel_size: int
+    stride: int
+    expansion: int
+
+
+STAGES = (
+    Stage(1, 16, 3, 1, 1),
+    Stage(2, 24, 3, 2, 6),
+    Stage(2, 40, 5, 2, 6),
+    Stage(3, 80, 3, 2, 6),
+    Stage(3, 112, 5, 1, 6),
+    Stage(4, 192, 5, 2, 6),
+    Stage(1, 320, 3, 1, 6),
+)
+
+
+def scale_pixels(images: jax.Array) -> jax.Array:
+    """Returns images in [-1, 1] scaled as the published weights expect: (p - 127) / 128 of pixels p in 0..255."""
+    return ((images + 1) * 127.5 - 127) / 128
+
+
+class Convolution(nn.Module):
+    """A convolution without bias, SAME padding.
+
+    Attributes:
+      features: output channels.
+      kernel_size: side of the kernel, odd; more than 1 only with a stride or depthwise.
+      stride: step in pixels.
+      depthwise: one filter per input channel (features must equal the input's channels).
+      dtype: dtype of the computation; parameters stay float32.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    depthwise: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inputs_per_filter = 1 if self.depthwise else x.shape[-1]
+        init = fan_in_uniform(self.kernel_size**2 * inputs_per_filter)
+        shape = (self.kernel_size, self.kernel_size, inputs_per_filter, self.features)
+        kernel = self.param("kernel", init, shape).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.depthwise and self.stride > 1:
+            return strided_depthwise_convolution(x, kernel[:, :, 0], self.stride)
+        if self.depthwise:
+            return depthwise_convolution(x, kernel[:, :, 0])
+        if self.kernel_size > 1:
+            return strided_convolution(x, kernel, self.stride)
+        return pointwise_convolution(x, kernel[0, 0])
+
+
+class Block(nn.Module):
+    """An inverted residual: widen, filter each channel, narrow; the input is added where the size stays.
+
+    Attributes:
+      features, kernel_size, stride, expansion: see Stage.
+      drop_connect: probability that an image's branch is dropped in training.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation.
+
+    Reference: Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", CVPR 2018.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int
+    expansion: int
+    drop_connect: float = 0.0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, example_keys: jax.Array | None = None) -> jax.Array:
+        inner = x.shape[-1] * self.expansion
+        y = x
+        if self.expansion > 1:
+            y = Convolution(inner, dtype=self.dtype, name="expand")(y)
+            y = nn.relu6(_norm(self, "expand_norm")(y, train))
+        y = Convolution(inner, self.kernel_size, self.stride, True, self.dtype, name="depthwise")(y)
+        y = nn.relu6(_norm(self, "depthwise_norm")(y, train))
+        y = Convolution(self.features, dtype=self.dtype, name="project")(y)
+        y = _norm(self, "project_norm")(y, train)
+        if self.stride > 1 or x.shape[-1] != self.features:
+            return y
+        if train and self.drop_connect > 0:
+            kept = 1 - self.drop_connect
+            draws = jax.vmap(jax.random.bernoulli, (0, None))(example_keys, kept)
+            y = jnp.where(draws[:, None, None, None], y / kept, 0).astype(y.dtype)
+        return x + y
+
+
+def _norm(module: nn.Module, name: str) -> BatchNorm:
+    return BatchNorm(module.axis_name, epsilon=1e-3, dtype=module.dtype, parent=module, name=name)
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 (4,652,008 parameters for 1000 classes): no squeeze-and-excitation, ReLU6 throughout.
+
+    Attributes:
+      num_classes: number of logits.
+      width: multiplies every number of channels below, rounded to whole ones.
+      stem_width: channels of the 3x3 stem, which has a stride of 2.
+      stages: see Stage.
+      top_width: channels of the last feature map.
+      drop_connect: probability that an image's last residual branch is dropped in training; it grows from 0 at the
+        first one.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation; logits and features are float32.
+
+    Reference: Tan & Le, "EfficientNet", ICML 2019, table 1; the Lite variants are those of its authors' repository.
+    """
+
+    num_classes: int = 1000
+    width: float = 1.0
+    stem_width: int = 32
+    stages: Sequence[Sequence[int]] = STAGES
+    top_width: int = 1280
+    drop_connect: float = 0.0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @property
+    def last_block(self) -> str:
+        """Name of the module that makes the last feature map."""
+        return "top"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, example_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Classifies scaled images; `map_taps` asks for the maps on the way.
+
+        Args:
+          images: (N, H, W, 3) float, H and W at least 32; for the published weights scaled by `scale_pixels`.
+          train: use and update batch statistics, and drop branches.
+          example_keys: (N,) random keys, one per image; needed when `train` and `drop_connect` > 0.
+
+        Returns:
+          logits (N, num_classes) and features (N, top_width: the pooled last map), both float32.
+        """
+        if not (self.width > 0 and 0 <= self.drop_connect < 1):
+            raise ValueError(f"width={self.width} must be above 0 and drop_connect={self.drop_connect} in [0, 1)")
+        if train and self.drop_connect > 0 and example_keys is None:
+            raise ValueError("EfficientNetLite0 needs example_keys in training: one random key per image")
+
+        def scaled(channels: int) -> int:
+            return max(round(channels * self.width), 1)
+
+        x = Convolution(scaled(self.stem_width), 3, 2, dtype=self.dtype, name="stem")(images)
+        x = nn.relu6(_norm(self, "stem_norm")(x, train))
+        stages = [Stage(*stage) for stage in self.stages]
+        index, depth = 0, sum(stage.blocks for stage in stages)
+        for stage in stages:
+            if stage.stride > 1:
+                self._tap(x)
+            for number in range(stage.blocks):
+                keys = None
+                if train and self.drop_connect > 0:
+                    keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, index)
+                x = Block(
+                    scaled(stage.features),
+                    stage.kernel_size,
+                    stage.stride if number == 0 else 1,
+                    stage.expansion,
+                    self.drop_connect * index / depth,
+                    self.axis_name,
+                    self.dtype,
+                    name=f"block{index}",
+                )(x, train, keys)
+                index += 1
+        self._tap(x)
+        x = Convolution(scaled(self.top_width), dtype=self.dtype, name="top")(x)
+        x = nn.relu6(_norm(self, "top_norm")(x, train))
+        if not self.is_initializing():
+            # Where explain.grad_cam looks; neither changes a number.
+            self.sow(INTERMEDIATES, "feature_map", x)
+            x = self.perturb("feature_map", x)
+        features = at_least_float32(x).mean((1, 2))
+        return Linear(self.num_classes, name="head")(features), features
+
+    def _tap(self, x: jax.Array) -> None:
+        if not self.is_initializing():
+            self.sow(INTERMEDIATES, TAPS, x)
+
+
+def map_taps(model: EfficientNetLite0, variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the last map of every resolution, on stored statistics: strides 2, 4, 8, 16 and 32.
+
+    Args:
+      images: as `model` takes them.
+
+    Returns:
+      per resolution (N, ceil(H / stride), ceil(W / stride), C), C = 16, 24, 40, 112, 320 at full width.
+    """
+    return model.apply(variables, images, mutable=[INTERMEDIATES])[1][INTERMEDIATES][TAPS]

@@ -1,0 +1,218 @@
+"""Blocks that GCGAN's two networks are made of, over maps (N, H, W, C) with one side H = W."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dim_jax.models.convolutions import halving_convolution, pointwise_convolution, valid_convolution
+from dim_jax.models.layers import BatchNorm, Dtype, at_least_float32, fan_in_uniform
+from dim_jax.models.spectral import SpectralConv
+
+
+def repeat_pixels(x: jax.Array) -> jax.Array:
+    """Doubles the side of x (N, H, W, C): every pixel becomes a block of 2x2."""
+    number, height, width, channels = x.shape
+    blocks = jnp.broadcast_to(x[:, :, None, :, None], (number, height, 2, width, 2, channels))
+    return blocks.reshape(number, 2 * height, 2 * width, channels)
+
+
+def block_means(x: jax.Array, side: int) -> jax.Array:
+    """Averages x (N, H, W, C) over equal blocks, down to (N, side, side, C)."""
+    number, height, width, channels = x.shape
+    return x.reshape(number, side, height // side, side, width // side, channels).mean((2, 4))
+
+
+def gated_linear(x: jax.Array) -> jax.Array:
+    """The first half of the channels, each times the sigmoid of its partner in the second half.
+
+    Reference: Dauphin et al., "Language modeling with gated convolutional networks", ICML 2017, equation 1.
+    """
+    values, gates = jnp.split(x, 2, axis=-1)
+    return values * nn.sigmoid(gates)
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """The discriminator's activation."""
+    return nn.leaky_relu(x, 0.2)
+
+
+class InjectedNoise(nn.Module):
+    """Adds noise that is the same for all channels of a position, times a learned gain that starts at 0.
+
+    Attributes:
+      layer: number that sets this layer's noise apart from that of the others.
+    """
+
+    layer: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        gain = self.param("gain", nn.initializers.zeros, (1,))
+        if keys is None:
+            return x
+        shape = (*x.shape[1:3], 1)
+        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, self.layer), shape))(keys)
+        return x + (gain * noise).astype(x.dtype)
+
+
+class UpBlock(nn.Module):
+    """Doubles the side: repeated pixels, a 3x3 convolution, batch norm, gated linear unit.
+
+    Attributes:
+      features: output channels.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation.
+    """
+
+    features: int
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = SpectralConv(2 * self.features, dtype=self.dtype, name="conv")(repeat_pixels(x), train)
+        return gated_linear(BatchNorm(self.axis_name, dtype=self.dtype, name="norm")(x, train))
+
+
+class CompoundUpBlock(nn.Module):
+    """Doubles the side by two convolutions with injected noise, beside a 1x1 convolution of the input.
+
+    Attributes:
+      features: output channels.
+      layer: number that sets this block's noise apart from that of other blocks.
+      residual: add the 1x1 convolution; FastGAN has none.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation.
+    """
+
+    features: int
+    layer: int
+    residual: bool = True
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, noise_keys: jax.Array | None) -> jax.Array:
+        y = repeat_pixels(x)
+        for number, name in enumerate(("first", "second")):
+            y = SpectralConv(2 * self.features, dtype=self.dtype, name=name)(y, train)
+            y = InjectedNoise(2 * self.layer + number, name=f"{name}_noise")(y, noise_keys)
+            y = gated_linear(BatchNorm(self.axis_name, dtype=self.dtype, name=f"{name}_norm")(y, train))
+        if not self.residual:
+            return y
+        # A 1x1 convolution gives copies of a pixel the same result: it is repeated afterwards.
+        skip = repeat_pixels(SpectralConv(self.features, 1, dtype=self.dtype, name="skip")(x, train))
+        return y + BatchNorm(self.axis_name, dtype=self.dtype, name="skip_norm")(skip, train)
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution without bias and without spectral normalisation.
+
+    Attributes:
+      features: output channels.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", fan_in_uniform(x.shape[-1]), (1, 1, x.shape[-1], self.features))
+        return pointwise_convolution(x, kernel[0, 0].astype(x.dtype))
+
+
+class GlobalContext(nn.Module):
+    """Adds to a map what its positions have in common, through a bottleneck of a sixteenth of its channels.
+
+    Attributes:
+      context: "map" as in the published code: the average over positions, weighted by the softmax of the map over its
+        own positions; "context" as in the paper's figure: positions are averaged by a learned attention, and the result
+        is added to all of them alike.
+
+    Reference: Cao et al., "GCNet: Non-local networks meet squeeze-excitation networks and beyond", ICCVW 2019.
+    """
+
+    context: str = "map"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def bottleneck(pooled: jax.Array) -> jax.Array:
+            hidden = nn.relu(Pointwise(max(x.shape[-1] // 16, 1), name="hidden")(pooled))
+            return Pointwise(x.shape[-1], name="output")(hidden)
+
+        if self.context == "map":
+            common = bottleneck(x.mean((1, 2), keepdims=True))
+            return x + common * nn.softmax(at_least_float32(x), axis=(1, 2)).astype(x.dtype)
+        attention = nn.softmax(at_least_float32(Pointwise(1, name="attention")(x)), axis=(1, 2)).astype(x.dtype)
+        return x + bottleneck((attention * x).sum((1, 2), keepdims=True))
+
+
+class Gate(nn.Module):
+    """Scales the channels of one map by what another one shows.
+
+    Attributes:
+      kind: "gc" looks at the global context of the other map first; "sle" does not.
+      context: see GlobalContext.
+      dtype: dtype of the computation.
+
+    Reference: Liu et al., "Towards faster and stabilized GAN training for high-fidelity few-shot image synthesis",
+    ICLR 2021, equation 2 (skip-layer excitation).
+    """
+
+    kind: str = "gc"
+    context: str = "map"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, source: jax.Array, target: jax.Array, train: bool) -> jax.Array:
+        if self.kind == "gc":
+            source = GlobalContext(self.context, name="context")(source)
+        features = target.shape[-1]
+        gate = block_means(source, 4)
+        gate = nn.swish(SpectralConv(features, 4, valid_convolution, self.dtype, name="squeeze")(gate, train))
+        return target * nn.sigmoid(SpectralConv(features, 1, dtype=self.dtype, name="excite")(gate, train))
+
+
+class DownBlock(nn.Module):
+    """Halves the side: the mean of two convolutions and of averaged pixels through a 1x1 convolution.
+
+    Attributes:
+      features: output channels.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation.
+    """
+
+    features: int
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        def activated(y: jax.Array, name: str) -> jax.Array:
+            return leaky_relu(BatchNorm(self.axis_name, dtype=self.dtype, name=f"{name}_norm")(y, train))
+
+        main = SpectralConv(self.features, 4, halving_convolution, self.dtype, name="halve")(x, train)
+        main = SpectralConv(self.features, dtype=self.dtype, name="refine")(activated(main, "halve"), train)
+        direct = SpectralConv(self.features, 1, dtype=self.dtype, name="direct")(block_means(x, x.shape[1] // 2), train)
+        return (activated(main, "refine") + activated(direct, "direct")) / 2
+
+
+class Decoder(nn.Module):
+    """Rebuilds an image in (-1, 1) from a feature map of a small side.
+
+    Attributes:
+      widths: channels of the blocks; each doubles the side.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation; the image is float32.
+    """
+
+    widths: Sequence[int]
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for number, features in enumerate(self.widths):
+            x = UpBlock(features, self.axis_name, self.dtype, name=f"up{number}")(x, train)
+        return jnp.tanh(at_least_float32(SpectralConv(3, dtype=self.dtype, name="head")(x, train)))

@@ -1,0 +1,232 @@
+"""What the report shows of one GAN: the images it draws, how it learned, and what speaks against it."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dim_jax.reporting import curves, panels, run_view, sheets, stages, wording
+from dim_jax.reporting.panels import Group
+from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.tables import Table
+
+GROUPS = (
+    Group(
+        "Losses",
+        "The two networks play against each other, so neither has to fall.",
+        {("train", "generator_loss"): "generator", ("train", "discriminator_loss"): "discriminator, all parts"},
+    ),
+    Group(
+        "Hinge losses of the discriminator",
+        "About 0.9: it cannot tell; 0: all images lie beyond their margin.",
+        {("train", "hinge_real"): "real images", ("train", "hinge_fake"): "generated images"},
+    ),
+    Group(
+        "Logits of the discriminator",
+        "Means; above 0 it takes an image for real.",
+        {("train", "logit_real"): "real images", ("train", "logit_fake"): "generated images"},
+    ),
+    Group(
+        "Reconstruction",
+        "Distance of what the discriminator rebuilds to real images; lower is closer.",
+        {
+            ("train", "reconstruction_whole"): "whole, from the large branch",
+            ("train", "reconstruction_small"): "whole, from the small branch",
+            ("train", "reconstruction_part"): "a quarter",
+        },
+    ),
+    Group(
+        "Gradient norms",
+        "",
+        {("train", "generator_gradient_norm"): "generator", ("train", "discriminator_gradient_norm"): "discriminator"},
+    ),
+    Group(
+        "Diversity and augmentation",
+        "Diversity: 1 as real images differ, 0 one image only.",
+        {
+            ("samples", "diversity"): "diversity",
+            ("train", "augment_probability"): "augmentation probability",
+            ("train", "logit_real_sign"): "mean sign of real logits",
+        },
+    ),
+)
+HEADLINE = (
+    ("samples", "diversity"),
+    ("train", "hinge_real"),
+    ("train", "hinge_fake"),
+    ("train", "logit_real_sign"),
+    ("train", "augment_probability"),
+)
+LOW_DIVERSITY, HIGH_SIGN, LOW_HINGE = 0.3, 0.9, 0.05
+PERCEPTUAL = {
+    "lite0": "EfficientNet-Lite0",
+    "lpips_vgg16": "LPIPS (VGG-16)",
+    "pixels": "pixels, no network",
+    "none": "none",
+}
+
+
+def view(position: int, run: Run) -> dict[str, Any]:
+    """Returns what the template shows of the run at `position` (from 1)."""
+    drawn = panels.grouped_panels([run], GROUPS, f"c{position}-")
+    return {
+        "template": "gan_run.html",
+        "id": f"run-{position}",
+        "name": run.name,
+        "folder": str(run.folder),
+        "facts": _facts(run),
+        "verdict": _verdict(run),
+        "notes": notes(run) + run.problems,
+        "sheets": sheets.view(run),
+        "curves": drawn,
+        "curves_csv": panels.curve_table(drawn, by_epoch=False),
+        "metrics": _metric_table(run),
+        "data": _data(run),
+        "stages": stages.view(run, f"s{position}-"),
+        "times": run_view.timings(run),
+        "config": run_view.config_groups(run.config),
+        "environment": list(wording.flatten(run.environment).items()),
+    }
+
+
+def subject(run: Run) -> str:
+    """Returns what a GAN learns to draw, in words."""
+    if run.setting("gan", "conditional") is True:
+        return "conditional, all classes" + (f" ({len(run.manifest.classes)})" if run.manifest else "")
+    label = run.setting("gan", "label")
+    return f"class “{label}”" if label else ""
+
+
+def steps_done(run: Run) -> int:
+    """Returns the last step of the training that was logged, 0 where none was."""
+    return max((step for split, _, step, _, _ in run.curves if split == "train"), default=0)
+
+
+def late(run: Run, split: str, metric: str) -> float:
+    """Returns where a metric stands: the mean of the last tenth of its values (at least one), NaN where it has none."""
+    values = _values(run, split, metric)
+    return float(np.mean(values[-math.ceil(len(values) / 10) :])) if values else math.nan
+
+
+def standing(run: Run) -> dict[str, float]:
+    """Returns how far a run is and where the metrics of HEADLINE stand, by name; the diversity is the last sheet's."""
+    found = {"Steps": steps_done(run)}
+    for split, metric in HEADLINE:
+        read = _last if split == "samples" else late
+        found[wording.label(metric)] = read(run, split, metric)
+    return found
+
+
+def notes(run: Run) -> list[str]:
+    """Returns what is unfinished, and signs that training went wrong."""
+    found = []
+    done, planned = steps_done(run), run.setting("train", "num_train_steps")
+    if not run.curves:
+        found.append("Nothing has been logged yet, so there are no learning curves.")
+    elif isinstance(planned, (int, float)) and done < planned:
+        found.append(f"Training is not finished: step {done} of {planned} is the last one logged.")
+    stopped = [int(record["step"]) for record in curves.read_lines(run.folder)[0] if record.get("split") == "diverged"]
+    if stopped and max(stopped) > done:
+        found.append(f"Training stopped at step {max(stopped)}: a loss was no longer a finite number.")
+    diversity, sign = _last(run, "samples", "diversity"), late(run, "train", "logit_real_sign")
+    if diversity < LOW_DIVERSITY:
+        found.append(
+            f"Generated images differ only {diversity:.2f} times as much as real ones: the generator draws nearly the "
+            "same image from every seed, or has not learned to draw yet."
+        )
+    if sign > HIGH_SIGN:
+        found.append(
+            f"The discriminator takes nearly all real images for real (mean sign of their logits {sign:.2f}): it may "
+            "know the training images by heart, and then the generator learns nothing more from it. "
+            "--config.augment.adaptive_target=0.6 counters that."
+        )
+    if all(late(run, "train", name) < LOW_HINGE for name in ("hinge_real", "hinge_fake")):
+        found.append(
+            "Both hinge losses are near 0: the discriminator tells real from generated images without effort, so the "
+            "generator gets little to learn from."
+        )
+    return found
+
+
+def _values(run: Run, split: str, metric: str) -> list[float]:
+    return [value for name, key, *_, value in run.curves if (name, key) == (split, metric) and math.isfinite(value)]
+
+
+def _last(run: Run, split: str, metric: str) -> float:
+    return (_values(run, split, metric) or [math.nan])[-1]
+
+
+def _facts(run: Run) -> list[str]:
+    model = {name: run.setting("model", name) for name in ("width", "gate", "up")}
+    size, perceptual = run.setting("data", "image_size"), run.setting("gan", "perceptual")
+    facts = ["GAN", subject(run)]
+    facts += [f"{size} px"] if size else []
+    facts += [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in model.items() if value
+    ]
+    facts += [f"reconstruction by {PERCEPTUAL.get(str(perceptual), perceptual)}"] if perceptual else []
+    planned = run.setting("train", "num_train_steps")
+    facts += [f"{planned} steps"] if planned else []
+    return [fact for fact in facts if fact] + run_view.origin(run)
+
+
+def _verdict(run: Run) -> dict[str, Any]:
+    """Returns the headline: how far training is, and where its metrics stand."""
+    done, planned = steps_done(run), run.setting("train", "num_train_steps")
+    tiles = [(name, wording.number(value)) for name, value in standing(run).items()]
+    sentences = [f"{done} of {planned} steps are done." if planned else f"{done} steps are done."]
+    diversity = _last(run, "samples", "diversity")
+    if math.isfinite(diversity):
+        sentences.append(
+            f"On the last sheet, generated images differ {diversity:.2f} times as much among themselves as real ones."
+        )
+    if done:
+        sentences.append("The other numbers are means over the last tenth of what was logged.")
+    sentences.append(
+        "Generated images are synthetic: they are no findings, and they may repeat training images. No score here "
+        "chose a checkpoint: the images are drawn by the running mean of the generator at the step named with them."
+    )
+    return {"split": None, "tiles": tiles if run.curves else [], "sentences": sentences}
+
+
+def _metric_table(run: Run) -> dict[str, Any] | None:
+    """Returns first, late, smallest and largest value of everything logged, or None where nothing is."""
+    logged = {(split, metric) for split, metric, *_ in run.curves if split in ("train", "samples")}
+    known = [key for group in GROUPS for key in group.metrics]
+    ordered = [key for key in known if key in logged]
+    ordered += sorted(key for key in logged - set(known) if key[1] not in panels.TIMES)
+    rows = []
+    for split, metric in ordered:
+        values = _values(run, split, metric)
+        found = (values[0], late(run, split, metric), min(values), max(values)) if values else (None,) * 4
+        rows.append((split, metric, *found))
+    if not rows:
+        return None
+    return {
+        "rows": [(wording.label(metric), [_short(value) for value in values]) for _, metric, *values in rows],
+        "csv": Table(
+            "gan_metrics",
+            "metrics over the run",
+            ("split", "metric", "first", "mean of the last tenth", "smallest", "largest"),
+            rows,
+        ),
+    }
+
+
+def _short(value: float | None) -> str:
+    return wording.MISSING if value is None else f"{value:.4g}"
+
+
+def _data(run: Run) -> dict[str, Any] | None:
+    """Returns the data of the run; a GAN maps pixels to -1 to 1, whatever the normalisation of the fold."""
+    data = run_view.data_summary(run)
+    if data is None:
+        return None
+    facts = [(name, value) for name, value in data["facts"] if not name.startswith("Normalisation")]
+    label, classes = run.setting("gan", "label"), run.manifest.classes
+    rows = run.rows_of("train")
+    if run.setting("gan", "conditional") is not True and label in classes:
+        rows = rows[run.manifest.labels[rows] == classes.index(label)]
+    if run.fold is not None and subject(run):
+        facts.insert(0, ("Learned from", f"{len(rows)} training images, {subject(run)}"))
+    return data | {"facts": facts}

@@ -1,0 +1,118 @@
+"""What the report shows of the evaluations of one run: metrics, confusion matrix, results per class, reliability."""
+
+from typing import Any
+
+import numpy as np
+
+from dim_jax.reporting import figures, wording
+from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.tables import Table
+
+SCORES = ("precision", "recall", "f1", "auroc")
+BIN = ("lower", "upper", "count", "confidence", "accuracy")
+
+
+def metric_table(run: Run) -> dict[str, Any]:
+    """Returns the summary metrics of all evaluated splits."""
+    splits = list(run.evaluations)
+    keys = [*wording.metric_names([run]), "num_images"]
+    rows = [
+        (
+            "Images" if key == "num_images" else wording.label(key),
+            [wording.number(run.evaluations[split].get(key)) for split in splits],
+        )
+        for key in keys
+    ]
+    numbers = [(key, *(run.evaluations[split].get(key) for split in splits)) for key in keys]
+    return {
+        "splits": [wording.split_name(split) for split in splits],
+        "rows": rows if splits else [],
+        "csv": Table("summary_metrics", "summary metrics", ("metric", *splits), numbers) if splits else None,
+    }
+
+
+def view(run: Run, split: str, prefix: str) -> dict[str, Any]:
+    """Returns the results of one split; `prefix` starts the ids of its figure."""
+    import markupsafe
+
+    content, name = run.evaluations[split], wording.split_name(split)
+    classes = [str(name) for name in content.get("classes") or []]
+    training = {}
+    if run.manifest is not None and run.fold is not None:
+        counts = np.bincount(run.manifest.labels[run.rows_of("train")], minlength=len(run.manifest.classes))
+        training = dict(zip(run.manifest.classes, counts.tolist(), strict=True))
+    found = wording.dicts(content.get("per_class"))
+    per_class = [
+        {
+            "class": row.get("class"),
+            "training": wording.number(training.get(row.get("class"))),
+            "counts": [wording.number(row.get(key)) for key in ("support", "predicted")],
+            "scores": [
+                {
+                    "text": wording.number(value),
+                    "share": float(value) if wording.number(value) != wording.MISSING else 0.0,
+                }
+                for value in (row.get(key) for key in SCORES)
+            ],
+        }
+        for row in found
+    ]
+    bins = wording.dicts(content.get("reliability"))
+    error = wording.number(content.get("expected_calibration_error"))
+    words = f"Reliability diagram of the {name} images; expected calibration error {error}."
+    confusion = _confusion(content.get("confusion_matrix"), classes)
+    keys = ("support", "predicted", *SCORES)
+    return {
+        "split": name,
+        "confusion": confusion,
+        "per_class": per_class,
+        "absent": [str(name) for name in content.get("absent_classes") or []],
+        "reliability": markupsafe.Markup(figures.reliability(bins, prefix, words)) if bins else None,
+        "error": error,
+        "csv": {
+            "confusion": Table(
+                f"confusion_matrix_{split}",
+                f"confusion matrix of the {name} split",
+                ("true class", *classes),
+                [(row["class"], *(cell["count"] for cell in row["cells"])) for row in confusion["rows"]],
+            )
+            if confusion
+            else None,
+            "per_class": Table(
+                f"per_class_{split}",
+                f"results per class of the {name} split",
+                ("class", "training images", *keys),
+                [(row.get("class"), training.get(row.get("class")), *map(row.get, keys)) for row in found],
+            ),
+            "reliability": Table(
+                f"reliability_{split}",
+                f"reliability of the {name} split",
+                BIN,
+                [tuple(map(item.get, BIN)) for item in bins],
+            ),
+        },
+    }
+
+
+def _confusion(matrix: Any, classes: list[str]) -> dict[str, Any] | None:
+    """Returns rows of cells with counts and shares of the true class, or None when it does not fit the classes."""
+    try:
+        counts = np.array(matrix, dtype=np.int64)
+    except (TypeError, ValueError):
+        return None
+    if counts.shape != (len(classes), len(classes)) or not classes:
+        return None
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    rows = [
+        {
+            "class": name,
+            "cells": [
+                {"count": int(counts[at, to]), "share": float(shares[at, to]), "right": at == to}
+                for to in range(len(classes))
+            ],
+            "total": int(totals[at]),
+        }
+        for at, name in enumerate(classes)
+    ]
+    return {"classes": classes, "rows": rows, "predicted": counts.sum(axis=0).tolist(), "total": int(counts.sum())}

@@ -1,0 +1,106 @@
+"""Where the time of a run went: preparing, compiling, training, waiting, validating or drawing, saving, evaluating."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dim_jax.reporting import figures, wording
+from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.tables import Table
+
+if TYPE_CHECKING:
+    from dim_jax.reporting.figures import Axes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its name, its wall time (None where not written down), and whether it is part of the one above."""
+
+    name: str
+    seconds: float | None
+    is_part: bool = False
+
+
+def measure(run: Run) -> list[Stage]:
+    """Returns the stages of a run in the order in which they happen."""
+    lines: dict[tuple[str, int], dict[str, float]] = {}
+    for split, metric, step, _, value in run.curves:
+        lines.setdefault((split, step), {})[metric] = value
+    timed = [(split, line) for (split, _), line in lines.items() if math.isfinite(line.get("seconds", math.nan))]
+    # The line of a dispatch that was compiled first has no time per step; every start of the process has one.
+    train = [line for split, line in timed if split == "train"]
+    starts = [line["seconds"] for line in train if math.isnan(line.get("seconds_per_step", 0.0))]
+    steps = [line for line in train if not math.isnan(line.get("seconds_per_step", 0.0))]
+    waits = [line["seconds"] * line["data_wait_share"] for line in steps if line.get("data_wait_share", -1) >= 0]
+    # Told on the next line of the training, which the last save does not have.
+    saves = [line["checkpoint_seconds"] for line in train if line.get("checkpoint_seconds", -1) > 0]
+    between, name = ("samples", "Sample sheets") if run.is_gan else ("val", "Validation")
+    stages = [
+        Stage("Preparing the data", run.data_seconds),
+        Stage("Start, with compilation" + (f" ({len(starts)} starts)" if starts[1:] else ""), _total(starts)),
+        Stage("Training steps", _total([line["seconds"] for line in steps])),
+        Stage("of it waiting for data", _total(waits), is_part=True),
+        Stage(f"{name} during training", _total([line["seconds"] for split, line in timed if split == between])),
+        Stage("Checkpoints (without the last)", _total(saves)),
+    ]
+    for split, content in run.evaluations.items():
+        seconds = content.get("evaluation_seconds")
+        is_known = wording.number(seconds) != wording.MISSING
+        stages.append(Stage(f"Evaluation, {wording.split_name(split)} split", float(seconds) if is_known else None))
+    return stages
+
+
+def _total(seconds: list[float]) -> float | None:
+    return math.fsum(seconds) if seconds else None
+
+
+def view(run: Run, prefix: str) -> dict[str, Any]:
+    """Returns the stages as rows and as a figure; `prefix` starts the ids of the figure."""
+    import markupsafe
+
+    stages = measure(run)
+    total = math.fsum(stage.seconds or 0.0 for stage in stages if not stage.is_part)
+    known = [stage for stage in stages if stage.seconds is not None]
+    words = "; ".join(f"{stage.name}: {wording.duration(stage.seconds)}" for stage in known)
+    return {
+        "rows": [
+            {
+                "name": stage.name,
+                "is_part": stage.is_part,
+                "seconds": wording.duration(stage.seconds),
+                "share": wording.MISSING
+                if stage.seconds is None or not total
+                else f"{100 * stage.seconds / total:.1f} %",
+            }
+            for stage in stages
+        ],
+        "total": wording.duration(total if known else None),
+        "is_complete": len(known) == len(stages),
+        "svg": markupsafe.Markup(_bars(known, prefix, f"Time per stage. {words}.")) if total else None,
+        "csv": Table(
+            "time_per_stage",
+            "time per stage",
+            ("stage", "seconds", "part of the stage above"),
+            [(stage.name, stage.seconds, "yes" if stage.is_part else "no") for stage in stages],
+        ),
+    }
+
+
+def _bars(stages: list[Stage], prefix: str, alternative: str) -> str:
+    def draw(axes: "Axes") -> None:
+        places = range(len(stages))
+        seconds = [stage.seconds or 0.0 for stage in stages]
+        axes.barh(places, seconds, height=0.6, color=[figures.SERIES[1 if stage.is_part else 0] for stage in stages])
+        for place, value in zip(places, seconds, strict=True):
+            axes.annotate(
+                wording.duration(value), (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        axes.set_yticks(places, [("  " if stage.is_part else "") + figures.printable(stage.name) for stage in stages])
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xticks([])
+        axes.set_xlim(0, 1.22 * max(seconds))
+
+    return figures.svg(draw, prefix, alternative, (5.2, 0.5 + 0.28 * len(stages)))

@@ -1,0 +1,57 @@
+// Draws the figures that can be turned once they come near the window, in the colours of the page, and frees them far
+// from it: browsers keep few WebGL canvases alive. Where this cannot run, the still figure stays.
+(() => {
+  "use strict";
+  const canvas = document.createElement("canvas");
+  const hasWebGL = Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
+  const options = {
+    displaylogo: false, displayModeBar: true, responsive: true, scrollZoom: false,
+    modeBarButtons: [["orbitRotation", "pan3d", "zoom3d", "resetCameraDefault3d", "toImage"]],
+  };
+  // Only what is a colour is looked up, so no name of a class can be taken for one.
+  const inPageColours = (text) => {
+    const page = getComputedStyle(document.documentElement);
+    return JSON.parse(text, (key, value) => {
+      const variable = /color$/.test(key) && /^var\((--[\w-]+)\)$/.exec(value);
+      return variable ? page.getPropertyValue(variable[1]).trim() : value;
+    });
+  };
+  const draw = async (figure) => {
+    const plot = figure.querySelector(".cloud");
+    const spec = inPageColours(figure.querySelector("script").textContent);
+    if (figure.camera) spec.layout.scene.camera = figure.camera;
+    figure.dataset.drawn = "started";
+    try {
+      await Plotly.newPlot(plot, spec.data, spec.layout, options);
+      figure.dataset.drawn = "yes";
+    } catch (error) {
+      delete figure.dataset.drawn;
+      console.error("The t-SNE cannot be drawn:", error);
+    }
+  };
+  const free = (figure) => {
+    const plot = figure.querySelector(".cloud");
+    figure.camera = plot.layout && plot.layout.scene.camera;
+    Plotly.purge(plot);
+    figure.dataset.drawn = "freed";
+  };
+  const figures = [...document.querySelectorAll("figure.embedding")];
+  if (!hasWebGL || typeof Plotly === "undefined") {
+    for (const figure of figures) figure.dataset.refused = "no WebGL";
+    return;
+  }
+  const near = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) draw(target);
+      else if (target.dataset.drawn === "yes") free(target);
+    }
+  }, { rootMargin: "600px" });
+  for (const figure of figures) near.observe(figure);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    for (const figure of figures) {
+      if (figure.dataset.drawn !== "yes") continue;
+      free(figure);
+      draw(figure);
+    }
+  });
+})();

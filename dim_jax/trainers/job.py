@@ -1,0 +1,120 @@
+"""What every trainer does around its own work: check, claim the run directory, prepare, describe, train, finish."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dim_jax import files, loop, parallel, workdir
+from dim_jax.data import backends
+from dim_jax.data import dataset as datasets
+from dim_jax.data.batches import TrainingPlan
+from dim_jax.data.sampler import Sampler
+from dim_jax.prepare import prepare
+
+PREPARED = "data"
+
+Config = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is a trainer's own.
+
+    Attributes:
+      open_data: (configuration, prepared folder) -> dataset and sampler of its training images.
+      steps: (configuration, sampler) -> length of the run in steps.
+      make_task: (configuration, run directory, dataset, sampler) -> task, schedule, and what `finish` should be given.
+      finish: (configuration, run directory, what `make_task` gave) -> None, after the last step.
+    """
+
+    open_data: Callable[[Config, Path], tuple[datasets.Dataset, Sampler]]
+    steps: Callable[[Config, Sampler], float]
+    make_task: Callable[[Config, Path, datasets.Dataset, Sampler], tuple[loop.Task, loop.Schedule, Any]]
+    finish: Callable[[Config, Path, Any], None]
+
+
+def carry_out(job: Job, config: Config, run: Path, dry_run: bool) -> None:
+    """Does a job in the run directory `run`, going on where an earlier call stopped.
+
+    Args:
+      job: the trainer's own part.
+      config: as a file of configs/ makes it.
+      run: run directory.
+      dry_run: print data and options, and write nothing.
+
+    Raises:
+      FileNotFoundError, ValueError: the configuration or the data make no sense.
+      FloatingPointError: training diverged.
+    """
+    parallel.enable_compilation_cache()
+    _check_data_options(config)
+    workdir.check_config(run, config)
+    source = Path(config["data"]["path"])
+    is_raw = not (source / "manifest.json").is_file()
+    if dry_run:
+        if is_raw:
+            print(f"{source} is not prepared yet: it would first be prepared into {run / PREPARED}")
+        else:
+            _describe(job, config, *job.open_data(config, source))
+        return
+    with workdir.claim(run):
+        if is_raw:
+            log.info("%s is not prepared yet; preparing it into %s", source, run / PREPARED)
+            source = prepare(
+                config["data"]["path"],
+                run / PREPARED,
+                image_size=config["data"]["image_size"],
+                scale=config["data"]["phantom_scale"] if config["data"]["path"] == "phantom" else 1.0,
+            )
+        data, sampler = job.open_data(config, source)
+        _describe(job, config, data, sampler)
+        task, schedule, for_finish = job.make_task(config, run, data, sampler)
+        if not (run / workdir.CONFIG).is_file():
+            datasets.save(data, source, run)
+            workdir.write_start(run, config, [str(device) for device in jax.devices()], task.facts)
+        with workdir.logging_to(run):
+            log.info("training on %s", ", ".join(str(device) for device in jax.devices()))
+            options = config["train"]
+            best = loop.fit(
+                task, schedule, run, keep_checkpoints=options["keep_checkpoints"], tensorboard=options["tensorboard"]
+            )
+            if best is not None:
+                log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
+            job.finish(config, run, for_finish)
+
+
+def training_batches(images: Any, sampler: Sampler, schedule: loop.Schedule, start: int) -> Iterator[dict[str, Any]]:
+    """Yields the batches of every dispatch from the step `start` on, laid out for `parallel.pmap_train_step`.
+
+    Args:
+      images: of data.backends.make_images.
+    """
+    plan = TrainingPlan(sampler, start, schedule.num_train_steps, jax.process_index(), jax.process_count())
+    stream = images.batches(plan)
+    for _ in range(start, schedule.num_train_steps, schedule.steps_per_dispatch):
+        yield parallel.shard_steps([next(stream) for _ in range(schedule.steps_per_dispatch)])
+
+
+def _check_data_options(config: Config) -> None:
+    """Raises ValueError or FileNotFoundError for options that can be judged without the data."""
+    data = config["data"]
+    if not data["path"]:
+        raise ValueError("config.data.path is empty; give a prepared dataset, a folder of class folders, or phantom")
+    if data["path"] != "phantom" and not Path(data["path"]).is_dir():
+        raise FileNotFoundError(f"config.data.path={data['path']}: no such folder")
+    backends.check_options(data["backend"], data["image_size"], data["resize"])
+
+
+def _describe(job: Job, config: Config, data: datasets.Dataset, sampler: Sampler) -> None:
+    """Prints the data and the options before any work starts."""
+    print(datasets.training_summary(data, sampler.class_counts(data.labels, len(data.classes))))
+    steps = job.steps(config, sampler)
+    print(f"{sampler.epoch_size} draws per epoch, batches of {sampler.global_batch_size}, about {steps:.0f} steps")
+    for name, value in workdir.flatten(files.to_json(config)).items():
+        print(f"  {name} = {value!r}")

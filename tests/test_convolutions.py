@@ -1,0 +1,205 @@
+"""Every formulation is the convolution that XLA has a name for, with its gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.models import convolutions, winograd
+from dim_jax.models.layers import BatchNorm, DepthwiseSeparable, normalize_batch, normalize_together, side_by_side
+
+SHAPE = (2, 9, 11, 4)
+
+
+def reference(x, kernel, stride=1, dilation=1, groups=1):
+    margin = dilation * (kernel.shape[0] // 2)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(margin, margin)] * 2, rhs_dilation=(dilation,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups, precision="highest",
+    )  # fmt: skip
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(len(shape) + shape[-1]).normal(size=shape).astype(np.float32))
+
+
+def assert_same(ours, theirs, x, kernel):
+    """Values, and both gradients of a function that weighs every output differently."""
+    expected = theirs(x, kernel)
+    np.testing.assert_allclose(ours(x, kernel), expected, rtol=1e-5, atol=1e-5)
+    weights = draw(*expected.shape)
+    gradients = [jax.grad(lambda x, k, f=f: (f(x, k) * weights).sum(), (0, 1))(x, kernel) for f in (ours, theirs)]
+    for got, wanted in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+# The last ones reach as far as the map, and beyond it.
+@pytest.mark.parametrize(
+    ("size", "dilation"), [(1, 1), (3, 1), (3, 3), (3, 4), (5, 2), (5, 5), (3, 6), (3, 9), (3, 20)]
+)
+def test_dense(size, dilation):
+    assert_same(
+        lambda x, k: convolutions.convolution(x, k, dilation),
+        lambda x, k: reference(x, k, dilation=dilation),
+        draw(*SHAPE),
+        draw(size, size, 4, 6),
+    )
+
+
+@pytest.mark.parametrize(("size", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 3)])
+def test_depthwise(size, dilation):
+    assert_same(
+        lambda x, k: convolutions.depthwise_convolution(x, k[:, :, 0], dilation),
+        lambda x, k: reference(x, k, dilation=dilation, groups=4),
+        draw(*SHAPE),
+        draw(size, size, 1, 4),
+    )
+
+
+def test_pointwise():
+    assert_same(
+        lambda x, k: convolutions.pointwise_convolution(x, k[0, 0]),
+        reference,
+        draw(*SHAPE),
+        draw(1, 1, 4, 6),
+    )
+
+
+@pytest.mark.parametrize(("size", "stride"), [(7, 2), (3, 2), (3, 3)])
+def test_strided(size, stride):
+    assert_same(
+        lambda x, k: convolutions.strided_convolution(x, k, stride),
+        lambda x, k: reference(x, k, stride=stride),
+        draw(*SHAPE),
+        draw(size, size, 4, 6),
+    )
+
+
+def unpadded(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=convolutions.LAYOUT)
+
+
+def halved(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=convolutions.LAYOUT)
+
+
+# The last one covers the map, and is one product.
+@pytest.mark.parametrize(("size", "height", "width"), [(4, 9, 11), (2, 3, 2), (3, 5, 3), (4, 4, 4)])
+def test_valid(size, height, width):
+    assert_same(convolutions.valid_convolution, unpadded, draw(2, height, width, 4), draw(size, size, 4, 6))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (2, 2)])
+def test_halving(height, width):
+    assert_same(convolutions.halving_convolution, halved, draw(2, height, width, 4), draw(4, 4, 4, 6))
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize(("height", "width"), [(9, 11), (12, 6), (1, 2)])
+def test_winograd(height, width, dilation):
+    x, kernel = draw(2, height, width, 4), draw(3, 3, 4, 6)
+    ours = winograd.winograd_convolution(x, winograd.transform_kernel(kernel), dilation)
+    np.testing.assert_allclose(ours, reference(x, kernel, dilation=dilation), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "size"),
+    [
+        (convolutions.convolution, reference, 3),
+        (convolutions.valid_convolution, unpadded, 4),
+        (convolutions.valid_convolution, unpadded, 6),
+        (convolutions.halving_convolution, halved, 4),
+    ],
+)
+def test_gradients_of_gradients_are_there(ours, theirs, size):
+    """A penalty on gradients differentiates through them."""
+    x, kernel = draw(1, 6, 6, 2), draw(size, size, 2, 2)
+
+    def penalty(convolve):
+        return lambda k: jnp.square(jax.grad(lambda x: jnp.sin(convolve(x, k)).sum())(x)).sum()
+
+    got, wanted = (jax.grad(penalty(f))(kernel) for f in (ours, theirs))
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize(
+    ("convolve", "size"),
+    [
+        (lambda x, k: convolutions.convolution(x, k, 3), 3),
+        (convolutions.valid_convolution, 4),
+        (convolutions.halving_convolution, 4),
+    ],
+)
+def test_the_gradients_are_the_same_within_a_scan(convolve, size):
+    """Where training runs them."""
+    x, kernel = draw(2, 8, 10, 4), draw(size, size, 4, 4)
+
+    def gradient(k):
+        return jax.grad(lambda k: jnp.square(convolve(x, k)).sum())(k)
+
+    scanned = jax.jit(lambda k: jax.lax.scan(lambda carry, _: (carry, gradient(carry)), k, None, length=2)[1])(kernel)
+    np.testing.assert_allclose(scanned[1], gradient(kernel), rtol=1e-5, atol=1e-4)
+
+
+def test_separable_layers_side_by_side_are_those_layers_one_by_one():
+    layers = [DepthwiseSeparable(features) for features in (3, 5)]
+    x = draw(*SHAPE)
+    variables = [layer.init(jax.random.key(number), x) for number, layer in enumerate(layers)]
+    outputs = []
+    for weights in (variables_of["params"] for variables_of in variables):
+        gained = x * weights["depthwise"]["kernel"].reshape(-1) + weights["depthwise"]["bias"]
+        outputs.append(gained @ weights["pointwise"]["kernel"][0, 0] + weights["pointwise"]["bias"])
+    bound = [layer.bind(each) for layer, each in zip(layers, variables, strict=True)]
+    np.testing.assert_allclose(side_by_side(bound, x), jnp.concatenate(outputs, -1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_batch_normalisation_is_that_of_its_definition():
+    x, scale, bias = draw(4, 3, 3, 6) * 3 + 1, 1 + 0.1 * jnp.arange(6.0), jnp.arange(6.0)
+    weights = draw(4, 3, 3, 6) ** 2
+
+    def definition(x, scale, bias):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+
+    def ours(x, scale, bias):
+        return normalize_batch(x, scale, bias, 1e-5, None)[0]
+
+    np.testing.assert_allclose(ours(x, scale, bias), definition(x, scale, bias), rtol=1e-4, atol=1e-5)
+    gradients = [
+        jax.grad(lambda *arguments, f=f: (f(*arguments) * weights).sum(), (0, 1, 2))(x, scale, bias)
+        for f in (ours, definition)
+    ]
+    for got, wanted in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+    def penalty(f, x, scale):
+        return jnp.square(jax.grad(lambda x: (jnp.sin(f(x, scale, bias)) * weights).sum())(x)).sum()
+
+    seconds = [jax.grad(partial(penalty, f), (0, 1))(x, scale) for f in (ours, definition)]
+    for got, wanted in zip(*seconds, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_norms_together_are_those_norms_one_by_one(train):
+    x = draw(4, 3, 3, 6) * 3 + 1
+    parts = jnp.split(x, 2, axis=-1)
+    bound = []
+    for number in range(2):
+        variables = jax.tree.map(
+            lambda leaf, number=number: leaf + 0.1 * (1 + number) + 0.01 * jnp.arange(3.0),
+            BatchNorm().init(jax.random.key(0), parts[number], True),
+        )
+        bound.append((BatchNorm(), variables))
+    alone = [
+        layer.apply(v, part, train, mutable=["batch_stats"]) for (layer, v), part in zip(bound, parts, strict=True)
+    ]
+    modules = [layer.bind(v, mutable=["batch_stats"]) for layer, v in bound]
+    together = normalize_together(modules, x, train)
+    np.testing.assert_allclose(together, jnp.concatenate([y for y, _ in alone], -1), rtol=1e-5, atol=1e-5)
+    for module, (_, updates) in zip(modules, alone, strict=True):
+        for name in ("mean", "var"):
+            expected = updates["batch_stats"][name]
+            np.testing.assert_allclose(module.variables["batch_stats"][name], expected, rtol=1e-5, atol=1e-6)
