@@ -170,7 +170,8 @@ def translate(images: jax.Array, shifts: jax.Array, limit: int) -> jax.Array:
     padded = jnp.pad(images, ((0, 0), (limit, limit), (limit, limit), (0, 0)))
 
     def cut(padded: jax.Array, shift: jax.Array) -> jax.Array:
-        return lax.dynamic_slice(padded, (limit + shift[0], limit + shift[1], 0), images.shape[1:])
+        row, column = limit + shift
+        return lax.dynamic_slice(padded, (row, column, jnp.zeros_like(row)), images.shape[1:])
 
     return jax.vmap(cut)(padded, shifts)
 

@@ -132,6 +132,12 @@ def test_translation_moves_pixels_and_fills_with_zeros(rows, cols):
             np.testing.assert_array_equal(result[r, c], image[r + rows, c + cols] if inside else 0)
 
 
+def test_translation_takes_shifts_of_any_width():
+    with jax.enable_x64(True):
+        result = diff_augment.translate(jnp.asarray(IMAGES, jnp.float64), jnp.full((6, 2), 1, jnp.int32), 2)
+    np.testing.assert_array_equal(result[:, :-1, :-1], IMAGES[:, 1:, 1:])
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 def test_gradient_of_the_translation_is_the_opposite_translation(seed):
     rng = np.random.default_rng(seed)
