@@ -114,6 +114,18 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(dat
     assert (run / "samples" / name).read_bytes() == (finished / "samples" / name).read_bytes()
 
 
+def test_bfloat16_on_resident_pixels_loses_what_float32_on_streamed_ones_does(data, finished, tmp_path):
+    run = tmp_path / "run"
+    more = ["--config.data.backend=resident", "--config.model.dtype=bfloat16"]
+    assert command_line.run(train.main, arguments(data, run, *more)) == 0
+    ours, theirs = (json.loads((each / "metrics.jsonl").read_text().splitlines()[0]) for each in (run, finished))
+    for name in (name for name in theirs if name.startswith(("hinge_", "reconstruction_"))):
+        assert ours[name] == pytest.approx(theirs[name], rel=0.03), name
+    assert ours["reconstruction_whole"] != theirs["reconstruction_whole"]
+    state = checkpoints.restore(run / loop.CHECKPOINTS).state
+    assert {leaf.dtype for leaf in jax.tree.leaves(state["generator"]["params"])} == {np.dtype(np.float32)}
+
+
 def test_a_pool_says_where_every_image_comes_from(finished, pool):
     (drawn,) = pools.load(pool)
     assert drawn.label == LABEL and len(drawn.images) == 12
