@@ -37,6 +37,21 @@ class Candidates:
 
 
 @dataclass(frozen=True)
+class Inception:
+    """What the network of FID says of the rows of the dataset, zero for those that are not needed.
+
+    Attributes:
+      logits: (N, 1008).
+      features: (N, 2048).
+      space: what to call the features beside a number.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray
+    space: str
+
+
+@dataclass(frozen=True)
 class Seen:
     """What is known of the rows of the dataset, zero for those that are not needed.
 
@@ -46,6 +61,7 @@ class Seen:
       thumbnails: uint8 (N, THUMBNAIL, THUMBNAIL, 3).
       checkpoint_step: of the classifier.
       space: what to call the features beside a number.
+      inception: None where its weights are not given; no image is chosen by it.
     """
 
     probabilities: np.ndarray
@@ -53,6 +69,7 @@ class Seen:
     thumbnails: np.ndarray
     checkpoint_step: int
     space: str
+    inception: Inception | None = None
 
 
 def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candidates:
@@ -113,22 +130,27 @@ def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candid
     )
 
 
-def look(candidates: Candidates, features: str) -> Seen:
+def look(candidates: Candidates, features: str, inception_weights: str | Path = "") -> Seen:
     """Runs the networks over the generated images, and over the real ones that they are compared to.
 
     Args:
       features: LITE0 or CLASSIFIER.
+      inception_weights: file of the network of FID (pretrained.inception_v3), or "" to do without.
 
     Raises:
-      FileNotFoundError: the classifier has no checkpoint.
-      ValueError: it has diverged, or the weights of EfficientNet-Lite0 are not installed.
+      FileNotFoundError: the classifier has no checkpoint, or there is no such file.
+      ValueError: it has diverged, the weights of EfficientNet-Lite0 are not installed, or the file is another one.
     """
     from scipy.special import softmax
 
     from dim_jax import checkpoints, evaluate, loop, parallel
+    from dim_jax.interop import pretrained
+    from dim_jax.models.inception import NUM_LOGITS
 
     dataset = candidates.dataset
-    extract = _lite0() if features == LITE0 else None  # first of all: its weights may be missing
+    # First of all: weights may be missing.
+    extract = _lite0() if features == LITE0 else None
+    extract_inception = _inception(inception_weights) if inception_weights else None
     restored = checkpoints.restore(candidates.workdir / loop.BEST)
     if restored is None:
         raise FileNotFoundError(f"{candidates.workdir} holds no checkpoint yet; train the classifier first")
@@ -148,7 +170,13 @@ def look(candidates: Candidates, features: str) -> Seen:
     if found is None:
         found = np.zeros((len(dataset), predicted.features.shape[1]))
         found[predicted.index] = predicted.features
-    return Seen(softmax(logits, axis=1), found, thumbnails, restored.step, _space(candidates, features))
+    inception = None
+    if extract_inception:
+        compared = np.concatenate([train[np.isin(dataset.labels[train], classes)], generated])
+        both, _ = _pixels(candidates, compared, extract_inception)
+        space = f"{pretrained.inception_space(inception_weights)}, {_brought(candidates)}"
+        inception = Inception(both[:, :NUM_LOGITS], both[:, NUM_LOGITS:], space)
+    return Seen(softmax(logits, axis=1), found, thumbnails, restored.step, _space(candidates, features), inception)
 
 
 def _lite0() -> Callable[[np.ndarray], np.ndarray]:
@@ -162,6 +190,19 @@ def _lite0() -> Callable[[np.ndarray], np.ndarray]:
     except ValueError as error:
         raise ValueError(f"{error}; --features={CLASSIFIER} does without") from None
     compiled = jax.jit(features)
+    return lambda pixels: np.asarray(compiled(variables, pixels.astype(np.float32) / 127.5 - 1))
+
+
+def _inception(weights: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what turns uint8 pixels (BATCH, S, S, 3) into logits and after them features (BATCH, 1008 + 2048)."""
+    import jax
+    import jax.numpy as jnp
+
+    from dim_jax.interop import pretrained
+    from dim_jax.models.feature_nets import inception_features
+
+    variables = pretrained.inception_v3(weights)
+    compiled = jax.jit(lambda variables, images: jnp.concatenate(inception_features(variables, images), -1))
     return lambda pixels: np.asarray(compiled(variables, pixels.astype(np.float32) / 127.5 - 1))
 
 
@@ -201,7 +242,11 @@ def _pixels(
 def _space(candidates: Candidates, features: str) -> str:
     from dim_jax.interop import pretrained
 
-    resize = candidates.config["data"]["resize"]
     if features == LITE0:
-        return f"{pretrained.feature_space()}, of images brought to {candidates.image_size} px ({resize}) before"
-    return f"features of the classifier {candidates.workdir}, {candidates.config['data']['image_size']} px ({resize})"
+        return f"{pretrained.feature_space()}, {_brought(candidates)}"
+    data = candidates.config["data"]
+    return f"features of the classifier {candidates.workdir}, {data['image_size']} px ({data['resize']})"
+
+
+def _brought(candidates: Candidates) -> str:
+    return f"of images brought to {candidates.image_size} px ({candidates.config['data']['resize']}) before"

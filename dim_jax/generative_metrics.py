@@ -3,25 +3,35 @@
 The features may be any network's, so the names of the Inception network's metrics are not used: `kernel_distance` is
 the estimator of KID and `frechet_distance` the formula of FID, each in the space that the caller names. Every number
 of `compare` comes with a bootstrap interval and with the same number between two halves of the real images, because
-with a few dozen images two halves of the very same class lie far apart.
+with a few dozen images two halves of the very same class lie far apart. `inception_scores` does the same for the
+inception score, which looks at generated images alone.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from dim_jax.feature_sets import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Samples, weighted_frechet
+from dim_jax.feature_sets import distances as distances
+
 LEAST_IMAGES = 10
-PRECISION_NEIGHBOURS = 3  # as Kynkäänniemi et al. have it
-DENSITY_NEIGHBOURS = 5  # as Naeem et al. have it
 RESAMPLES = 200
 FRECHET_RESAMPLES = 50  # each needs the singular values of a matrix as large as the smaller set
 HALVINGS = 20
 LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
 
-METRICS = ("kernel_distance", "frechet_distance", "precision", "recall", "density", "coverage")
-SHARES = ("precision", "recall", "coverage")  # never above 1
+# Metric -> least and greatest value.
+BOUNDS = {
+    "kernel_distance": (-np.inf, np.inf),
+    "frechet_distance": (0.0, np.inf),
+    "precision": (0.0, 1.0),
+    "recall": (0.0, 1.0),
+    "density": (0.0, np.inf),
+    "coverage": (0.0, 1.0),
+}
+METRICS = tuple(BOUNDS)
 
 
 def kernel_distance(
@@ -46,7 +56,7 @@ def kernel_distance(
     of variance", Annals of Statistics 9 (1981).
     """
     real, generated = _checked(real, generated, 2)
-    samples = _Samples(real, generated, _group_numbers(groups, len(real)), np.arange(len(generated)))
+    samples = Samples(real, generated, _group_numbers(groups, len(real)), np.arange(len(generated)))
     value = samples.kernel_distance(np.ones(len(real)), np.ones(len(generated)))
     return value, samples.kernel_standard_error()
 
@@ -67,7 +77,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     Multivariate Analysis 12 (1982), eq. 4; Heusel et al., NeurIPS 2017, for its use.
     """
     real, generated = _checked(real, generated, 2)
-    return _frechet(real, generated, np.ones(len(real)), np.ones(len(generated)))
+    return weighted_frechet(real, generated, np.ones(len(real)), np.ones(len(generated)))
 
 
 def precision_recall(
@@ -86,7 +96,7 @@ def precision_recall(
     2019, eqs. 1 and 2.
     """
     real, generated = _checked(real, generated, neighbours + 1)
-    samples = _Samples(real, generated, np.arange(len(real)), np.arange(len(generated)))
+    samples = Samples(real, generated, np.arange(len(real)), np.arange(len(generated)))
     found = samples.neighbourhoods(np.ones(len(real)), np.ones(len(generated)), neighbours, neighbours)
     return found["precision"], found["recall"]
 
@@ -106,16 +116,59 @@ def density_coverage(
     Reference: Naeem et al., "Reliable fidelity and diversity metrics for generative models", ICML 2020, eqs. 3 and 4.
     """
     real, generated = _checked(real, generated, neighbours + 1)
-    samples = _Samples(real, generated, np.arange(len(real)), np.arange(len(generated)))
+    samples = Samples(real, generated, np.arange(len(real)), np.arange(len(generated)))
     found = samples.neighbourhoods(np.ones(len(real)), np.ones(len(generated)), neighbours, neighbours)
     return found["density"], found["coverage"]
 
 
-def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Returns the Euclidean distances of (N, F) and (M, F) as (N, M), float64."""
-    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    squares = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
-    return np.sqrt(np.maximum(squares, 0))
+def inception_score(logits: np.ndarray) -> float:
+    """exp of the mean over images of KL(p(y | x) || p(y)), where p(y) is the mean of p(y | x) over the same images.
+
+    1 where all images give the same probabilities, at most the number of classes or of images. Few images give too
+    small a value. The mean is over all images; the authors' code averages the scores of ten tenths.
+
+    Args:
+      logits: of every image, (N, C), N >= 1; for the published score those of `feature_nets.inception_features`.
+
+    Reference: Salimans et al., "Improved techniques for training GANs", NeurIPS 2016, section 4.
+    """
+    return _Probabilities(logits).inception_score(np.ones(len(logits)))
+
+
+def inception_scores(
+    real: np.ndarray, generated: np.ndarray, *, groups: Sequence[Any] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Computes the inception score of generated images, and that of real ones beside it.
+
+    Args:
+      real, generated: logits, (N, C) and (M, C); otherwise as for `compare`, whose intervals and halves these are.
+
+    Returns:
+      A JSON-ready dict: "generated" and "real", each {"value", "interval": [low, high]}, and "same_size", the mean
+      scores of halves of the real images and of as many generated ones: {"generated", "real", "real_interval"}, or
+      None where the real images cannot be halved.
+
+    Raises:
+      ValueError: fewer than 10 images on a side, or logits that do not fit or are not finite.
+    """
+    real, generated = _checked(real, generated, LEAST_IMAGES)
+    groups_of = {"real": _group_numbers(groups, len(real)), "generated": np.arange(len(generated))}
+    sets = {"real": _Probabilities(real), "generated": _Probabilities(generated)}
+    rng, found = np.random.default_rng([seed, 0]), {}
+    for name, images in sets.items():
+        value = images.inception_score(np.ones(len(groups_of[name])))
+        drawn = [images.inception_score(_draw(groups_of[name], rng)) for _ in range(RESAMPLES)]
+        found[name] = {"value": value, "interval": _around(value, np.array(drawn), 1.0, np.inf)}
+    halves = _halvings(groups_of["real"], len(generated), np.random.default_rng([seed, 1]))
+    found["same_size"] = None
+    if halves:
+        of_real = [inception_score(real[half]) for half, _, _ in halves]
+        found["same_size"] = {
+            "generated": float(np.mean([inception_score(generated[some]) for _, _, some in halves])),
+            "real": float(np.mean(of_real)),
+            "real_interval": np.quantile(of_real, TAILS).tolist(),
+        }
+    return found
 
 
 def compare(
@@ -154,7 +207,7 @@ def compare(
     """
     real, generated = _checked(real, generated, LEAST_IMAGES)
     numbers = _group_numbers(groups, len(real))
-    samples = _Samples(real, generated, numbers, np.arange(len(generated)))
+    samples = Samples(real, generated, numbers, np.arange(len(generated)))
     everything = samples.all_metrics(np.ones(len(real)), np.ones(len(generated)))
     intervals = _bootstrap(samples, everything, np.random.default_rng([seed, 0]))
     halves = _halvings(numbers, len(generated), np.random.default_rng([seed, 1]))
@@ -191,120 +244,33 @@ def _notes(real: np.ndarray, generated: np.ndarray, numbers: np.ndarray, halves:
     return notes
 
 
-class _Samples:
-    """Two sets of features and what all metrics need of them; weights say how often an image was drawn."""
+class _Probabilities:
+    """What the inception score needs of logits (N, C); weights (N,) say how often an image was drawn."""
 
-    def __init__(self, real: np.ndarray, generated: np.ndarray, groups: np.ndarray, generated_groups: np.ndarray):
-        self.real, self.generated = real, generated
-        self.groups, self.generated_groups = groups, generated_groups
-        self._kernel_real = _kernel(real, real) * (groups[:, None] != groups)
-        self._kernel_generated = _kernel(generated, generated) * (generated_groups[:, None] != generated_groups)
-        self._kernel_mixed = _kernel(real, generated)
-        self._real, self._generated = distances(real, real), distances(generated, generated)
-        # Rounding leaves an image a little away from itself.
-        np.fill_diagonal(self._real, 0)
-        np.fill_diagonal(self._generated, 0)
-        self._mixed = distances(real, generated)
+    def __init__(self, logits: np.ndarray):
+        logits = np.asarray(logits, np.float64)
+        shifted = logits - logits.max(1, keepdims=True)
+        log_sums = np.log(np.exp(shifted).sum(1, keepdims=True))
+        self._values = np.exp(shifted - log_sums)
+        self._entropies = -(self._values * (shifted - log_sums)).sum(1)
 
-    def all_metrics(self, real: np.ndarray, generated: np.ndarray, with_frechet: bool = True) -> dict[str, float]:
-        """All metrics, of images with weights (N,) and (M,)."""
-        found = {
-            "kernel_distance": self.kernel_distance(real, generated),
-            **self.neighbourhoods(real, generated, PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS),
-        }
-        if with_frechet:
-            found["frechet_distance"] = _frechet(self.real, self.generated, real, generated)
-        return found
-
-    def kernel_distance(self, real: np.ndarray, generated: np.ndarray) -> float:
-        within_real = real @ self._kernel_real @ real / _pairs(real, self.groups)
-        within_generated = generated @ self._kernel_generated @ generated / _pairs(generated, self.generated_groups)
-        mixed = real @ self._kernel_mixed @ generated / (real.sum() * generated.sum())
-        return float(within_real + within_generated - 2 * mixed)
-
-    def kernel_standard_error(self) -> float | None:
-        """The jackknife's standard error; None with fewer than three groups on a side."""
-        variance = 0.0
-        for kernel, mixed, groups in (
-            (self._kernel_real, self._kernel_mixed.mean(1), self.groups),
-            (self._kernel_generated, self._kernel_mixed.mean(0), self.generated_groups),
-        ):
-            sizes = np.bincount(groups)
-            if len(sizes) < 3:
-                return None
-            pairs = _pairs(np.ones(len(groups)), groups) - 2 * sizes * (len(groups) - sizes)
-            within = (kernel.sum() - 2 * np.bincount(groups, kernel.sum(1))) / pairs
-            between = (mixed.sum() - np.bincount(groups, mixed)) / (len(groups) - sizes)
-            # The other side's own mean is the same whatever is left out here.
-            left = within - 2 * between
-            variance += (len(left) - 1) / len(left) * float(((left - left.mean()) ** 2).sum())
-        return math.sqrt(variance)
-
-    def neighbourhoods(
-        self, real: np.ndarray, generated: np.ndarray, for_precision: int, for_density: int
-    ) -> dict[str, float]:
-        """Precision, recall, density and coverage of images with weights (N,) and (M,)."""
-        rows, columns = np.flatnonzero(real), np.flatnonzero(generated)
-        real, generated = real[rows], generated[columns]
-        mixed = self._mixed[np.ix_(rows, columns)]
-        real_radii = _radii(self._real[np.ix_(rows, rows)], (for_precision, for_density))
-        generated_radii = _radii(self._generated[np.ix_(columns, columns)], (for_precision,))
-        in_density_ball = mixed <= real_radii[1][:, None]
-        # Sums of whole numbers are exact, so that all of the images are a share of exactly 1.
-        return {
-            "precision": float((mixed <= real_radii[0][:, None]).any(0) @ generated / generated.sum()),
-            "recall": float((mixed <= generated_radii[0]).any(1) @ real / real.sum()),
-            "density": float(in_density_ball.sum(0) @ generated / generated.sum() / for_density),
-            "coverage": float(in_density_ball.any(1) @ real / real.sum()),
-        }
+    def inception_score(self, weights: np.ndarray) -> float:
+        shares = weights / weights.sum()
+        mean = shares @ self._values
+        mean = mean[mean > 0]
+        # The mean divergence is the entropy of the mean less the mean entropy: no logarithm of 0 is needed.
+        divergence = -(mean * np.log(mean)).sum() - shares @ self._entropies
+        return float(np.exp(max(divergence, 0.0)))
 
 
-def _pairs(weights: np.ndarray, groups: np.ndarray) -> float:
-    """The number of ordered pairs of different groups."""
-    return float(weights.sum() ** 2 - (np.bincount(groups, weights) ** 2).sum())
-
-
-def _kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return (one @ other.T / one.shape[1] + 1) ** 3
-
-
-def _radii(between: np.ndarray, neighbours: tuple[int, ...]) -> list[np.ndarray]:
-    """Distances to the k-th nearest other point for each k, from distances (N, N) with a diagonal of zeros."""
-    most = len(between) - 1
-    places = [min(number, most) for number in neighbours]
-    ordered = np.partition(between, places, axis=1)
-    return [ordered[:, place] for place in places]
-
-
-def _frechet(real: np.ndarray, generated: np.ndarray, real_weights: np.ndarray, weights: np.ndarray) -> float:
-    (mean, root), (other_mean, other_root) = _moments(real, real_weights), _moments(generated, weights)
-    # Both roots may be turned freely; the triangular ones are the smaller where there are more images than features.
-    root, other_root = _small(root), _small(other_root)
-    shared = np.linalg.svd(root @ other_root.T, compute_uv=False).sum()
-    value = ((mean - other_mean) ** 2).sum() + (root**2).sum() + (other_root**2).sum() - 2 * shared
-    return float(max(value, 0.0))
-
-
-def _moments(features: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (F,) and a matrix A with A'A the unbiased covariance, of rows drawn `weights` times each."""
-    drawn = weights > 0
-    features, weights = features[drawn], weights[drawn]
-    mean = weights @ features / weights.sum()
-    return mean, np.sqrt(weights / (weights.sum() - 1))[:, None] * (features - mean)
-
-
-def _small(root: np.ndarray) -> np.ndarray:
-    return np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root
-
-
-def _bootstrap(samples: _Samples, values: dict[str, float], rng: np.random.Generator) -> dict[str, list[float]]:
+def _bootstrap(samples: Samples, values: dict[str, float], rng: np.random.Generator) -> dict[str, list[float]]:
     """Returns the interval of each metric: the spread of its resamples around its value."""
     drawn: dict[str, list[float]] = {name: [] for name in METRICS}
     for number in range(RESAMPLES):
         real, generated = (_draw(groups, rng) for groups in (samples.groups, samples.generated_groups))
         for name, value in samples.all_metrics(real, generated, number < FRECHET_RESAMPLES).items():
             drawn[name].append(value)
-    return {name: _around(values[name], np.array(drawn[name]), name) for name in METRICS}
+    return {name: _around(values[name], np.array(drawn[name]), *BOUNDS[name]) for name in METRICS}
 
 
 def _draw(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -316,14 +282,9 @@ def _draw(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             return times[groups].astype(np.float64)
 
 
-def _around(value: float, resampled: np.ndarray, name: str) -> list[float]:
-    tail = (1 - LEVEL) / 2
-    low, high = value + np.quantile(resampled, [tail, 1 - tail]) - resampled.mean()
-    if name != "kernel_distance":
-        low = max(low, 0.0)
-    if name in SHARES:
-        high = min(high, 1.0)
-    return [float(low), float(high)]
+def _around(value: float, resampled: np.ndarray, least: float, most: float) -> list[float]:
+    low, high = value + np.quantile(resampled, TAILS) - resampled.mean()
+    return [float(max(low, least)), float(min(high, most))]
 
 
 def _halvings(
@@ -357,15 +318,14 @@ def _at_same_size(
         ones = np.ones(len(first))
         own, their = (_group_numbers(groups[half], len(half)) for half in (first, second))
         for kind, others, of in (("real", real[second], their), ("generated", generated[some], np.arange(len(some)))):
-            found = _Samples(real[first], others, own, of).all_metrics(ones, ones)
+            found = Samples(real[first], others, own, of).all_metrics(ones, ones)
             for name, value in found.items():
                 drawn[name][kind].append(value)
-    tail = (1 - LEVEL) / 2
     return {
         name: {
             "generated": float(np.mean(values["generated"])),
             "real_vs_real": float(np.mean(values["real"])),
-            "real_interval": np.quantile(values["real"], [tail, 1 - tail]).tolist(),
+            "real_interval": np.quantile(values["real"], TAILS).tolist(),
         }
         for name, values in drawn.items()
         if values["real"]

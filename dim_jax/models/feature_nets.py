@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dim_jax.models.efficientnet_lite import EfficientNetLite0, map_taps, scale_pixels
+from dim_jax.models.inception import InceptionV3
 from dim_jax.models.layers import Conv, Dtype, at_least_float32
 
 Distance = Callable[[Mapping[str, Any], jax.Array, jax.Array], jax.Array]
@@ -23,6 +24,7 @@ VGG16_GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 51
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 FEATURE_SIDE = 224
+INCEPTION_SIDE = 299
 
 
 class VGG16(nn.Module):
@@ -148,3 +150,23 @@ def lite0_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax
     shape = (images.shape[0], FEATURE_SIDE, FEATURE_SIDE, images.shape[-1])
     resized = jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), -1, 1)
     return EfficientNetLite0().apply(variables, scale_pixels(resized))
+
+
+def inception_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the logits of the inception score and the features of FID and KID, whatever the images' size.
+
+    Preprocessing is that of pytorch-fid: both sides are resized to 299 px (no crop), bilinear between centres of pixels
+    and without antialiasing. The first implementation, and torch-fidelity after it, resize as TensorFlow 1 did, from
+    corners of pixels. The logits are those without the last layer's bias, as in the code that made the inception score
+    known: it multiplied the features by that layer's weights alone.
+
+    Args:
+      variables: `params` and `batch_stats` of InceptionV3.
+      images: (N, H, W, 3) in [-1, 1].
+
+    Returns:
+      logits (N, 1008) and features (N, 2048), float32.
+    """
+    shape = (images.shape[0], INCEPTION_SIDE, INCEPTION_SIDE, images.shape[-1])
+    logits, features = InceptionV3().apply(variables, jax.image.resize(images, shape, "bilinear", antialias=False))
+    return logits - variables["params"]["fc"]["bias"], features

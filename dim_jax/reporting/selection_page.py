@@ -29,6 +29,11 @@ METRICS = {
     "density": ("Density", "about 1 for equal distributions"),
     "coverage": ("Coverage", "share of real images with a generated one beside them"),
 }
+# In the space of the Inception network two of them have names of their own.
+INCEPTION_METRICS = METRICS | {
+    "kernel_distance": ("KID", "0 for equal distributions"),
+    "frechet_distance": ("FID", METRICS["frechet_distance"][1]),
+}
 
 Distances = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
@@ -139,8 +144,8 @@ def _class_view(
         ],
         "curves": _curves(number, nearest, kept, found["limits"]),
         "lines": [*nearest, "kept images"],
-        "metrics": _metrics(found["metrics"]),
-        "notes": sorted({note for each in found["metrics"].values() for note in each.get("notes", [])}),
+        "metrics": _metrics(found["metrics"], METRICS),
+        "inception": _inception(found["metrics"]),
     }
 
 
@@ -227,12 +232,12 @@ def _curves(
     return panels
 
 
-def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _metrics(metrics: Mapping[str, Mapping[str, Any]], names: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Rows of: metric, and of all generated and of kept images the value, and real beside them at equal size."""
     of = dict(zip(("All generated", "Kept"), metrics.values(), strict=True))
     shown = {title: each for title, each in of.items() if "metrics" in each}
     rows = []
-    for name, (title, note) in METRICS.items():
+    for name, (title, note) in names.items():
         cells = []
         for each in shown.values():
             entry = each["metrics"][name]
@@ -249,7 +254,30 @@ def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "heads": [(f"{title} ({each['num_generated']})", each["same_size_images"]) for title, each in shown.items()],
         "refused": [f"{title}: {each['refused']}." for title, each in of.items() if "refused" in each],
         "real": metrics["pool"]["num_real"],
+        "notes": sorted({note for each in of.values() for note in each.get("notes", [])}),
     }
+
+
+def _inception(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The same in the space of FID, its name, and the inception score; None where it was not asked for."""
+    blocks = {name: each["inception"] for name, each in metrics.items() if "inception" in each}
+    if not blocks:
+        return None
+    found, cells = _metrics(blocks, INCEPTION_METRICS), []
+    scores = [each["inception_score"] for each in blocks.values() if "inception_score" in each]
+    for score in scores:
+        same = score["same_size"] or {}
+        cells += [
+            (_short(score["generated"]["value"]), _interval(score["generated"]["interval"])),
+            (_short(same.get("generated")), ""),
+            (_short(same.get("real")), _interval(same.get("real_interval"))),
+        ]
+    if scores:
+        real = scores[0]["real"]
+        of_all = f"{_short(real['value'])} ({_interval(real['interval'])})"
+        note = f"large is good; the last column is that of real images, of which all together have {of_all}"
+        found["rows"].append({"title": "Inception score", "note": note, "cells": cells})
+    return found | {"space": blocks["pool"]["space"]}
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,214 @@
+"""The Inception network of FID and IS: InceptionV3 as TensorFlow released it in December 2015, for inference only.
+
+It differs from the InceptionV3 of most libraries: 1008 logits; average pools that leave the padding out of their mean;
+and in the last block, where others average, a maximum. Modules have the names of the published weights.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dim_jax.models.layers import BatchNorm, Linear
+
+NUM_LOGITS = 1008
+LEAST_SIDE = 75  # px
+# On a GPU or TPU too, or the numbers would not be those that others publish.
+PRECISION = lax.Precision.HIGHEST
+
+
+class Layer(NamedTuple):
+    """A convolution without bias, its batch norm and a ReLU.
+
+    Attributes:
+      name: in the published weights.
+      features: output channels.
+      kernel_size: height and width.
+      stride: in pixels.
+      padding: "SAME" or "VALID".
+    """
+
+    name: str
+    features: int
+    kernel_size: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: str = "SAME"
+
+
+Pool = Callable[[jax.Array], jax.Array]
+Step = Layer | Pool | tuple[Layer, ...]  # layers in a tuple take the same input; their outputs are joined
+Branch = tuple[Step, ...]
+
+
+def halving_max(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), (2, 2))
+
+
+def same_max(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), padding="SAME")
+
+
+def same_mean(x: jax.Array) -> jax.Array:
+    return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
+
+
+def _halving(name: str, features: int) -> Layer:
+    return Layer(name, features, (3, 3), 2, "VALID")
+
+
+def _block35(pooled: int) -> tuple[Branch, ...]:
+    """A block at 35x35 (for images of 299 px); `pooled` is the width of its pool branch."""
+    return (
+        (Layer("branch1x1", 64),),
+        (Layer("branch5x5_1", 48), Layer("branch5x5_2", 64, (5, 5))),
+        (
+            Layer("branch3x3dbl_1", 64),
+            Layer("branch3x3dbl_2", 96, (3, 3)),
+            Layer("branch3x3dbl_3", 96, (3, 3)),
+        ),
+        (same_mean, Layer("branch_pool", pooled)),
+    )
+
+
+def _block17(inner: int) -> tuple[Branch, ...]:
+    """A block at 17x17; `inner` is the width between its 1x7 and 7x1 convolutions."""
+    return (
+        (Layer("branch1x1", 192),),
+        (
+            Layer("branch7x7_1", inner),
+            Layer("branch7x7_2", inner, (1, 7)),
+            Layer("branch7x7_3", 192, (7, 1)),
+        ),
+        (
+            Layer("branch7x7dbl_1", inner),
+            Layer("branch7x7dbl_2", inner, (7, 1)),
+            Layer("branch7x7dbl_3", inner, (1, 7)),
+            Layer("branch7x7dbl_4", inner, (7, 1)),
+            Layer("branch7x7dbl_5", 192, (1, 7)),
+        ),
+        (same_mean, Layer("branch_pool", 192)),
+    )
+
+
+def _block8(pool: Pool) -> tuple[Branch, ...]:
+    """A block at 8x8."""
+    return (
+        (Layer("branch1x1", 320),),
+        (
+            Layer("branch3x3_1", 384),
+            (Layer("branch3x3_2a", 384, (1, 3)), Layer("branch3x3_2b", 384, (3, 1))),
+        ),
+        (
+            Layer("branch3x3dbl_1", 448),
+            Layer("branch3x3dbl_2", 384, (3, 3)),
+            (Layer("branch3x3dbl_3a", 384, (1, 3)), Layer("branch3x3dbl_3b", 384, (3, 1))),
+        ),
+        (pool, Layer("branch_pool", 192)),
+    )
+
+
+STEM: Branch = (
+    _halving("Conv2d_1a_3x3", 32),
+    Layer("Conv2d_2a_3x3", 32, (3, 3), padding="VALID"),
+    Layer("Conv2d_2b_3x3", 64, (3, 3)),
+    halving_max,
+    Layer("Conv2d_3b_1x1", 80),
+    Layer("Conv2d_4a_3x3", 192, (3, 3), padding="VALID"),
+    halving_max,
+)
+# Branches are joined in this order.
+BLOCKS: dict[str, tuple[Branch, ...]] = {
+    "Mixed_5b": _block35(32),
+    "Mixed_5c": _block35(64),
+    "Mixed_5d": _block35(64),
+    "Mixed_6a": (
+        (_halving("branch3x3", 384),),
+        (Layer("branch3x3dbl_1", 64), Layer("branch3x3dbl_2", 96, (3, 3)), _halving("branch3x3dbl_3", 96)),
+        (halving_max,),
+    ),
+    "Mixed_6b": _block17(128),
+    "Mixed_6c": _block17(160),
+    "Mixed_6d": _block17(160),
+    "Mixed_6e": _block17(192),
+    "Mixed_7a": (
+        (Layer("branch3x3_1", 192), _halving("branch3x3_2", 320)),
+        (
+            Layer("branch7x7x3_1", 192),
+            Layer("branch7x7x3_2", 192, (1, 7)),
+            Layer("branch7x7x3_3", 192, (7, 1)),
+            _halving("branch7x7x3_4", 192),
+        ),
+        (halving_max,),
+    ),
+    "Mixed_7b": _block8(same_mean),
+    "Mixed_7c": _block8(same_max),
+}
+
+
+class Convolution(nn.Module):
+    """What a `Layer` says, on stored statistics.
+
+    Attributes:
+      layer: what to do.
+    """
+
+    layer: Layer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, features, kernel_size, stride, padding = self.layer
+        convolve = nn.Conv(features, kernel_size, stride, padding, use_bias=False, precision=PRECISION, name="conv")
+        return nn.relu(BatchNorm(epsilon=1e-3, name="bn")(convolve(x), False))
+
+
+class Block(nn.Module):
+    """Branches over one input, their outputs joined along the channels.
+
+    Attributes:
+      branches: see BLOCKS.
+    """
+
+    branches: tuple[Branch, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([_run(branch, x) for branch in self.branches], -1)
+
+
+def _run(steps: Branch, x: jax.Array) -> jax.Array:
+    """Runs steps one after the other; called by the module that owns their layers."""
+    for step in steps:
+        if isinstance(step, Layer):
+            x = Convolution(step, name=step.name)(x)
+        elif isinstance(step, tuple):
+            x = jnp.concatenate([_run((layer,), x) for layer in step], -1)
+        else:
+            x = step(x)
+    return x
+
+
+class InceptionV3(nn.Module):
+    """InceptionV3 of 2015-12-05 (23,850,960 parameters, of which 21,785,568 come before the logits).
+
+    Reference: Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016; Heusel et al.,
+    "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", NeurIPS 2017, for FID.
+    """
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Classifies images.
+
+        Args:
+          images: (N, H, W, 3) in [-1, 1], H and W at least LEAST_SIDE; FID asks for 299.
+
+        Returns:
+          logits (N, 1008) and features (N, 2048: the pooled last map), float32.
+        """
+        x = _run(STEM, images)
+        for name, branches in BLOCKS.items():
+            x = Block(branches, name=name)(x)
+        features = x.mean((1, 2))
+        return Linear(NUM_LOGITS, name="fc")(features), features
