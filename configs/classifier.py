@@ -35,11 +35,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.augment.stain_jitter = 0.1  # of each stain's amount, in optical density; 0: off
 
     config.model = ml_collections.ConfigDict()
-    config.model.name = "lrf_cnn"
+    config.model.name = "lrf_cnn"  # light_lrf_cnn: its dilated convolutions depthwise separable
     config.model.width = 1.0  # multiplies all channel counts
     config.model.stages = ((64, 128), (192, 224, 256, 288, 320), (320, 384))  # channels of every block
     config.model.drop_connect = 0.5
-    config.model.depthwise = False  # make the dilated convolutions depthwise separable
     config.model.dtype = "float32"  # of the computation; bfloat16 keeps parameters and sums in float32
 
     config.loss = ml_collections.ConfigDict()

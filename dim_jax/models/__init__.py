@@ -1,5 +1,7 @@
 """Networks as linen modules with plain fields, and how a configuration names them."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +10,10 @@ import jax.numpy as jnp
 from dim_jax.models.gcgan import Discriminator, Generator
 from dim_jax.models.lrf_cnn import LRFCNN
 
-CLASSIFIERS = {"lrf_cnn": LRFCNN}
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
+    "lrf_cnn": LRFCNN,
+    "light_lrf_cnn": partial(LRFCNN, depthwise=True),
+}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -21,7 +26,7 @@ def make_classifier(
       name: key of CLASSIFIERS.
       num_classes: number of logits, at least 2.
       dtype: "float32" or "bfloat16", of the computation; parameters, statistics and logits stay float32.
-      axis_name: device axis for batch statistics.
+      axis_name: device axis for batch statistics, for a module that has them.
       fields: further fields of the module.
 
     Raises:
@@ -30,11 +35,23 @@ def make_classifier(
     if name not in CLASSIFIERS:
         raise ValueError(f"config.model.name={name!r} is not a model; choose one of {', '.join(CLASSIFIERS)}")
     _check_dtype(dtype)
-    module = CLASSIFIERS[name]
-    unknown = sorted(set(fields) - set(module.__dataclass_fields__))
+    make = CLASSIFIERS[name]
+    known = _fields_of(make)
+    if dtype != "float32" or "dtype" in known:
+        fields["dtype"] = jnp.dtype(dtype)
+    unknown = sorted(set(fields) - known)
     if unknown:
         raise ValueError(f"config.model.{unknown[0]} is not a field of {name}")
-    return module(num_classes=num_classes, dtype=jnp.dtype(dtype), axis_name=axis_name, **fields)
+    if "axis_name" in known:
+        fields["axis_name"] = axis_name
+    return make(num_classes=num_classes, **fields)
+
+
+def _fields_of(make: Callable[..., nn.Module]) -> set[str]:
+    """Returns what may be chosen of a module, or of a partial one: what that fixes may not."""
+    fixed = make.keywords if isinstance(make, partial) else {}
+    module = make.func if isinstance(make, partial) else make
+    return set(module.__dataclass_fields__) - set(fixed)
 
 
 def make_gan(
