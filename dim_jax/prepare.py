@@ -39,6 +39,7 @@ def prepare(
     manifest: str | Path | None = None,
     group_regex: str | None = None,
     classes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     image_size: int = 299,
     split: str | None = None,
     folds: int = 5,
@@ -60,6 +61,7 @@ def prepare(
       manifest: CSV with the columns path, label and optionally group and split.
       group_regex: finds the group (patient or case) in an image's path: its first capturing group, or its whole match.
       classes: class names in label order; sorted, or for the phantom clinical, when None.
+      exclude: classes to leave out.
       image_size: side in pixels at which mean and std are measured, and at which phantoms are drawn.
       split: "group", "random_image", "kfold" or "manifest"; None takes the CSV's split column, or else "group".
       folds: number of folds of "kfold".
@@ -93,6 +95,7 @@ def prepare(
         "manifest": None if manifest is None else os.path.abspath(manifest),
         "group_regex": group_regex,
         "classes": None if classes is None else list(classes),
+        "exclude": list(exclude),
         "image_size": image_size,
         "split": split or "auto",
         "folds": folds if split == "kfold" else None,
@@ -138,7 +141,8 @@ def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
         if any(out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no prepared data; choose another --out")
         return False
-    previous = files.read_json(out / REPORT_NAME).get("options", {})
+    # Data that were prepared before there was --exclude left nothing out.
+    previous = {"exclude": []} | files.read_json(out / REPORT_NAME).get("options", {})
     differing = [
         f"{key} was {previous.get(key)!r} and is now {value!r}"
         for key, value in files.to_json(options).items()
@@ -241,6 +245,14 @@ def _prepare_into(folder: Path, options: dict[str, Any], strict: bool, tfds_fold
 def _list(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
     from dim_jax.data import sources
 
+    classes, exclude = options["classes"], options["exclude"]
+    listing = _list_all(folder, options | {"classes": None if exclude else classes}, tfds_folders)
+    return sources.without_classes(listing, exclude, classes) if exclude else listing
+
+
+def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
+    from dim_jax.data import sources
+
     if (options["source"] or "").startswith(TFDS):
         from dim_jax.data import tfds_source
 
@@ -315,6 +327,7 @@ def main(arguments: Sequence[str]) -> None:
         "--group-regex", metavar="REGEX", help="finds the patient or case in a path: its first group, or all it matches"
     )
     add("--classes", metavar="A,B,C", help="class names in label order (sorted by default)")
+    add("--exclude", metavar="A,B", default="", help="classes to leave out")
     add("--image-size", metavar="N", type=int, default=299, help="side at which mean and std are measured (299)")
     add("--split", metavar="METHOD", help="group (default), kfold, random_image (ignores patients), or manifest")
     add("--folds", metavar="K", type=int, default=5, help="number of folds of kfold (5)")
@@ -337,6 +350,7 @@ def main(arguments: Sequence[str]) -> None:
     del options["debug"]
     if options["classes"] is not None:
         options["classes"] = [name.strip() for name in options["classes"].split(",")]
+    options["exclude"] = [name.strip() for name in options["exclude"].split(",") if name.strip()]
     prepare(options.pop("source"), options.pop("out"), **options)
 
 

@@ -235,6 +235,17 @@ def test_classes_set_the_label_order(tmp_path):
     assert manifests.load(data).classes == ("polyp ü", "normal")
 
 
+def test_classes_are_left_out_on_request_and_the_report_says_so(tmp_path, capsys):
+    source = class_folders(tmp_path / "s", counts=(("a", 6), ("b", 7), ("c", 8)))
+    assert run(f"--source={source}", f"--out={tmp_path / 'd'}", "--exclude=b", "--image-size=16") == 0
+    manifest = manifests.load(tmp_path / "d")
+    assert manifest.classes == ("a", "c") and len(manifest) == 14
+    assert "7 images of b are left out for --exclude" in capsys.readouterr().out
+    assert run(f"--source={source}", f"--out={tmp_path / 'd'}", "--image-size=16") == 2  # another set of images
+    data = prepare(source, tmp_path / "e", exclude=["b"], classes=["c", "a"], image_size=16)
+    assert manifests.load(data).classes == ("c", "a")
+
+
 def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
     source = class_folders(tmp_path / "source")
     monkeypatch.setattr(splits, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -290,6 +301,7 @@ def spoil_with_split_column_without_test(source):
     (None, ["--source=SOURCE", "--classes=normal"], "unknown label 'polyp ü' at polyp ü/"),
     (None, ["--source=SOURCE", "--classes=normal,polyp ü,adenoma"], "class 'adenoma' has no images"),
     (None, ["--source=SOURCE", "--classes=normal,normal"], "empty or repeated"),
+    (None, ["--source=SOURCE", "--exclude=adenoma"], "--exclude=adenoma is not a class"),
     (None, ["--source=SOURCE", "--image-size=4"], "at least 8"),
     (None, ["--source=SOURCE", "--image-size=big"], "invalid int value: 'big'"),
     (None, ["--source=SOURCE", "--split=patient"], "--split=patient is unknown"),

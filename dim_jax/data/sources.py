@@ -221,6 +221,26 @@ def with_groups(listed: Sequence[Listed], pattern: str) -> list[Listed]:
     return result
 
 
+def without_classes(listing: Listing, exclude: Sequence[str], classes: Sequence[str] | None) -> Listing:
+    """Leaves all images of some classes out, and says so in the notes.
+
+    Args:
+      listing: of all classes.
+      exclude: names of classes.
+      classes: see `class_order`; None keeps the order of `listing`.
+
+    Raises:
+      ValueError: a class to leave out is not there, or as in `class_order`.
+    """
+    absent = [name for name in exclude if name not in listing.classes]
+    if absent:
+        raise ValueError(f"--exclude={absent[0]} is not a class; the classes are {', '.join(listing.classes)}")
+    kept = [item for item in listing.images if item.label not in exclude]
+    note = f"{len(listing.images) - len(kept)} images of {', '.join(exclude)} are left out for --exclude"
+    order = classes or [name for name in listing.classes if name not in exclude]
+    return replace(listing, classes=class_order(kept, order), images=kept, notes=[*listing.notes, note])
+
+
 def class_order(listed: Sequence[Listed], wanted: Sequence[str] | None) -> tuple[str, ...]:
     """Returns the class names in label order: `wanted`, or else those found, sorted.
 
