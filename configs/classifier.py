@@ -24,6 +24,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.image_size = 299  # px
     config.data.resize = "squash"  # squash, crop or pad
     config.data.cache_gib = 4.0  # keep decoded pixels in memory if all fit into this
+    config.data.mean = ()  # normalise by these, red, green and blue in [0, 1]; (): by those of the training images
+    config.data.std = ()
     config.data.generated = ""  # list of generated images (selected.json)
     config.data.generated_count = -1  # how many of them; -1: all
     config.data.generated_weight = 1.0  # draws of a generated image for one of a real image
@@ -94,3 +96,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     elif variant:
         raise ValueError(f"configs/classifier.py has no variant {variant!r}; use test, demo or small")
     return config
+    elif variant == "finetune":
+        config.data.image_size = 224
+        config.data.mean = (127 / 255,) * 3  # what the published weights expect
+        config.data.std = (128 / 255,) * 3
+        config.model.name = "efficientnet_lite0"
+        config.optimizer.learning_rate = 1e-4
+        config.train.num_epochs = 20.0
+        config.train.initial_weights = "imagenet"

@@ -130,7 +130,13 @@ def open_run(workdir: str | Path) -> tuple[dict[str, Any], "Dataset"]:
     if not (workdir / "config.json").is_file():
         raise FileNotFoundError(f"{workdir} holds no run (no config.json); train one with python -m dim_jax.train")
     config = files.read_json(workdir / "config.json")
-    return config, open_dataset(workdir, config["data"]["fold"])
+    data = config["data"]
+    if not data["path"]:
+        raise FileNotFoundError(
+            f"{workdir} was imported without images; import it again with --data=DATA, or give new images to "
+            "python -m dim_jax.predict"
+        )
+    return config, open_dataset(workdir, data["fold"], mean=data.get("mean", ()), std=data.get("std", ()))
 
 
 def make_predictor(config: dict[str, Any], dataset: "Dataset") -> Predictor:

@@ -28,12 +28,14 @@ class Dataset:
       split: its folds.
       fold: the fold in use.
       generated: (absolute path, integer label) of every generated image.
+      fixed_statistics: mean and std per channel that stand in for those of the training images; None for theirs.
     """
 
     manifest: manifests.Manifest
     split: splits.Split
     fold: int = 0
     generated: tuple[tuple[Path, int], ...] = ()
+    fixed_statistics: tuple[Sequence[float], Sequence[float]] | None = None
 
     def __len__(self) -> int:
         return len(self.manifest) + len(self.generated)
@@ -72,12 +74,20 @@ class Dataset:
         return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
     def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns mean and std of the training images per channel in [0, 1], float32 of shape (3,) each."""
+        """Returns mean and std per channel in [0, 1] to normalise by, float32 of shape (3,) each."""
         fold = self.split.folds[self.fold]
-        return np.array(fold.mean, np.float32), np.array(fold.std, np.float32)
+        mean, std = self.fixed_statistics or (fold.mean, fold.std)
+        return np.array(mean, np.float32), np.array(std, np.float32)
 
 
-def open_dataset(folder: str | Path, fold: int = 0, generated: str | Path = "", generated_count: int = -1) -> Dataset:
+def open_dataset(
+    folder: str | Path,
+    fold: int = 0,
+    generated: str | Path = "",
+    generated_count: int = -1,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> Dataset:
     """Opens a folder that `prepare` wrote, or a run directory that `save` wrote.
 
     Args:
@@ -85,12 +95,14 @@ def open_dataset(folder: str | Path, fold: int = 0, generated: str | Path = "", 
       fold: which fold of the split.
       generated: list of generated images to train with (manifest.load_generated); "" for none.
       generated_count: take only the first so many of the list; -1 takes all.
+      mean, std: normalise by these, three numbers in [0, 1] each; empty for those of the training images.
 
     Raises:
       FileNotFoundError: the folder, the list or an image is not there.
-      ValueError: a file is broken, the fold does not exist, the list is shorter than `generated_count`, or its images
-        are of a GAN that was trained on another split.
+      ValueError: a file is broken, the fold does not exist, the list is shorter than `generated_count`, its images
+        are of a GAN that was trained on another split, or `mean` and `std` make no sense.
     """
+    fixed = fixed_statistics(mean, std)
     manifest = manifests.load(folder)
     split = splits.load(folder, manifest)
     split.rows(fold, "train")
@@ -106,7 +118,23 @@ def open_dataset(folder: str | Path, fold: int = 0, generated: str | Path = "", 
         raise ValueError(f"config.data.generated={generated!r} lists {len(images)} images, not {generated_count}")
     if generated_count >= 0:
         images = images[:generated_count]
-    return replace(dataset, generated=tuple(images))
+    return replace(dataset, generated=tuple(images), fixed_statistics=fixed)
+
+
+def fixed_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Returns mean and std per channel as a configuration gives them, or None where both are empty.
+
+    Raises:
+      ValueError: they are not three numbers each, in [0, 1] and with every std above 0.
+    """
+    if not len(mean) and not len(std):
+        return None
+    if not (len(mean) == len(std) == 3 and all(0 <= value <= 1 for value in (*mean, *std)) and min(std) > 0):
+        raise ValueError(
+            f"config.data.mean={tuple(mean)} and config.data.std={tuple(std)} must be three numbers in [0, 1] each, std "
+            "above 0; leave both empty for those of the training images"
+        )
+    return mean, std
 
 
 def save(dataset: Dataset, source: str | Path, folder: str | Path) -> None:

@@ -166,7 +166,8 @@ def data_summary(run: Run) -> dict[str, Any] | None:
             if absent:
                 warnings.append(f"No {wording.split_name(split)} image of: {', '.join(absent)}.")
         facts.append(("Split", run.split_method))
-        for name, values in (("mean", run.fold.mean), ("standard deviation", run.fold.std)):
+        mean, std = run.setting("data", "mean") or run.fold.mean, run.setting("data", "std") or run.fold.std
+        for name, values in (("mean", mean), ("standard deviation", std)):
             facts.append((f"Normalisation, {name} (RGB)", ", ".join(wording.number(float(value)) for value in values)))
     size, generated = run.setting("data", "image_size"), run.setting("data", "generated")
     facts += [("Image size", f"{size} px")] if size else []

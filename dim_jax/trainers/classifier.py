@@ -125,7 +125,14 @@ def _initial_state(model: Any, optimizer: Any, seed: int, image_size: int) -> Tr
 
 def _open_data(config: dict[str, Any], source: Path) -> tuple[datasets.Dataset, Sampler]:
     options = config["data"]
-    data = datasets.open_dataset(source, options["fold"], options["generated"], options["generated_count"])
+    data = datasets.open_dataset(
+        source,
+        options["fold"],
+        options["generated"],
+        options["generated_count"],
+        mean=options["mean"],
+        std=options["std"],
+    )
     sampler = make_sampler(
         data,
         seed=config["seed"],
