@@ -17,7 +17,7 @@ ALLOWED = {
     "checkpoints": set(), "parallel": set(), "losses": set(), "augment": set(), "metrics": set(), "optimizers": set(),
     "state": set(), "models": {"models", "scales"}, "explain": set(),
     "scales": set(), "diff_augment": set(), "gan_losses": set(), "feature_sets": set(),
-    "generative_metrics": {"feature_sets"},
+    "generative_metrics": {"feature_sets"}, "statistics": set(),
     "selection": {"generative_metrics"},
     "candidates": {"pools", "parallel", "evaluate", "data", "checkpoints", "loop", "interop", "models", "progress"},
     "select": {"candidates", "pools", "selection", "generative_metrics", "parallel", "reporting"},
