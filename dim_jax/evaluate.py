@@ -14,8 +14,11 @@ from dim_jax import command_line, files
 
 if TYPE_CHECKING:
     from dim_jax.data.dataset import Dataset
+    from dim_jax.data.frozen_features import FrozenFeatures
     from dim_jax.data.resident import ResidentImages
     from dim_jax.data.tf_pipeline import TfImages
+
+    Images = TfImages | ResidentImages | FrozenFeatures
 
 EXAMPLES = """  python -m dim_jax.evaluate --workdir=runs/a --split=test
   python -m dim_jax.evaluate --workdir=runs/a --split=val --checkpoint=newest"""
@@ -32,7 +35,8 @@ class Predictions:
       label: true labels, int32 (N,).
       logits: float32 (N, C).
       features: what the logits were made of, float32 (N, F).
-      grad_cam: where in the image the predicted class was found, in [0, 1], float16 (N, h, w).
+      grad_cam: where in the image the predicted class was found, in [0, 1], float16 (N, h, w); None for a model that
+        has no map.
       seconds_per_image: time of the devices, compilation and decoding left out.
     """
 
@@ -40,7 +44,7 @@ class Predictions:
     label: np.ndarray
     logits: np.ndarray
     features: np.ndarray
-    grad_cam: np.ndarray
+    grad_cam: np.ndarray | None
     seconds_per_image: float
 
 
@@ -50,13 +54,14 @@ class Predictor:
     Attributes:
       model: the model.
       dataset: the data.
-      images: turns rows into pixels.
-      pixels: the replicated resident images, or None where batches bring theirs.
+      images: turns rows into pixels or features.
+      pixels: those that live on the devices, replicated, or None where batches bring theirs.
+      statistics: mean and std that images are normalised by.
     """
 
-    def __init__(self, model: Any, dataset: "Dataset", images: "TfImages | ResidentImages", batch_size: int):
+    def __init__(self, model: Any, dataset: "Dataset", images: "Images", batch_size: int):
         """Args:
-        model: returns (logits, features), and shows its last feature map as explain.grad_cam asks.
+        model: returns (logits, features), and shows its last feature map, if it has one, as explain.grad_cam asks.
         dataset: the data.
         images: turns its rows into pixels (data.backends.make_images).
         batch_size: global batch size, a multiple of the number of devices.
@@ -70,8 +75,8 @@ class Predictor:
         parallel.check_batch_size("config.train.eval_batch_size", batch_size)
         self.model, self.images, self.pixels = model, images, parallel.replicate(images.pixels)
         self.dataset, self._batch_size = dataset, batch_size
-        self._statistics = dataset.channel_statistics()
-        one_image = jnp.zeros((1, images.image_size, images.image_size, 3))
+        self.statistics = images.statistics()
+        one_image = jnp.zeros((1, *images.shape))
         self._prepare = parallel.pmap_once(lambda variables: prepare(model, variables, one_image))
         self._step = parallel.pmap_eval_step(make_eval_step(model))
         self._is_compiled = False
@@ -95,7 +100,7 @@ class Predictor:
         for batch in self.images.batches(plan):
             given = {name: batch[name] for name in ("image", "index") if name in batch}
             given["explained"] = np.array([class_of.get(row, PREDICTED) for row in batch["index"].tolist()], np.int32)
-            arguments = (variables, parallel.shard(given), self._statistics, self.pixels)
+            arguments = (variables, parallel.shard(given), self.statistics, self.pixels)
             if not self._is_compiled:
                 jax.block_until_ready(self._step(*arguments))
                 self._is_compiled = True
@@ -104,15 +109,15 @@ class Predictor:
             seconds += time.perf_counter() - started
             real = batch["mask"] > 0
             index.append(batch["index"][real])
-            outputs.append([parallel.unshard(output)[real] for output in found])
+            outputs.append(jax.tree.map(lambda output, real=real: parallel.unshard(output)[real], found))
         index = np.concatenate(index)
-        logits, features, maps = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        logits, features, maps = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
         return Predictions(
             index=index,
             label=self.dataset.labels[index],
             logits=logits,
             features=features,
-            grad_cam=maps.astype(np.float16),
+            grad_cam=None if maps is None else maps.astype(np.float16),
             seconds_per_image=seconds / len(rows),
         )
 
@@ -143,12 +148,22 @@ def make_predictor(config: dict[str, Any], dataset: "Dataset") -> Predictor:
     """Returns a predictor with the model, preprocessing and batch size of a configuration."""
     from dim_jax import parallel
     from dim_jax.data.backends import make_images
+    from dim_jax.data.frozen_features import FrozenNetwork
+    from dim_jax.interop import pretrained
     from dim_jax.models import make_classifier
 
-    data = config["data"]
+    data, network = config["data"], None
+    if data["backend"] == "features":
+        network = FrozenNetwork(pretrained.feature_space(), pretrained.pixel_features)
     model = make_classifier(num_classes=len(dataset.classes), **config["model"])
     images = make_images(
-        data["backend"], dataset, data["image_size"], data["resize"], data["cache_gib"], parallel.device_bytes()
+        data["backend"],
+        dataset,
+        data["image_size"],
+        data["resize"],
+        data["cache_gib"],
+        parallel.device_bytes(),
+        network,
     )
     return Predictor(model, dataset, images, config["train"]["eval_batch_size"])
 
@@ -190,7 +205,7 @@ def evaluate(
     variables = {name: restored.state[name] for name in ("params", "batch_stats")}
     predictor = predictor or make_predictor(config, dataset)
     predictions = predictor(parallel.replicate(variables), rows)
-    grad_cam_check = _check_grad_cam(predictor, variables, predictions)
+    maps = {} if predictions.grad_cam is None else {"grad_cam": predictions.grad_cam}
     metrics = {
         "split": split,
         "checkpoint": checkpoint,
@@ -199,7 +214,7 @@ def evaluate(
         "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, config),
         "test_seconds_per_image": predictions.seconds_per_image,
         "evaluation_seconds": time.perf_counter() - started,
-        "grad_cam_check": grad_cam_check,
+        "grad_cam_check": _check_grad_cam(predictor, variables, predictions) if maps else None,
     }
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -208,7 +223,7 @@ def evaluate(
         label=predictions.label,
         logits=predictions.logits,
         features=predictions.features,
-        grad_cam=predictions.grad_cam,
+        **maps,
     )
     files.write_bytes(workdir / "eval" / split / "predictions.npz", buffer.getvalue())
     files.write_json(workdir / "eval" / split / "metrics.json", metrics)

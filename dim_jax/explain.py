@@ -13,6 +13,11 @@ FEATURE_MAP = "feature_map"
 PREDICTED = -1
 
 
+def has_map(model: nn.Module) -> bool:
+    """Returns whether a classifier has a feature map: one that is given features and no images has none."""
+    return hasattr(model, "last_block")
+
+
 def grad_cam(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, classes: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

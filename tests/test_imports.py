@@ -29,7 +29,7 @@ ALLOWED = {
     "data": {"data", "progress"}, "prepare": {"data", "progress"}, "interop": {"models", "interop"},
     "loop": {"parallel", "checkpoints", "writers", "progress"},
     "evaluate": {"models", "metrics", "explain", "data", "parallel", "checkpoints", "steps", "loop",
-                 "writers"},
+                 "writers", "interop"},
     "reporting": {"reporting", "data", "writers"}, "report": {"reporting"},
     "trainers": {"models", "losses", "gan_losses", "metrics", "optimizers", "state", "steps", "data", "parallel",
                  "loop", "workdir", "evaluate", "synthesis", "sample_sheets", "interop", "prepare", "report",

@@ -1,4 +1,4 @@
-"""How rows become pixels: `tf` streams them through tf.data, `resident` keeps them all on the devices."""
+"""How rows become pixels: `tf` streams them, `resident` keeps them all on the devices; `features` keeps features."""
 
 import math
 from typing import TYPE_CHECKING
@@ -7,16 +7,17 @@ from dim_jax.data import images
 from dim_jax.data.dataset import Dataset
 
 if TYPE_CHECKING:
+    from dim_jax.data.frozen_features import FrozenFeatures, FrozenNetwork
     from dim_jax.data.resident import ResidentImages
     from dim_jax.data.tf_pipeline import TfImages
 
-BACKENDS = ("tf", "resident")
+BACKENDS = ("tf", "resident", "features")
 
 
 def check_options(backend: str, image_size: int, resize: str) -> None:
     """Raises ValueError for options that make no sense; reads nothing."""
     if backend not in BACKENDS:
-        raise ValueError(f"config.data.backend={backend!r} is not a backend; choose {' or '.join(BACKENDS)}")
+        raise ValueError(f"config.data.backend={backend!r} is not a backend; choose {', '.join(BACKENDS)}")
     if resize not in images.POLICIES:
         raise ValueError(f"config.data.resize={resize!r} is no policy; choose {', '.join(images.POLICIES)}")
     if image_size < 16:
@@ -24,20 +25,28 @@ def check_options(backend: str, image_size: int, resize: str) -> None:
 
 
 def make_images(
-    backend: str, dataset: Dataset, image_size: int, resize: str, cache_gib: float, device_bytes: int | None = None
-) -> "TfImages | ResidentImages":
-    """Returns the images of `dataset`: an object with `batches(row_batches)` and `pixels`.
+    backend: str,
+    dataset: Dataset,
+    image_size: int,
+    resize: str,
+    cache_gib: float,
+    device_bytes: int | None = None,
+    network: "FrozenNetwork | None" = None,
+) -> "TfImages | ResidentImages | FrozenFeatures":
+    """Returns the images of `dataset`: an object with `batches(row_batches)`, `pixels`, `shape` and `statistics()`.
 
-    For equal rows the batches of both backends say the same; where `pixels` is None they hold `image` too, and where
-    it is not, a step finds the image of row `index` there. The pixels agree within one level.
+    For equal rows the batches of all backends say the same; where `pixels` is None they hold `image` too, and where
+    it is not, a step finds the image of row `index` there. The pixels of "tf" and "resident" agree within one level.
+    `shape` is that of one image, `statistics()` the mean and std to normalise images by.
 
     Args:
-      backend: "tf" or "resident".
+      backend: "tf", "resident" or "features".
       dataset: the images.
       image_size: side of the square pixels in px, at least 16.
       resize: "squash", "crop" or "pad" (images.resize).
       cache_gib: "tf" keeps decoded pixels in memory only if all of them need no more than this, in GiB.
       device_bytes: memory of one device; None when it is not limited by anything but the machine's.
+      network: for "features", what makes them.
 
     Raises:
       ValueError: an option makes no sense, or the pixels do not fit into a device.
@@ -47,6 +56,12 @@ def make_images(
         from dim_jax.data.tf_pipeline import TfImages
 
         return TfImages(dataset, image_size, resize, cache_gib)
+    if backend == "features":
+        if network is None:
+            raise ValueError("config.data.backend=features has no pixels to offer here; choose tf or resident")
+        from dim_jax.data.frozen_features import FrozenFeatures
+
+        return FrozenFeatures(dataset, image_size, resize, network)
     needed = math.prod((len(dataset), image_size, image_size, 3))
     if device_bytes is not None and needed > device_bytes / 2:
         raise ValueError(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -47,6 +47,7 @@ class Manifest:
       rows: the images.
       converted_root: absolute folder of the converted images, if there are any.
       packed: absolute path of the decoded pixels (packed.py), if `prepare` wrote them.
+      prepared: absolute folder that `prepare` wrote, for what is computed of the images once; None before it is saved.
     """
 
     root: Path
@@ -54,6 +55,7 @@ class Manifest:
     rows: tuple[Row, ...]
     converted_root: Path | None = None
     packed: Path | None = None
+    prepared: Path | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,6 +96,7 @@ def save(manifest: Manifest, folder: str | Path) -> Path:
         "root": stored(manifest.root),
         "converted_root": stored(manifest.converted_root),
         "packed": stored(manifest.packed),
+        "prepared": stored(manifest.prepared or folder),
         "classes": list(manifest.classes),
         "rows": [asdict(row) for row in manifest.rows],
     }
@@ -123,7 +126,7 @@ def load(folder: str | Path) -> Manifest:
         raise ValueError(f"{path}: 'classes' must be a list of different names, found {classes!r}")
     if not _is_list_of(content["rows"], dict) or not content["rows"]:
         raise ValueError(f"{path}: 'rows' must be a list of one object per image; prepare the data again")
-    for key in ("root", "converted_root", "packed"):
+    for key in ("root", "converted_root", "packed", "prepared"):
         if not isinstance(content.get(key), str if key == "root" else str | None):
             raise ValueError(f"{path}: {key!r} must be a path, found {content[key]!r}")
     known = set(classes)
@@ -147,6 +150,7 @@ def load(folder: str | Path) -> Manifest:
         rows=rows,
         converted_root=absolute(converted_root),
         packed=absolute(content.get("packed")),
+        prepared=absolute(content.get("prepared", ".")),
     )
 
 
@@ -155,7 +159,7 @@ def _is_list_of(value: object, kind: type) -> bool:
 
 
 def _read_row(row: dict, where: str, classes: set[str]) -> Row:
-    types = {field.name: field.type for field in fields(Row)}
+    types = {each.name: each.type for each in fields(Row)}
     for name, kind in types.items():
         if name not in row and name != "converted":
             raise ValueError(f"{where} lacks {name!r}; prepare the data again")

@@ -17,20 +17,22 @@ class ResidentImages:
     """Pixels of a whole dataset, real and generated, for steps that pick their images on the device.
 
     Attributes:
-      image_size: side of the square pixels in px.
       pixels: (N, image_size, image_size, 3) uint8, the row of the dataset first.
+      shape: of one image, (image_size, image_size, 3).
+      statistics: returns mean and std per channel in [0, 1] to normalise by.
     """
 
     def __init__(self, dataset: Dataset, image_size: int, resize: str = "squash"):
         """Reads what `prepare --pack` wrote, and decodes what it did not: generated images, or all of them."""
-        self._dataset, self.image_size = dataset, image_size
+        self._dataset, self.shape = dataset, (image_size, image_size, 3)
+        self.statistics = dataset.channel_statistics
         self.pixels = packed.read(dataset.manifest, image_size, resize)
         if self.pixels is None:
             log.info("decoding all images; prepare --pack --image-size=%d spares every start this", image_size)
-            self.pixels = np.empty((0, image_size, image_size, 3), np.uint8)
+            self.pixels = np.empty((0, *self.shape), np.uint8)
         first, total = len(self.pixels), len(dataset)
         if first < total:
-            packed_pixels, self.pixels = self.pixels, np.empty((total, image_size, image_size, 3), np.uint8)
+            packed_pixels, self.pixels = self.pixels, np.empty((total, *self.shape), np.uint8)
             self.pixels[:first] = packed_pixels
             progress = Progress("decoding", total - first)
             paths = [dataset.file(row) for row in range(first, total)]

@@ -23,6 +23,8 @@ class TfImages:
       image_size: side of the square pixels in px.
       resize: "squash", "crop" or "pad" (images.resize).
       pixels: None: the batches bring their images.
+      shape: of one image, (image_size, image_size, 3).
+      statistics: returns mean and std per channel in [0, 1] to normalise by.
     """
 
     pixels = None
@@ -32,7 +34,8 @@ class TfImages:
         cache_gib: keep decoded pixels only if the whole dataset needs no more than this, in GiB.
         """
         self.dataset, self.image_size, self.resize = dataset, image_size, resize
-        shape = (len(dataset), image_size, image_size, 3)
+        self.shape, self.statistics = (image_size, image_size, 3), dataset.channel_statistics
+        shape = (len(dataset), *self.shape)
         fits = math.prod(shape) <= cache_gib * 2**30
         # Not touched yet: the system gives memory as pixels arrive.
         self._pixels = np.empty(shape, np.uint8) if fits else None

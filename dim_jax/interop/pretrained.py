@@ -67,6 +67,17 @@ def feature_extractor() -> tuple[dict[str, Any], Callable[[Mapping[str, Any], ja
     return efficientnet_lite0(), lambda variables, images: lite0_features(variables, images)[1]
 
 
+def pixel_features() -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `feature_extractor` compiled for pixels: uint8 (N, H, W, 3) to float32 (N, 1280).
+
+    Raises:
+      ValueError: the weights are not installed.
+    """
+    variables, features = feature_extractor()
+    compiled = jax.jit(features)
+    return lambda pixels: np.asarray(compiled(variables, pixels.astype(np.float32) / 127.5 - 1))
+
+
 def feature_space() -> str:
     """Returns what to call the space of `feature_extractor` beside a result, with the SHA-256 of the weights.
 

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 
 from dim_jax.models.efficientnet_lite import EfficientNetLite0
 from dim_jax.models.gcgan import Discriminator, Generator
+from dim_jax.models.linear import LinearClassifier
 from dim_jax.models.lrf_cnn import LRFCNN
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "lrf_cnn": LRFCNN,
     "light_lrf_cnn": partial(LRFCNN, depthwise=True),
     "efficientnet_lite0": EfficientNetLite0,
+    "linear": LinearClassifier,
 }
 DTYPES = ("float32", "bfloat16")
 

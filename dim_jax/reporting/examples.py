@@ -83,7 +83,9 @@ def _notes(run: Run, predictions: Predictions, has_maps: bool, unread: int, want
         notes.append(
             note + (f"; they were in {run.manifest.root}." if run.manifest else ", as the manifest is missing.")
         )
-    if predictions.grad_cam is None:
+    if predictions.grad_cam is None and "grad_cam_check" in run.evaluations[predictions.split]:
+        notes.append("This model is given features and no images, so there are no Grad-CAM maps.")
+    elif predictions.grad_cam is None:
         notes.append(
             "This run was evaluated before Grad-CAM maps were made; "
             f"python -m dim_jax.evaluate --workdir={run.folder} --split={predictions.split} makes them."

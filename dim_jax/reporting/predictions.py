@@ -22,7 +22,8 @@ class Predictions:
       label: true classes, (N,).
       logits: (N, C).
       features: what the logits were made of, (N, F), or None where they are missing or not finite.
-      grad_cam: where the predicted class was found, in [0, 1], (N, h, w), or None in runs made before there were maps.
+      grad_cam: where the predicted class was found, in [0, 1], (N, h, w), or None for a model without, and in runs
+        made before there were maps.
       names: path of each image within the data, "image 7" where the manifest is missing.
       files: image file of each image; empty where the manifest is missing.
     """

@@ -76,7 +76,7 @@ def make_train_step(
             per_example = loss(
                 logits, labels, mask, constants.class_counts, cross_replica_sum, **constants.loss_parameters
             )
-            return (per_example * mask).sum() / num_examples, (logits, updates["batch_stats"])
+            return (per_example * mask).sum() / num_examples, (logits, updates.get("batch_stats", {}))
 
         (share, (logits, batch_stats)), gradient = jax.value_and_grad(share_of_loss, has_aux=True)(state.params)
         gradient = cross_replica_sum(gradient)
@@ -101,17 +101,19 @@ def make_train_step(
 
 def make_eval_step(
     model: nn.Module,
-) -> Callable[[Mapping, Batch, tuple, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array]]:
+) -> Callable[[Mapping, Batch, tuple, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array | None]]:
     """Returns `eval_step(variables, batch, (mean, std), pixels) -> (logits, features, maps)`.
 
     On stored statistics, unaugmented. The batch holds its images as in `images_of`, and `explained` (B,): the class
-    that the Grad-CAM map is for, as in explain.grad_cam.
+    that the Grad-CAM map is for, as in explain.grad_cam. `maps` is None for a model that has none.
     """
 
     def eval_step(
         variables: Mapping, batch: Batch, statistics: tuple, pixels: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         images = normalize(images_of(batch, pixels), *statistics)
+        if not has_map(model):
+            return *model.apply(variables, images), None
         return grad_cam(model, variables, images, batch["explained"])
 
     return eval_step

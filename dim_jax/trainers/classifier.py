@@ -86,12 +86,12 @@ def make_task(
     loss = losses.LOSSES[config["loss"]["name"]]
     loss_parameters = losses.hyper_parameters(config["loss"]["name"], config["loss"])
     class_counts = sampler.class_counts(data.labels, len(data.classes))
-    mean, std = data.channel_statistics()
+    predictor = evaluate.make_predictor(config, data)
+    mean, std = predictor.statistics
     constants = Constants(jax.random.key(config["seed"]), mean, std, class_counts, loss_parameters)
     dispatch = parallel.pmap_train_step(
         make_train_step(model, loss, optimizer, learning_rate, axis_name=parallel.AXIS, **config["augment"])
     )
-    predictor = evaluate.make_predictor(config, data)
 
     @jax.jit
     def whole_split_loss(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
@@ -103,7 +103,9 @@ def make_task(
         values = metrics.classification_metrics(found.label, found.logits, data.classes)
         return {"loss": float(per_example.mean()), **metrics.scalars(values)}
 
-    state, facts = _initial_state(model, optimizer, config), {}
+    state, facts = _initial_state(model, optimizer, config["seed"], predictor.images.shape), {}
+    if config["data"]["backend"] == "features":
+        facts["features"] = predictor.images.space
     if options["initial_weights"] == "imagenet":
         variables, facts["initial weights"] = pretrained.with_imagenet_weights(state.variables)
         state = state.replace(**variables)
@@ -120,16 +122,15 @@ def make_task(
     return task, schedule, predictor
 
 
-def _initial_state(model: Any, optimizer: Any, config: dict[str, Any]) -> TrainState:
-    """Draws the state before the first step."""
-    image_size = config["data"]["image_size"]
+def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]) -> TrainState:
+    """Draws the state before the first step, of a model of images or features of that shape."""
 
     def init(key: jax.Array) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, image_size, image_size, 3)))
+        variables = model.init(key, jnp.zeros((1, *shape)))
         params = variables["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
+        return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
 
-    return parallel.draw_on_cpu(init, config["seed"])
+    return parallel.draw_on_cpu(init, seed)
 
 
 def _open_data(config: dict[str, Any], source: Path) -> tuple[datasets.Dataset, Sampler]:
@@ -163,6 +164,20 @@ def _check_options(config: dict[str, Any]) -> None:
     make_classifier(num_classes=2, **config["model"])
     make_optimizer(config["optimizer"]["name"], config["optimizer"]["learning_rate"])
     _check_initial_weights(config)
+    _check_features(config)
+
+
+def _check_features(config: dict[str, Any]) -> None:
+    data = config["data"]
+    if (data["backend"] == "features") != (config["model"]["name"] == "linear"):
+        raise ValueError(
+            f"config.model.name={config['model']['name']} and config.data.backend={data['backend']} do not go together: "
+            "linear takes features, every other model images; --config=configs/classifier.py:linear sets both"
+        )
+    of_images = [f"config.augment.{name}" for name, value in config["augment"].items() if value]
+    of_images += [f"config.data.{name}" for name in ("mean", "std") if data[name]]
+    if data["backend"] == "features" and of_images:
+        raise ValueError(f"{of_images[0]} changes images, and config.data.backend=features has none; leave it unset")
 
 
 def _check_initial_weights(config: dict[str, Any]) -> None:
