@@ -35,13 +35,14 @@ def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str
 
     schedule = optimizers.make_schedule("constant", LEARNING_RATE, num_train_steps=1)
     optimizer = optimizers.make_optimizer("adam", schedule, weight_decay=WEIGHT_DECAY)
-    chosen = {"alpha0": 0.5, "beta0": 3.0, "m": 1.0, "adaptive": 1.0}
+    chosen = {"alpha0": 0.5, "beta0": 3.0, "m": 1.0, "adaptive": 1.0, "label_smoothing": 0.0}
     constants = Constants(
         key=jax.random.key(0),
         mean=networks.MEAN,
         std=networks.STD,
         class_counts=np.ones(networks.NUM_CLASSES, np.float32),
         loss_parameters=losses.hyper_parameters(options["loss"], chosen),
+        num_train_steps=np.float32(1),
     )
     step = make_train_step(model, losses.LOSSES[options["loss"]], optimizer, schedule, axis_name=parallel.AXIS)
     dispatch = parallel.pmap_train_step(step)

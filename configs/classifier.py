@@ -51,6 +51,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.loss.m = 4.0  # FAFL: margin; tune over 1, 4, 16 on validation images
     config.loss.adaptive = 1.0  # FAFL: 0 makes weight and focusing constant
     config.loss.tau = 1.0  # logit adjustment: strength
+    config.loss.label_smoothing = 0.0  # cross_entropy: share of a label that is spread over all classes
+    config.loss.gamma = 2.0  # focal losses: focusing
+    config.loss.effective_number_beta = 0.9999  # class-balanced losses, LDAM: 0 weighs no class, 1 by inverse frequency
+    config.loss.max_margin = 0.5  # LDAM: margin of the rarest class
+    config.loss.scale = 1.0  # LDAM: multiplies the logits; 30 where they are cosines
+    config.loss.reweight_from = 0.8  # LDAM: share of the run after which classes are weighted
+    config.loss.keep_share = 0.7  # OHEM: share of the batch to learn from
+    config.loss.metric_weight = 1.0  # SoftF1, SoftMCC: weight beside cross-entropy
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adam"

@@ -19,6 +19,10 @@ for m in 1 4 16; do
   train "fafl_m$m" --config.loss.m="$m" "$@"
 done
 train published_fafl --config.loss.name=published_fafl --config.loss.m=1 "$@"
-train weighted_cross_entropy --config.loss.name=weighted_cross_entropy "$@"
 train logit_adjusted --config.loss.name=logit_adjusted_cross_entropy "$@"
+train label_smoothing --config.loss.name=cross_entropy --config.loss.label_smoothing=0.1 "$@"
+for name in weighted_cross_entropy class_balanced_cross_entropy ohem_cross_entropy balanced_softmax ldam focal \
+  class_balanced_focal soft_f1 soft_mcc; do
+  train "$name" --config.loss.name="$name" "$@"
+done
 python -m dim_jax.report "$runs"/*/ --out="$runs/report.html"

@@ -156,7 +156,7 @@ def test_a_step_that_gathers_does_what_a_step_that_is_given_images_does(data, ne
     values = {"alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1}
     mean, std = data.channel_statistics()
     constants = Constants(
-        jax.random.key(3), mean, std, np.full(5, 9.0, np.float32), losses.hyper_parameters("fafl", values)
+        jax.random.key(3), mean, std, np.full(5, 9.0, np.float32), losses.hyper_parameters("fafl", values), 2.0
     )
     source = make("resident", data)
     plan = TrainingPlan(make_sampler(data, seed=0, global_batch_size=16), 0, 2)

@@ -1,5 +1,6 @@
 """One device or eight, one dispatch or many: the numbers are the same."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,15 +38,18 @@ def initial_state():
     return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
 
 
-def make_dispatch(name, optimizer="sgd"):
-    model = LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4, axis_name=parallel.AXIS)
+def make_dispatch(name, optimizer="sgd", model=None):
+    model = model or LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4, axis_name=parallel.AXIS)
     step = make_train_step(
         model, losses.LOSSES[name], make_optimizer(optimizer, 0.05), lambda step: 0.05, axis_name=parallel.AXIS,
         flip=True, rotate=True, stain_jitter=0.1,
     )  # fmt: skip
-    values = {"alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1}
+    values = {
+        "alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1, "keep_share": 0.6, "metric_weight": 1,
+        "max_margin": 5, "scale": 1, "effective_number_beta": 0.99, "reweight_from": 0.5,
+    }  # fmt: skip
     mean, std = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
-    constants = Constants(jax.random.key(3), mean, std, COUNTS, losses.hyper_parameters(name, values))
+    constants = Constants(jax.random.key(3), mean, std, COUNTS, losses.hyper_parameters(name, values), float(STEPS))
     dispatch = parallel.pmap_train_step(step)
     return lambda state, sharded: dispatch(state, sharded, constants, None)
 
@@ -74,6 +78,45 @@ def test_eight_devices_give_the_numbers_of_one(name, initial_state, monkeypatch)
     for ours, theirs in zip(jax.tree.leaves(eight_state), jax.tree.leaves(one_state), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
     assert one["loss"][0] != one["loss"][1]
+
+
+class LinearClassifier(nn.Module):
+    """What costs next to nothing to compile."""
+
+    @nn.compact
+    def __call__(self, images, train, rng):
+        calls = self.variable("batch_stats", "calls", jnp.zeros, ())
+        calls.value += 1
+        features = images[:, ::5, ::5].reshape(len(images), -1)
+        return nn.Dense(3)(features), features
+
+
+@pytest.fixture(scope="module")
+def linear_state():
+    variables = LinearClassifier().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), True, None)
+    params = variables["params"]
+    opt_state = make_optimizer("sgd", 0.05).init(params)
+    return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
+
+
+@pytest.mark.parametrize("name", ["ldam", "ohem_cross_entropy", "soft_f1", "soft_mcc"])
+def test_losses_that_need_more_than_the_example_train_alike_on_eight_devices(name, linear_state, monkeypatch):
+    dispatch = make_dispatch(name, model=LinearClassifier())
+    one_state, one = train(dispatch, linear_state, monkeypatch, 1)
+    eight_state, eight = train(dispatch, linear_state, monkeypatch, 8)
+    for key in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(eight[key], one[key], rtol=1e-5, err_msg=key)
+    for ours, theirs in zip(jax.tree.leaves(eight_state), jax.tree.leaves(one_state), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+
+
+def test_a_loss_that_asks_for_it_is_told_the_progress_of_the_run(linear_state, monkeypatch):
+    def progress_itself(logits, labels, mask, class_counts, cross_replica_sum, *, progress):
+        return jnp.full(labels.shape, progress)
+
+    monkeypatch.setitem(losses.LOSSES, "progress_itself", progress_itself)
+    _, metrics = train(make_dispatch("progress_itself", model=LinearClassifier()), linear_state, monkeypatch, 8)
+    np.testing.assert_allclose(metrics["loss"], [0, 0.25, 0.5, 0.75], rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 2])

@@ -14,8 +14,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = {"jax only"}
 ALLOWED = {
     "files": set(), "command_line": set(), "progress": set(), "writers": set(), "workdir": set(),
-    "checkpoints": set(), "parallel": set(), "losses": set(), "augment": set(), "metrics": set(), "optimizers": set(),
-    "state": set(), "models": {"models", "scales"}, "explain": set(),
+    "checkpoints": set(), "parallel": set(), "losses": {"losses"}, "augment": set(), "metrics": set(),
+    "optimizers": set(), "state": set(), "models": {"models", "scales"}, "explain": set(),
     "scales": set(), "diff_augment": set(), "gan_losses": set(), "feature_sets": set(),
     "generative_metrics": {"feature_sets"}, "statistics": set(),
     "selection": {"generative_metrics"},

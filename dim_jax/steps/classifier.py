@@ -11,8 +11,9 @@ import optax
 from jax import lax
 
 from dim_jax.augment import augment, normalize
-from dim_jax.explain import grad_cam
-from dim_jax.losses import CrossReplicaSum
+from dim_jax.explain import grad_cam, has_map
+from dim_jax.losses import follows_progress
+from dim_jax.losses.signature import CrossReplicaSum
 from dim_jax.state import TrainState, example_keys
 from dim_jax.steps.batch_images import Batch, images_of
 
@@ -25,6 +26,7 @@ class Constants(flax.struct.PyTreeNode):
       mean, std: channel statistics of the training images in [0, 1], (3,).
       class_counts: examples of each class that the sampler draws per epoch, (C,).
       loss_parameters: hyper-parameters of the loss by name.
+      num_train_steps: length of the run, for the losses that follow its progress.
     """
 
     key: jax.Array
@@ -32,6 +34,7 @@ class Constants(flax.struct.PyTreeNode):
     std: jax.Array
     class_counts: jax.Array
     loss_parameters: dict[str, jax.Array]
+    num_train_steps: jax.Array
 
 
 def make_train_step(
@@ -52,7 +55,7 @@ def make_train_step(
 
     Args:
       model: returns (logits, features); its `axis_name` should be the same.
-      loss: as in losses.py.
+      loss: as in losses/signature.py.
       optimizer: turns gradients into updates.
       schedule: the optimizer's learning rate by step, to report it.
       axis_name: mapped device axis, or None outside pmap.
@@ -68,14 +71,15 @@ def make_train_step(
         images = normalize(images, constants.mean, constants.std)
         labels, mask = batch["label"], batch["mask"]
         num_examples = cross_replica_sum(mask.sum())
+        loss_parameters = dict(constants.loss_parameters)
+        if follows_progress(loss):
+            loss_parameters["progress"] = state.step / constants.num_train_steps
 
         def share_of_loss(params: Any) -> tuple[jax.Array, Any]:
             # This device's part of the masked mean: the parts of all devices add up to the loss, their gradients too.
             variables = {"params": params, "batch_stats": state.batch_stats}
             (logits, _), updates = model.apply(variables, images, True, keys[:, 1], mutable=["batch_stats"])
-            per_example = loss(
-                logits, labels, mask, constants.class_counts, cross_replica_sum, **constants.loss_parameters
-            )
+            per_example = loss(logits, labels, mask, constants.class_counts, cross_replica_sum, **loss_parameters)
             return (per_example * mask).sum() / num_examples, (logits, updates.get("batch_stats", {}))
 
         (share, (logits, batch_stats)), gradient = jax.value_and_grad(share_of_loss, has_aux=True)(state.params)

@@ -88,11 +88,14 @@ def make_task(
     class_counts = sampler.class_counts(data.labels, len(data.classes))
     predictor = evaluate.make_predictor(config, data)
     mean, std = predictor.statistics
-    constants = Constants(jax.random.key(config["seed"]), mean, std, class_counts, loss_parameters)
+    constants = Constants(
+        jax.random.key(config["seed"]), mean, std, class_counts, loss_parameters, np.float32(schedule.num_train_steps)
+    )
     dispatch = parallel.pmap_train_step(
         make_train_step(model, loss, optimizer, learning_rate, axis_name=parallel.AXIS, **config["augment"])
     )
 
+    # A loss that follows the run's progress is taken at its end, so that one evaluation compares with the next.
     @jax.jit
     def whole_split_loss(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
         return loss(logits, labels, mask, class_counts, lambda x: x, **loss_parameters)

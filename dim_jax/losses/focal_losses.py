@@ -1,73 +1,54 @@
-"""Losses for imbalanced classes, all under one signature.
-
-    loss(logits, labels, mask, class_counts, cross_replica_sum, **hyper_parameters) -> per_example_loss
-
-with logits (N, C) float32, labels (N,) int32, mask (N,) float32 (0 marks padding), class_counts (C,) float32: how many
-examples of each class the training sampler draws per epoch, and cross_replica_sum: sums an array over all devices (the
-identity on one). The loss of the global batch is the masked mean of what they return, (N,) float32, so that any number
-of devices gives the same value. Hyper-parameters are traced, so runs that differ only in them share a compilation.
-"""
-
-import inspect
-from collections.abc import Callable, Mapping
+"""Focal losses: examples that are already right count for less."""
 
 import jax
 import jax.numpy as jnp
-import optax
 
-CrossReplicaSum = Callable[[jax.Array], jax.Array]
-
-
-def cross_entropy(
-    logits: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
-    class_counts: jax.Array,
-    cross_replica_sum: CrossReplicaSum,
-) -> jax.Array:
-    """Softmax cross-entropy, -log p_y."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+from dim_jax.losses import class_weights
+from dim_jax.losses.margins import frequency_offset
+from dim_jax.losses.signature import CrossReplicaSum
 
 
-def weighted_cross_entropy(
-    logits: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
-    class_counts: jax.Array,
-    cross_replica_sum: CrossReplicaSum,
-) -> jax.Array:
-    """Cross-entropy weighted by inverse class frequency: -w_y log p_y with w_k = sum(n) / (C n_k).
-
-    The weights average 1 over what the sampler draws. A class that is never drawn has weight 0.
-
-    Reference: King & Zeng, "Logistic regression in rare events data", Political Analysis 2001.
-    """
-    num_drawn_classes = (class_counts > 0).sum()
-    weights = jnp.where(
-        class_counts > 0, class_counts.sum() / (num_drawn_classes * jnp.maximum(class_counts, 1e-12)), 0.0
-    )
-    return weights[labels] * optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def logit_adjusted_cross_entropy(
+def focal(
     logits: jax.Array,
     labels: jax.Array,
     mask: jax.Array,
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    tau: jax.Array | float = 1.0,
+    gamma: jax.Array | float = 2.0,
 ) -> jax.Array:
-    """Cross-entropy of z + tau log(prior), so that the raw logits rank classes as if all were equally frequent.
+    """Focal loss of the softmax, -(1 - p_y)^gamma log p_y.
 
     Args:
-      tau: strength, >= 0; 0 is plain cross-entropy, 1 is consistent for the balanced error.
+      gamma: focusing exponent, >= 0; 0 is plain cross-entropy.
 
-    Reference: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 10.
+    Reference: Lin et al., "Focal loss for dense object detection", ICCV 2017, eq. 4.
     """
-    # Half an example stands in for none: log 0 would silence the class for good.
-    prior = jnp.maximum(class_counts, 0.5) / class_counts.sum()
-    return optax.softmax_cross_entropy_with_integer_labels(logits + tau * jnp.log(prior), labels)
+    return focal_with_offset(logits, labels, 0.0, 1.0, gamma, adaptive=0.0)
+
+
+def class_balanced_focal(
+    logits: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    class_counts: jax.Array,
+    cross_replica_sum: CrossReplicaSum,
+    *,
+    gamma: jax.Array | float = 2.0,
+    effective_number_beta: jax.Array | float = 0.9999,
+) -> jax.Array:
+    """Focal loss weighted by the effective number of examples, see `class_weights.effective_number`.
+
+    Of the softmax; the published one is of a sigmoid for each class.
+
+    Args:
+      gamma: focusing exponent, >= 0; 0 is class-balanced cross-entropy.
+      effective_number_beta: in [0, 1]; 0 is the plain focal loss, 1 is weighted by inverse frequency.
+
+    Reference: Cui et al., "Class-balanced loss based on effective number of samples", CVPR 2019, section 4.
+    """
+    weights = class_weights.effective_number(class_counts, effective_number_beta)
+    return weights[labels] * focal(logits, labels, mask, class_counts, cross_replica_sum, gamma=gamma)
 
 
 def fafl(
@@ -123,15 +104,10 @@ def published_fafl(
     return focal_with_offset(logits, labels, frequency_offset(batch_counts, m), alpha0, beta0, adaptive)
 
 
-def frequency_offset(class_counts: jax.Array, m: jax.Array | float) -> jax.Array:
-    """Returns f_k = m / n_k^(1/4) in logits, (C,); 0 for a class without examples."""
-    return jnp.where(class_counts > 0, m / jnp.maximum(class_counts, 1e-12) ** 0.25, 0.0)
-
-
 def focal_with_offset(
     logits: jax.Array,
     labels: jax.Array,
-    offset: jax.Array,
+    offset: jax.Array | float,
     alpha0: jax.Array | float,
     beta0: jax.Array | float,
     adaptive: jax.Array | float = 1.0,
@@ -157,28 +133,3 @@ def _log_probabilities(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array,
     of_others = jax.nn.logsumexp(logits, axis=-1, where=~is_label)
     # Of a label against the rest: keeps every digit however close p_y is to 0 or 1.
     return jax.nn.log_sigmoid(of_label - of_others), jax.nn.log_sigmoid(of_others - of_label)
-
-
-LOSSES: dict[str, Callable[..., jax.Array]] = {
-    "cross_entropy": cross_entropy,
-    "weighted_cross_entropy": weighted_cross_entropy,
-    "logit_adjusted_cross_entropy": logit_adjusted_cross_entropy,
-    "fafl": fafl,
-    "published_fafl": published_fafl,
-}
-
-
-def hyper_parameters(name: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Picks from `values` the hyper-parameters that the loss `name` takes.
-
-    Raises:
-      ValueError: there is no such loss, `values` lacks one, or one is negative.
-    """
-    if name not in LOSSES:
-        raise ValueError(f"config.loss.name={name!r} is not a loss; choose one of {', '.join(LOSSES)}")
-    parameters = inspect.signature(LOSSES[name]).parameters.values()
-    wanted = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    for key in wanted:
-        if key not in values or not values[key] >= 0:
-            raise ValueError(f"config.loss.{key}={values.get(key)} must be a number of at least 0 for {name}")
-    return {key: float(values[key]) for key in wanted}
