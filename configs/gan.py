@@ -69,6 +69,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train.checkpoint_every = 1_000  # steps
     config.train.keep_checkpoints = 2
     config.train.tensorboard = True
+    config.train.report = True  # write report.html at the end
 
     names = list(filter(None, variant.split(",")))
     for name in names:

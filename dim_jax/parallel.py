@@ -22,6 +22,11 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "dim_jax" / "xla"))
 
 
+def forget_programs() -> None:
+    """Lets go of compiled programs; each holds tens of memory maps, of which a process may have 65,530."""
+    jax.clear_caches()
+
+
 def check_batch_size(name: str, size: int) -> None:
     """Raises ValueError unless a global batch of `size` divides evenly among all devices."""
     if size < 1 or size % jax.device_count():

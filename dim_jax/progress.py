@@ -14,15 +14,17 @@ class Progress:
     On a terminal it is a tqdm bar; elsewhere a line is printed at most every 15 seconds, and at the end.
     """
 
-    def __init__(self, description: str, total: int, done: int = 0, images_per_step: int = 1):
+    def __init__(self, description: str, total: int, done: int = 0, images_per_step: int = 1, unit: str = "images/s"):
         """Args:
         description: what is going on.
         total: steps in all.
         done: steps already done before this start.
         images_per_step: to tell images per second.
+        unit: of the throughput; "runs/h" where a step is a long one.
         """
         self._description, self._total, self._done = description, total, done
-        self._images_per_step = images_per_step
+        self._per_second = 3600 if unit.endswith("/h") else images_per_step
+        self._unit = unit
         self._start, self._first = time.monotonic(), done
         self._is_first = True
         self._last_line = self._start
@@ -36,7 +38,7 @@ class Progress:
             self._is_first, self._start, self._first = False, time.monotonic(), done
         elapsed = time.monotonic() - self._start
         rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
-        speed = f"{rate * self._images_per_step:.1f} images/s" if rate else "compiled"
+        speed = f"{rate * self._per_second:.1f} {self._unit}" if rate else "compiled"
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(part for part in (speed, figures) if part), refresh=False)
             self._bar.update(advanced)

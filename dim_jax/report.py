@@ -18,11 +18,13 @@ SUMMARY = """\
 Writes one self-contained HTML page about one run or several side by side: data, learning curves, confusion matrices,
 per-class results, features, examples with Grad-CAM, time per stage, configuration and environment; of a GAN the images
 it draws and rebuilds instead of predictions. The page opens offline and prints; the numbers of every figure lie beside
-it as CSV, in the folder <page>_data. A run that is not finished or not tested yet is reported as far as it is."""
+it as CSV, in the folder <page>_data. A run that is not finished or not tested yet is reported as far as it is. An
+experiment has a page of its own: what it found in sentences, and what they rest on."""
 EXAMPLES = """\
   python -m dim_jax.report runs/a                                  # writes runs/a/report.html and runs/a/report_data/
   python -m dim_jax.report runs/ce runs/fafl --out=compare.html    # side by side, with what differs in configuration
   python -m dim_jax.report runs/gan_normal                         # the images a GAN draws, and how it learned
+  python -m dim_jax.report runs/dim                                # an experiment: does it help here?
 """
 
 
@@ -60,17 +62,31 @@ def write(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     from dim_jax.reporting import tables
 
     folders = list(run_directories(runs).values())
+    experiments = [folder for folder in folders if _is_experiment(folder)]
+    if experiments and len(folders) > 1:
+        raise ValueError(f"{experiments[0]} is an experiment, which has a page of its own; give it alone")
     path = folders[0] / "report.html" if out is None else Path(out)
     if path.is_dir():
         raise ValueError(f"--out={out} is a folder; give the name of a file, for example {path / 'report.html'}")
-    views, compared = _views(runs)
-    page = _page(views, compared)
-    groups = [("comparison", compared)] if compared else []
-    groups += [(view["name"], view) for view in views]
-    stems = tables.unique_stems(name for name, _ in groups)
-    contents = [tables.collect(view) for _, view in groups]
+    if experiments:
+        from dim_jax.reporting import experiment_page
+
+        page, contents, names = experiment_page.render(folders[0])
+    else:
+        views, compared = _views(runs)
+        page = _page(views, compared)
+        groups = [("comparison", compared)] if compared else []
+        groups += [(view["name"], view) for view in views]
+        names, contents = [name for name, _ in groups], [tables.collect(view) for _, view in groups]
+    stems = tables.unique_stems(names)
     tables.write(path.with_name(f"{path.stem}_data"), dict(zip(stems, contents, strict=True)))
     return files.write_text(path, page)
+
+
+def _is_experiment(folder: Path) -> bool:
+    path = folder / "config.json"
+    content = files.read_json(path) if path.is_file() else {}
+    return isinstance(content, dict) and content.get("trainer") == "experiment"
 
 
 def _views(runs: Sequence[str | Path]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

@@ -8,7 +8,7 @@ import logging
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ LOCK = ".lock"
 LOG = "run.log"
 # A run may go on with other values of these: they change speed or what is written beside the numbers, and no number
 # but for the backend's pixels, which differ by one level at most.
-MAY_DIFFER = frozenset({"data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints"})
+MAY_DIFFER = frozenset(
+    {"data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints", "train.report"}
+)
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "numpy", "scikit-learn", "pillow",
     "tensorflow-cpu", "tensorflow", "tensorflow-datasets", "dim_jax",
@@ -69,8 +71,12 @@ def logging_to(workdir: str | Path) -> Iterator[None]:
         handler.close()
 
 
-def check_config(workdir: str | Path, config: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming every field that differs, if `workdir` holds a run of another configuration."""
+def check_config(workdir: str | Path, config: Mapping[str, Any], may_differ: Collection[str] = MAY_DIFFER) -> None:
+    """Raises ValueError, naming every field that differs, if `workdir` holds a run of another configuration.
+
+    Args:
+      may_differ: dotted names of fields, or of groups of them, that do not count.
+    """
     path = Path(workdir) / CONFIG
     if not path.is_file():
         return
@@ -78,7 +84,7 @@ def check_config(workdir: str | Path, config: Mapping[str, Any]) -> None:
     differences = [
         f"{name}: {saved.get(name, 'absent')!r} there, {given.get(name, 'absent')!r} now"
         for name in sorted(saved.keys() | given.keys())
-        if saved.get(name) != given.get(name) and name not in MAY_DIFFER
+        if saved.get(name) != given.get(name) and not {name, name.split(".")[0]} & set(may_differ)
     ]
     if differences:
         raise ValueError(

@@ -33,7 +33,9 @@ ALLOWED = {
     "reporting": {"reporting", "data", "writers"}, "report": {"reporting"},
     "trainers": {"models", "losses", "gan_losses", "metrics", "optimizers", "state", "steps", "data", "parallel",
                  "loop", "workdir", "evaluate", "synthesis", "sample_sheets", "interop", "prepare", "report",
-                 "trainers"},
+                 "progress", "experiment", "trainers"},
+    "experiment": {"data", "generate", "metrics", "parallel", "pools", "prepare", "reporting", "select", "selection",
+                   "statistics", "trainers", "workdir", "experiment"},
     "train": {"trainers"},
 }  # fmt: skip
 FOR_ALL = {"files", "command_line"}

@@ -76,6 +76,11 @@ def test_hours_left_are_told_as_hours(clock, printed):
     assert printed() == "train: 21/7262, 2:00:41 left, 1.0 images/s, loss 21\n"
 
 
+def test_long_steps_are_told_by_the_hour(clock, printed):
+    run(Progress("experiment", 100, unit="runs/h"), clock, [(1, 1), (1200, 3)])
+    assert printed() == "experiment: 3/100, 16:10:00 left, 6.0 runs/h, loss 3\n"
+
+
 def test_lines_come_no_more_often_than_every_so_many_seconds_and_at_the_end(clock, printed):
     run(Progress("train", 100), clock, [(1, done) for done in range(1, 101)])
     told = [int(re.search(r"(\d+)/100", line)[1]) for line in printed().splitlines()]

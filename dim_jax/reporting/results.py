@@ -60,11 +60,11 @@ def view(run: Run, split: str, prefix: str) -> dict[str, Any]:
     bins = wording.dicts(content.get("reliability"))
     error = wording.number(content.get("expected_calibration_error"))
     words = f"Reliability diagram of the {name} images; expected calibration error {error}."
-    confusion = _confusion(content.get("confusion_matrix"), classes)
+    confusion_table = confusion(content.get("confusion_matrix"), classes)
     keys = ("support", "predicted", *SCORES)
     return {
         "split": name,
-        "confusion": confusion,
+        "confusion": confusion_table,
         "per_class": per_class,
         "absent": [str(name) for name in content.get("absent_classes") or []],
         "reliability": markupsafe.Markup(figures.reliability(bins, prefix, words)) if bins else None,
@@ -74,9 +74,9 @@ def view(run: Run, split: str, prefix: str) -> dict[str, Any]:
                 f"confusion_matrix_{split}",
                 f"confusion matrix of the {name} split",
                 ("true class", *classes),
-                [(row["class"], *(cell["count"] for cell in row["cells"])) for row in confusion["rows"]],
+                [(row["class"], *(cell["count"] for cell in row["cells"])) for row in confusion_table["rows"]],
             )
-            if confusion
+            if confusion_table
             else None,
             "per_class": Table(
                 f"per_class_{split}",
@@ -94,7 +94,7 @@ def view(run: Run, split: str, prefix: str) -> dict[str, Any]:
     }
 
 
-def _confusion(matrix: Any, classes: list[str]) -> dict[str, Any] | None:
+def confusion(matrix: Any, classes: list[str]) -> dict[str, Any] | None:
     """Returns rows of cells with counts and shares of the true class, or None when it does not fit the classes."""
     try:
         counts = np.array(matrix, dtype=np.int64)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from importlib import import_module
 
-TRAINERS = ("classifier", "gan")
+TRAINERS = ("classifier", "gan", "experiment")
 
 
 def trainer(name: str) -> Callable:

@@ -33,20 +33,16 @@ def train(config: dict[str, Any], run: Path, dry_run: bool = False) -> None:
       config: as configs/classifier.py makes it.
     """
     _check_options(config)
-    job.carry_out(job.Job(_open_data, _num_train_steps, make_task, _finish), config, run, dry_run)
+    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run)
 
 
 def _finish(config: dict[str, Any], run: Path, predictor: evaluate.Predictor) -> None:
-    """Evaluates the best checkpoint and writes the report."""
+    """Evaluates the best checkpoint."""
     for split in ("val", "test"):
         if len(predictor.dataset.rows(split)):
             found = evaluate.evaluate(run, split, predictor=predictor)
             log.info("evaluated %s: macro_f1 %.4f, g_mean %.4f", split, found["macro_f1"], found["g_mean"])
             print(evaluate.summary(found))
-    # The page needs matplotlib; nothing before it does.
-    from dim_jax import report
-
-    print(f"report: {report.write([run])}")
 
 
 def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
@@ -136,7 +132,8 @@ def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]
     return parallel.draw_on_cpu(init, seed)
 
 
-def _open_data(config: dict[str, Any], source: Path) -> tuple[datasets.Dataset, Sampler]:
+def open_data(config: dict[str, Any], source: Path) -> tuple[datasets.Dataset, Sampler]:
+    """Returns the dataset in the prepared folder `source` with the generated images to add, and its sampler."""
     options = config["data"]
     data = datasets.open_dataset(
         source,
@@ -174,7 +171,7 @@ def _check_features(config: dict[str, Any]) -> None:
     data = config["data"]
     if (data["backend"] == "features") != (config["model"]["name"] == "linear"):
         raise ValueError(
-            f"config.model.name={config['model']['name']} and config.data.backend={data['backend']} do not go together: "
+            f"config.model.name={config['model']['name']} and config.data.backend={data['backend']} do not fit: "
             "linear takes features, every other model images; --config=configs/classifier.py:linear sets both"
         )
     of_images = [f"config.augment.{name}" for name, value in config["augment"].items() if value]

@@ -31,15 +31,12 @@ def train(config: dict[str, Any], run: Path, dry_run: bool = False) -> None:
       config: as configs/gan.py makes it.
     """
     _check_options(config)
-    job.carry_out(job.Job(_open_data, _num_train_steps, make_task, _finish), config, run, dry_run)
+    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run)
 
 
 def _finish(config: dict[str, Any], run: Path, sheets: SampleSheets) -> None:
-    """Makes the animation of the grids, and the report."""
+    """Makes the animation of the grids."""
     sheets.animate()
-    from dim_jax import report
-
-    print(f"report: {report.write([run])}")
 
 
 def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
@@ -123,7 +120,8 @@ def _examples(data: Dataset, sampler: Sampler, config: dict[str, Any]) -> tuple[
     return np.stack(list(packed.decode(paths, options["image_size"], options["resize"]))), data.labels[rows]
 
 
-def _open_data(config: dict[str, Any], source: Path) -> tuple[Dataset, Sampler]:
+def open_data(config: dict[str, Any], source: Path) -> tuple[Dataset, Sampler]:
+    """Returns the dataset in the prepared folder `source`, and the sampler of the training images to learn from."""
     data = open_dataset(source, config["data"]["fold"])
     gan = config["gan"]
     label = None

@@ -1,4 +1,4 @@
-"""What every trainer does around its own work: check, claim the run directory, prepare, describe, train, finish."""
+"""What every trainer does around its own work: check, claim the run directory, prepare, describe, train, report."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -87,6 +87,11 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool) -> None:
             if best is not None:
                 log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
             job.finish(config, run, for_finish)
+        if options.get("report", True):
+            # The page needs matplotlib; nothing before it does.
+            from dim_jax import report
+
+            print(f"report: {report.write([run])}")
 
 
 def training_batches(images: Any, sampler: Sampler, schedule: loop.Schedule, start: int) -> Iterator[dict[str, Any]]:

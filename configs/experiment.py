@@ -1,0 +1,316 @@
+"""The DIM experiment: do GCGAN's images and FAFL help on these data? One command from images to a report.
+
+    python -m dim_jax.train --config=configs/experiment.py --config.data.path=DATA --workdir=runs/dim
+
+Every arm is trained on the folds of a cross-validation by case, with every seed; the predictions of the test parts are
+pooled, so that each image is judged once by models that never saw its case. docs/protocol.md says what was fixed before
+any test prediction was read. `--dry-run` prints the plan and starts nothing. Running it again goes on; more arms, seeds
+or folds may be asked for later.
+
+Variants, after a colon; several are joined by commas:
+  small        64 px, a quarter of the widths, five arms, one seed: for two CPU cores, what docs/results.md reports
+  linear       every loss as a linear head on frozen EfficientNet-Lite0 features, five seeds: minutes per fold
+  paper        {CE, GCGAN, FAFL, both} on every model there is, as in the published figure
+  sensitivity  FAFL's parts alone, and its alpha0, beta0 and m around the published values
+  demo         a small one on drawn tissue
+  test         the same job in seconds
+"""
+
+import importlib.util
+from pathlib import Path
+
+import ml_collections
+
+MODELS = {
+    "lrf_cnn": {},
+    "light_lrf_cnn": {},
+    "efficientnet_lite0": {},
+}
+LOSSES = (
+    "weighted_cross_entropy",
+    "focal",
+    "class_balanced_cross_entropy",
+    "class_balanced_focal",
+    "ldam",
+    "balanced_softmax",
+    "logit_adjusted_cross_entropy",
+    "ohem_cross_entropy",
+    "soft_f1",
+    "soft_mcc",
+    "published_fafl",
+)
+CROSS_ENTROPY = {"loss": {"name": "cross_entropy"}}
+FAFL = {"loss": {"name": "fafl", "m": 4.0}}
+PUBLISHED_FAFL = {"loss": {"name": "published_fafl", "m": 1.0}}
+UNAUGMENTED = {"augment": {"flip": False, "rotate": False, "stain_jitter": 0.0}}
+
+
+def arm(title: str, *settings: dict, added: str = "", count: int = 0, tune: dict | None = None, tau: float = 0.0):
+    """One arm: fields of the classifier's configuration that it sets, and the images it adds.
+
+    Args:
+      title: what tables call it.
+      settings: fields to set, as nested dicts.
+      added: where more images come from: gcgan or fastgan (selected ones), gcgan_unselected, or copies (of real
+        training images of the minority classes); "" adds none.
+      count: how many, over all minority classes together; -1 as many as make all classes equal.
+      tune: {"field": ..., "values": ...}: one field ("set.loss.m", "count" or "tau") whose value is chosen in every
+        fold by the validation images.
+      tau: strength of post-hoc logit adjustment.
+    """
+    merged = ml_collections.ConfigDict()
+    for setting in settings:
+        merged.update(ml_collections.ConfigDict(setting))
+    fields = {"title": title, "set": merged, "added": added, "count": count, "tau": tau}
+    fields["tune"] = ml_collections.ConfigDict(tune or {"field": "", "values": ()})
+    return ml_collections.ConfigDict(fields)
+
+
+def question(text: str, subject: str, arm: str, than: str) -> ml_collections.ConfigDict:
+    """One contrast: `arm` against `than`; `subject` begins the sentence that answers it."""
+    return ml_collections.ConfigDict({"text": text, "subject": subject, "arm": arm, "than": than})
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.trainer = "experiment"
+    config.seed = 0  # of the split; the arms' seeds are below
+
+    config.data = ml_collections.ConfigDict()
+    config.data.path = ""  # a folder of class folders, what `prepare --split=kfold` wrote, tfds:NAME, or "phantom"
+    config.data.more = ()  # further sets, each like path: the same experiment on each, one page for all
+    config.data.phantom_scale = 1.0  # size of the drawn set where path is "phantom"
+    config.data.classes = ""  # A,B,C: class names in label order; "": those found, sorted
+    config.data.exclude = ""  # A,B: classes to leave out
+    config.data.group_regex = ""  # finds the case in an image's path, where no manifest.csv tells it
+    config.data.folds = 5  # of the cross-validation by case
+
+    config.folds = ()  # which folds to work on; (): all
+    config.seeds = (0, 1, 2)  # every arm is trained with each
+    config.only = ""  # A,B: names of the arms to train; "": all. Finished ones are always reported
+
+    # Which classes a GAN draws: those with fewer training images than this share of the largest class.
+    config.minority_share = 0.6
+    config.pool = ml_collections.ConfigDict()
+    config.pool.images = 200  # drawn per minority class
+    config.pool.truncation = 1.0
+    config.pool.judge = "cross_entropy"  # the arm whose first seed says whether an image is of its class
+    config.pool.least_probability = 0.5  # rules of `select`
+    config.pool.distance_quantile = 0.95
+    config.pool.distance_slack = 1.0
+    config.pool.copy_quantile = 0.01
+
+    config.metric = "macro_f1"  # the one that the questions are about
+    config.resamples = 10_000  # of the case bootstrap, and swaps of the sign-flip test
+
+    classifier, gan = _config("classifier"), _config("gan")
+    config.classifier = classifier.get_config()
+    config.classifier.data.image_size = 224
+    config.classifier.data.backend = "resident"
+    config.gan = gan.get_config("conditional")
+    config.gan.data.backend = "resident"
+    # Generators by the name that arms call them by: fields that each sets in config.gan.
+    config.generators = ml_collections.ConfigDict()
+    config.generators.gcgan = ml_collections.ConfigDict()
+    config.generators.fastgan = ml_collections.ConfigDict({"model": {"gate": "sle", "up": "compound"}})
+
+    config.arms = ml_collections.ConfigDict()
+    config.questions = ml_collections.ConfigDict()
+    config.order = ()  # of arms and questions in tables; the first arm is what others are shown against
+    config.primary = "dim"  # the question that was fixed in advance; all others are exploratory
+    # What the published figure shows and this system cannot run, and why.
+    config.not_run = ml_collections.ConfigDict()
+
+    names = list(filter(None, variant.split(",")))
+    known = ("small", "linear", "paper", "sensitivity", "demo", "test")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"configs/experiment.py has no variant {name!r}; use {', '.join(known)}")
+    if "linear" in names:
+        _losses_on_frozen_features(config, classifier)
+    elif "paper" in names:
+        _published_grid(config)
+    elif "sensitivity" in names:
+        _sensitivity(config)
+    else:
+        _protocol(config)
+    if "small" in names:
+        config.classifier.update(classifier.get_config("small"))
+        config.classifier.data.backend = "resident"
+        config.gan.update(gan.get_config("conditional,small"))
+        config.gan.data.backend = "resident"
+        config.gan.train.num_train_steps = 5_000
+        config.seeds = (0,)
+        if "paper" not in names and "sensitivity" not in names:
+            config.only = "cross_entropy,fafl,generated_30,dim,oversampling"
+    if "demo" in names:
+        _shrink(config, classifier.get_config("demo"), gan.get_config("conditional,small"))
+        config.data.path = "phantom"
+        config.data.phantom_scale = 0.25
+        config.data.folds = 3
+        config.classifier.train.num_epochs = 6.0
+        config.gan.model.width = 0.125
+        config.gan.gan.perceptual = "pixels"
+        config.gan.train.num_train_steps = 300
+        config.gan.train.sample_every = 150
+        config.gan.train.checkpoint_every = 150
+        config.pool.images = 24
+        config.seeds = (0,)
+        config.only = "cross_entropy,generated_30,dim"
+        config.resamples = 2_000
+    if "test" in names:
+        _shrink(config, classifier.get_config("test"), gan.get_config("conditional,test"))
+        config.classifier.data.image_size = 64
+        config.data.path = "phantom"
+        config.data.phantom_scale = 0.08
+        config.data.folds = 3
+        config.folds = (0, 1)
+        config.seeds = (0,)
+        config.pool.images = 8
+        config.only = "cross_entropy,dim"
+        config.resamples = 200
+    return config
+
+
+def _config(name: str):
+    """Returns a sibling of this file: configurations are files, not a package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _shrink(config, classifier, gan) -> None:
+    config.classifier.update(classifier)
+    config.gan.update(gan)
+    for part in (config.classifier, config.gan):
+        part.data.backend = "resident"
+        part.train.tensorboard = False
+
+
+def _keep(config, arms: dict, questions: dict) -> None:
+    # A ConfigDict sorts its fields by name.
+    config.arms, config.questions = ml_collections.ConfigDict(arms), ml_collections.ConfigDict(questions)
+    config.order = (*arms, *questions)
+
+
+def _protocol(config) -> None:
+    """The arms and questions of docs/protocol.md: the two levels of DIM, and a sceptic's controls."""
+    arms, ask = {}, {}
+    arms["cross_entropy"] = arm("CE", CROSS_ENTROPY)
+    arms["fafl"] = arm("FAFL, corrected", FAFL)
+    arms["fafl_published"] = arm("FAFL, published", PUBLISHED_FAFL)
+    for count in (15, 30, 45, 60):
+        arms[f"generated_{count}"] = arm(f"CE + {count} generated", CROSS_ENTROPY, added="gcgan", count=count)
+    arms["generated_balanced"] = arm("CE + generated, classes equal", CROSS_ENTROPY, added="gcgan", count=-1)
+    arms["dim"] = arm("DIM: FAFL + 30 generated", FAFL, added="gcgan", count=30)
+    arms["oversampling"] = arm("CE, classes drawn equally often", CROSS_ENTROPY, {"data": {"class_balanced": True}})
+    arms["copies_30"] = arm("CE + 30 copies of real images", CROSS_ENTROPY, added="copies", count=30)
+    arms["unselected_30"] = arm("CE + 30 unselected", CROSS_ENTROPY, added="gcgan_unselected", count=30)
+    arms["fastgan_30"] = arm("CE + 30 of FastGAN", CROSS_ENTROPY, added="fastgan", count=30)
+    arms["unaugmented"] = arm("CE, no augmentation", CROSS_ENTROPY, UNAUGMENTED)
+    arms["unaugmented_generated_30"] = arm(
+        "CE + 30 generated, no augmentation", CROSS_ENTROPY, UNAUGMENTED, added="gcgan", count=30
+    )
+    arms["logit_adjusted"] = arm("CE, logits adjusted afterwards", CROSS_ENTROPY, tau=1.0)
+
+    ask["dim"] = question("Does DIM help?", "DIM (FAFL and 30 generated images)", "dim", "cross_entropy")
+    ask["generated"] = question("Do GCGAN's images help?", "30 GCGAN images", "generated_30", "cross_entropy")
+    ask["fafl"] = question("Does FAFL help?", "FAFL", "fafl", "cross_entropy")
+    ask["published"] = question("Does FAFL as published help?", "Published FAFL", "fafl_published", "cross_entropy")
+    ask["images_beside_fafl"] = question(
+        "Do the images add anything to FAFL?", "30 GCGAN images beside FAFL", "dim", "fafl"
+    )
+    ask["oversampling"] = question(
+        "Is DIM better than drawing all classes equally often?", "DIM instead of oversampling", "dim", "oversampling"
+    )
+    ask["copies"] = question(
+        "Are generated images better than as many copies of real ones?",
+        "Generated images instead of copies",
+        "generated_30",
+        "copies_30",
+    )
+    ask["selection"] = question("Does selection help?", "Selecting the images", "generated_30", "unselected_30")
+    ask["gcgan"] = question("Is GCGAN better than FastGAN?", "GCGAN instead of FastGAN", "generated_30", "fastgan_30")
+    ask["balanced"] = question(
+        "Does it help to make all classes equal?", "Filling all classes up", "generated_balanced", "cross_entropy"
+    )
+    ask["augmentation"] = question("Does augmentation alone help?", "Augmentation", "cross_entropy", "unaugmented")
+    ask["without_augmentation"] = question(
+        "Do the images help where there is no augmentation?",
+        "30 GCGAN images without augmentation",
+        "unaugmented_generated_30",
+        "unaugmented",
+    )
+    ask["logit_adjusted"] = question(
+        "Is DIM better than adjusting CE's logits afterwards?", "DIM instead of adjusting", "dim", "logit_adjusted"
+    )
+    _keep(config, arms, ask)
+
+
+def _losses_on_frozen_features(config, classifier) -> None:
+    """Every loss as a linear head; what needs tuning is tuned on each fold's validation images."""
+    config.classifier.update(classifier.get_config("linear"))
+    config.seeds = (0, 1, 2, 3, 4)
+    arms, ask = {}, {}
+    arms["cross_entropy"] = arm("CE", CROSS_ENTROPY)
+    arms["label_smoothing"] = arm("CE, labels smoothed", CROSS_ENTROPY, {"loss": {"label_smoothing": 0.1}})
+    arms["fafl"] = arm("FAFL, corrected", FAFL, tune={"field": "set.loss.m", "values": (1.0, 4.0, 16.0)})
+    for name in LOSSES:
+        title = "FAFL, published" if name == "published_fafl" else name.replace("_", " ")
+        arms[name] = arm(title, PUBLISHED_FAFL if name == "published_fafl" else {"loss": {"name": name}})
+    arms["oversampling"] = arm("CE, classes drawn equally often", CROSS_ENTROPY, {"data": {"class_balanced": True}})
+    arms["post_hoc_adjusted"] = arm(
+        "CE, logits adjusted afterwards", CROSS_ENTROPY, tune={"field": "tau", "values": (0.5, 1.0, 1.5)}
+    )
+    arms["fafl_frequency"] = arm(
+        "FAFL, frequency part alone", FAFL, {"loss": {"alpha0": 1.0, "beta0": 0.0, "adaptive": 0.0}}
+    )
+    arms["fafl_adaptive"] = arm("FAFL, adaptive part alone", FAFL, {"loss": {"m": 0.0}})
+    config.primary = "fafl"
+    for name in arms:
+        if name != "cross_entropy":
+            title = arms[name].title
+            ask[name] = question(f"Is “{title}” better than cross-entropy?", title, name, "cross_entropy")
+    _keep(config, arms, ask)
+
+
+def _published_grid(config) -> None:
+    """The published figure: each network with CE, with generated images, with FAFL, and with both."""
+    arms, ask = {}, {}
+    for model, fields in MODELS.items():
+        own = {"model": {"name": model, **fields}}
+        arms[f"{model}_ce"] = arm(f"{model}: CE", own, CROSS_ENTROPY)
+        arms[f"{model}_gcgan"] = arm(f"{model}: GCGAN", own, CROSS_ENTROPY, added="gcgan", count=30)
+        arms[f"{model}_fafl"] = arm(f"{model}: FAFL", own, PUBLISHED_FAFL)
+        arms[f"{model}_both"] = arm(f"{model}: both", own, PUBLISHED_FAFL, added="gcgan", count=30)
+        ask[model] = question(f"Does DIM help {model}?", f"DIM on {model}", f"{model}_both", f"{model}_ce")
+    _keep(config, arms, ask)
+    config.primary = "lrf_cnn"
+    config.pool.judge = "lrf_cnn_ce"
+    config.not_run = ml_collections.ConfigDict({
+        "DDPM": "a diffusion model of another project; the figure compares its images with GCGAN's",
+        "CONCH": "weights on request from their owners",
+        "ROAM": "weights on request from their owners",
+        "CHIEF": "weights on request from their owners",
+    })  # fmt: skip
+
+
+def _sensitivity(config) -> None:
+    """FAFL's parts alone, and one hyper-parameter at a time around alpha0 = 0.5, beta0 = 3, m = 4."""
+    arms, ask = {}, {}
+    arms["cross_entropy"] = arm("CE", CROSS_ENTROPY)
+    arms["fafl"] = arm("FAFL, corrected", FAFL)
+    arms["fafl_frequency"] = arm("frequency part alone", FAFL, {"loss": {"alpha0": 1.0, "beta0": 0.0, "adaptive": 0.0}})
+    arms["fafl_adaptive"] = arm("adaptive part alone", FAFL, {"loss": {"m": 0.0}})
+    for name, values in {"alpha0": (0.25, 1.0, 2.0), "beta0": (1.0, 2.0, 4.0), "m": (0.5, 1.0, 2.0, 16.0)}.items():
+        for value in values:
+            arms[f"fafl_{name}_{value:g}".replace(".", "_")] = arm(f"{name} = {value:g}", FAFL, {"loss": {name: value}})
+    config.primary = "fafl"
+    for name in arms:
+        if name != "cross_entropy":
+            title = arms[name].title
+            ask[name] = question(
+                f"Is FAFL ({title}) better than cross-entropy?", f"FAFL, {title}", name, "cross_entropy"
+            )
+    _keep(config, arms, ask)

@@ -1,0 +1,94 @@
+"""Which images an arm adds to the real ones: lists in the form of selected.json, for config.data.generated.
+
+The first N of a list are the images of an arm that adds N. Lists go round the minority classes in turn, so that every
+beginning is spread over them evenly.
+"""
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dim_jax import files
+from dim_jax.data.dataset import Dataset
+
+
+def minority_classes(dataset: Dataset, share: float) -> list[str]:
+    """Returns the classes with fewer training images than `share` of the largest class, the rarest first.
+
+    Raises:
+      ValueError: there is none.
+    """
+    counts = training_counts(dataset)
+    rare = [label for label in np.argsort(counts, kind="stable") if counts[label] < share * counts.max()]
+    if not rare:
+        raise ValueError(
+            f"no class has fewer than {share:g} of the largest one's {counts.max()} training images; these data are "
+            "not imbalanced, or config.minority_share is too small"
+        )
+    return [dataset.classes[label] for label in rare]
+
+
+def training_counts(dataset: Dataset) -> np.ndarray:
+    """Returns how many real training images each class has, int (C,)."""
+    return np.bincount(dataset.labels[dataset.rows("train")], minlength=len(dataset.classes))
+
+
+def missing_images(dataset: Dataset, classes: Sequence[str]) -> dict[str, int]:
+    """Returns how many images each of `classes` lacks to be as large as the largest class."""
+    counts = training_counts(dataset)
+    return {name: int(counts.max() - counts[dataset.classes.index(name)]) for name in classes}
+
+
+def in_turn(images: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """Returns the first image of every class, then the second of every class, and so on."""
+    rounds = itertools.zip_longest(*images.values())
+    return [image for each in rounds for image in each if image is not None]
+
+
+def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Dataset) -> None:
+    """Lists all images of a pool by seed, as they were drawn."""
+    from dim_jax import pools
+
+    images = {each.label: [image.path for image in each.images] for each in pools.load(pool)}
+    _write(path, {name: images[name] for name in classes}, dataset)
+
+
+def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: Dataset) -> None:
+    """Lists the selected images of every class up to what makes it as large as the largest one."""
+    content = files.read_json(selected)
+    images = {name: [] for name in classes}
+    for entry in content["images"]:
+        if entry["label"] in images:
+            images[entry["label"]].append(Path(os.path.normpath(selected.parent / entry["path"])))
+    lacking = missing_images(dataset, classes)
+    _write(path, {name: found[: lacking[name]] for name, found in images.items()}, dataset)
+
+
+def write_copies(path: Path, classes: Sequence[str], count: int, dataset: Dataset, seed: int) -> None:
+    """Lists real training images once more, drawn without repeating one before all of its class had their turn.
+
+    Training augments them like all others, so that a copy is seldom seen twice alike.
+
+    Args:
+      count: images per class.
+    """
+    rng = np.random.default_rng(seed)
+    train = dataset.rows("train")
+    images = {}
+    for name in classes:
+        rows = train[dataset.labels[train] == dataset.classes.index(name)]
+        rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
+        images[name] = [dataset.file(int(row)) for row in np.concatenate(rounds)[:count]]
+    _write(path, images, dataset)
+
+
+def _write(path: Path, images: Mapping[str, Sequence[Path]], dataset: Dataset) -> None:
+    entries = {
+        name: [{"path": Path(os.path.relpath(image, path.parent)).as_posix(), "label": name} for image in found]
+        for name, found in images.items()
+    }
+    files.write_json(path, {"split_sha256": dataset.split_sha256, "images": in_turn(entries)})

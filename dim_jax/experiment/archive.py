@@ -1,0 +1,105 @@
+"""What an experiment keeps of every run: the predictions on validation and test images, small enough to be shared.
+
+An experiment can be continued, and all of its statistics made again, from these files alone.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dim_jax import files
+from dim_jax.data.dataset import Dataset
+from dim_jax.workdir import MAY_DIFFER, flatten
+
+SPLITS = ("val", "test")
+# Where things lie is no part of what a run is; which images a list holds is told by its own digest.
+PLACES = frozenset({"data.path", "data.generated", "data.generated_count"})
+
+
+@dataclass(frozen=True)
+class Archived:
+    """The predictions of one run.
+
+    Attributes:
+      rows: rows of the manifest by split, int32 (N,), ascending.
+      logits: by split, float32 (N, C).
+      facts: JSON-ready: the step of the checkpoint, how many images were added, seconds.
+    """
+
+    rows: Mapping[str, np.ndarray]
+    logits: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+
+
+def fingerprint(config: Mapping[str, Any], count: int) -> str:
+    """Returns the SHA-256 of what a run is: its configuration without places and speed, and how many images it adds."""
+    left_out = PLACES | MAY_DIFFER
+    kept = {name: value for name, value in flatten(files.to_json(dict(config))).items() if name not in left_out}
+    text = json.dumps([sorted(kept.items()), count], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(path: Path, run: Path, config: Mapping[str, Any], count: int, dataset: Dataset) -> None:
+    """Keeps the predictions of the finished run directory `run` in the file `path`.
+
+    Args:
+      config, count: as for `fingerprint`.
+      dataset: that the run was trained on, with the images it added.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        with np.load(run / "eval" / split / "predictions.npz", allow_pickle=False) as found:
+            order = np.argsort(found["index"])
+            arrays[f"{split}_rows"], arrays[f"{split}_logits"] = found["index"][order], found["logits"][order]
+    metrics = files.read_json(run / "eval" / "test" / "metrics.json")
+    seconds = ("training_seconds_per_100_images", "test_seconds_per_image")
+    digest = hashlib.sha256()
+    for image, label in dataset.generated:
+        digest.update(image.read_bytes() + bytes([label]))
+    facts = {
+        "checkpoint_step": metrics["checkpoint_step"],
+        "added": len(dataset.generated),
+        "added_sha256": digest.hexdigest() if dataset.generated else None,
+        **{name: metrics.get(name) for name in seconds},
+    }
+    identity = {"fingerprint": fingerprint(config, count), "split_sha256": dataset.split_sha256, "facts": facts}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, identity=np.array(json.dumps(identity)), **arrays)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def read(path: Path, config: Mapping[str, Any], count: int, dataset: Dataset) -> Archived | None:
+    """Returns the predictions that `path` holds, or None where there is no such file yet.
+
+    Raises:
+      ValueError: the file is broken, of another configuration, or of another split.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            identity = json.loads(str(found["identity"]))
+            rows = {split: found[f"{split}_rows"] for split in SPLITS}
+            logits = {split: found[f"{split}_logits"] for split in SPLITS}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is broken ({error}); remove it, and the run is made again") from None
+    if identity.get("fingerprint") != fingerprint(config, count):
+        raise ValueError(
+            f"{path} holds the predictions of another configuration; use another --workdir, or remove the file to "
+            "make the run again"
+        )
+    if identity.get("split_sha256") != dataset.split_sha256:
+        raise ValueError(f"{path} holds predictions on another split; use another --workdir")
+    for split in SPLITS:
+        fits = logits[split].shape == (len(rows[split]), len(dataset.classes)) and np.isfinite(logits[split]).all()
+        if not fits or not np.array_equal(rows[split], dataset.rows(split)):
+            raise ValueError(f"{path} does not hold one prediction per {split} image; remove it to make the run again")
+    return Archived(rows, logits, identity["facts"])

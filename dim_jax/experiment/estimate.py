@@ -1,0 +1,116 @@
+"""What an experiment will cost: its runs, and from a few timed steps of each kind the time and the disk they take."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dim_jax import parallel
+from dim_jax.experiment import plan, stages
+from dim_jax.experiment.arms import Arm, Config
+from dim_jax.experiment.plan import Run
+from dim_jax.reporting import wording
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run: seconds of compiling and of everything else, and bytes of its checkpoints."""
+
+    compile_seconds: float
+    seconds: float
+    disk: int
+
+
+def describe(source: str, name: str, config: Config, arms: dict[str, Arm], names: Sequence[str]) -> str:
+    """Returns the plan for one dataset as text: what would run, how long it would take, how much disk it would need.
+
+    A dataset that is not prepared is prepared in a temporary folder, and so is whatever the timed steps need: nothing
+    is written elsewhere. Classifiers that differ in more than the loss's numbers and the data are timed one by one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        site = stages.open_site(source, name, Path(folder), config)
+        experiment = stages.Experiment(config, site, arms)
+        folds = list(config["folds"]) or list(range(config["data"]["folds"]))
+        runs = plan.runs(arms, names, folds, config["seeds"])
+        lines = [f"{name}: {len(folds)} folds, {len(config['seeds'])} seeds, {len(names)} arms"]
+        total, disk = 0.0, 0
+        for title, of_kind in _by_kind(config, runs, site).items():
+            cost = _classifier_cost(experiment, of_kind[0])
+            # One program serves all of a kind.
+            seconds = cost.compile_seconds + cost.seconds * len(of_kind)
+            lines.append(_line(f"{len(of_kind)} classifiers ({title})", seconds, cost.disk * len(of_kind)))
+            total, disk = total + seconds, disk + cost.disk * len(of_kind)
+        for generator in dict.fromkeys(run.arm.generator for run in runs if run.arm.generator):
+            number = sum(len(experiment.gan_folders(fold, generator)) for fold in folds)
+            cost = _gan_cost(experiment, generator, folds[0])
+            seconds = cost.compile_seconds + cost.seconds * number
+            lines.append(_line(f"{number} runs of {generator}", seconds, cost.disk * number))
+            total, disk = total + seconds, disk + cost.disk * number
+            pools = config["pool"]["images"] * sum(len(experiment.minority_classes(fold)) for fold in folds)
+            lines.append(f"  {pools} images drawn and judged for {len(folds)} selections (not timed)")
+        lines.append(_line("in all, one after another", total, disk))
+        for run in runs[: len(names)]:
+            lines.append(f"  {run.folder(plan.Site(name, Path(name), Path(name))).as_posix()}")
+        lines.append(f"  and so on: {len(runs)} run directories")
+    return "\n".join(lines)
+
+
+def _line(title: str, seconds: float, disk: int) -> str:
+    return f"  {title}: about {wording.duration(seconds)}, {disk / 2**20:,.0f} MiB of checkpoints"
+
+
+def _by_kind(config: Config, runs: Sequence[Run], site: plan.Site) -> dict[str, list[Run]]:
+    """Groups runs by what their speed depends on."""
+    kinds: dict[str, list[Run]] = {}
+    for run in runs:
+        own = plan.classifier_config(config, run, site)
+        title = f"{own['model']['name']}, {own['data']['image_size']} px, {own['loss']['name']}"
+        kinds.setdefault(title, []).append(run)
+    return kinds
+
+
+def _classifier_cost(experiment: stages.Experiment, run: Run) -> Cost:
+    from dim_jax.trainers import classifier
+
+    # Added images make an epoch longer by a few percent; they are not there yet.
+    config = plan.classifier_config(experiment.config, run, experiment.site)
+    config["data"]["generated"], config["data"]["generated_count"] = "", -1
+    return _cost(classifier, config, experiment.site.root)
+
+
+def _gan_cost(experiment: stages.Experiment, generator: str, fold: int) -> Cost:
+    from dim_jax.trainers import gan
+
+    classes = experiment.minority_classes(fold)
+    configs = plan.gan_configs(experiment.config, generator, fold, experiment.site, classes)
+    return _cost(gan, next(iter(configs.values())), experiment.site.root)
+
+
+def _cost(trainer: object, config: Config, folder: Path) -> Cost:
+    """Times two dispatches and one evaluation of a run."""
+    data, sampler = trainer.open_data(config, Path(config["data"]["path"]))
+    task, schedule, _ = trainer.make_task(config, folder, data, sampler)
+    stream, state = task.batches(0), parallel.replicate(task.state)
+    seconds = []
+    for _ in range(2):
+        batches = next(stream)
+        started = time.perf_counter()
+        state, metrics = task.dispatch(state, batches)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    task.evaluate(state)
+    first_evaluation = time.perf_counter() - started
+    started = time.perf_counter()
+    task.evaluate(state)
+    evaluation = time.perf_counter() - started
+    steps = schedule.num_train_steps
+    training = seconds[1] * steps / schedule.steps_per_dispatch + evaluation * -(-steps // schedule.eval_every)
+    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(task.state))
+    copies = config["train"]["keep_checkpoints"] + (task.best_metric is not None)
+    parallel.forget_programs()
+    return Cost(seconds[0] - seconds[1] + first_evaluation - evaluation, training, size * copies)

@@ -1,0 +1,153 @@
+"""The runs of an experiment: which classifiers are trained, on what, where they lie, and which commands make them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dim_jax.experiment.arms import COPIES, UNSELECTED, Arm, Config, with_settings
+from dim_jax.workdir import flatten
+
+DATA = "data"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One dataset of an experiment.
+
+    Attributes:
+      name: what tables call it.
+      root: folder of everything that is made for it.
+      data: the prepared data.
+    """
+
+    name: str
+    root: Path
+    data: Path
+
+    def fold(self, fold: int) -> Path:
+        """Returns the folder of a fold."""
+        return self.root / f"fold{fold}"
+
+    def generator(self, fold: int, name: str) -> Path:
+        """Returns the folder of a generator: its runs, pool and selection."""
+        return self.fold(fold) / name
+
+    def image_list(self, fold: int, arm: Arm) -> Path:
+        """Returns the list of the images that an arm adds."""
+        if arm.added == COPIES:
+            return self.fold(fold) / "copies.json"
+        folder = self.generator(fold, arm.generator)
+        if arm.added.endswith(UNSELECTED):
+            return folder / "unselected.json"
+        return folder / "balanced.json" if arm.count < 0 else folder / "selected" / "selected.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One classifier.
+
+    Attributes:
+      arm: what it is trained as; nothing in it is tuned.
+      fold: which fold of the split.
+      seed: of everything random in it.
+    """
+
+    arm: Arm
+    fold: int
+    seed: int
+
+    def folder(self, site: Site) -> Path:
+        """Returns its run directory."""
+        return site.fold(self.fold) / "runs" / self.arm.name / f"seed{self.seed}"
+
+    def archive(self, site: Site) -> Path:
+        """Returns the file of its predictions."""
+        return site.root / "predictions" / f"fold{self.fold}" / self.arm.name / f"seed{self.seed}.npz"
+
+    def __str__(self) -> str:
+        return f"fold {self.fold}, seed {self.seed}, {self.arm.name}"
+
+
+def trained_as(arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """Returns for every candidate of every arm, by name, the arm it is trained as.
+
+    Candidates that differ in what happens after training alone (post-hoc logit adjustment) share one training: the
+    first one's.
+    """
+    first: dict[tuple, Arm] = {}
+    found = {}
+    for arm in arms.values():
+        for candidate in arm.candidates():
+            # The last setting of a field counts, and their order does not.
+            training = (tuple(sorted(dict(candidate.settings).items(), key=repr)), candidate.added, candidate.count)
+            found[candidate.name] = first.setdefault(repr(training), candidate)
+    return found
+
+
+def runs(arms: Mapping[str, Arm], names: Sequence[str], folds: Sequence[int], seeds: Sequence[int]) -> list[Run]:
+    """Returns the classifiers to train, each once, seed by seed: all folds of a seed make the first full result.
+
+    Args:
+      arms: all arms.
+      names: those to train.
+      folds, seeds: with what.
+    """
+    training = trained_as(arms)
+    wanted = [training[candidate.name] for name in names for candidate in arms[name].candidates()]
+    return [Run(arm, fold, seed) for seed in seeds for fold in folds for arm in dict.fromkeys(wanted)]
+
+
+def classifier_config(config: Config, run: Run, site: Site, count: int | None = None) -> Config:
+    """Returns the configuration of a run, as trainers/classifier.py takes it.
+
+    Args:
+      config: of the experiment.
+      count: how many images of the list to add; None where the arm adds none, or all of a list that is of its own.
+    """
+    arm = run.arm
+    settings = [
+        *arm.settings,
+        ("seed", run.seed),
+        ("data.path", str(site.data)),
+        ("data.fold", run.fold),
+        ("data.generated", str(site.image_list(run.fold, arm)) if arm.added else ""),
+        ("data.generated_count", -1 if count is None else count),
+        ("train.report", False),
+    ]
+    return with_settings(config["classifier"], settings)
+
+
+def gan_configs(config: Config, name: str, fold: int, site: Site, classes: Sequence[str]) -> dict[str, Config]:
+    """Returns the configurations of a generator's runs, as trainers/gan.py takes them, by the class each draws.
+
+    A class-conditional one is a single run under "": it draws all.
+    """
+    own = flatten(config["generators"][name]).items()
+    place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config["seed"]), ("train.report", False)]
+    base = with_settings(config["gan"], [*own, *place])
+    if base["gan"]["conditional"]:
+        return {"": base}
+    return {label: with_settings(base, [("gan.label", label)]) for label in classes}
+
+
+def commands(
+    config: Config, run: Run, site: Site, classes: Sequence[str], gan_folders: Mapping[str, Path]
+) -> list[str]:
+    """Returns the commands that make a run again, from the GANs on where it adds their images.
+
+    Args:
+      classes: the minority classes.
+      gan_folders: run directories of the run's generator by class, as `gan_configs` names them.
+    """
+    lines = []
+    name = run.arm.generator
+    if name:
+        folder, pool = site.generator(run.fold, name), config["pool"]
+        lines += [f"python -m dim_jax.train --workdir={path}" for path in gan_folders.values()]
+        for label in classes:
+            source = gan_folders.get(label) or gan_folders[""]
+            lines.append(
+                f"python -m dim_jax.generate --workdir={source} --label={label} --num={pool['images']} "
+                f"--truncation={pool['truncation']:g} --out={folder / 'pool'}"
+            )
+    return [*lines, f"python -m dim_jax.train --workdir={run.folder(site)}"]

@@ -1,0 +1,197 @@
+"""The stages of an experiment, each skipped where it is finished and resumed where it is not."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dim_jax import files, generate, parallel, pools, select, selection
+from dim_jax.data.dataset import Dataset, open_dataset
+from dim_jax.experiment import added_images, archive, plan
+from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
+from dim_jax.experiment.plan import Run, Site
+from dim_jax.prepare import PHANTOM, TFDS, prepare
+
+log = logging.getLogger(__name__)
+
+
+def open_site(source: str, name: str, root: Path, config: Config) -> Site:
+    """Prepares a dataset for cross-validation where that has not been done.
+
+    Args:
+      source: a prepared folder, a folder of images, "tfds:NAME" or "phantom".
+      name: what tables call it.
+      root: folder of everything that is made for it.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: the data make no sense, or were prepared with another number of folds.
+    """
+    options, classifier = config["data"], config["classifier"]["data"]
+    if is_prepared(source):
+        site = Site(name, root, Path(source))
+    else:
+        is_phantom = source == PHANTOM
+        if not is_phantom and not source.startswith(TFDS) and not Path(source).is_dir():
+            raise FileNotFoundError(f"config.data: {source}: no such folder")
+        site = Site(name, root, root / plan.DATA)
+        prepare(
+            source,
+            site.data,
+            group_regex=options["group_regex"] or None,
+            classes=_names(options["classes"]) or None,
+            exclude=_names(options["exclude"]),
+            image_size=max(classifier["image_size"], config["gan"]["data"]["image_size"]),
+            split="kfold",
+            folds=options["folds"],
+            seed=config["seed"],
+            scale=options["phantom_scale"] if is_phantom else 1.0,
+        )
+    folds = len(open_dataset(site.data).split.folds)
+    if folds != options["folds"]:
+        raise ValueError(
+            f"{site.data} has {folds} fold(s), config.data.folds is {options['folds']}; prepare it with --split=kfold "
+            f"--folds={options['folds']}, or give the images themselves"
+        )
+    return site
+
+
+def is_prepared(source: str) -> bool:
+    """Returns whether `source` is a folder that `prepare` wrote."""
+    return (Path(source) / "manifest.json").is_file()
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+class Experiment:
+    """Carries out the stages on one dataset.
+
+    Attributes:
+      config: of the experiment.
+      site: where its files are.
+      arms: all arms.
+    """
+
+    def __init__(self, config: Config, site: Site, arms: dict[str, Arm]):
+        self.config, self.site, self.arms = config, site, arms
+        self._datasets: dict[int, Dataset] = {}
+
+    def dataset(self, fold: int) -> Dataset:
+        """Returns the real images, with `fold` in use."""
+        if fold not in self._datasets:
+            self._datasets[fold] = open_dataset(self.site.data, fold)
+        return self._datasets[fold]
+
+    def minority_classes(self, fold: int) -> list[str]:
+        """Returns the classes that a generator draws in `fold`."""
+        return added_images.minority_classes(self.dataset(fold), self.config["minority_share"])
+
+    def archived(self, run: Run) -> archive.Archived | None:
+        """Returns the predictions of a run, or None where it is not finished."""
+        config = plan.classifier_config(self.config, run, self.site)
+        return archive.read(run.archive(self.site), config, run.arm.count, self.dataset(run.fold))
+
+    def train(self, run: Run) -> None:
+        """Trains and evaluates a run, from the images it adds on, and keeps its predictions."""
+        count = self.add_images(run) if run.arm.added else None
+        config = plan.classifier_config(self.config, run, self.site, count)
+        folder = run.folder(self.site)
+        self._train(config, folder)
+        added = config["data"]["generated"]
+        dataset = open_dataset(self.site.data, run.fold, added, config["data"]["generated_count"])
+        archive.write(run.archive(self.site), folder, config, run.arm.count, dataset)
+
+    def _train(self, config: Config, folder: Path) -> None:
+        from dim_jax.trainers import trainer
+
+        log.info("working on %s", folder)
+        trainer(config["trainer"])(config, folder)
+        parallel.forget_programs()
+
+    def add_images(self, run: Run) -> int | None:
+        """Makes the list of the images that a run adds, from the GAN on, and returns how many of it to take.
+
+        None stands for all. Where the selection found too few, all that there are are taken; the archive tells.
+        """
+        arm, fold, dataset = run.arm, run.fold, self.dataset(run.fold)
+        classes, path = self.minority_classes(fold), self.site.image_list(fold, arm)
+        if arm.added == COPIES:
+            if not path.is_file():
+                count = self._per_class(fold, [other for other in self._candidates() if other.added == COPIES])
+                added_images.write_copies(path, classes, count, dataset, self.config["seed"])
+        else:
+            folder = self.site.generator(fold, arm.generator)
+            selected = folder / "selected" / select.SELECTED
+            self._draw_pool(fold, arm.generator, classes)
+            if not selected.is_file():
+                self._select(fold, arm.generator, classes)
+            if arm.count == BALANCED and not path.is_file():
+                added_images.write_balanced(path, selected, classes, dataset)
+            if not path.is_file():
+                added_images.write_unselected(path, folder / "pool", classes, dataset)
+        if arm.count == BALANCED:
+            return None
+        return min(arm.count, len(files.read_json(path)["images"]))
+
+    def _candidates(self) -> list[Arm]:
+        return [candidate for arm in self.arms.values() for candidate in arm.candidates()]
+
+    def _per_class(self, fold: int, arms: Sequence[Arm]) -> int:
+        """Returns the most images of one class that any of `arms` adds."""
+        classes = self.minority_classes(fold)
+        most = [-(-arm.count // len(classes)) for arm in arms if arm.count > 0]
+        if any(arm.count == BALANCED for arm in arms):
+            most += added_images.missing_images(self.dataset(fold), classes).values()
+        return max(most)
+
+    def gan_folders(self, fold: int, name: str) -> dict[str, Path]:
+        """Returns the run directories of a generator by the class each draws ("": all)."""
+        configs = plan.gan_configs(self.config, name, fold, self.site, self.minority_classes(fold))
+        folder = self.site.generator(fold, name) / "runs"
+        return {label: folder / (pools.folder_name(label) if label else "all") for label in configs}
+
+    def _draw_pool(self, fold: int, name: str, classes: Sequence[str]) -> None:
+        options, folder = self.config["pool"], self.site.generator(fold, name)
+        missing = [label for label in classes if not self._is_drawn(folder / "pool" / pools.folder_name(label))]
+        if not missing:
+            return
+        folders = self.gan_folders(fold, name)
+        for label, config in plan.gan_configs(self.config, name, fold, self.site, classes).items():
+            if label in ("", *missing):
+                self._train(config, folders[label])
+        for label in missing:
+            source = folders.get(label) or folders[""]
+            generate.generate(source, folder / "pool", options["images"], label=label, truncation=options["truncation"])
+            parallel.forget_programs()
+
+    def _is_drawn(self, folder: Path) -> bool:
+        path = folder / pools.FILE_NAME
+        return path.is_file() and len(files.read_json(path)["images"]) >= self.config["pool"]["images"]
+
+    def _select(self, fold: int, name: str, classes: Sequence[str]) -> None:
+        options, folder = self.config["pool"], self.site.generator(fold, name)
+        judge = plan.trained_as(self.arms)[options["judge"]]
+        run = Run(judge, fold, self.config["seeds"][0])
+        # Its predictions may have been brought from elsewhere; judging needs the network itself.
+        if not (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file():
+            self.train(run)
+        keep = self._per_class(fold, [other for other in self._candidates() if other.added == name])
+        rules = {key: options[key] for key in vars(selection.Rules())}
+        found = select.select(
+            folder / "pool", self.site.data, run.folder(self.site), folder / "selected", keep, selection.Rules(**rules)
+        )
+        print(select.summary(found))
+        parallel.forget_programs()
+
+
+def facts_of_selection(site: Site, folds: Sequence[int], name: str) -> list[dict[str, Any]]:
+    """Returns what selections of a generator's images found, one entry per fold and class, as far as they are made."""
+    entries = []
+    for fold in folds:
+        path = site.generator(fold, name) / "selected" / select.SELECTED
+        if path.is_file():
+            classes = files.read_json(path)["classes"]
+            entries += [{"fold": fold, "class": label, **found} for label, found in classes.items()]
+    return entries
