@@ -122,6 +122,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.not_run = ml_collections.ConfigDict()
 
     names = list(filter(None, variant.split(",")))
+    if "linear" in names and len(names) > 1:
+        raise ValueError("configs/experiment.py:linear goes with no other variant: it has one size")
     known = ("small", "linear", "paper", "sensitivity", "demo", "test")
     for name in names:
         if name not in known:
@@ -250,7 +252,7 @@ def _protocol(config) -> None:
 
 def _losses_on_frozen_features(config, classifier) -> None:
     """Every loss as a linear head; what needs tuning is tuned on each fold's validation images."""
-    config.classifier.update(classifier.get_config("linear"))
+    config.classifier = classifier.get_config("linear")
     config.seeds = (0, 1, 2, 3, 4)
     arms, ask = {}, {}
     arms["cross_entropy"] = arm("CE", CROSS_ENTROPY)
