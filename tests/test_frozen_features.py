@@ -126,7 +126,7 @@ def test_a_linear_model_goes_through_the_whole_job(folder, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--config.data.backend=resident"], "do not go together: linear takes features"),
+        (["--config.data.backend=resident"], "do not fit: linear takes features"),
         (["--config.augment.flip=True"], "config.augment.flip changes images"),
         (["--config.data.mean=(0.5,0.5,0.5)", "--config.data.std=(0.1,0.1,0.1)"], "config.data.mean changes images"),
     ],

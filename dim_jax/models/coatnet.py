@@ -1,0 +1,224 @@
+"""CoAtNet: a classifier of convolutions first and of attention with relative positions after them."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dim_jax.models.efficientnet_lite import Convolution
+from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, at_least_float32, max_pool
+
+# Blocks and channels of every stage after the stem; each halves the size.
+CONVOLUTIONS = ((2, 96), (6, 192))
+TRANSFORMERS = ((14, 384), (2, 768))
+
+
+def _dropped(y: jax.Array, probability: float, train: bool, example_keys: jax.Array | None) -> jax.Array:
+    """Drops whole images of a branch in training, and scales up those that are kept."""
+    if not (train and probability > 0):
+        return y
+    kept = jax.vmap(jax.random.bernoulli, (0, None))(example_keys, 1 - probability)
+    return jnp.where(kept[:, None, None, None], y / (1 - probability), 0).astype(y.dtype)
+
+
+class ConvolutionBlock(nn.Module):
+    """An inverted residual with squeeze-and-excitation, normalised before it begins.
+
+    Attributes:
+      features: output channels.
+      halve: take every other pixel: the branch by its depthwise convolution, the shortcut by a max pooling.
+      expansion: channels inside, as a multiple of `features`.
+      drop_connect: probability that an image's branch is dropped in training.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation.
+
+    Reference: Hu et al., "Squeeze-and-excitation networks", CVPR 2018.
+    """
+
+    features: int
+    halve: bool
+    expansion: int = 4
+    drop_connect: float = 0.0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, example_keys: jax.Array | None = None) -> jax.Array:
+        def norm(name: str, y: jax.Array) -> jax.Array:
+            return BatchNorm(self.axis_name, dtype=self.dtype, name=name)(y, train)
+
+        inner = self.features * self.expansion
+        y = Convolution(inner, dtype=self.dtype, name="expand")(norm("norm", x))
+        y = nn.gelu(norm("expand_norm", y))
+        y = Convolution(inner, 3, 2 if self.halve else 1, True, self.dtype, name="depthwise")(y)
+        y = nn.gelu(norm("depthwise_norm", y))
+        gate = nn.gelu(Linear(max(inner // 16, 1), name="squeeze")(at_least_float32(y).mean((1, 2))))
+        gate = nn.sigmoid(Linear(inner, name="excite")(gate))
+        y = Conv(self.features, dtype=self.dtype, name="project")(y * gate[:, None, None].astype(y.dtype))
+        if self.halve:
+            x = Conv(self.features, dtype=self.dtype, name="shortcut")(max_pool(x))
+        return x + _dropped(y, self.drop_connect, train, example_keys)
+
+
+class RelativeAttention(nn.Module):
+    """Attention among all places of a map, with a learned bias for every head and every distance of two places.
+
+    The table of biases has (2 H - 1) x (2 W - 1) entries per head: weights belong to one size of image.
+
+    Attributes:
+      features: output channels, a multiple of `head_size`.
+      head_size: channels of a head.
+      dtype: dtype of the computation; the attention itself is float32.
+
+    Reference: Dai et al. 2021, equation 3.
+    """
+
+    features: int
+    head_size: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        number, height, width, _ = x.shape
+        places, heads = height * width, self.features // self.head_size
+        projected = Conv(3 * self.features, dtype=self.dtype, name="project")(x)
+        queries, keys, values = jnp.moveaxis(projected.reshape(number, places, 3, heads, self.head_size), 2, 0)
+        scores = jnp.einsum("nqhc,nkhc->nhqk", queries * self.head_size**-0.5, keys)
+        table = self.param("bias_table", nn.initializers.zeros, ((2 * height - 1) * (2 * width - 1), heads))
+        bias = table[relative_places(height, width)].transpose(2, 0, 1)
+        weights = nn.softmax(at_least_float32(scores) + bias).astype(self.dtype)
+        y = jnp.einsum("nhqk,nkhc->nqhc", weights, values).reshape(number, height, width, self.features)
+        return Conv(self.features, dtype=self.dtype, name="merge")(y)
+
+
+def relative_places(height: int, width: int) -> np.ndarray:
+    """Returns for every two places of a map the row of the table for their distance, (places, places)."""
+    rows, columns = np.divmod(np.arange(height * width), width)
+    down, across = (each[None] - each[:, None] for each in (rows, columns))
+    return (down + height - 1) * (2 * width - 1) + across + width - 1
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then a network of every place by itself; both normalised before they begin.
+
+    Attributes:
+      features: output channels.
+      head_size: channels of a head.
+      halve: take the maximum of neighbouring pixels first, in branch and shortcut.
+      expansion: hidden channels of the second part, as a multiple of `features`.
+      drop_connect: probability that an image's branch is dropped in training.
+      dtype: dtype of the computation.
+    """
+
+    features: int
+    head_size: int
+    halve: bool
+    expansion: int = 4
+    drop_connect: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, example_keys: jax.Array | None = None) -> jax.Array:
+        y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
+        if self.halve:
+            y = max_pool(y)
+            x = Conv(self.features, dtype=self.dtype, name="shortcut")(max_pool(x))
+        first = second = None
+        if train and self.drop_connect > 0:
+            first, second = jax.vmap(lambda key: jax.random.split(key), out_axes=1)(example_keys)
+        y = RelativeAttention(self.features, self.head_size, self.dtype, name="attention")(y)
+        x = x + _dropped(y, self.drop_connect, train, first)
+        y = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
+        y = nn.gelu(Conv(self.features * self.expansion, dtype=self.dtype, name="mlp_expand")(y))
+        y = Conv(self.features, dtype=self.dtype, name="mlp_project")(y)
+        return x + _dropped(y, self.drop_connect, train, second)
+
+
+class CoAtNet(nn.Module):
+    """CoAtNet-1 (41,635,248 parameters for 1000 classes at 224 px; the paper says 42 M).
+
+    Attributes:
+      num_classes: number of logits.
+      width: multiplies every number of channels below, rounded to whole ones, those of attention to whole heads.
+      stem_width: channels of the stem, two 3x3 convolutions of which the first halves the size.
+      convolutions, transformers: blocks and channels of every stage.
+      head_size: channels of an attention head.
+      drop_connect: probability that an image's last branch is dropped in training; it grows from 0 at the first one.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation; logits and features are float32.
+
+    Reference: Dai et al., "CoAtNet: marrying convolution and attention for all data sizes", NeurIPS 2021, table 3; the
+    stride of a convolution block is that of its depthwise convolution.
+    """
+
+    num_classes: int
+    width: float = 1.0
+    stem_width: int = 64
+    convolutions: Sequence[Sequence[int]] = CONVOLUTIONS
+    transformers: Sequence[Sequence[int]] = TRANSFORMERS
+    head_size: int = 32
+    drop_connect: float = 0.3
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @property
+    def _depth(self) -> int:
+        return sum(blocks for blocks, _ in (*self.convolutions, *self.transformers))
+
+    @property
+    def last_block(self) -> str:
+        """Name of the module that makes the last feature map."""
+        return f"block{self._depth - 1}"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, example_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Classifies normalised images.
+
+        Args:
+          images: (N, H, W, 3) float, normalised by the channel statistics of the training images; always of the size
+            that the weights were made for (RelativeAttention).
+          train: use and update batch statistics, and drop branches.
+          example_keys: (N,) random keys, one per image; needed when `train` and `drop_connect` > 0.
+
+        Returns:
+          logits (N, num_classes) and features (N, last width: the pooled, normalised last map), both float32.
+        """
+        if not (self.width > 0 and 0 <= self.drop_connect < 1):
+            raise ValueError(f"width={self.width} must be above 0 and drop_connect={self.drop_connect} in [0, 1)")
+        if train and self.drop_connect > 0 and example_keys is None:
+            raise ValueError("CoAtNet needs example_keys in training: one random key per image")
+
+        def scaled(channels: int, unit: int = 1) -> int:
+            return unit * max(round(channels * self.width / unit), 1)
+
+        x = Convolution(scaled(self.stem_width), 3, 2, dtype=self.dtype, name="stem0")(images)
+        x = nn.gelu(BatchNorm(self.axis_name, dtype=self.dtype, name="stem_norm")(x, train))
+        x = Conv(scaled(self.stem_width), 3, dtype=self.dtype, name="stem1")(x)
+        index, stages = 0, (*self.convolutions, *self.transformers)
+        for stage, (blocks, features) in enumerate(stages):
+            for number in range(blocks):
+                keys = None
+                if train and self.drop_connect > 0:
+                    keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, index)
+                shared = {
+                    "halve": number == 0,
+                    "drop_connect": self.drop_connect * index / max(self._depth - 1, 1),
+                    "dtype": self.dtype,
+                    "name": f"block{index}",
+                }
+                if stage < len(self.convolutions):
+                    block = ConvolutionBlock(scaled(features), axis_name=self.axis_name, **shared)
+                else:
+                    block = TransformerBlock(scaled(features, self.head_size), self.head_size, **shared)
+                x = block(x, train, keys)
+                index += 1
+        if not self.is_initializing():
+            # Where explain.grad_cam looks; neither changes a number.
+            self.sow("intermediates", "feature_map", x)
+            x = self.perturb("feature_map", x)
+        pooled = at_least_float32(nn.LayerNorm(dtype=self.dtype, name="norm")(x)).mean((1, 2))
+        return Linear(self.num_classes, name="head")(pooled), pooled

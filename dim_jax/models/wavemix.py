@@ -1,0 +1,192 @@
+"""WaveMix: a classifier whose blocks mix places by wavelets, which have no parameters."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dim_jax.models.convolutions import pointwise_convolution, valid_convolution
+from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, at_least_float32, fan_in_uniform
+
+
+def haar(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns one level of the Haar wavelet transform of x (N, H, W, C), H and W even.
+
+    Returns:
+      approximation (N, H / 2, W / 2, C) and details (N, H / 2, W / 2, 3 C): along columns, rows, both.
+    """
+    upper, lower = x[:, ::2], x[:, 1::2]
+    low, high = upper + lower, upper - lower
+    (left_low, right_low), (left_high, right_high) = ((each[:, :, ::2], each[:, :, 1::2]) for each in (low, high))
+    details = (left_low - right_low, left_high + right_high, left_high - right_high)
+    return (left_low + right_low) / 2, jnp.concatenate(details, axis=-1) / 2
+
+
+class Upsampling(nn.Module):
+    """A transposed convolution that doubles the size: kernel 4 x 4, stride 2, one pixel cut off all around.
+
+    Attributes:
+      features: output channels.
+      dtype: dtype of the computation.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        number, height, width, channels = x.shape
+        init = fan_in_uniform(16 * self.features)  # PyTorch counts the outputs of a transposed convolution
+        # Each of the 2 x 2 outputs per pixel sees 2 x 2 inputs of its own: one convolution makes all four.
+        kernel = self.param("kernel", init, (2, 2, channels, 2, 2, self.features)).astype(self.dtype)
+        bias = self.param("bias", init, (self.features,)).astype(self.dtype)
+        padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        y = valid_convolution(padded, kernel.reshape(2, 2, channels, -1))
+        y = y.reshape(number, height + 1, width + 1, 2, 2, self.features)
+        rows = [
+            jnp.stack([y[:, row : row + height, column : column + width, row, column] for column in range(2)], axis=3)
+            for row in range(2)
+        ]
+        return jnp.stack(rows, axis=2).reshape(number, 2 * height, 2 * width, self.features) + bias
+
+
+class WaveMixBlock(nn.Module):
+    """Wavelets of a quarter of the channels at several levels; each level is mixed over channels and brought back up.
+
+    Attributes:
+      features: channels, of input and output.
+      levels: of the wavelet transform.
+      expansion: hidden channels of the mixing, as a multiple of `features`.
+      dropout: probability that a hidden value is dropped in training.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation.
+    """
+
+    features: int
+    levels: int
+    expansion: int
+    dropout: float
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, example_keys: jax.Array | None = None) -> jax.Array:
+        height, width = x.shape[1:3]
+        y = Conv(max(self.features // 4, 1), dtype=self.dtype, name="reduce")(x)
+        # Zeros at the bottom and the right, where the sides cannot be halved that often.
+        margins = [(0, -side % 2**self.levels) for side in (height, width)]
+        y = jnp.pad(y, ((0, 0), *margins, (0, 0)))
+        bands = []
+        for _ in range(self.levels):
+            y, details = haar(y)
+            bands.append(jnp.concatenate([y, details], axis=-1))
+        deeper = []
+        for level in reversed(range(self.levels)):
+            y = jnp.concatenate([bands[level], *deeper], axis=-1)
+            y = nn.gelu(Conv(self.features * self.expansion, dtype=self.dtype, name=f"expand{level}")(y), False)
+            if train and self.dropout > 0:
+                keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, level)
+                kept = jax.vmap(lambda key, shape=y.shape[1:]: jax.random.bernoulli(key, 1 - self.dropout, shape))(keys)
+                y = jnp.where(kept, y / (1 - self.dropout), 0).astype(y.dtype)
+            y = Conv(self.features, dtype=self.dtype, name=f"mix{level}")(y)
+            y = Upsampling(max(self.features // 2, 1) if level else self.features, self.dtype, name=f"up{level}")(y)
+            y = BatchNorm(self.axis_name, dtype=self.dtype, name=f"up{level}_norm")(y, train)
+            deeper = [y]
+        return x + y[:, :height, :width]
+
+
+class WaveMix(nn.Module):
+    """WaveMix-192/16 with three levels (27,857,608 parameters for 1000 classes; the paper says 28 M).
+
+    Attributes:
+      num_classes: number of logits.
+      width: multiplies the channels, which are rounded to a multiple of 4.
+      channels: of all blocks.
+      blocks: their number.
+      levels, expansion: see WaveMixBlock.
+      patch_size: side in px of the squares that the stem makes one pixel of; images are padded to whole ones.
+      dropout: see WaveMixBlock.
+      axis_name: device axis for batch statistics.
+      dtype: dtype of the computation; logits and features are float32.
+
+    Reference: Jeevan, Viswanathan, Anandu & Sethi, "WaveMix: a resource-efficient neural network for image analysis",
+    arXiv 2205.14375, 2022.
+    """
+
+    num_classes: int
+    width: float = 1.0
+    channels: int = 192
+    blocks: int = 16
+    levels: int = 3
+    expansion: int = 2
+    patch_size: int = 4
+    dropout: float = 0.5
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @property
+    def last_block(self) -> str:
+        """Name of the module that makes the last feature map."""
+        return f"block{self.blocks - 1}"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, example_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Classifies normalised images.
+
+        Args:
+          images: (N, H, W, 3) float, normalised by the channel statistics of the training images.
+          train: use and update batch statistics, and drop values.
+          example_keys: (N,) random keys, one per image; needed when `train` and `dropout` > 0.
+
+        Returns:
+          logits (N, num_classes) and features (N, channels: the pooled last map), both float32.
+        """
+        if not (self.width > 0 and 0 <= self.dropout < 1):
+            raise ValueError(f"width={self.width} must be above 0 and dropout={self.dropout} in [0, 1)")
+        if train and self.dropout > 0 and example_keys is None:
+            raise ValueError("WaveMix needs example_keys in training: one random key per image")
+        features, side = 4 * max(round(self.channels * self.width / 4), 1), self.patch_size
+        margins = [(0, -length % side) for length in images.shape[1:3]]
+        x = jnp.pad(images, ((0, 0), *margins, (0, 0)))
+        x = Conv(features // 4, 3, dtype=self.dtype, name="stem0")(x)
+        x = Conv(features // 2, 3, dtype=self.dtype, name="stem1")(x)
+        x = Patches(features, side, self.dtype, name="patches")(x)
+        x = BatchNorm(self.axis_name, dtype=self.dtype, name="patches_norm")(nn.gelu(x, False), train)
+        for index in range(self.blocks):
+            keys = None
+            if train and self.dropout > 0:
+                keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, index)
+            x = WaveMixBlock(
+                features, self.levels, self.expansion, self.dropout, self.axis_name, self.dtype, name=f"block{index}"
+            )(x, train, keys)
+        if not self.is_initializing():
+            # Where explain.grad_cam looks; neither changes a number.
+            self.sow("intermediates", "feature_map", x)
+            x = self.perturb("feature_map", x)
+        pooled = at_least_float32(x).mean((1, 2))
+        return Linear(self.num_classes, name="head")(pooled), pooled
+
+
+class Patches(nn.Module):
+    """A convolution whose stride is its kernel's side: (N, H, W, C) to (N, H / side, W / side, features).
+
+    Attributes:
+      features: output channels.
+      side: of the kernel, in pixels.
+      dtype: dtype of the computation.
+    """
+
+    features: int
+    side: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        (number, height, width, channels), side = x.shape, self.side
+        init = fan_in_uniform(side**2 * channels)
+        kernel = self.param("kernel", init, (side, side, channels, self.features)).astype(self.dtype)
+        bias = self.param("bias", init, (self.features,)).astype(self.dtype)
+        x = x.astype(self.dtype).reshape(number, height // side, side, width // side, side, channels).swapaxes(2, 3)
+        x = x.reshape(number, height // side, width // side, -1)
+        return pointwise_convolution(x, kernel.reshape(-1, self.features)) + bias
