@@ -21,10 +21,21 @@ from pathlib import Path
 
 import ml_collections
 
+# What a practitioner would do first: ImageNet weights, the head replaced, everything trained with a small rate.
+FINETUNED = {
+    "model": {"name": "efficientnet_lite0", "width": 1.0},
+    "data": {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3},
+    "optimizer": {"learning_rate": 1e-4},
+    "train": {"initial_weights": "imagenet", "num_epochs": 20.0},
+}
+# The networks of `paper` by the name of their rows.
 MODELS = {
-    "lrf_cnn": {},
-    "light_lrf_cnn": {},
-    "efficientnet_lite0": {},
+    "lrf_cnn": {"model": {"name": "lrf_cnn"}},
+    "light_lrf_cnn": {"model": {"name": "light_lrf_cnn"}},
+    "efficientnet_lite0": {"model": {"name": "efficientnet_lite0"}},
+    "finetuned_lite0": FINETUNED,
+    "wavemix": {"model": {"name": "wavemix"}},
+    "coatnet": {"model": {"name": "coatnet"}},
 }
 LOSSES = (
     "weighted_cross_entropy",
@@ -131,7 +142,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if "linear" in names:
         _losses_on_frozen_features(config, classifier)
     elif "paper" in names:
-        _published_grid(config)
+        _published_grid(config, gan)
     elif "sensitivity" in names:
         _sensitivity(config)
     else:
@@ -139,7 +150,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if "small" in names:
         config.classifier.update(classifier.get_config("small"))
         config.classifier.data.backend = "resident"
-        config.gan.update(gan.get_config("conditional,small"))
+        config.gan.update(gan.get_config("published,small" if "paper" in names else "conditional,small"))
+        config.gan.gan.perceptual = "lite0"
         config.gan.data.backend = "resident"
         config.gan.train.num_train_steps = 5_000
         config.seeds = (0,)
@@ -215,6 +227,8 @@ def _protocol(config) -> None:
         "CE + 30 generated, no augmentation", CROSS_ENTROPY, UNAUGMENTED, added="gcgan", count=30
     )
     arms["logit_adjusted"] = arm("CE, logits adjusted afterwards", CROSS_ENTROPY, tau=1.0)
+    arms["finetuned"] = arm("fine-tuned Lite0: CE", FINETUNED, CROSS_ENTROPY)
+    arms["finetuned_dim"] = arm("fine-tuned Lite0: DIM", FINETUNED, FAFL, added="gcgan", count=30)
 
     ask["dim"] = question("Does DIM help?", "DIM (FAFL and 30 generated images)", "dim", "cross_entropy")
     ask["generated"] = question("Do GCGAN's images help?", "30 GCGAN images", "generated_30", "cross_entropy")
@@ -247,6 +261,15 @@ def _protocol(config) -> None:
     ask["logit_adjusted"] = question(
         "Is DIM better than adjusting CE's logits afterwards?", "DIM instead of adjusting", "dim", "logit_adjusted"
     )
+    ask["finetuned_dim"] = question(
+        "Does DIM help a fine-tuned ImageNet network?", "DIM on fine-tuned Lite0", "finetuned_dim", "finetuned"
+    )
+    ask["finetuned"] = question(
+        "Is LRF-CNN with DIM better than fine-tuning an ImageNet network?",
+        "LRF-CNN with DIM instead of fine-tuned Lite0",
+        "dim",
+        "finetuned",
+    )
     _keep(config, arms, ask)
 
 
@@ -277,11 +300,18 @@ def _losses_on_frozen_features(config, classifier) -> None:
     _keep(config, arms, ask)
 
 
-def _published_grid(config) -> None:
-    """The published figure: each network with CE, with generated images, with FAFL, and with both."""
+def _published_grid(config, gan) -> None:
+    """The published figure: each network with CE, with generated images, with FAFL, and with both, all as published.
+
+    But for the GAN's size, 256 px instead of 1024, and its perceptual network: LPIPS needs two files of weights.
+    """
+    config.gan = gan.get_config("published")
+    config.gan.gan.perceptual = "lite0"
+    config.gan.data.image_size = 256
+    config.gan.data.backend = "resident"
+    config.gan.model.tanh = False
     arms, ask = {}, {}
-    for model, fields in MODELS.items():
-        own = {"model": {"name": model, **fields}}
+    for model, own in MODELS.items():
         arms[f"{model}_ce"] = arm(f"{model}: CE", own, CROSS_ENTROPY)
         arms[f"{model}_gcgan"] = arm(f"{model}: GCGAN", own, CROSS_ENTROPY, added="gcgan", count=30)
         arms[f"{model}_fafl"] = arm(f"{model}: FAFL", own, PUBLISHED_FAFL)

@@ -128,26 +128,3 @@ def gan_configs(config: Config, name: str, fold: int, site: Site, classes: Seque
     if base["gan"]["conditional"]:
         return {"": base}
     return {label: with_settings(base, [("gan.label", label)]) for label in classes}
-
-
-def commands(
-    config: Config, run: Run, site: Site, classes: Sequence[str], gan_folders: Mapping[str, Path]
-) -> list[str]:
-    """Returns the commands that make a run again, from the GANs on where it adds their images.
-
-    Args:
-      classes: the minority classes.
-      gan_folders: run directories of the run's generator by class, as `gan_configs` names them.
-    """
-    lines = []
-    name = run.arm.generator
-    if name:
-        folder, pool = site.generator(run.fold, name), config["pool"]
-        lines += [f"python -m dim_jax.train --workdir={path}" for path in gan_folders.values()]
-        for label in classes:
-            source = gan_folders.get(label) or gan_folders[""]
-            lines.append(
-                f"python -m dim_jax.generate --workdir={source} --label={label} --num={pool['images']} "
-                f"--truncation={pool['truncation']:g} --out={folder / 'pool'}"
-            )
-    return [*lines, f"python -m dim_jax.train --workdir={run.folder(site)}"]

@@ -1,6 +1,7 @@
 """The stages of an experiment, each skipped where it is finished and resumed where it is not."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Experiment:
         from dim_jax.trainers import trainer
 
         log.info("working on %s", folder)
-        trainer(config["trainer"])(config, folder)
+        trainer(config["trainer"])(config, folder, describe=False)
         parallel.forget_programs()
 
     def add_images(self, run: Run) -> int | None:
@@ -171,19 +172,46 @@ class Experiment:
         return path.is_file() and len(files.read_json(path)["images"]) >= self.config["pool"]["images"]
 
     def _select(self, fold: int, name: str, classes: Sequence[str]) -> None:
-        options, folder = self.config["pool"], self.site.generator(fold, name)
-        judge = plan.trained_as(self.arms)[options["judge"]]
-        run = Run(judge, fold, self.config["seeds"][0])
+        options, folder, run = self.config["pool"], self.site.generator(fold, name), self._judge(fold)
         # Its predictions may have been brought from elsewhere; judging needs the network itself.
         if not (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file():
             self.train(run)
-        keep = self._per_class(fold, [other for other in self._candidates() if other.added == name])
+        keep = self._most_kept(fold, name)
         rules = {key: options[key] for key in vars(selection.Rules())}
         found = select.select(
             folder / "pool", self.site.data, run.folder(self.site), folder / "selected", keep, selection.Rules(**rules)
         )
         print(select.summary(found))
         parallel.forget_programs()
+
+    def _judge(self, fold: int) -> Run:
+        """Returns the run that says whether a generated image is of its class."""
+        judge = plan.trained_as(self.arms)[self.config["pool"]["judge"]]
+        return Run(judge, fold, self.config["seeds"][0])
+
+    def _most_kept(self, fold: int, name: str) -> int:
+        return self._per_class(fold, [arm for arm in self._candidates() if arm.added == name])
+
+    def commands(self, run: Run) -> list[str]:
+        """Returns the commands that make a run again, from the GANs on where it adds images of one."""
+        lines, name = [], run.arm.generator
+        if name:
+            options, folder = self.config["pool"], self.site.generator(run.fold, name)
+            folders, classes = self.gan_folders(run.fold, name), self.minority_classes(run.fold)
+            lines += [["train", f"--workdir={path}"] for path in folders.values()]
+            for label in classes:
+                lines.append([
+                    "generate", f"--workdir={folders.get(label) or folders['']}", f"--label={label}",
+                    f"--num={options['images']}", f"--truncation={options['truncation']:g}", f"--out={folder / 'pool'}",
+                ])  # fmt: skip
+            rules = [f"--{key.replace('_', '-')}={options[key]:g}" for key in vars(selection.Rules())]
+            lines.append([
+                "select", f"--pool={folder / 'pool'}", f"--data={self.site.data}",
+                f"--classifier={self._judge(run.fold).folder(self.site)}", f"--keep={self._most_kept(run.fold, name)}",
+                *rules, f"--out={folder / 'selected'}",
+            ])  # fmt: skip
+        lines.append(["train", f"--workdir={run.folder(self.site)}"])
+        return [f"python -m dim_jax.{command} {shlex.join(options)}" for command, *options in lines]
 
 
 def facts_of_selection(site: Site, folds: Sequence[int], name: str) -> list[dict[str, Any]]:

@@ -26,14 +26,14 @@ INITIAL_WEIGHTS = ("random", "imagenet")
 log = logging.getLogger(__name__)
 
 
-def train(config: dict[str, Any], run: Path, dry_run: bool = False) -> None:
+def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bool = True) -> None:
     """Runs the whole classifier job in the run directory `run`, as job.carry_out says.
 
     Args:
       config: as configs/classifier.py makes it.
     """
-    _check_options(config)
-    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run)
+    check_options(config)
+    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run, describe)
 
 
 def _finish(config: dict[str, Any], run: Path, predictor: evaluate.Predictor) -> None:
@@ -153,7 +153,7 @@ def open_data(config: dict[str, Any], source: Path) -> tuple[datasets.Dataset, S
     return data, sampler
 
 
-def _check_options(config: dict[str, Any]) -> None:
+def check_options(config: dict[str, Any]) -> None:
     """Raises ValueError for options that can be judged without the data."""
     if config["train"]["best_metric"] not in BEST_METRICS:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The DIM experiment, from images to one report: prepare, GANs, pools, selections, classifiers, statistics."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,17 @@ from dim_jax import files, workdir
 from dim_jax.data.image_files import safe_name
 from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import plan, stages, verdict
-from dim_jax.experiment.arms import Config
-from dim_jax.experiment.plan import Site
+from dim_jax.experiment.arms import Arm, Config
+from dim_jax.experiment.plan import Run, Site
 from dim_jax.progress import Progress
+from dim_jax.trainers import classifier, gan
 
 RESULTS = "results.json"
 # An experiment may be extended, and asked more: every run checks its own configuration.
 MAY_DIFFER = ("folds", "seeds", "only", "arms", "questions", "order", "not_run", "resamples", "generators")
+
+# Scores that pooled confusion matrices tell, so that cases can be resampled and exchanged.
+METRICS = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ def train(config: Config, run: Path, dry_run: bool = False) -> None:
     arms = arms_of.read_arms(config)
     questions = arms_of.read_questions(config, arms)
     names = arms_of.chosen_names(config, arms)
-    _check_options(config)
+    _check_options(config, arms)
     workdir.check_config(run, config, MAY_DIFFER)
     sources = _sources(config)
     if dry_run:
@@ -100,16 +104,13 @@ def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str,
     config, entries = experiment.config, []
     for run in plan.runs(experiment.arms, names, _folds(config), config["seeds"]):
         found = experiment.archived(run)
-        generator = run.arm.generator
-        folders = experiment.gan_folders(run.fold, generator) if generator else {}
-        classes = experiment.minority_classes(run.fold) if generator else []
         entries.append({
             "fold": run.fold,
             "seed": run.seed,
             "arm": run.arm.name,
             "finished": found is not None,
             "checkpoint_step": found.facts["checkpoint_step"] if found else None,
-            "commands": plan.commands(config, run, experiment.site, classes, folders),
+            "commands": experiment.commands(run),
         })  # fmt: skip
     return entries
 
@@ -138,9 +139,18 @@ def _sources(config: Config) -> dict[str, str]:
     return found
 
 
-def _check_options(config: Config) -> None:
+def _check_options(config: Config, arms: Mapping[str, Arm]) -> None:
     """Raises ValueError for options that can be judged without the data."""
     data = config["data"]
+    if config["metric"] not in METRICS:
+        raise ValueError(f"config.metric={config['metric']!r} is not compared here; use one of {', '.join(METRICS)}")
+    nowhere = Site("", Path(), Path())
+    for arm in arms.values():
+        for candidate in arm.candidates():
+            classifier.check_options(plan.classifier_config(config, Run(candidate, 0, 0), nowhere))
+    for name in {arm.generator for arm in arms.values() if arm.generator}:
+        for each in plan.gan_configs(config, name, 0, nowhere, ["any"]).values():
+            gan.check_options(each)
     if data["folds"] < 3:
         raise ValueError(f"config.data.folds={data['folds']}: test, validation and training need at least 3")
     for fold in config["folds"]:

@@ -24,14 +24,14 @@ SMALL_IMAGES = ("area", "nearest")
 PERCEPTUAL = ("lite0", "lpips_vgg16", "pixels", "none")
 
 
-def train(config: dict[str, Any], run: Path, dry_run: bool = False) -> None:
+def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bool = True) -> None:
     """Runs the whole GAN job in the run directory `run`, as job.carry_out says.
 
     Args:
       config: as configs/gan.py makes it.
     """
-    _check_options(config)
-    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run)
+    check_options(config)
+    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run, describe)
 
 
 def _finish(config: dict[str, Any], run: Path, sheets: SampleSheets) -> None:
@@ -148,7 +148,7 @@ def open_data(config: dict[str, Any], source: Path) -> tuple[Dataset, Sampler]:
     return data, sampler
 
 
-def _check_options(config: dict[str, Any]) -> None:
+def check_options(config: dict[str, Any]) -> None:
     """Raises ValueError for options that can be judged without the data."""
     gan = config["gan"]
     if bool(gan["label"]) == gan["conditional"]:

@@ -39,7 +39,7 @@ class Job:
     finish: Callable[[Config, Path, Any], None]
 
 
-def carry_out(job: Job, config: Config, run: Path, dry_run: bool) -> None:
+def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool = True) -> None:
     """Does a job in the run directory `run`, going on where an earlier call stopped.
 
     Args:
@@ -47,6 +47,7 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool) -> None:
       config: as a file of configs/ makes it.
       run: run directory.
       dry_run: print data and options, and write nothing.
+      describe: print them before the work, too.
 
     Raises:
       FileNotFoundError, ValueError: the configuration or the data make no sense.
@@ -73,7 +74,8 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool) -> None:
                 scale=config["data"]["phantom_scale"] if config["data"]["path"] == "phantom" else 1.0,
             )
         data, sampler = job.open_data(config, source)
-        _describe(job, config, data, sampler)
+        if describe:
+            _describe(job, config, data, sampler)
         task, schedule, for_finish = job.make_task(config, run, data, sampler)
         if not (run / workdir.CONFIG).is_file():
             datasets.save(data, source, run)
