@@ -53,7 +53,7 @@ def generate(
     def images():
         for start in range(0, num, AT_ONCE):
             some = seeds[start : start + AT_ONCE]
-            yield from run.synthesizer.images(some, run.dataset.classes.index(name), truncation)
+            yield from run.synthesizer.images(some, run.classes.index(name), truncation)
             progress.update(start + len(some))
 
     try:
@@ -65,7 +65,7 @@ def generate(
             workdir=run.workdir,
             checkpoint_step=run.step,
             model_sha256=run.synthesizer.model_hash,
-            split_sha256=run.dataset.split_sha256,
+            split_sha256=run.split_sha256,
             truncation=truncation,
         )
     finally:
@@ -78,8 +78,8 @@ def _label(run: "object", label: str | None) -> str:
         if label not in (None, run.label):
             raise ValueError(f"--label={label}: {run.workdir} draws {run.label} alone")
         return run.label
-    if label not in run.dataset.classes:
-        raise ValueError(f"--label={label}: {run.workdir} draws {', '.join(run.dataset.classes)}; choose one of them")
+    if label not in run.classes:
+        raise ValueError(f"--label={label}: {run.workdir} draws {', '.join(run.classes)}; choose one of them")
     return label
 
 

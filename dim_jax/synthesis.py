@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dim_jax import checkpoints, evaluate
-from dim_jax.data.dataset import Dataset
+from dim_jax import checkpoints, evaluate, files
 from dim_jax.loop import CHECKPOINTS
 from dim_jax.models import make_gan
 from dim_jax.models.layers import BatchNorm
@@ -149,14 +148,17 @@ class GanRun:
       workdir: its run directory.
       step: of the checkpoint.
       synthesizer: draws its images.
-      dataset: the data it was trained on.
+      classes: that it was trained on.
+      split_sha256: Dataset.split_sha256 of the split whose training images it saw; "" of an imported one that came
+        without data: its images go with no split.
       label: the class that it draws, or None where it draws all of them.
     """
 
     workdir: Path
     step: int
     synthesizer: Synthesizer
-    dataset: Dataset
+    classes: tuple[str, ...]
+    split_sha256: str
     label: str | None
 
 
@@ -168,17 +170,24 @@ def open_run(workdir: str | Path) -> GanRun:
       ValueError: the run is not a GAN's, or something in it is broken.
     """
     workdir = Path(workdir)
-    config, dataset = evaluate.open_run(workdir)
+    if not (workdir / "config.json").is_file():
+        raise FileNotFoundError(f"{workdir} holds no run (no config.json); train one with python -m dim_jax.train")
+    config = files.read_json(workdir / "config.json")
     if config.get("trainer") != "gan":
         raise ValueError(f"{workdir} is the run of a {config.get('trainer')}, not of a GAN (configs/gan.py)")
+    label, split_sha256 = config["gan"]["label"] or None, ""
+    classes = (label,)
+    if config["data"]["path"]:
+        _, dataset = evaluate.open_run(workdir)
+        classes, split_sha256 = dataset.classes, dataset.split_sha256
     restored = checkpoints.restore(workdir / CHECKPOINTS)
     if restored is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train the run first")
-    conditional = config["gan"]["conditional"]
-    generator, _ = make_gan(config["data"]["image_size"], len(dataset.classes) if conditional else 0, **config["model"])
+    num_classes = len(classes) if config["gan"]["conditional"] else 0
+    generator, _ = make_gan(config["data"]["image_size"], num_classes, **config["model"])
     training = restored.state["generator"]
     variables = {name: training[name] for name in ("batch_stats", "spectral")} | {
         "params": restored.state["ema_params"]
     }
     synthesizer = Synthesizer(generator, recalibrate(generator, variables), config["gan"]["statistics"])
-    return GanRun(workdir, restored.step, synthesizer, dataset, None if conditional else config["gan"]["label"])
+    return GanRun(workdir, restored.step, synthesizer, classes, split_sha256, label)

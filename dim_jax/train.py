@@ -75,7 +75,10 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
         path = Path(value) / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{value} holds no run to resume (no config.json); give --config=FILE")
-        return ConfigDict(files.read_json(path))
+        saved = files.read_json(path)
+        if "optimizer" not in saved:
+            raise ValueError(f"{value} was imported for use alone; import it again with --config=FILE and --data=DATA")
+        return ConfigDict(saved)
     raise ValueError("--config is missing; give a configuration, for example --config=configs/classifier.py")
 
 

@@ -26,7 +26,9 @@ ALLOWED = {
     "synthesis": {"models", "checkpoints", "data", "evaluate", "loop"},
     "sample_sheets": {"parallel", "scales", "state", "synthesis"},
     "generate": {"parallel", "synthesis", "pools", "progress"},
-    "data": {"data", "progress"}, "prepare": {"data", "progress"}, "interop": {"models", "interop"},
+    "data": {"data", "progress"}, "prepare": {"data", "progress"},
+    "interop": {"models", "interop", "state", "optimizers", "checkpoints", "loop", "data", "workdir", "classifier_run",
+                "train"},
     "loop": {"parallel", "checkpoints", "writers", "progress"},
     "evaluate": {"models", "metrics", "explain", "data", "parallel", "checkpoints", "steps", "loop",
                  "writers", "interop"},
@@ -36,7 +38,8 @@ ALLOWED = {
                  "progress", "experiment", "trainers"},
     "experiment": {"data", "generate", "metrics", "parallel", "pools", "prepare", "reporting", "select", "selection",
                    "statistics", "trainers", "workdir", "experiment"},
-    "train": {"trainers"},
+    "train": {"trainers"}, "calibration": set(), "classifier_run": {"checkpoints", "data", "loop", "models"},
+    "predict": {"calibration", "classifier_run", "data", "evaluate", "parallel", "reporting"},
 }  # fmt: skip
 FOR_ALL = {"files", "command_line"}
 # A TFDS builder is a subclass of a class that TensorFlow Datasets makes only where there is TensorFlow.
@@ -97,7 +100,9 @@ def test_everything_imports_without_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "generate", "select", "report"])
+@pytest.mark.parametrize(
+    "command", ["prepare", "train", "evaluate", "generate", "select", "report", "predict", "interop.convert"]
+)
 def test_help_needs_no_jax_and_shows_an_example(command):
     """What makes help quick: nothing heavy is imported for it."""
     code = (

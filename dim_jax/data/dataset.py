@@ -131,7 +131,7 @@ def fixed_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Seque
         return None
     if not (len(mean) == len(std) == 3 and all(0 <= value <= 1 for value in (*mean, *std)) and min(std) > 0):
         raise ValueError(
-            f"config.data.mean={tuple(mean)} and config.data.std={tuple(std)} must be three numbers in [0, 1] each, std "
+            f"config.data.mean={tuple(mean)}, config.data.std={tuple(std)}: give three numbers in [0, 1] each, std "
             "above 0; leave both empty for those of the training images"
         )
     return mean, std

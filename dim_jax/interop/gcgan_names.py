@@ -1,6 +1,8 @@
 """The one map between the published PyTorch names of GCGAN and this package's Flax paths, and the layouts of both."""
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +94,15 @@ def discriminator_names(model: Discriminator) -> dict[str, Path]:
             names |= _up_block(f"decoder_{torch}.main.{number + 1}", (f"decode_{flax}", f"up{number}"))
         names |= layer_names(f"decoder_{torch}.main.{blocks + 1}", (f"decode_{flax}", "head"), SPECTRAL)
     return names
+
+
+def gcgan_fields(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the fields of the published Generator whose state dict this is."""
+    sides = [int(match[1]) for match in (re.match(r"feat_(\d+)\.", name) for name in tensors) if match]
+    size = max(sides, default=0)
+    width = tensors[f"{LATENT}.weight_orig"].shape[1] / (2 * GENERATOR_CHANNELS[4])
+    # A tanh holds no weights; the published code has one at this size alone.
+    return {"size": size, "width": width, "context": "map", "tanh": size == 1024}
 
 
 def _up_block(torch: str, flax: Path) -> dict[str, Path]:

@@ -1,6 +1,8 @@
 """The one map between the published PyTorch names of LRF-CNN and this package's Flax paths, and the layouts of both."""
 
+import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
@@ -73,6 +75,27 @@ def lrf_cnn_names(model: LRFCNN) -> dict[str, Path]:
     weights("attention_fc.2", "attention_gate")
     weights("classifier", "head")
     return names
+
+
+def lrf_cnn_fields(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the fields of the LRFCNN whose state dict this is, its number of classes among them.
+
+    What the names and shapes do not tell is as published: the dilations, and the dropping of features.
+    """
+    found = ((re.fullmatch(r"features\.(\d+)\.conv_linear\.pointwise\.weight", name), name) for name in tensors)
+    channels = {int(match[1]): tensors[name].shape[0] for match, name in found if match and tensors[name].ndim == 4}
+    stages: list[list[int]] = []
+    for place in sorted(channels):
+        if place - 1 not in channels:  # a pooling stands there
+            stages.append([])
+        stages[-1].append(channels[place])
+    return {
+        "num_classes": len(tensors["classifier.weight"]),
+        "stem_width": len(tensors["features.0.weight"]),
+        "stages": tuple(map(tuple, stages)),
+        "attention_width": len(tensors["attention_fc.0.weight"]),
+        "depthwise": any(name.endswith(".branch1.6.depthwise.weight") for name in tensors),
+    }
 
 
 def to_flax_layout(tensor: np.ndarray) -> np.ndarray:
