@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from dim_jax import checkpoints, command_line, evaluate, files, loop, train
+from dim_jax import calibration, checkpoints, command_line, evaluate, files, loop, predict, train
 from dim_jax.data import manifest, splits
 from dim_jax.prepare import prepare
 from dim_jax.workdir import claim
@@ -82,6 +82,16 @@ def test_evaluating_again_from_the_files_gives_the_same_numbers(finished, capsys
     timings = {"test_seconds_per_image", "evaluation_seconds"}
     assert {k: v for k, v in before.items() if k not in timings} == {k: v for k, v in after.items() if k not in timings}
     assert "macro_f1" in capsys.readouterr().out
+
+
+def test_a_trained_run_predicts_new_images_as_it_was_evaluated(finished, data, tmp_path):
+    evaluated, dataset = np.load(finished / "eval" / "val" / "predictions.npz"), manifest.load(data)
+    arguments = [f"--workdir={finished}", str(dataset.file(int(evaluated["index"][0]))), f"--out={tmp_path / 'out'}"]
+    assert command_line.run(predict.main, [*arguments, "--coverage=0.9", "--calibrate"]) == 0
+    found = files.read_json(tmp_path / "out" / "predictions.json")
+    shares = calibration.probabilities(evaluated["logits"][0], found["temperature"])
+    np.testing.assert_allclose(list(found["images"][0]["probabilities"].values()), shares, atol=0.02)
+    assert found["preprocessing"]["mean"] == pytest.approx(splits.load(finished, dataset).folds[0].mean)
 
 
 def test_the_same_command_again_trains_no_further(finished, data):
@@ -225,6 +235,7 @@ def test_a_diverging_run_stops_with_exit_code_1(data, tmp_path, capsys):
         (["--config.data.backend=files"], "config.data.backend"),
         (["--config.data.resize=stretch"], "config.data.resize='stretch'"),
         (["--config.data.image_size=4"], "config.data.image_size=4"),
+        (["--config.data.mean=(0.5,0.5,0.5)"], "give three numbers in"),
         (["--config.data.fold=3"], "fold 3 does not exist"),
         (["--config.data.generated=nowhere.json"], "nowhere.json: no such file"),
         (["--config.data.generated_weight=-1"], "config.data.generated_weight"),

@@ -160,7 +160,7 @@ def read_class_folders(root: str | Path) -> tuple[list[Listed], list[str]]:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; --source is phantom or a folder with one folder per class")
     listed, ignored, counts = [], [], {}
-    for path in _files_below(root):
+    for path in files_below(root):
         relative = path.relative_to(root)
         name = relative.as_posix()
         if not _is_utf8(name):
@@ -179,7 +179,7 @@ def read_class_folders(root: str | Path) -> tuple[list[Listed], list[str]]:
     return sorted(listed, key=lambda item: item.path), sorted(ignored)
 
 
-def _files_below(root: Path) -> list[Path]:
+def files_below(root: Path) -> list[Path]:
     """Lists visible files, following links to folders but never round in a circle."""
     found, visited = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
