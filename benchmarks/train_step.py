@@ -1,5 +1,6 @@
 """Training steps per second: ours beside PyTorch's, measured in turn on one device."""
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str
     from dim_jax.steps.classifier import Constants, make_train_step
 
     schedule = optimizers.make_schedule("constant", LEARNING_RATE, num_train_steps=1)
-    optimizer = optimizers.make_optimizer("adam", schedule, weight_decay=WEIGHT_DECAY)
+    optimizer = functools.partial(optimizers.make_optimizer, "adam", weight_decay=WEIGHT_DECAY)
     chosen = {"alpha0": 0.5, "beta0": 3.0, "m": 1.0, "adaptive": 1.0, "label_smoothing": 0.0}
     constants = Constants(
         key=jax.random.key(0),
@@ -42,12 +43,13 @@ def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str
         std=networks.STD,
         class_counts=np.ones(networks.NUM_CLASSES, np.float32),
         loss_parameters=losses.hyper_parameters(options["loss"], chosen),
-        num_train_steps=np.float32(1),
+        schedule=schedule,
     )
-    step = make_train_step(model, losses.LOSSES[options["loss"]], optimizer, schedule, axis_name=parallel.AXIS)
+    step = make_train_step(model, losses.LOSSES[options["loss"]], optimizer, axis_name=parallel.AXIS)
     dispatch = parallel.pmap_train_step(step)
     params, batch_stats = variables["params"], variables["batch_stats"]
-    state = parallel.replicate(TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params)))
+    opt_state = optimizer(schedule).init(params)
+    state = parallel.replicate(TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state))
 
     def host_batch(seed: int) -> dict[str, np.ndarray]:
         images, labels = networks.batch(options, seed)

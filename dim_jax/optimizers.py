@@ -1,6 +1,12 @@
 """Optimizers and learning-rate schedules from optax, set to follow PyTorch's arithmetic."""
 
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+
+SCHEDULES = ("constant", "step", "cosine")
 
 
 def make_optimizer(
@@ -39,6 +45,38 @@ def make_optimizer(
     )
 
 
+class Schedule(flax.struct.PyTreeNode):
+    """A learning rate as a function of the step. Its numbers may be traced: runs of any length share one program.
+
+    Attributes:
+      name: "constant", "step" (StepLR: times `decay_rate` after every `decay_steps`) or "cosine" (to 0 at the end).
+      learning_rate: peak rate.
+      num_train_steps: length of the run; the end of the cosine.
+      warmup_steps: the rate first rises linearly from 0 over these steps, in every schedule.
+      decay_steps, decay_rate: for "step".
+    """
+
+    name: str = flax.struct.field(pytree_node=False)
+    learning_rate: jax.Array | float
+    num_train_steps: jax.Array | float
+    warmup_steps: jax.Array | float
+    decay_steps: jax.Array | float
+    decay_rate: jax.Array | float
+
+    def __call__(self, step: jax.Array | int) -> jax.Array:
+        """Returns the rate of `step`, from 0 on."""
+        after_warmup = jnp.maximum(step - self.warmup_steps, 0.0)
+        if self.name == "step":
+            factor = self.decay_rate ** jnp.floor(after_warmup / self.decay_steps)
+        elif self.name == "cosine":
+            done = after_warmup / jnp.maximum(self.num_train_steps - self.warmup_steps, 1.0)
+            factor = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done, 1.0)))
+        else:
+            factor = 1.0
+        rising = step / jnp.maximum(self.warmup_steps, 1.0)
+        return self.learning_rate * jnp.where(step < self.warmup_steps, rising, factor)
+
+
 def make_schedule(
     name: str,
     learning_rate: float,
@@ -47,32 +85,19 @@ def make_schedule(
     warmup_steps: int = 0,
     decay_steps: int = 0,
     decay_rate: float = 0.5,
-) -> optax.Schedule:
+) -> Schedule:
     """Returns a learning rate as a function of the step.
 
     Args:
-      name: "constant", "step" (StepLR: times `decay_rate` after every `decay_steps`) or "cosine" (to 0 at the end).
-      learning_rate: peak rate.
-      num_train_steps: length of the run; the end of the cosine.
-      warmup_steps: the rate first rises linearly from 0 over these steps, in every schedule.
-      decay_steps: for "step", at least 1.
-      decay_rate: for "step", in (0, 1].
+      name, learning_rate, num_train_steps, warmup_steps, decay_steps, decay_rate: see Schedule; `decay_steps` must be
+        at least 1 for "step", and `decay_rate` in (0, 1].
 
     Raises:
       ValueError: there is no such schedule, or `decay_steps` is missing.
     """
-    remaining_steps = max(num_train_steps - warmup_steps, 1)
-    if name == "constant":
-        schedule = optax.constant_schedule(learning_rate)
-    elif name == "step":
-        if decay_steps < 1:
-            raise ValueError("config.optimizer.schedule='step' needs decay_epochs above 0")
-        schedule = optax.exponential_decay(learning_rate, decay_steps, decay_rate, staircase=True)
-    elif name == "cosine":
-        schedule = optax.cosine_decay_schedule(learning_rate, remaining_steps)
-    else:
+    if name not in SCHEDULES:
         raise ValueError(f"config.optimizer.schedule={name!r} is not a schedule; choose constant, step or cosine")
-    if warmup_steps:
-        warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-        schedule = optax.join_schedules([warmup, schedule], [warmup_steps])
-    return schedule
+    if name == "step" and decay_steps < 1:
+        raise ValueError("config.optimizer.schedule='step' needs decay_epochs above 0")
+    numbers = (learning_rate, num_train_steps, warmup_steps, decay_steps, decay_rate)
+    return Schedule(name, *map(np.float32, numbers))

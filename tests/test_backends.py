@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan, evaluation_plan
 from dim_jax.data.sampler import make_sampler
 from dim_jax.models.lrf_cnn import LRFCNN
-from dim_jax.optimizers import make_optimizer
+from dim_jax.optimizers import make_optimizer, make_schedule
 from dim_jax.state import TrainState
 from dim_jax.steps.classifier import Constants, make_eval_step, make_train_step
 
@@ -69,7 +70,9 @@ def test_packed_pixels_are_those_of_the_files(folder, data):
         np.testing.assert_array_equal(pixels[row], images.resize(images.read_image(data.file(row)), 32))
     loaded = make("resident", data, 32).pixels
     np.testing.assert_array_equal(loaded[: len(pixels)], pixels)
-    np.testing.assert_array_equal(loaded[-1], pixels[0])
+    np.testing.assert_array_equal(loaded[len(data) - 1], pixels[0])
+    without = make("resident", dataclasses.replace(data, generated=()), 32).pixels
+    assert without.shape == loaded.shape  # a few more images, the same program
     with np.load(folder / packed.FILE_NAME) as archive:
         assert archive["images"].dtype == np.uint8 and str(archive["resize"]) == "squash"
 
@@ -147,16 +150,17 @@ def network():
 
 def test_a_step_that_gathers_does_what_a_step_that_is_given_images_does(data, network):
     model, variables = network
-    optimizer = make_optimizer("sgd", 0.05)
+    optimizer = partial(make_optimizer, "sgd")
     step = make_train_step(
-        model, losses.LOSSES["fafl"], optimizer, lambda step: 0.05, axis_name=parallel.AXIS,
+        model, losses.LOSSES["fafl"], optimizer, axis_name=parallel.AXIS,
         flip=True, rotate=True, stain_jitter=0.1,
     )  # fmt: skip
     dispatch = parallel.pmap_train_step(step)
     values = {"alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1}
     mean, std = data.channel_statistics()
+    schedule = make_schedule("constant", 0.05, num_train_steps=2)
     constants = Constants(
-        jax.random.key(3), mean, std, np.full(5, 9.0, np.float32), losses.hyper_parameters("fafl", values), 2.0
+        jax.random.key(3), mean, std, np.full(5, 9.0, np.float32), losses.hyper_parameters("fafl", values), schedule
     )
     source = make("resident", data)
     plan = TrainingPlan(make_sampler(data, seed=0, global_batch_size=16), 0, 2)
@@ -165,7 +169,7 @@ def test_a_step_that_gathers_does_what_a_step_that_is_given_images_does(data, ne
     results = []
     for given, pixels in ((batches, parallel.replicate(source.pixels)), (shown, None)):
         params = variables["params"]
-        state = TrainState(np.zeros((), np.int32), params, variables["batch_stats"], optimizer.init(params))
+        state = TrainState(np.zeros((), np.int32), params, variables["batch_stats"], optimizer(schedule).init(params))
         state, metrics = dispatch(parallel.replicate(state), parallel.shard_steps(given), constants, pixels)
         results.append((parallel.unreplicate(metrics), parallel.unreplicate(state.params)))
     for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):

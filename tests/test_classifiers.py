@@ -2,6 +2,7 @@
 
 import importlib.util
 import runpy
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from dim_jax.models import CLASSIFIERS, make_classifier
 from dim_jax.models.coatnet import relative_places
 from dim_jax.models.feature_nets import lite0_features
 from dim_jax.models.wavemix import Upsampling, haar
-from dim_jax.optimizers import make_optimizer
+from dim_jax.optimizers import make_optimizer, make_schedule
 from dim_jax.prepare import prepare
 from dim_jax.state import TrainState
 from dim_jax.steps.classifier import Constants, make_train_step
@@ -78,12 +79,13 @@ def test_a_step_trains_every_parameter_and_the_network_explains_itself(name):
     model = make_classifier(name, 3, **TINY[name])
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    optimizer = make_optimizer("sgd", 0.1, momentum=0.9)
-    step = make_train_step(model, losses.LOSSES["cross_entropy"], optimizer, lambda step: 0.1, axis_name=None)
+    optimizer = partial(make_optimizer, "sgd", momentum=0.9)
+    step = make_train_step(model, losses.LOSSES["cross_entropy"], optimizer, axis_name=None)
     half, ones = np.full(3, 0.5, np.float32), np.ones(3, np.float32)
-    constants = Constants(jax.random.key(1), half, half, ones, {"label_smoothing": np.float32(0)}, np.float32(1))
+    schedule = make_schedule("constant", 0.1, num_train_steps=1)
+    constants = Constants(jax.random.key(1), half, half, ones, {"label_smoothing": np.float32(0)}, schedule)
     params, batch_stats = variables["params"], variables["batch_stats"]
-    state = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    state = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer(schedule).init(params))
     batch = {"image": images, "label": np.array([0, 1, 2, 0]), "mask": np.ones(4, np.float32), "row": np.arange(4)}
     after, metrics = jax.jit(step)(state, batch, constants, None)
     assert np.isfinite(metrics["loss"])

@@ -1,5 +1,7 @@
 """One device or eight, one dispatch or many: the numbers are the same."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,12 @@ import pytest
 
 from dim_jax import losses, parallel
 from dim_jax.models.lrf_cnn import LRFCNN
-from dim_jax.optimizers import make_optimizer
+from dim_jax.optimizers import make_optimizer, make_schedule
 from dim_jax.state import TrainState, example_keys
 from dim_jax.steps.classifier import Constants, make_train_step
 
 BATCH, SIZE, STEPS = 16, 16, 4
+SCHEDULE = make_schedule("constant", 0.05, num_train_steps=STEPS)
 COUNTS = np.array([4.0, 30.0, 200.0], np.float32)
 
 
@@ -32,7 +35,7 @@ def batches(rng_seed=0):
 def initial_state():
     model = LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
-    optimizer = make_optimizer("sgd", 0.05)
+    optimizer = make_optimizer("sgd", SCHEDULE)
     params = variables["params"]
     opt_state = optimizer.init(params)
     return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
@@ -41,7 +44,7 @@ def initial_state():
 def make_dispatch(name, optimizer="sgd", model=None):
     model = model or LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4, axis_name=parallel.AXIS)
     step = make_train_step(
-        model, losses.LOSSES[name], make_optimizer(optimizer, 0.05), lambda step: 0.05, axis_name=parallel.AXIS,
+        model, losses.LOSSES[name], partial(make_optimizer, optimizer), axis_name=parallel.AXIS,
         flip=True, rotate=True, stain_jitter=0.1,
     )  # fmt: skip
     values = {
@@ -49,7 +52,7 @@ def make_dispatch(name, optimizer="sgd", model=None):
         "max_margin": 5, "scale": 1, "effective_number_beta": 0.99, "reweight_from": 0.5,
     }  # fmt: skip
     mean, std = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
-    constants = Constants(jax.random.key(3), mean, std, COUNTS, losses.hyper_parameters(name, values), float(STEPS))
+    constants = Constants(jax.random.key(3), mean, std, COUNTS, losses.hyper_parameters(name, values), SCHEDULE)
     dispatch = parallel.pmap_train_step(step)
     return lambda state, sharded: dispatch(state, sharded, constants, None)
 
@@ -95,7 +98,7 @@ class LinearClassifier(nn.Module):
 def linear_state():
     variables = LinearClassifier().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), True, None)
     params = variables["params"]
-    opt_state = make_optimizer("sgd", 0.05).init(params)
+    opt_state = make_optimizer("sgd", SCHEDULE).init(params)
     return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
 
 
@@ -163,7 +166,7 @@ def test_training_learns_to_tell_bright_from_dark(initial_state):
     """The whole step on a task anyone can do: a broken gradient, mask or normalisation would not get there."""
     dispatch = make_dispatch("fafl", "adam")
     rng = np.random.default_rng(0)
-    opt_state = make_optimizer("adam", 0.05).init(initial_state.params)
+    opt_state = make_optimizer("adam", SCHEDULE).init(initial_state.params)
     state = parallel.replicate(initial_state.replace(opt_state=opt_state))
     for _ in range(15):
         steps = []

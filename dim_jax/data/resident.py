@@ -10,6 +10,8 @@ from dim_jax.data.batches import Batch, describe
 from dim_jax.data.dataset import Dataset
 from dim_jax.progress import Progress
 
+ROWS = 256
+
 log = logging.getLogger(__name__)
 
 
@@ -17,7 +19,8 @@ class ResidentImages:
     """Pixels of a whole dataset, real and generated, for steps that pick their images on the device.
 
     Attributes:
-      pixels: (N, image_size, image_size, 3) uint8, the row of the dataset first.
+      pixels: (M, image_size, image_size, 3) uint8, the row of the dataset first. M is the number of images rounded up
+        to a multiple of ROWS, so that a run with a few generated images more shares its program with one without.
       shape: of one image, (image_size, image_size, 3).
       statistics: returns mean and std per channel in [0, 1] to normalise by.
     """
@@ -31,9 +34,9 @@ class ResidentImages:
             log.info("decoding all images; prepare --pack --image-size=%d spares every start this", image_size)
             self.pixels = np.empty((0, *self.shape), np.uint8)
         first, total = len(self.pixels), len(dataset)
+        packed_pixels, self.pixels = self.pixels, np.zeros((-(-total // ROWS) * ROWS, *self.shape), np.uint8)
+        self.pixels[:first] = packed_pixels
         if first < total:
-            packed_pixels, self.pixels = self.pixels, np.empty((total, *self.shape), np.uint8)
-            self.pixels[:first] = packed_pixels
             progress = Progress("decoding", total - first)
             paths = [dataset.file(row) for row in range(first, total)]
             for done, image in enumerate(packed.decode(paths, image_size, resize), start=1):

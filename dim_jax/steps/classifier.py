@@ -14,6 +14,7 @@ from dim_jax.augment import augment, normalize
 from dim_jax.explain import grad_cam, has_map
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
+from dim_jax.optimizers import Schedule
 from dim_jax.state import TrainState, example_keys
 from dim_jax.steps.batch_images import Batch, images_of
 
@@ -26,7 +27,7 @@ class Constants(flax.struct.PyTreeNode):
       mean, std: channel statistics of the training images in [0, 1], (3,).
       class_counts: examples of each class that the sampler draws per epoch, (C,).
       loss_parameters: hyper-parameters of the loss by name.
-      num_train_steps: length of the run, for the losses that follow its progress.
+      schedule: the learning rate by step.
     """
 
     key: jax.Array
@@ -34,14 +35,13 @@ class Constants(flax.struct.PyTreeNode):
     std: jax.Array
     class_counts: jax.Array
     loss_parameters: dict[str, jax.Array]
-    num_train_steps: jax.Array
+    schedule: Schedule
 
 
 def make_train_step(
     model: nn.Module,
     loss: Callable[..., jax.Array],
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
+    make_optimizer: Callable[[optax.Schedule], optax.GradientTransformation],
     *,
     axis_name: str | None,
     flip: bool = False,
@@ -56,8 +56,7 @@ def make_train_step(
     Args:
       model: returns (logits, features); its `axis_name` should be the same.
       loss: as in losses/signature.py.
-      optimizer: turns gradients into updates.
-      schedule: the optimizer's learning rate by step, to report it.
+      make_optimizer: makes of a learning rate by step what turns gradients into updates.
       axis_name: mapped device axis, or None outside pmap.
       flip, rotate, stain_jitter: see augment.augment.
     """
@@ -73,7 +72,7 @@ def make_train_step(
         num_examples = cross_replica_sum(mask.sum())
         loss_parameters = dict(constants.loss_parameters)
         if follows_progress(loss):
-            loss_parameters["progress"] = state.step / constants.num_train_steps
+            loss_parameters["progress"] = state.step / constants.schedule.num_train_steps
 
         def share_of_loss(params: Any) -> tuple[jax.Array, Any]:
             # This device's part of the masked mean: the parts of all devices add up to the loss, their gradients too.
@@ -84,13 +83,13 @@ def make_train_step(
 
         (share, (logits, batch_stats)), gradient = jax.value_and_grad(share_of_loss, has_aux=True)(state.params)
         gradient = cross_replica_sum(gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = make_optimizer(constants.schedule).update(gradient, state.opt_state, state.params)
         correct = ((logits.argmax(-1) == labels) * mask).sum()
         metrics = {
             "loss": cross_replica_sum(share),
             "accuracy": cross_replica_sum(correct) / num_examples,
             "gradient_norm": optax.global_norm(gradient),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "learning_rate": jnp.asarray(constants.schedule(state.step), jnp.float32),
         }
         state = state.replace(
             step=state.step + 1,

@@ -71,9 +71,9 @@ def make_task(
         decay_steps=round(optimizer_options["decay_epochs"] * steps_per_epoch),
         decay_rate=optimizer_options["decay_rate"],
     )
-    optimizer = make_optimizer(
+    optimizer = partial(
+        make_optimizer,
         optimizer_options["name"],
-        learning_rate,
         weight_decay=optimizer_options["weight_decay"],
         momentum=optimizer_options["momentum"],
         clip_norm=optimizer_options["clip_norm"],
@@ -85,10 +85,10 @@ def make_task(
     predictor = evaluate.make_predictor(config, data)
     mean, std = predictor.statistics
     constants = Constants(
-        jax.random.key(config["seed"]), mean, std, class_counts, loss_parameters, np.float32(schedule.num_train_steps)
+        jax.random.key(config["seed"]), mean, std, class_counts, loss_parameters, learning_rate
     )
     dispatch = parallel.pmap_train_step(
-        make_train_step(model, loss, optimizer, learning_rate, axis_name=parallel.AXIS, **config["augment"])
+        make_train_step(model, loss, optimizer, axis_name=parallel.AXIS, **config["augment"])
     )
 
     # A loss that follows the run's progress is taken at its end, so that one evaluation compares with the next.
@@ -102,7 +102,7 @@ def make_task(
         values = metrics.classification_metrics(found.label, found.logits, data.classes)
         return {"loss": float(per_example.mean()), **metrics.scalars(values)}
 
-    state, facts = _initial_state(model, optimizer, config["seed"], predictor.images.shape), {}
+    state, facts = _initial_state(model, optimizer(learning_rate), config["seed"], predictor.images.shape), {}
     if config["data"]["backend"] == "features":
         facts["features"] = predictor.images.space
     if options["initial_weights"] == "imagenet":
