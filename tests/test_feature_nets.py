@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_rule import GOLDEN, normal, tensor
+from golden_networks import write_lpips_files
+from golden_rule import normal, tensor
 from jax import lax
 from PIL import Image
 from torch_pickles import write_state_dict
@@ -16,7 +17,7 @@ from torch_pickles import write_state_dict
 from dim_jax import explain
 from dim_jax.interop import pretrained, torch_names
 from dim_jax.models.efficientnet_lite import EfficientNetLite0, map_taps, scale_pixels
-from dim_jax.models.feature_nets import PERCEPTUAL, VGG16_GROUPS, lite0_features, lpips_distance
+from dim_jax.models.feature_nets import PERCEPTUAL, lite0_features, lpips_distance
 from dim_jax.models.same_padding import strided_convolution, strided_depthwise_convolution
 
 TINY = {"num_classes": 3, "stem_width": 4, "stages": ((1, 4, 3, 1, 1), (2, 6, 5, 2, 2)), "top_width": 8}
@@ -180,35 +181,7 @@ def test_the_distance_of_lite0_grows_with_noise_and_its_gradient_reaches_the_ima
 
 @pytest.fixture(scope="module")
 def vgg16_files(tmp_path_factory):
-    """The two standard files with the golden weights: a backbone by the rule, the published heads."""
-    golden = np.load(GOLDEN / "gan_aux.npz")
-    folder = tmp_path_factory.mktemp("vgg16")
-    backbone, channels = {"classifier.0.weight": np.zeros((4, 4), np.float32)}, 3
-    kernels = [name.removesuffix(".weight") for name in pretrained.vgg16_names() if name.endswith(".weight")]
-    for name, features in zip(kernels, np.concatenate(VGG16_GROUPS), strict=True):
-        backbone[f"{name}.weight"] = tensor(f"vgg16.{name}.weight", (features, channels, 3, 3))
-        backbone[f"{name}.bias"] = tensor(f"vgg16.{name}.bias", (features,))
-        channels = int(features)
-    ends = np.cumsum([widths[-1] for widths in VGG16_GROUPS])[:-1]
-    heads = {
-        f"lin{index}.model.1.weight": head.reshape(1, -1, 1, 1)
-        for index, head in enumerate(np.split(golden["lpips_vgg.lin"], ends))
-    }
-    return (
-        write_state_dict(folder / "vgg16-397923af.pth", backbone, "legacy"),
-        write_state_dict(folder / "vgg.pth", heads, "legacy"),
-        golden["lpips_vgg.distance"],
-    )
-
-
-def test_lpips_agrees_with_the_published_code(vgg16_files):
-    vgg_path, heads_path, expected = vgg16_files
-    variables, distance, description = pretrained.perceptual("lpips_vgg16", vgg_path, heads_path)
-    a, b = (images(tag, (2, 3, 64, 64)).transpose(0, 2, 3, 1) for tag in ("lpips.a", "lpips.b"))
-    measure = jax.jit(distance)
-    np.testing.assert_allclose(measure(variables, a, b), expected, rtol=2e-6)
-    np.testing.assert_allclose(measure(variables, a, a), 0, atol=1e-12)
-    assert "LPIPS" in description and "vgg16-397923af.pth" in description and description.count("SHA-256") == 2
+    return write_lpips_files(tmp_path_factory.mktemp("vgg16"))
 
 
 def test_the_gradient_of_lpips_is_finite_where_a_map_is_zero(vgg16_files):

@@ -1,10 +1,9 @@
-"""Metrics: against the published numbers, their symmetries, and their undefined cases."""
+"""Metrics: their symmetries, and their undefined cases."""
 
 import json
 
 import numpy as np
 import pytest
-from golden_rule import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -18,15 +17,6 @@ from dim_jax.metrics import (
     scalars,
 )
 
-GOLDEN_METRICS = json.loads((GOLDEN / "metrics.json").read_text())
-OUR_NAMES = {
-    "accuracy": "accuracy",
-    "precision": "macro_precision",
-    "recall": "macro_recall",
-    "f1_score": "macro_f1",
-    "gmean": "g_mean",
-    "mcc": "mcc",
-}
 NAMES = ("a", "b", "c", "d")
 
 
@@ -41,26 +31,6 @@ def scored_sets(draw, num_classes=4):
     labels = draw(hnp.arrays(np.int64, size, elements=st.integers(0, num_classes - 1)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return labels, rng.normal(size=(size, num_classes)) * draw(st.sampled_from([0.01, 1.0, 3.0]))
-
-
-@pytest.mark.parametrize("case", range(len(GOLDEN_METRICS)))
-def test_metrics_equal_the_published_code(case):
-    golden = GOLDEN_METRICS[case]
-    num_classes = max(golden["y_true"] + golden["y_pred"]) + 1
-    logits = np.eye(num_classes)[golden["y_pred"]]
-    found = classification_metrics(golden["y_true"], logits, [str(label) for label in range(num_classes)])
-    assert set(golden["metrics"]) == set(OUR_NAMES)
-    for theirs, ours in OUR_NAMES.items():
-        assert found[ours] == pytest.approx(golden["metrics"][theirs], abs=1e-12), theirs
-
-
-def test_the_published_confusion_matrix_gives_the_published_figures():
-    matrix = [[9, 3, 0, 0, 0], [2, 42, 5, 0, 0], [0, 4, 108, 0, 0], [0, 0, 5, 19, 2], [0, 0, 0, 1, 149]]
-    labels, predictions = np.repeat(np.indices((5, 5)).reshape(2, -1), np.ravel(matrix), axis=1)
-    found = classification_metrics(labels, np.eye(5)[predictions], list("abcde"))
-    assert found["confusion_matrix"] == matrix
-    figures = {name: round(100 * found[name], 2) for name in ("accuracy", "macro_f1", "g_mean", "mcc")}
-    assert figures == {"accuracy": 93.70, "macro_f1": 87.90, "g_mean": 85.24, "mcc": 90.78}
 
 
 @given(scored=scored_sets(), seed=st.integers(0, 9))

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_networks import SHAPES, close_gradients, close_to_golden, published
 from golden_rule import GOLDEN, normal, tensor
-from test_gcgan import SHAPES, close, close_gradients, published
 
 from dim_jax import diff_augment, gan_losses
 from dim_jax.interop import gcgan_names
@@ -62,10 +62,10 @@ def test_the_full_networks_have_the_published_names_and_shapes(kind, size):
 def test_a_step_of_either_network_equals_the_published_one():
     generator, discriminator = (rebuilding(make(256), published(kind, 256)[2]) for kind, make in KINDS.items())
     fakes = generator(torch.from_numpy(normal("gcgan.z", (2, 256))).double())
-    close(nhwc(fakes[0]), "G256.train.big", 1e-9)
-    close(nhwc(fakes[1]), "G256.train.128", 1e-9)
+    close_to_golden(nhwc(fakes[0]), "G256.train.big", 1e-9)
+    close_to_golden(nhwc(fakes[1]), "G256.train.128", 1e-9)
     logits, _ = discriminator(*fakes)
-    close(logits.detach(), "GD256.train.fake_logits", 1e-6)
+    close_to_golden(logits.detach(), "GD256.train.fake_logits", 1e-6)
     (-logits.mean()).backward()
     close_gradients(gradients(generator), "G256.train", 1e-6, 1e-6)
 
@@ -75,8 +75,8 @@ def test_a_step_of_either_network_equals_the_published_one():
     small, quadrant = images[..., ::2, ::2], images[..., 128:, :128]
     logits, rebuilt = discriminator(images, small, torch.tensor([PART]))
     for name, found in zip(("rec_big", "rec_small", "rec_part2"), rebuilt, strict=True):
-        close(nhwc(found), f"D256.train.{name}", 1e-6)
-    close(logits.detach(), "D256.train.real_logits", 1e-6)
+        close_to_golden(nhwc(found), f"D256.train.{name}", 1e-6)
+    close_to_golden(logits.detach(), "D256.train.real_logits", 1e-6)
     fake_logits, _ = discriminator(*(fake.detach() for fake in fakes))
     loss = torch_gan_step.half_hinge(logits, 0.9) + torch_gan_step.half_hinge(-fake_logits, 0.9)
     for image, target in zip(rebuilt, (small, small, quadrant), strict=True):

@@ -1,0 +1,102 @@
+"""The networks behind the golden numbers, with the weights of the rule: GCGAN, and the files of LPIPS."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from golden_rule import GOLDEN, eight_samples, tensor
+from scipy.sparse.linalg import svds
+from torch_pickles import write_state_dict
+
+from dim_jax.interop import gcgan_names, pretrained
+from dim_jax.models.feature_nets import VGG16_GROUPS
+from dim_jax.models.gcgan import Discriminator, Generator
+
+NUMBERS = np.load(GOLDEN / "gcgan.npz")
+SHAPES = json.loads((GOLDEN / "gcgan_state_dict.json").read_text())
+
+draw_weight = cache(tensor)  # the three sizes share most of their tensors
+
+
+@cache
+def singular_pair(name, shape):
+    """The leading singular vectors of a weight with the output channels as rows."""
+    weight = draw_weight(name, shape).astype(np.float64)
+    if name == f"{gcgan_names.LATENT}.weight_orig":
+        weight = weight.swapaxes(0, 1)
+    matrix = weight.reshape(len(weight), -1)
+    if len(matrix) == 1:
+        return np.ones(1), matrix[0] / np.linalg.norm(matrix)
+    left, _, right = svds(matrix, k=1, v0=np.ones(min(matrix.shape)))
+    return left[:, 0], right[0]
+
+
+@cache
+def published(kind, size):
+    """The network, the names of its tensors, its state dict and its variables."""
+    model = Generator(size, tanh=size == 1024) if kind == "generator" else Discriminator(size)
+    names = gcgan_names.generator_names(model) if kind == "generator" else gcgan_names.discriminator_names(model)
+    shapes = {name: tuple(shape) for name, shape in SHAPES[f"{kind}_{size}"].items()}
+    state_dict = {}
+    for name, shape in shapes.items():
+        layer, leaf = name.rsplit(".", 1)
+        if leaf in ("weight_u", "weight_v"):
+            weight = f"{layer}.weight_orig"
+            vector = singular_pair(weight, shapes[weight])[leaf == "weight_v"]
+            state_dict[name] = vector.astype(np.float32)
+        else:
+            state_dict[name] = draw_weight(name, shape)
+    return model, names, state_dict, gcgan_names.to_flax(state_dict, names)
+
+
+def close_to_golden(got, name, tolerance):
+    """Compares with the golden number of that name: sampled values, their mean and their spread."""
+    got = np.asarray(got, np.float64)
+    if got.ndim == 4:
+        got = got.transpose(0, 3, 1, 2)
+    elif name.endswith("logits"):
+        got = np.concatenate(np.split(got, 2, axis=1))  # all of the big branch, then all of the small one
+    assert got.size == np.prod(NUMBERS[f"{name}.shape"])
+    expected = NUMBERS[name]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(got.ravel()[NUMBERS[f"{name}.index"]], expected, rtol=0, atol=tolerance * scale)
+    moments = got.mean(), got.std()
+    np.testing.assert_allclose(moments, NUMBERS[f"{name}.moments"], rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def close_gradients(gradients, prefix, norm_tolerance, sample_tolerance):
+    names = list(NUMBERS[f"{prefix}.grad_names"])
+    gains = {name for name, gradient in gradients.items() if gradient.size == 1}
+    assert set(gradients) - gains == set(names)
+    expected, samples = NUMBERS[f"{prefix}.grad_norms"], NUMBERS[f"{prefix}.grad_samples"]
+    norms = np.array([np.linalg.norm(gradients[name]) for name in names])
+    counts = expected > 1e-6 * expected.max()
+    assert counts.sum() == {"G256.train": 52, "D256.train": 106}[prefix]
+    np.testing.assert_allclose(norms[counts], expected[counts], rtol=norm_tolerance)
+    got = np.stack([eight_samples(name, gradients[name]) for name in names])
+    np.testing.assert_allclose(got, samples, rtol=0, atol=sample_tolerance * np.abs(samples).max())
+
+
+def write_lpips_files(folder: Path):
+    """Writes the two standard files with the golden weights, a backbone by the rule and the published heads.
+
+    Returns their paths, and the golden distances.
+    """
+    golden = np.load(GOLDEN / "gan_aux.npz")
+    backbone, channels = {"classifier.0.weight": np.zeros((4, 4), np.float32)}, 3
+    kernels = [name.removesuffix(".weight") for name in pretrained.vgg16_names() if name.endswith(".weight")]
+    for name, features in zip(kernels, np.concatenate(VGG16_GROUPS), strict=True):
+        backbone[f"{name}.weight"] = tensor(f"vgg16.{name}.weight", (features, channels, 3, 3))
+        backbone[f"{name}.bias"] = tensor(f"vgg16.{name}.bias", (features,))
+        channels = int(features)
+    ends = np.cumsum([widths[-1] for widths in VGG16_GROUPS])[:-1]
+    heads = {
+        f"lin{index}.model.1.weight": head.reshape(1, -1, 1, 1)
+        for index, head in enumerate(np.split(golden["lpips_vgg.lin"], ends))
+    }
+    return (
+        write_state_dict(folder / "vgg16-397923af.pth", backbone, "legacy"),
+        write_state_dict(folder / "vgg.pth", heads, "legacy"),
+        golden["lpips_vgg.distance"],
+    )
