@@ -82,7 +82,8 @@ def test_the_page_leads_with_one_sentence_and_shows_what_it_rests_on(finished):
     for part in ("Differences, in points", "Recall per class", "Confusion matrices", "Calibration", "Images of gcgan"):
         assert part in page
     assert "Only the test images of 2 of 3 folds are in" in page
-    assert page.count("data:image/jpeg") > 8  # generated images, and the closest pairs
+    kept = files.read_json(finished / "phantom" / "fold0" / "gcgan" / "selected" / "selected.json")["images"]
+    assert kept and page.count("data:image/jpeg") == len(kept) + 1  # each kept image, and the sheet of closest pairs
     tables = {path.name for path in (finished / "report_data").rglob("*.csv")}
     assert {"scores.csv", "contrasts.csv", "selection_gcgan.csv"} <= tables
     assert report.write([finished]).read_text() == page  # equal files, equal page
