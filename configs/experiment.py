@@ -128,7 +128,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.arms = ml_collections.ConfigDict()
     config.questions = ml_collections.ConfigDict()
     config.order = ()  # of arms and questions in tables; the first arm is what others are shown against
-    config.primary = "dim"  # the question that was fixed in advance; all others are exploratory
+    config.primary = "dim"  # the question that was fixed in advance, "" for none; all others are exploratory
     # What the published figure shows and this system cannot run, and why.
     config.not_run = ml_collections.ConfigDict()
 
@@ -295,7 +295,7 @@ def _losses_on_frozen_features(config, classifier) -> None:
         "FAFL, frequency part alone", FAFL, {"loss": {"alpha0": 1.0, "beta0": 0.0, "adaptive": 0.0}}
     )
     arms["fafl_adaptive"] = arm("FAFL, adaptive part alone", FAFL, {"loss": {"m": 0.0}})
-    config.primary = "fafl"
+    config.primary = ""
     for name in arms:
         if name != "cross_entropy":
             title = arms[name].title
@@ -321,7 +321,7 @@ def _published_grid(config, gan) -> None:
         arms[f"{model}_both"] = arm(f"{model}: both", own, PUBLISHED_FAFL, added="gcgan", count=30)
         ask[model] = question(f"Does DIM help {model}?", f"DIM on {model}", f"{model}_both", f"{model}_ce")
     _keep(config, arms, ask)
-    config.primary = "lrf_cnn"
+    config.primary = ""
     config.pool.judge = "lrf_cnn_ce"
     config.not_run = ml_collections.ConfigDict({
         "DDPM": "a diffusion model of another project; the figure compares its images with GCGAN's",
@@ -341,7 +341,7 @@ def _sensitivity(config) -> None:
     for name, values in {"alpha0": (0.25, 1.0, 2.0), "beta0": (1.0, 2.0, 4.0), "m": (0.5, 1.0, 2.0, 16.0)}.items():
         for value in values:
             arms[f"fafl_{name}_{value:g}".replace(".", "_")] = arm(f"{name} = {value:g}", FAFL, {"loss": {name: value}})
-    config.primary = "fafl"
+    config.primary = ""
     for name in arms:
         if name != "cross_entropy":
             title = arms[name].title

@@ -28,7 +28,8 @@ def test_every_variant_has_sound_arms_questions_and_an_answer_to_find(variant):
     arms = arms_of.read_arms(config)
     questions = arms_of.read_questions(config, arms)
     trained = arms_of.chosen_names(config, arms)
-    assert {questions[config["primary"]].arm, questions[config["primary"]].than} <= set(trained)
+    asked = [config["primary"]] if config["primary"] else list(questions)
+    assert {arm for name in asked for arm in (questions[name].arm, questions[name].than)} <= set(trained)
     for arm in arms.values():
         for candidate in arm.candidates():
             settings = dict(candidate.settings)

@@ -125,7 +125,7 @@ def read_questions(config: Config, arms: Mapping[str, Arm]) -> dict[str, Questio
     """Returns the questions of an experiment's configuration by name.
 
     Raises:
-      ValueError: one is about an arm that there is not, or the primary one is missing.
+      ValueError: one is about an arm that there is not, or there is no question of the primary one's name.
     """
     found = {}
     for name in _ordered(config["questions"], config):
@@ -134,7 +134,7 @@ def read_questions(config: Config, arms: Mapping[str, Arm]) -> dict[str, Questio
             if fields[side] not in arms:
                 raise ValueError(f"config.questions.{name}.{side}={fields[side]!r} is not an arm")
         found[name] = Question(name, **{key: fields[key] for key in ("text", "subject", "arm", "than")})
-    if config["primary"] not in found:
+    if config["primary"] and config["primary"] not in found:
         raise ValueError(f"config.primary={config['primary']!r} is not one of the questions {', '.join(found)}")
     return found
 

@@ -153,6 +153,7 @@ def judge(
         "folds": list(folds),
         "num_folds": config["data"]["folds"],
         "metric": metric,
+        "has_primary": bool(config["primary"]),
         "minority": experiment.minority_classes(folds[0]),
         "arms": arms,
         "missing": [arm.title for name, arm in experiment.arms.items() if name not in pooled],

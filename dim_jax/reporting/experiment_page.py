@@ -55,6 +55,7 @@ def _site(number: int, site: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "name": site["name"],
         "facts": _facts(site),
         "metric": wording.label(metric),
+        "has_primary": site["has_primary"],
         "primary": [{"text": each["text"], "sentence": each["sentence"]} for each in primary],
         "others": [{"text": each["text"], "sentence": each["sentence"]} for each in others],
         "unanswered": site["unanswered"],
