@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from PIL import Image
 
 from dim_jax import files, parallel, scales
@@ -37,6 +38,7 @@ class SampleSheets:
         discriminator: nn.Module | None,
         statistics: str,
         examples: tuple[np.ndarray, np.ndarray],
+        label_strength: optax.Schedule,
     ):
         """Args:
         run: run directory.
@@ -44,25 +46,30 @@ class SampleSheets:
         discriminator: rebuilds the examples; None where it does not learn to.
         statistics: see synthesis.Synthesizer.
         examples: real training images (N, S, S, 3) uint8 and their labels (N,).
+        label_strength: how much labels count in drawing, as a function of the step.
         """
         self.folder = run / FOLDER
         # One device draws; there is no axis to average over.
         self._generator, self._statistics = generator.clone(axis_name=None), statistics
         self._discriminator = discriminator and discriminator.clone(axis_name=None)
         self._examples, self._labels = examples
+        self._label_strength = label_strength
         self._rebuild = jax.jit(self._rebuilt)
 
     def draw(self, state: GanState) -> dict[str, float]:
         """Writes the sheets of a replicated state.
 
         Returns:
-          diversity: how much the drawn images differ from one another, as a multiple of how much the examples do (root
-            mean square difference of pairs, at the small size): near 0, the GAN draws one image only.
+          diversity: how much the drawn images of a class differ from one another, as a multiple of how much the
+            examples do (root mean square difference of pairs, at the small size): near 0, the GAN draws one image per
+            class.
         """
         step = int(parallel.unreplicate(state.step))
         training = {name: parallel.unreplicate(each) for name, each in state.generator.variables.items()}
         averaged = {**training, "params": parallel.unreplicate(state.ema_params)}
-        synthesizer = Synthesizer(self._generator, recalibrate(self._generator, averaged), self._statistics)
+        strength = float(self._label_strength(step))
+        averaged = recalibrate(self._generator, averaged, strength)
+        synthesizer = Synthesizer(self._generator, averaged, self._statistics, strength)
         samples = self._samples(synthesizer)
         self._write(f"{SAMPLES}_{step:07d}.png", samples, _COLUMNS)
         if self._discriminator is not None:
@@ -70,8 +77,9 @@ class SampleSheets:
             rebuilt = np.asarray(self._rebuild(variables, self._examples, self._labels))
             self._write(f"{RECONSTRUCTIONS}_{step:07d}.png", rebuilt.reshape(-1, *rebuilt.shape[2:]), rebuilt.shape[1])
         side = scales.small_size(self._generator.size)
-        spread = [_spread(scales.shrink_area(each.astype(np.float32), side)) for each in (samples, self._examples)]
-        return {"diversity": spread[0] / spread[1] if spread[1] else 0.0}
+        sets = (*np.split(samples, self._generator.num_classes or 1), self._examples)
+        *drawn, real = [_spread(scales.shrink_area(each.astype(np.float32), side)) for each in sets]
+        return {"diversity": float(np.mean(drawn)) / real if real else 0.0}
 
     def animate(self) -> None:
         """Joins the grids of all steps so far into an animation."""

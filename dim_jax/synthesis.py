@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dim_jax import checkpoints, evaluate, files
+from dim_jax import checkpoints, evaluate, files, transition
 from dim_jax.loop import CHECKPOINTS
 from dim_jax.models import make_gan
 from dim_jax.models.layers import BatchNorm
@@ -35,11 +35,13 @@ class Synthesizer:
       variables: its `params`, `batch_stats` and `spectral`.
       statistics: "recalibrated" normalises by the stored batch statistics; "batch", as the published code does, by
         those of the image's group, so that an image depends on the seeds of its group.
+      label_strength: how much the label of a conditional generator counts, from 0 to 1.
     """
 
     generator: nn.Module
     variables: dict[str, Any]
     statistics: str = "recalibrated"
+    label_strength: float = 1.0
 
     def images(self, seeds: Sequence[int], label: int | None = None, truncation: float = 1.0) -> np.ndarray:
         """Draws one image per seed.
@@ -61,12 +63,11 @@ class Synthesizer:
         if not truncation > 0:
             raise ValueError(f"truncation={truncation} must be above 0")
         groups, places = np.divmod(seeds, GROUP)
+        arguments = (label or 0, float(truncation), self.label_strength)
         drawn = {}
         for group in np.unique(groups).tolist():
             members = jnp.arange(group * GROUP, (group + 1) * GROUP)
-            drawn[group] = np.asarray(
-                _draw(self.generator, self.statistics, self.variables, members, label or 0, float(truncation))
-            )
+            drawn[group] = np.asarray(_draw(self.generator, self.statistics, self.variables, members, *arguments))
         side = self.generator.size
         found = [drawn[group][place] for group, place in zip(groups.tolist(), places.tolist(), strict=True)]
         return np.stack(found) if found else np.zeros((0, side, side, 3), np.uint8)
@@ -81,7 +82,7 @@ class Synthesizer:
         return digest.hexdigest()
 
 
-def recalibrate(generator: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
+def recalibrate(generator: nn.Module, variables: dict[str, Any], label_strength: float = 1.0) -> dict[str, Any]:
     """Returns `variables` with the batch statistics that belong to their `params`, over 512 latents.
 
     A moving average of parameters has no batch statistics of its own. Those of a group of images are averaged over
@@ -90,12 +91,13 @@ def recalibrate(generator: nn.Module, variables: dict[str, Any]) -> dict[str, An
     Args:
       variables: averaged `params`, and the `batch_stats` and `spectral` of the generator in training: of the former
         only the shapes count, the latter are brought to the averaged weights.
+      label_strength: as for Synthesizer.
     """
-    return jax.device_get(_recalibrate(generator, variables))
+    return jax.device_get(_recalibrate(generator, variables, label_strength))
 
 
 @partial(jax.jit, static_argnums=0)
-def _recalibrate(generator: nn.Module, variables: dict[str, Any]) -> dict[str, Any]:
+def _recalibrate(generator: nn.Module, variables: dict[str, Any], label_strength: float) -> dict[str, Any]:
     empty = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
 
     def statistics_of(spectral: Any, group: jax.Array) -> tuple[Any, Any]:
@@ -103,7 +105,8 @@ def _recalibrate(generator: nn.Module, variables: dict[str, Any]) -> dict[str, A
         latents, noise_keys = _latents(generator, _STATISTICS_STREAM, seeds)
         labels = seeds % generator.num_classes if generator.num_classes else None
         given = {"params": variables["params"], "batch_stats": empty, "spectral": spectral}
-        _, seen = generator.apply(given, latents, True, labels, noise_keys, mutable=["batch_stats", "spectral"])
+        arguments = (latents, True, labels, noise_keys, label_strength)
+        _, seen = generator.apply(given, *arguments, mutable=["batch_stats", "spectral"])
         # Beside nothing old, what is stored after one pass is this share of the statistics of that pass.
         share = 1 - BatchNorm.momentum
         return seen["spectral"], jax.tree.map(lambda stored: stored / share, seen["batch_stats"])
@@ -127,16 +130,23 @@ def _latents(generator: nn.Module, stream: int, seeds: jax.Array) -> tuple[jax.A
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _draw(
-    generator: nn.Module, statistics: str, variables: dict[str, Any], seeds: jax.Array, label: int, truncation: float
+    generator: nn.Module,
+    statistics: str,
+    variables: dict[str, Any],
+    seeds: jax.Array,
+    label: int,
+    truncation: float,
+    label_strength: float,
 ) -> jax.Array:
     """Returns the images of a group of seeds, (GROUP, S, S, 3) uint8."""
     latents, noise_keys = _latents(generator, _IMAGE_STREAM, seeds)
     labels = jnp.full(len(seeds), label) if generator.num_classes else None
-    arguments = (variables, truncation * latents)
+    arguments = (labels, noise_keys, label_strength)
     if statistics == "batch":
-        (images, _), _ = generator.apply(*arguments, True, labels, noise_keys, mutable=["batch_stats", "spectral"])
+        mutable = ["batch_stats", "spectral"]
+        (images, _), _ = generator.apply(variables, truncation * latents, True, *arguments, mutable=mutable)
     else:
-        images, _ = generator.apply(*arguments, False, labels, noise_keys)
+        images, _ = generator.apply(variables, truncation * latents, False, *arguments)
     return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
@@ -189,5 +199,11 @@ def open_run(workdir: str | Path) -> GanRun:
     variables = {name: training[name] for name in ("batch_stats", "spectral")} | {
         "params": restored.state["ema_params"]
     }
-    synthesizer = Synthesizer(generator, recalibrate(generator, variables), config["gan"]["statistics"])
+    strength = 1.0
+    if num_classes:
+        gan, num_train_steps = config["gan"], config["train"]["num_train_steps"]
+        schedule = transition.label_strength(gan["condition_from"], gan["condition_until"], num_train_steps)
+        strength = float(schedule(restored.step))
+    variables = recalibrate(generator, variables, strength)
+    synthesizer = Synthesizer(generator, variables, config["gan"]["statistics"], strength)
     return GanRun(workdir, restored.step, synthesizer, classes, split_sha256, label)

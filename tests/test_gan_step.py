@@ -10,6 +10,7 @@ from dim_jax import gan_losses, parallel
 from dim_jax.models import make_gan
 from dim_jax.optimizers import make_optimizer
 from dim_jax.steps.gan import GanTrainStep
+from dim_jax.transition import label_strength
 
 SIZE, BATCH, STEPS = 64, 8, 2
 
@@ -19,10 +20,10 @@ def pixel_distance(frozen, rebuilt, target):
 
 
 def make_step(**fields):
-    conditional = fields.get("conditional", False)
+    num_classes = 3 if "label_strength" in fields else 0
     generator, discriminator = make_gan(
-        SIZE, 3 if conditional else 0, width=1 / 64, axis_name=parallel.AXIS, gate="gc", up="residual",
-        context="context", tanh=True,
+        SIZE, num_classes, width=1 / 64, axis_name=parallel.AXIS, gate="gc", up="residual", context="context",
+        tanh=True,
     )  # fmt: skip
     fields = {"optimizer": make_optimizer("sgd", 0.01), "distance": pixel_distance, **fields}
     return GanTrainStep(
@@ -131,13 +132,17 @@ def test_the_published_choices_train_too(monkeypatch):
     assert all(np.isfinite(value).all() for value in metrics.values())
 
 
-def test_a_conditional_step_uses_the_labels_and_without_a_distance_rebuilds_nothing(monkeypatch):
-    step = make_step(conditional=True, distance=None)
+def test_labels_count_from_the_step_on_that_the_schedule_says_on_one_device_or_eight(monkeypatch):
+    step = make_step(label_strength=label_strength(0.0, 1.0, STEPS), distance=None)
     state = initial(step)
-    _, metrics = train(step, state, monkeypatch, 1)
+    _, one = train(step, state, monkeypatch, 1)
+    _, eight = train(step, state, monkeypatch, 8)
+    for name in one:
+        np.testing.assert_allclose(eight[name][0], one[name][0], rtol=1e-4, atol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(one["label_strength"], [0.0, 0.5])
     changed = [{**batch, "label": (batch["label"] + 1) % 3} for batch in batches()]
     monkeypatch.setitem(globals(), "batches", lambda: changed)
     _, others = train(step, state, monkeypatch, 1)
-    assert metrics["logit_real"][0] != others["logit_real"][0]
-    assert metrics["logit_fake"][0] != others["logit_fake"][0]
-    assert not any(name.startswith("reconstruction") for name in metrics)
+    for name in ("logit_real", "logit_fake", "generator_loss"):
+        assert one[name][0] == others[name][0] and one[name][1] != others[name][1], name
+    assert not any(name.startswith("reconstruction") for name in one)

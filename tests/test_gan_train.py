@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax import checkpoints, command_line, files, generate, loop, pools, sample_sheets, train
+from dim_jax import checkpoints, command_line, files, generate, loop, pools, sample_sheets, synthesis, train
 from dim_jax.data import manifest, splits
 from dim_jax.interop import pretrained
 from dim_jax.prepare import prepare
@@ -126,6 +126,26 @@ def test_bfloat16_on_resident_pixels_loses_what_float32_on_streamed_ones_does(da
     assert {leaf.dtype for leaf in jax.tree.leaves(state["generator"]["params"])} == {np.dtype(np.float32)}
 
 
+def test_labels_count_in_drawing_as_they_do_at_the_step_of_the_checkpoint(data, tmp_path):
+    run = tmp_path / "run"
+    more = [
+        "--config.gan.label=", "--config.gan.conditional=True", "--config.gan.perceptual=none",
+        "--config.gan.condition_from=0.5", "--config.gan.condition_until=1.0",
+    ]  # fmt: skip
+    assert command_line.run(train.main, arguments(data, run, *more)) == 0
+    before, after = (np.asarray(Image.open(run / "samples" / f"samples_{step:07d}.png")) for step in (2, 4))
+    rows = [[sheet[66 * label : 66 * label + 64] for label in range(2)] for sheet in (before, after)]
+    np.testing.assert_array_equal(*rows[0])
+    assert not np.array_equal(*rows[1])
+    drawn = synthesis.open_run(run)
+    assert drawn.synthesizer.label_strength == 1.0
+    np.testing.assert_array_equal(drawn.synthesizer.images([0], label=1)[0], rows[1][1][:, :64])
+    shutil.rmtree(run / loop.CHECKPOINTS / "4")
+    drawn = synthesis.open_run(run)
+    assert (drawn.step, drawn.synthesizer.label_strength) == (2, 0.0)
+    np.testing.assert_array_equal(drawn.synthesizer.images([0], label=1)[0], rows[0][0][:, :64])
+
+
 def test_a_pool_says_where_every_image_comes_from(finished, pool):
     (drawn,) = pools.load(pool)
     assert drawn.label == LABEL and len(drawn.images) == 12
@@ -170,6 +190,8 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_draws(finished, 
         (["--config.gan.small_image=cubic"], "area"),
         (["--config.gan.statistics=running"], "recalibrated"),
         (["--config.gan.ema_decay=1.5"], "ema_decay"),
+        (["--config.gan.condition_from=0.6"], "condition_from=0.6"),
+        (["--config.gan.condition_until=1.5"], "condition_until=1.5"),
         (["--config.model.gate=both"], "gate"),
         (["--config.train.global_batch_size=9"], "multiple"),
     ],

@@ -159,6 +159,7 @@ class Generator(nn.Module):
         train: bool,
         labels: jax.Array | None = None,
         noise_keys: jax.Array | None = None,
+        label_strength: float | jax.Array = 1.0,
     ) -> tuple[jax.Array, jax.Array]:
         """Draws one image per latent vector, at two sizes.
 
@@ -167,6 +168,7 @@ class Generator(nn.Module):
           train: use and update batch statistics and singular vectors: needs mutable batch_stats and spectral.
           labels: (N,) int32; given if and only if `num_classes` is above 0.
           noise_keys: (N,) random keys, one per image, for the injected noise; None: no noise.
+          label_strength: scalar in [0, 1] that the vectors of the classes are scaled by; at 0 labels change nothing.
 
         Returns:
           images (N, size, size, 3) and (N, s, s, 3) with s = small_size(size), float32.
@@ -174,7 +176,8 @@ class Generator(nn.Module):
         _check_labels(labels, self.num_classes)
         if labels is not None:
             table = self.param("labels", nn.initializers.normal(1.0), (self.num_classes, LABEL_FEATURES))
-            z = jnp.concatenate([z, jax.nn.one_hot(labels, self.num_classes, dtype=z.dtype) @ table], axis=-1)
+            of_label = jax.nn.one_hot(labels, self.num_classes, dtype=z.dtype) @ table
+            z = jnp.concatenate([z, label_strength * of_label], axis=-1)
         features = 2 * scaled_channels(GENERATOR_CHANNELS[4], self.width)
         x = SpectralSeed(features, dtype=self.dtype, name="seed")(z, train)
         x = gated_linear(BatchNorm(self.axis_name, dtype=self.dtype, name="seed_norm")(x, train))
@@ -240,7 +243,14 @@ class Discriminator(nn.Module):
                 for channels in (BIG_CHANNELS, SMALL_CHANNELS)
             )
 
-    def __call__(self, images: jax.Array, small: jax.Array, train: bool, labels: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        small: jax.Array,
+        train: bool,
+        labels: jax.Array | None = None,
+        label_strength: float | jax.Array = 1.0,
+    ) -> jax.Array:
         """Judges images.
 
         Args:
@@ -248,11 +258,12 @@ class Discriminator(nn.Module):
           small: (N, s, s, 3), the same images with s = small_size(size).
           train: use and update batch statistics and singular vectors: needs mutable batch_stats and spectral.
           labels: (N,) int32; given if and only if `num_classes` is above 0.
+          label_strength: scalar in [0, 1] that the share of the labels in the logits is scaled by.
 
         Returns:
           (N, 50) logits, float32: 25 from the images, then 25 from the small ones.
         """
-        return self._judge(images, small, train, labels)[0]
+        return self._judge(images, small, train, labels, label_strength)[0]
 
     def reconstruct(
         self,
@@ -261,18 +272,19 @@ class Discriminator(nn.Module):
         part: int | jax.Array,
         train: bool,
         labels: jax.Array | None = None,
+        label_strength: float | jax.Array = 1.0,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Judges real images, and rebuilds them from feature maps. Initialise by this method: it uses all parameters.
 
         Args:
           part: scalar int, the quadrant to rebuild alone: 0 to 3, row by row from the top left.
-          images, small, train, labels: as in a call.
+          images, small, train, labels, label_strength: as in a call.
 
         Returns:
           logits as in a call, and three images (N, s, s, 3) in (-1, 1): "whole" and "small" rebuild all of the image,
           from what was seen of either size; "part" rebuilds the quadrant.
         """
-        logits, maps, small_map = self._judge(images, small, train, labels)
+        logits, maps, small_map = self._judge(images, small, train, labels, label_strength)
         part = jnp.asarray(part)
         features = maps[16]
         corner = (0, part // 2 * 8, part % 2 * 8, 0)
@@ -284,15 +296,20 @@ class Discriminator(nn.Module):
         }
 
     def _judge(
-        self, images: jax.Array, small: jax.Array, train: bool, labels: jax.Array | None
+        self,
+        images: jax.Array,
+        small: jax.Array,
+        train: bool,
+        labels: jax.Array | None,
+        label_strength: float | jax.Array,
     ) -> tuple[jax.Array, dict[int, jax.Array], jax.Array]:
         """Returns the logits, the big branch's maps by side, and the small branch's last map."""
         _check_labels(labels, self.num_classes)
         big_logits, maps = self.big(images, train)
         small_logits, small_map = self.small(small, train)
         if labels is not None:
-            big_logits += _agreement(maps[8], self.big_labels(labels, train))
-            small_logits += _agreement(small_map, self.small_labels(labels, train))
+            big_logits += label_strength * _agreement(maps[8], self.big_labels(labels, train))
+            small_logits += label_strength * _agreement(small_map, self.small_labels(labels, train))
         return jnp.concatenate([big_logits, small_logits], axis=-1), maps, small_map
 
 

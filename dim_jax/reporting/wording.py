@@ -34,6 +34,7 @@ LABELS = {
     "discriminator_gradient_norm": "Gradient norm, discriminator",
     "generator_gradient_norm": "Gradient norm, generator",
     "augment_probability": "Augmentation probability",
+    "label_strength": "Strength of labels",
     "diversity": "Diversity (real: 1)",
     "training_seconds_per_100_images": "Training, s per 100 images",
     "test_seconds_per_image": "Prediction, s per image",

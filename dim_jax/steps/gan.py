@@ -38,7 +38,8 @@ class GanTrainStep:
       distance: (variables, images, images) -> (N,): how far reconstructions are from their targets; None: the
         discriminator reconstructs nothing.
       axis_name: mapped device axis, or None outside pmap.
-      conditional: both networks are told the label of every image.
+      label_strength: both networks are told the label of every image, and this is how much it counts, from 0 to 1, as a
+        function of the step; None: they are told none.
       flip, rotate: augment the real images, see augment.augment.
       small_image: how a real image gets its small size, "area" or "nearest".
       diff_augment: augment whatever the discriminator sees.
@@ -60,7 +61,7 @@ class GanTrainStep:
     learning_rate: float
     distance: Callable[[Any, jax.Array, jax.Array], jax.Array] | None
     axis_name: str | None = None
-    conditional: bool = False
+    label_strength: optax.Schedule | None = None
     flip: bool = True
     rotate: bool = False
     small_image: str = "area"
@@ -77,7 +78,9 @@ class GanTrainStep:
     ) -> tuple[GanState, Metrics]:
         pixels, frozen = resident
         keys = jax.vmap(lambda key: jax.random.split(key, 7))(example_keys(key, state.step, batch["row"]))
-        labels = batch["label"] if self.conditional else None
+        labels, strength = None, 1.0
+        if self.label_strength is not None:
+            labels, strength = batch["label"], self.label_strength(state.step)
         real = augment(keys[:, 0], images_of(batch, pixels), flip=self.flip, rotate=self.rotate, stain_jitter=0.0)
         real = 2.0 * real - 1.0
         latents = jax.vmap(lambda key: jax.random.normal(key, (self.generator.latent_size,)))(keys[:, 1])
@@ -85,7 +88,8 @@ class GanTrainStep:
 
         def generate(params: Any) -> tuple[Views, Any]:
             variables = {**state.generator.variables, "params": params}
-            fakes, seen = self.generator.apply(variables, latents, True, labels, keys[:, 2], mutable=MUTABLE)
+            arguments = (latents, True, labels, keys[:, 2], strength)
+            fakes, seen = self.generator.apply(variables, *arguments, mutable=MUTABLE)
             return self._views_of_fake(fakes, keys[:, 4], probability), seen
 
         # Drawn and augmented once: the discriminator learns from these, then the generator from its verdict on them.
@@ -95,13 +99,15 @@ class GanTrainStep:
             self._views_of_real(real, keys[:, 3], probability),
             fakes,
             labels,
+            strength,
             jax.random.randint(step_key(key, state.step), (), 0, 4),
             keys[:, 5:7],
             frozen,
         )
 
         def verdict(fakes: Views) -> tuple[jax.Array, Any]:
-            logits, seen = self.discriminator.apply(discriminator.variables, *fakes, True, labels, mutable=MUTABLE)
+            arguments = (*fakes, True, labels, strength)
+            logits, seen = self.discriminator.apply(discriminator.variables, *arguments, mutable=MUTABLE)
             return gan_losses.generator(logits).sum() / self._total(len(logits)), seen
 
         (share, seen_by_discriminator), pushed = jax.value_and_grad(verdict, has_aux=True)(fakes)
@@ -113,6 +119,8 @@ class GanTrainStep:
             "augment_probability": probability,
             "learning_rate": jnp.asarray(self.learning_rate, jnp.float32),
         }
+        if self.label_strength is not None:
+            metrics["label_strength"] = strength
         if self.adaptive_target:
             probability = diff_augment.adapt_probability(
                 probability,
@@ -135,7 +143,7 @@ class GanTrainStep:
 
     def initial_state(self, key: jax.Array) -> GanState:
         """Draws the state before the first step."""
-        labels = jnp.zeros(1, jnp.int32) if self.conditional else None
+        labels = None if self.label_strength is None else jnp.zeros(1, jnp.int32)
         latents = jnp.zeros((1, self.generator.latent_size))
         generator_key, discriminator_key = jax.random.split(key)
         noise_keys = jax.random.split(generator_key, 1)
@@ -154,6 +162,7 @@ class GanTrainStep:
         real: Views,
         fake: Views,
         labels: jax.Array | None,
+        strength: float | jax.Array,
         part: jax.Array,
         keys: jax.Array,
         frozen: Any,
@@ -161,6 +170,7 @@ class GanTrainStep:
         """Moves the discriminator to tell real from generated images, and to rebuild real ones from what it sees.
 
         Args:
+          strength: how much the labels count, a scalar in [0, 1].
           part: the quadrant to rebuild, 0 to 3.
           keys: (N, 2), for the margins of real and generated images.
         """
@@ -169,8 +179,8 @@ class GanTrainStep:
 
         def share_of_loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
             def apply(variables: Any, *arguments: Any, method: str | None = None) -> tuple[Any, Any]:
-                variables = {**variables, "params": params}
-                return self.discriminator.apply(variables, *arguments, True, labels, method=method, mutable=MUTABLE)
+                variables, arguments = {**variables, "params": params}, (*arguments, True, labels, strength)
+                return self.discriminator.apply(variables, *arguments, method=method, mutable=MUTABLE)
 
             distances = {}
             if self.distance is None:

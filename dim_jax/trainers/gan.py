@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dim_jax import gan_losses, loop, parallel
+from dim_jax import gan_losses, loop, parallel, transition
 from dim_jax.data import backends, packed
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.sampler import Sampler, make_sampler
@@ -59,6 +59,9 @@ def make_task(
     num_classes = len(data.classes) if gan["conditional"] else 0
     generator, discriminator = make_gan(size, num_classes, axis_name=parallel.AXIS, **config["model"])
     frozen, distance, description = _perceptual(gan)
+    label_strength = transition.label_strength(
+        gan["condition_from"], gan["condition_until"], options["num_train_steps"]
+    )
     step = GanTrainStep(
         generator=generator,
         discriminator=discriminator,
@@ -66,7 +69,7 @@ def make_task(
         learning_rate=config["optimizer"]["learning_rate"],
         distance=distance,
         axis_name=parallel.AXIS,
-        conditional=gan["conditional"],
+        label_strength=label_strength if gan["conditional"] else None,
         flip=augment["flip"],
         rotate=augment["rotate"],
         small_image=gan["small_image"],
@@ -86,7 +89,8 @@ def make_task(
     resident = parallel.replicate((pictures.pixels, frozen))
     key = jax.random.key(config["seed"])
     rebuilding = None if distance is None else discriminator
-    sheets = SampleSheets(run, generator, rebuilding, gan["statistics"], _examples(data, sampler, config))
+    examples = _examples(data, sampler, config)
+    sheets = SampleSheets(run, generator, rebuilding, gan["statistics"], examples, label_strength)
     task = loop.Task(
         state=parallel.draw_on_cpu(step.initial_state, config["seed"]),
         dispatch=lambda state, batches: dispatch(state, batches, key, resident),
@@ -165,6 +169,11 @@ def check_options(config: dict[str, Any]) -> None:
             raise ValueError(f"config.gan.{name}={value!r}: choose one of {', '.join(known)}")
     if not 0 <= gan["ema_decay"] < 1:
         raise ValueError(f"config.gan.ema_decay={gan['ema_decay']} must be at least 0 and below 1")
+    if not 0 <= gan["condition_from"] <= gan["condition_until"] <= 1:
+        raise ValueError(
+            f"config.gan.condition_from={gan['condition_from']} and condition_until={gan['condition_until']} must be "
+            "shares of the run, in [0, 1] and in this order"
+        )
     if not -1 < config["augment"]["adaptive_target"] < 1:
         raise ValueError(f"config.augment.adaptive_target={config['augment']['adaptive_target']} must be in (-1, 1)")
     make_gan(config["data"]["image_size"], 0, **config["model"])
