@@ -118,7 +118,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.classifier = classifier.get_config()
     config.classifier.data.image_size = 224
     config.classifier.data.backend = "resident"
-    config.gan = gan.get_config("conditional")
+    config.gan = gan.get_config()  # one per minority class; gan.conditional=True: one for all
     config.gan.data.backend = "resident"
     # Generators by the name that arms call them by: fields that each sets in config.gan.
     config.generators = ml_collections.ConfigDict()
@@ -150,7 +150,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if "small" in names:
         config.classifier.update(classifier.get_config("small"))
         config.classifier.data.backend = "resident"
-        config.gan.update(gan.get_config("published,small" if "paper" in names else "conditional,small"))
+        config.gan.update(gan.get_config("published,small" if "paper" in names else "small"))
         config.gan.gan.perceptual = "lite0"
         config.gan.data.backend = "resident"
         config.gan.train.num_train_steps = 5_000
@@ -158,6 +158,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         if "paper" not in names and "sensitivity" not in names:
             config.only = "cross_entropy,fafl,generated_30,dim,oversampling"
     if "demo" in names:
+        # Drawn so small, the rarest class has too few images for a GAN of its own.
         _shrink(config, classifier.get_config("demo"), gan.get_config("conditional,small"))
         config.data.path = "phantom"
         config.data.phantom_scale = 0.25

@@ -81,12 +81,13 @@ def test_settings_reach_the_classifiers_configuration_and_no_other_field():
 
 def test_generators_differ_in_what_they_set_and_share_the_rest():
     config, site = configuration(), plan.Site("x", Path("runs/x"), Path("DATA"))
-    gcgan, fastgan = (plan.gan_configs(config, name, 0, site, ["a"])[""] for name in ("gcgan", "fastgan"))
+    gcgan, fastgan = (plan.gan_configs(config, name, 0, site, ["a"])["a"] for name in ("gcgan", "fastgan"))
     assert gcgan["model"]["gate"] == "gc" and fastgan["model"]["gate"] == "sle"
     assert gcgan["train"] == fastgan["train"]
-    config["gan"]["gan"]["conditional"] = False
     alone = plan.gan_configs(config, "gcgan", 0, site, ["a", "b"])
     assert {name: each["gan"]["label"] for name, each in alone.items()} == {"a": "a", "b": "b"}
+    config["gan"]["gan"]["conditional"] = True
+    assert list(plan.gan_configs(config, "gcgan", 0, site, ["a", "b"])) == [""]  # one draws all
 
 
 def set_field(config, name, value):
