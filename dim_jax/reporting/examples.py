@@ -83,7 +83,8 @@ def _notes(run: Run, predictions: Predictions, has_maps: bool, unread: int, want
         notes.append(
             note + (f"; they were in {run.manifest.root}." if run.manifest else ", as the manifest is missing.")
         )
-    if predictions.grad_cam is None and "grad_cam_check" in run.evaluations[predictions.split]:
+    # An evaluation of a model without maps says so by a check that is null; an early one says nothing.
+    if predictions.grad_cam is None and run.evaluations[predictions.split].get("grad_cam_check", {}) is None:
         notes.append("This model is given features and no images, so there are no Grad-CAM maps.")
     elif predictions.grad_cam is None:
         notes.append(
