@@ -8,8 +8,8 @@ import optax
 def label_strength(condition_from: float, condition_until: float, num_train_steps: int) -> optax.Schedule:
     """Returns what the parts of a GAN that depend on labels are scaled by, as a function of the step.
 
-    clip((step / num_train_steps - condition_from) / (condition_until - condition_from), 0, 1). GANs that are told the
-    labels of few images from the start draw one image per class; one that has learned to draw many keeps to it.
+    clip((step / num_train_steps - condition_from) / (condition_until - condition_from), 0, 1). Told the labels of few
+    images from the start, a GAN tends to draw a single image per class.
 
     Args:
       condition_from: share of the run during which labels count for nothing, in [0, 1].
