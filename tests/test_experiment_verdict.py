@@ -10,6 +10,7 @@ from dim_jax import files, metrics
 from dim_jax.data import splits
 from dim_jax.experiment import archive, arms, plan, stages, verdict
 from dim_jax.prepare import prepare
+from dim_jax.reporting import experiment_page
 
 FOLDS, SEEDS = (0, 1, 2), (0, 1)
 ARMS = {
@@ -177,6 +178,23 @@ def test_near_duplicates_of_different_cases_become_one_case(data):
     np.testing.assert_array_equal(alone, splits.units_of(groups, np.zeros((0, 2), np.int64)))
     joined = verdict.cases_of(dataset, [[dataset.manifest.rows[0].path, dataset.manifest.rows[other].path]])
     assert joined[0] == joined[other] and len(np.unique(joined)) == len(np.unique(alone)) - 1
+
+
+@pytest.mark.parametrize("metrics_of_pool", [
+    {"refused": "too few images"},
+    {"metrics": {
+        "kernel_distance": {"value": 0.4, "same_size": None}, "precision": {"value": 0.5}, "recall": {"value": 0.1},
+    }},
+])  # fmt: skip
+def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experiment, tmp_path, metrics_of_pool):
+    entry = {
+        "fold": 0, "class": "normal", "generated": 24, "kept": 1, "reject_rate": 23 / 24,
+        "rejected": {"copy_of_training_image": 0, "wrong_class": 23}, "metrics": {"pool": metrics_of_pool},
+    }  # fmt: skip
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {"gcgan": [entry]}}
+    files.write_json(tmp_path / experiment_page.RESULTS, {"format": 1, "sites": [found], "diverged": []})
+    page, _, names = experiment_page.render(tmp_path)
+    assert names == ["set"] and "Images of gcgan" in page and "96%" in page
 
 
 @pytest.mark.parametrize("value, low, p_value, words", [

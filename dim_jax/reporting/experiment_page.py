@@ -274,7 +274,8 @@ def _generator(name: str, entries: Sequence[Mapping[str, Any]], folder: Path) ->
     for entry in entries:
         metrics = entry["metrics"]["pool"].get("metrics", {})
         kernel = metrics.get("kernel_distance")
-        real = kernel["same_size"]["real_vs_real"] if kernel else None
+        # Too few images cannot be divided into halves to compare.
+        halves = kernel and kernel["same_size"]
         rows.append({
             "fold": entry["fold"],
             "class": entry["class"],
@@ -284,7 +285,7 @@ def _generator(name: str, entries: Sequence[Mapping[str, Any]], folder: Path) ->
             "copies": entry["rejected"]["copy_of_training_image"],
             "wrong_class": entry["rejected"]["wrong_class"],
             "kernel": wording.number(kernel["value"] if kernel else None),
-            "real": wording.number(real),
+            "real": wording.number(halves["real_vs_real"] if halves else None),
             "precision": wording.number(metrics["precision"]["value"] if metrics else None),
             "recall": wording.number(metrics["recall"]["value"] if metrics else None),
         })  # fmt: skip
