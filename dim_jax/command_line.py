@@ -30,6 +30,11 @@ def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser
     return result
 
 
+def comma_separated(text: str) -> list[str]:
+    """Returns the names in "A, B,C", without the spaces around them; none of an empty text."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def start_logging() -> None:
     """Sends this package's log lines to stderr with the time; other packages speak up from warnings on."""
     # TensorFlow only decodes images here; at its start it would print a page about the CPU's instructions.

@@ -350,7 +350,7 @@ def main(arguments: Sequence[str]) -> None:
     del options["debug"]
     if options["classes"] is not None:
         options["classes"] = [name.strip() for name in options["classes"].split(",")]
-    options["exclude"] = [name.strip() for name in options["exclude"].split(",") if name.strip()]
+    options["exclude"] = command_line.comma_separated(options["exclude"])
     prepare(options.pop("source"), options.pop("out"), **options)
 
 

@@ -36,8 +36,8 @@ ALLOWED = {
     "trainers": {"models", "losses", "gan_losses", "metrics", "optimizers", "state", "steps", "data", "parallel",
                  "loop", "workdir", "evaluate", "synthesis", "sample_sheets", "interop", "prepare", "report",
                  "progress", "experiment", "trainers", "transition"},
-    "experiment": {"data", "generate", "metrics", "parallel", "pools", "prepare", "reporting", "select", "selection",
-                   "statistics", "trainers", "workdir", "experiment"},
+    "experiment": {"data", "generate", "losses", "metrics", "parallel", "pools", "prepare", "reporting", "select",
+                   "selection", "statistics", "trainers", "workdir", "experiment"},
     "train": {"trainers"}, "calibration": set(), "classifier_run": {"checkpoints", "data", "loop", "models"},
     "predict": {"calibration", "classifier_run", "data", "evaluate", "parallel", "reporting"},
 }  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dim_jax.command_line import comma_separated
 from dim_jax.workdir import flatten
 
 COPIES, UNSELECTED = "copies", "_unselected"
@@ -151,7 +152,7 @@ def chosen_names(config: Config, arms: Mapping[str, Arm]) -> list[str]:
     Raises:
       ValueError: one of them is not an arm.
     """
-    names = [name.strip() for name in config["only"].split(",") if name.strip()] or list(arms)
+    names = comma_separated(config["only"]) or list(arms)
     for name in names:
         if name not in arms:
             raise ValueError(f"config.only names {name!r}, which is not an arm; there are {', '.join(arms)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax import files, generate, parallel, pools, select, selection
+from dim_jax.command_line import comma_separated
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.experiment import added_images, archive, plan
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
@@ -40,8 +41,8 @@ def open_site(source: str, name: str, root: Path, config: Config) -> Site:
             source,
             site.data,
             group_regex=options["group_regex"] or None,
-            classes=_names(options["classes"]) or None,
-            exclude=_names(options["exclude"]),
+            classes=comma_separated(options["classes"]) or None,
+            exclude=comma_separated(options["exclude"]),
             image_size=max(classifier["image_size"], config["gan"]["data"]["image_size"]),
             split="kfold",
             folds=options["folds"],
@@ -60,10 +61,6 @@ def open_site(source: str, name: str, root: Path, config: Config) -> Site:
 def is_prepared(source: str) -> bool:
     """Returns whether `source` is a folder that `prepare` wrote."""
     return (Path(source) / "manifest.json").is_file()
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 class Experiment:

@@ -13,7 +13,9 @@ from dim_jax.experiment import added_images, stages
 from dim_jax.experiment.archive import Archived
 from dim_jax.experiment.arms import Arm, Question
 from dim_jax.experiment.plan import Run, trained_as
+from dim_jax.losses.margins import adjust_logits
 from dim_jax.reporting import wording
+from dim_jax.reporting.predictions import probabilities
 
 SIGNIFICANCE = 0.05
 POOLED = ("macro_auroc", "expected_calibration_error", "cross_entropy")
@@ -39,11 +41,8 @@ class OutOfFold:
 
 
 def adjusted(logits: np.ndarray, arm: Arm, counts: np.ndarray) -> np.ndarray:
-    """Returns logits (..., C) less tau log(prior) of the training images, so that the classes count alike.
-
-    Reference: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 9.
-    """
-    return logits - arm.tau * np.log(np.maximum(counts, 0.5) / counts.sum()) if arm.tau else logits
+    """Returns logits (..., C) as an arm adjusts them after training, by the training images of each class, (C,)."""
+    return np.asarray(adjust_logits(logits, counts, arm.tau)) if arm.tau else logits
 
 
 def choose(arm: Arm, found: Mapping[str, Sequence[Archived]], dataset: Dataset, metric: str) -> Arm:
@@ -182,7 +181,7 @@ def _arm(arm: Arm, found: OutOfFold, dataset: Dataset, cases: np.ndarray, option
         refused = str(error)
         scores = {name: _bare(values) for name, values in statistics.scores(confusions.sum(1)).items()}
     of_seeds = [metrics.classification_metrics(labels, logits, dataset.classes) for logits in found.logits]
-    mean_probabilities = np.mean([_softmax(logits) for logits in found.logits], axis=0)
+    mean_probabilities = np.mean([probabilities(logits) for logits in found.logits], axis=0)
     added = [each["added"] for each in found.facts]
     return {
         "name": arm.name,
@@ -212,11 +211,6 @@ def _bare(values: np.ndarray) -> dict[str, Any]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def _answer(

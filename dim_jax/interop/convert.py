@@ -189,7 +189,7 @@ def _wanted(options: Any, overrides: Sequence[str]) -> "Wanted":
         given = [f"--config={options.config}", f"--config.data.path={options.data}", f"--workdir={options.out}"]
         given += [f"--config.gan.label={options.label}"] if options.label else []
         config, _, _ = train.parse([*given, *overrides])
-    classes = tuple(name.strip() for name in (options.classes or options.label or "").split(",") if name.strip())
+    classes = tuple(command_line.comma_separated(options.classes or options.label or ""))
     if not classes:
         classes = load(options.data).classes if options.reset_head else CLASSES
     if len(set(classes)) != len(classes):
