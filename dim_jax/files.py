@@ -1,29 +1,77 @@
-"""Writes that either happen whole or not at all: a temporary file beside the target, then a rename."""
+"""Writes that either happen whole or not at all: a temporary file or folder beside the target, then a rename."""
 
+import contextlib
+import fcntl
 import json
 import os
-import tempfile
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
+@contextlib.contextmanager
+def replacement(path: str | Path, *, is_folder: bool = False) -> Iterator[Path]:
+    """Yields an empty file or folder beside `path` that takes its place when the block ends without an error.
+
+    Its name is the same for every writer of `path`: what a killed one left is taken over by the next, so that nothing
+    piles up, and writers take turns. Parent folders are created. Only an empty folder can be replaced by a folder.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    lock = _claim(temporary, is_folder)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        _remove(temporary)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _claim(temporary: Path, is_folder: bool) -> int:
+    """Makes `temporary` empty and this process its only writer, until the descriptor that is returned is closed."""
+    while True:
+        if is_folder:
+            temporary.mkdir(exist_ok=True)
+        else:
+            temporary.touch()
+        try:
+            lock = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:  # another writer has just moved it into place
+            continue
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(temporary), os.fstat(lock)):
+                break
+        os.close(lock)
+    if is_folder:
+        for leftover in temporary.iterdir():
+            _remove(leftover)
+    return lock
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_bytes(path: str | Path, content: bytes) -> Path:
     """Writes `content` to `path` atomically, creating parent folders, and returns the path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with replacement(path) as temporary:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.chmod(0o644)
     return path
 
 

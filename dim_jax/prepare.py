@@ -7,7 +7,6 @@ dataset. What has been prepared is never redrawn.
 import contextlib
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,15 +113,11 @@ def prepare(
         return out
     _check_options(options, out, folds, validation, test, scale)
 
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
     new_parents = [folder for folder in out.parents if not folder.exists()]
-    shutil.rmtree(partial, ignore_errors=True)  # a killed run of the same process id, as in containers
-    partial.mkdir(parents=True)
     try:
-        _prepare_into(partial, options, strict, {"data_dir": data_dir, "manual_dir": manual_dir})
-        os.replace(partial, out)
+        with files.replacement(out, is_folder=True) as partial:
+            _prepare_into(partial, options, strict, {"data_dir": data_dir, "manual_dir": manual_dir})
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             for folder in new_parents:
                 folder.rmdir()

@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -195,6 +198,36 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
         files.write_text(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_a_killed_writer_left_is_taken_over(tmp_path, is_folder):
+    program = (
+        "import os, sys; from dim_jax import files\n"
+        "with files.replacement(sys.argv[1], is_folder=bool(int(sys.argv[2]))) as path:\n"
+        "    (path / 'half' if path.is_dir() else path).write_bytes(b'half of it')\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    target = tmp_path / "a"
+    for _ in range(3):
+        command = [sys.executable, "-c", program, str(target), str(int(is_folder))]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert [path.name for path in tmp_path.iterdir()] == [".a.tmp"]
+    with files.replacement(target, is_folder=is_folder) as path:
+        (path / "whole" if is_folder else path).write_bytes(b"w")
+    assert list(tmp_path.iterdir()) == [target]
+    assert [path.name for path in target.iterdir()] == ["whole"] if is_folder else target.read_bytes() == b"w"
+
+
+def test_writers_of_one_file_take_turns(tmp_path):
+    """Every state that a reader sees is whole."""
+    path, contents = tmp_path / "a", [bytes([letter]) * 300_000 for letter in b"abcd"]
+    files.write_bytes(path, contents[0])
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(lambda c: [files.write_bytes(path, c) for _ in range(20)], content) for content in contents]
+        seen = {path.read_bytes() for _ in range(200)}
+        assert all(len(each.result()) == 20 for each in done)
+    assert seen <= set(contents) and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):

@@ -2,14 +2,12 @@
 
 import hashlib
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dim_jax import command_line
+from dim_jax import command_line, files
 
 if TYPE_CHECKING:
     from dim_jax.interop.imported_runs import Wanted
@@ -57,13 +55,8 @@ def import_file(path: str | Path, out: str | Path, wanted: "Wanted") -> str:
     contents = (imported_runs.classifier if is_classifier else imported_runs.gan)(saved, wanted)
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        imported_runs.write(temporary / "run", contents, {"imported from": f"{Path(path).name} SHA-256 {digest}"})
-        os.replace(temporary / "run", out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with files.replacement(out, is_folder=True) as temporary:
+        imported_runs.write(temporary, contents, {"imported from": f"{Path(path).name} SHA-256 {digest}"})
     return _told(saved, wanted, contents.states, out)
 
 
@@ -101,7 +94,6 @@ def export(run: str | Path, out: str | Path, to: str, checkpoint: str = "best") 
       FileNotFoundError: there is no run, or no checkpoint.
       ValueError: the published code has no such network.
     """
-    from dim_jax import files
     from dim_jax.interop import safetensor_files, torch_writer
 
     if Path(out).is_dir():
@@ -142,7 +134,7 @@ def _classifier(run: str | Path, checkpoint: str) -> tuple[dict[str, Any], str]:
 
 def _gan(run: str | Path) -> tuple[dict[str, dict[str, Any]], str]:
     """Returns the two state dicts of a GAN's run, the generator's of averaged parameters, as the published N.pth."""
-    from dim_jax import checkpoints, files, loop
+    from dim_jax import checkpoints, loop
     from dim_jax.interop import gcgan_names, published_files
     from dim_jax.models import make_gan
 
