@@ -85,6 +85,10 @@ def halved(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=convolutions.LAYOUT)
 
 
+def doubled(x, kernel):
+    return reference(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), kernel)
+
+
 # The last one covers the map, and is one product.
 @pytest.mark.parametrize(("size", "height", "width"), [(4, 9, 11), (2, 3, 2), (3, 5, 3), (4, 4, 4)])
 def test_valid(size, height, width):
@@ -94,6 +98,12 @@ def test_valid(size, height, width):
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (2, 2)])
 def test_halving(height, width):
     assert_same(convolutions.halving_convolution, halved, draw(2, height, width, 4), draw(4, 4, 4, 6))
+
+
+# Maps below 8x8 are repeated as stated, larger ones go by phases.
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 13), (4, 4), (1, 3)])
+def test_doubling(height, width):
+    assert_same(convolutions.doubling_convolution, doubled, draw(2, height, width, 4), draw(3, 3, 4, 6))
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 3, 5, 12])
@@ -111,11 +121,12 @@ def test_winograd(height, width, dilation):
         (convolutions.valid_convolution, unpadded, 4),
         (convolutions.valid_convolution, unpadded, 6),
         (convolutions.halving_convolution, halved, 4),
+        (convolutions.doubling_convolution, doubled, 3),
     ],
 )
 def test_gradients_of_gradients_are_there(ours, theirs, size):
     """A penalty on gradients differentiates through them."""
-    x, kernel = draw(1, 6, 6, 2), draw(size, size, 2, 2)
+    x, kernel = draw(1, 8, 8, 2), draw(size, size, 2, 2)
 
     def penalty(convolve):
         return lambda k: jnp.square(jax.grad(lambda x: jnp.sin(convolve(x, k)).sum())(x)).sum()
@@ -130,6 +141,7 @@ def test_gradients_of_gradients_are_there(ours, theirs, size):
         (lambda x, k: convolutions.convolution(x, k, 3), 3),
         (convolutions.valid_convolution, 4),
         (convolutions.halving_convolution, 4),
+        (convolutions.doubling_convolution, 3),
     ],
 )
 def test_the_gradients_are_the_same_within_a_scan(convolve, size):

@@ -6,16 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.convolutions import halving_convolution, pointwise_convolution, valid_convolution
+from dim_jax.models.convolutions import (
+    convolution,
+    doubling_convolution,
+    halving_convolution,
+    pointwise_convolution,
+    repeat_pixels,
+    valid_convolution,
+)
 from dim_jax.models.layers import BatchNorm, Dtype, at_least_float32, fan_in_uniform
 from dim_jax.models.spectral import SpectralConv
-
-
-def repeat_pixels(x: jax.Array) -> jax.Array:
-    """Doubles the side of x (N, H, W, C): every pixel becomes a block of 2x2."""
-    number, height, width, channels = x.shape
-    blocks = jnp.broadcast_to(x[:, :, None, :, None], (number, height, 2, width, 2, channels))
-    return blocks.reshape(number, 2 * height, 2 * width, channels)
 
 
 def block_means(x: jax.Array, side: int) -> jax.Array:
@@ -72,7 +72,7 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = SpectralConv(2 * self.features, dtype=self.dtype, name="conv")(repeat_pixels(x), train)
+        x = SpectralConv(2 * self.features, 3, doubling_convolution, self.dtype, name="conv")(x, train)
         return gated_linear(BatchNorm(self.axis_name, dtype=self.dtype, name="norm")(x, train))
 
 
@@ -95,9 +95,9 @@ class CompoundUpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, noise_keys: jax.Array | None) -> jax.Array:
-        y = repeat_pixels(x)
-        for number, name in enumerate(("first", "second")):
-            y = SpectralConv(2 * self.features, dtype=self.dtype, name=name)(y, train)
+        y = x
+        for number, (name, form) in enumerate((("first", doubling_convolution), ("second", convolution))):
+            y = SpectralConv(2 * self.features, 3, form, self.dtype, name=name)(y, train)
             y = InjectedNoise(2 * self.layer + number, name=f"{name}_noise")(y, noise_keys)
             y = gated_linear(BatchNorm(self.axis_name, dtype=self.dtype, name=f"{name}_norm")(y, train))
         if not self.residual:

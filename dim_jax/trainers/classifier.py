@@ -84,9 +84,7 @@ def make_task(
     class_counts = sampler.class_counts(data.labels, len(data.classes))
     predictor = evaluate.make_predictor(config, data)
     mean, std = predictor.statistics
-    constants = Constants(
-        jax.random.key(config["seed"]), mean, std, class_counts, loss_parameters, learning_rate
-    )
+    constants = Constants(jax.random.key(config["seed"]), mean, std, class_counts, loss_parameters, learning_rate)
     dispatch = parallel.pmap_train_step(
         make_train_step(model, loss, optimizer, axis_name=parallel.AXIS, **config["augment"])
     )
