@@ -5,9 +5,40 @@ import logging
 import os
 import sys
 import traceback
+import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+LONGEST_ERROR = 2000  # characters: what is wrong may be the length of a name
+BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
+
+
+def printable(text: str) -> str:
+    """Returns `text` with the characters that cannot or must not be shown written as escapes.
+
+    Control characters command a terminal and break SVG, lone surrogates (file names that are not UTF-8) cannot be
+    encoded, and bidirectional marks can make a name read as another.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in BIDIRECTIONAL
+        else character
+        for character in text
+    )
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Prints lines of text: whatever names from folders and files are in them, a terminal gets nothing but letters."""
+    print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
+
+
+class LogFormatter(logging.Formatter):
+    """A formatter of log lines that stay one line each and command no terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,6 +61,21 @@ def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser
     return result
 
 
+def path(text: str) -> str:
+    """Returns the path that an option gives; used as the `type` of an argument.
+
+    Raises:
+      argparse.ArgumentTypeError: it is empty, as a variable that was never set is, or no text.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty; give one")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} is not valid UTF-8; rename it") from None
+    return text
+
+
 def comma_separated(text: str) -> list[str]:
     """Returns the names in "A, B,C", without the spaces around them; none of an empty text."""
     return [name.strip() for name in text.split(",") if name.strip()]
@@ -40,8 +86,18 @@ def start_logging() -> None:
     # TensorFlow only decodes images here; at its start it would print a page about the CPU's instructions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dim_jax").setLevel(logging.INFO)
+    # What Pillow finds odd in a file and can read is no news; what it cannot read is an error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _shortened(text: str) -> str:
+    """Returns `text` without its middle where it is too long: what is wrong comes first, how to mend it last."""
+    half = LONGEST_ERROR // 2
+    return text if len(text) <= LONGEST_ERROR else f"{text[:half]} ... {text[-half:]}"
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -57,10 +113,10 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         if "--debug" in arguments:
             traceback.print_exc()
         else:
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            say("error: " + _shortened(" ".join(str(error).split())), file=sys.stderr)
         # An ArithmeticError is a training run that diverged, which nobody could tell beforehand.
         return FAILED if isinstance(error, ArithmeticError) else BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        say("interrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
     return 0

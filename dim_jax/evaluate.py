@@ -261,13 +261,13 @@ def summary(metrics: dict[str, Any]) -> str:
     lines = [f"{metrics['split']} ({metrics['num_images']} images, step {metrics['checkpoint_step']}): {head}"]
     for entry in metrics["per_class"]:
         recall = "not in this split" if entry["recall"] is None else f"recall {entry['recall']:.4f}"
-        lines.append(f"  {entry['class']:<24} {entry['support']:5d} images  {recall}")
+        lines.append(f"  {command_line.printable(entry['class']):<24} {entry['support']:5d} images  {recall}")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = command_line.parser("evaluate", __doc__, EXAMPLES)
-    parser.add_argument("--workdir", required=True, help="run directory of a classifier")
+    parser.add_argument("--workdir", type=command_line.path, required=True, help="run directory of a classifier")
     parser.add_argument("--split", default="test", choices=SPLITS, help="images to evaluate on (default: %(default)s)")
     parser.add_argument(
         "--checkpoint",
@@ -277,7 +277,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
-    print(summary(evaluate(options.workdir, options.split, options.checkpoint)))
+    command_line.say(summary(evaluate(options.workdir, options.split, options.checkpoint)))
 
 
 if __name__ == "__main__":

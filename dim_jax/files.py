@@ -5,11 +5,19 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# What NumPy and zipfile raise for an .npz that is damaged or something else.
+NOT_AN_ARCHIVE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, OverflowError, RuntimeError,
+    SyntaxError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -110,9 +118,44 @@ def read_json(path: str | Path) -> Any:
       ValueError: it is not JSON.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); restore it or make it again") from None
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if "\\u" in text:  # half of a character can be written this way, and would fail wherever it is shown
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path} is not valid JSON ({reason}); restore it or make it again") from None
+    return content
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON file that must hold an object.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not JSON, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__} and no JSON object; restore it or make it again")
+    return content
+
+
+def read_arrays(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Reads arrays of an .npz file; those that it does not hold are left out.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no such file or damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names if name in archive.files}
+    except NOT_AN_ARCHIVE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no whole .npz file ({reason})") from None

@@ -85,8 +85,10 @@ def _label(run: "object", label: str | None) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     parser = command_line.parser("generate", __doc__, EXAMPLES)
-    parser.add_argument("--workdir", required=True, help="run directory of a GAN")
-    parser.add_argument("--out", required=True, help="folder of the pool; images go to OUT/<class>/")
+    parser.add_argument("--workdir", type=command_line.path, required=True, help="run directory of a GAN")
+    parser.add_argument(
+        "--out", type=command_line.path, required=True, help="folder of the pool; images go to OUT/<class>/"
+    )
     parser.add_argument("--num", type=int, default=64, help="number of images (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
     parser.add_argument("--label", help="class to draw, where the GAN draws several")
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     command_line.start_logging()
     folder = generate(options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation)
-    print(f"{options.num} images in {folder}")
+    command_line.say(f"{options.num} images in {folder}")
 
 
 if __name__ == "__main__":

@@ -257,15 +257,17 @@ def _draw_overlays(out: Path, images: FolderImages, found: "Predictions", number
 
 
 def _csv(lines: Sequence[dict[str, Any]], classes: Sequence[str]) -> str:
+    from dim_jax.reporting.tables import cell
+
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = ["path", "status", "predicted", "confidence"]
-    writer.writerow([*columns, *(f"probability {name}" for name in classes), "overlay", "reason"])
+    writer.writerow([*columns, *(cell(f"probability {name}") for name in classes), "overlay", "reason"])
     for line in lines:
         shares = line.get("probabilities", {})
         numbers = [f"{line['confidence']:.6f}"] if shares else [""]
         numbers += [f"{shares[name]:.6f}" if shares else "" for name in classes]
-        named = [line.get(name, "") for name in ("path", "status", "predicted", "overlay", "reason")]
+        named = [cell(line.get(name, "")) for name in ("path", "status", "predicted", "overlay", "reason")]
         writer.writerow([*named[:3], *numbers, *named[3:]])
     return buffer.getvalue()
 
@@ -280,7 +282,9 @@ def summary(content: dict[str, Any]) -> str:
     lines = []
     answered = [line for line in content["images"] if line["status"] == ANSWERED]
     for name in content["classes"]:
-        lines.append(f"  {name:<24} {sum(line['predicted'] == name for line in answered):5d} images")
+        lines.append(
+            f"  {command_line.printable(name):<24} {sum(line['predicted'] == name for line in answered):5d} images"
+        )
     statuses = [line["status"] for line in content["images"]]
     head = f"{len(statuses)} files, step {content['checkpoint_step']}: "
     head += ", ".join(f"{statuses.count(status)} {status}" for status in (ANSWERED, ABSTAINED, UNREADABLE))
@@ -302,8 +306,13 @@ def main(arguments: Sequence[str]) -> None:
     parser = command_line.parser("predict", SUMMARY, EXAMPLES)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGES", help="folders, searched to any depth, or files")
-    add("--workdir", required=True, help="run directory of a classifier; its best checkpoint is used")
-    add("--out", required=True, help="folder of the results")
+    add(
+        "--workdir",
+        type=command_line.path,
+        required=True,
+        help="run directory of a classifier; its best checkpoint is used",
+    )
+    add("--out", type=command_line.path, required=True, help="folder of the results")
     add("--batch-size", type=int, help="any number; changes speed alone (default: as the run is evaluated)")
     add("--overlays", type=int, default=OVERLAYS, help="Grad-CAM overlays to write, -1: all (default: %(default)s)")
     add("--calibrate", action="store_true", help="scale the temperature of the probabilities on validation images")
@@ -321,9 +330,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     for line in content["images"]:
         if line["status"] == UNREADABLE:
-            print(f"unreadable: {line['path']}: {line['reason']}", file=sys.stderr)
-    print(summary(content))
-    print(options.out)
+            command_line.say(f"unreadable: {line['path']}: {line['reason']}", file=sys.stderr)
+    command_line.say(summary(content))
+    command_line.say(options.out)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def prepare(
         raise ValueError("--data-dir and --manual-dir are only for --source=tfds:NAME; drop them")
     if manifest is None and is_folder and Path(source, "manifest.csv").is_file():
         manifest = Path(source, "manifest.csv")
-        print(f"using {manifest}")
+        command_line.say(f"using {manifest}")
     options = {
         "source": os.path.abspath(source) if is_folder else None if source is None else str(source),
         "manifest": None if manifest is None else os.path.abspath(manifest),
@@ -109,7 +109,7 @@ def prepare(
         if out.is_relative_to(root) or root.is_relative_to(out):
             raise ValueError(f"--out={out} and --source={root} lie inside each other; choose an --out elsewhere")
     if _is_prepared(out, options):
-        print(f"{out} is already prepared with these options; nothing to do")
+        command_line.say(f"{out} is already prepared with these options; nothing to do")
         return out
     _check_options(options, out, folds, validation, test, scale)
 
@@ -122,7 +122,7 @@ def prepare(
             for folder in new_parents:
                 folder.rmdir()
         raise
-    print(f"prepared {out}")
+    command_line.say(f"prepared {out}")
     return out
 
 
@@ -234,7 +234,7 @@ def _prepare_into(folder: Path, options: dict[str, Any], strict: bool, tfds_fold
     manifests.save(manifest, folder)
     files.write_json(folder / REPORT_NAME, report)
     splits.save(split, manifest, folder)
-    print(data_report.text(report), end="")
+    command_line.say(data_report.text(report).rstrip("\n"))
 
 
 def _list(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
@@ -312,11 +312,21 @@ def main(arguments: Sequence[str]) -> None:
     add(
         "--source",
         metavar="FOLDER",
+        type=command_line.path,
         help="one folder per class, or images with a manifest.csv, or phantom (drawn tissue), or tfds:NAME[/CONFIG]",
     )
-    add("--out", metavar="FOLDER", required=True, help="folder to make: manifest, split, report, converted images")
     add(
-        "--manifest", metavar="FILE", help="CSV of path,label[,group][,split]; paths relative to --source or to the CSV"
+        "--out",
+        metavar="FOLDER",
+        type=command_line.path,
+        required=True,
+        help="folder to make: manifest, split, report, converted images",
+    )
+    add(
+        "--manifest",
+        metavar="FILE",
+        type=command_line.path,
+        help="CSV of path,label[,group][,split]; paths relative to --source or to the CSV",
     )
     add(
         "--group-regex", metavar="REGEX", help="finds the patient or case in a path: its first group, or all it matches"

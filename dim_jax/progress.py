@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from dim_jax.command_line import printable, say
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -22,17 +24,19 @@ class Progress:
         images_per_step: to tell images per second.
         unit: of the throughput; "runs/h" where a step is a long one.
         """
-        self._description, self._total, self._done = description, total, done
+        self._description, self._total, self._done = printable(description), total, done
         self._per_second = 3600 if unit.endswith("/h") else images_per_step
         self._unit = unit
         self._start, self._first = time.monotonic(), done
         self._is_first = True
         self._last_line = self._start
-        self._bar = tqdm(total=total, initial=done, desc=description, unit="step") if sys.stderr.isatty() else None
+        self._bar = (
+            tqdm(total=total, initial=done, desc=self._description, unit="step") if sys.stderr.isatty() else None
+        )
 
     def update(self, done: int, figures: str = "") -> None:
         """Tells that `done` steps are done, with a few figures to show."""
-        advanced, self._done = done - self._done, done
+        advanced, self._done, figures = done - self._done, done, printable(figures)
         # The first dispatch holds the compilation and would spoil the rate.
         if self._is_first:
             self._is_first, self._start, self._first = False, time.monotonic(), done
@@ -46,7 +50,7 @@ class Progress:
             self._last_line = time.monotonic()
             left = f", {_clock((self._total - done) / rate)} left" if rate else ""
             figures = f", {figures}" if figures else ""
-            print(f"{self._description}: {done}/{self._total}{left}, {speed}{figures}", file=sys.stderr, flush=True)
+            say(f"{self._description}: {done}/{self._total}{left}, {speed}{figures}", file=sys.stderr)
 
     def close(self) -> None:
         if self._bar is not None:

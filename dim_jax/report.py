@@ -128,14 +128,21 @@ def _scripts() -> list[dict[str, Any]]:
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line and writes the page."""
     parser = command_line.parser("report", SUMMARY, EXAMPLES)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directory, the --workdir of train")
-    parser.add_argument("--out", metavar="FILE", help="the page to write (default: report.html in the first run)")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", type=command_line.path, help="run directory, the --workdir of train"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=command_line.path,
+        help="the page to write (default: report.html in the first run)",
+    )
     options = parser.parse_args(arguments)
     from dim_jax.reporting import tables
 
     # RUNS/*/ also finds the CSV files of an earlier page in RUNS.
     path = write([run for run in options.runs if not tables.is_written_here(Path(run))], options.out)
-    print(f"{path} ({path.stat().st_size / 1024:.0f} KB)")
+    command_line.say(f"{path} ({path.stat().st_size / 1024:.0f} KB)")
 
 
 if __name__ == "__main__":

@@ -239,8 +239,8 @@ def summary(selected: dict[str, Any]) -> str:
     for label, entry in selected["classes"].items():
         reasons = ", ".join(f"{count} {reason}" for reason, count in entry["rejected"].items() if count)
         lines.append(
-            f"{label}: kept {entry['kept']} of {entry['generated']}, reject rate {entry['reject_rate']:.1%}"
-            + (f" ({reasons})" if reasons else "")
+            f"{command_line.printable(label)}: kept {entry['kept']} of {entry['generated']}, reject rate "
+            f"{entry['reject_rate']:.1%}" + (f" ({reasons})" if reasons else "")
         )
         asked = entry["limits"]["probability"]
         if asked < selected["rules"]["least_probability"]:
@@ -260,10 +260,34 @@ def main(arguments: Sequence[str]) -> None:
     defaults = selection.Rules()
     parser = command_line.parser("select", __doc__, EXAMPLES)
     add = parser.add_argument
-    add("--pool", required=True, metavar="FOLDER", help="what generate wrote: all classes, or POOL/<class>")
-    add("--data", required=True, metavar="FOLDER", help="prepared data that GAN and classifier were trained on")
-    add("--classifier", required=True, metavar="RUN", help="run of a classifier trained on real images alone")
-    add("--out", required=True, metavar="FOLDER", help="folder to write; an earlier selection in it is replaced")
+    add(
+        "--pool",
+        type=command_line.path,
+        required=True,
+        metavar="FOLDER",
+        help="what generate wrote: all classes, or POOL/<class>",
+    )
+    add(
+        "--data",
+        type=command_line.path,
+        required=True,
+        metavar="FOLDER",
+        help="prepared data that GAN and classifier were trained on",
+    )
+    add(
+        "--classifier",
+        type=command_line.path,
+        required=True,
+        metavar="RUN",
+        help="run of a classifier trained on real images alone",
+    )
+    add(
+        "--out",
+        type=command_line.path,
+        required=True,
+        metavar="FOLDER",
+        help="folder to write; an earlier selection in it is replaced",
+    )
     add("--keep", type=int, default=20, metavar="N", help="most images to keep of each class (default: %(default)s)")
     add(
         "--features",
@@ -291,8 +315,8 @@ def main(arguments: Sequence[str]) -> None:
     rules = selection.Rules(**{name: options[name] for name in asdict(defaults)})
     names = ("pool", "data", "classifier", "out", "keep", "features", "inception_weights")
     given = {name: options[name] for name in names}
-    print(summary(select(rules=rules, **given)))
-    print(f"report: {Path(options['out']) / REPORT}")
+    command_line.say(summary(select(rules=rules, **given)))
+    command_line.say(f"report: {Path(options['out']) / REPORT}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _first_sentence(error: Exception) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP, end="")
+        command_line.say(HELP.rstrip("\n"))
         return
     config, run, dry_run = parse(arguments)
     command_line.start_logging()

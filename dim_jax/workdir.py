@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dim_jax import files
+from dim_jax import command_line, files
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -60,7 +60,7 @@ def claim(workdir: str | Path) -> Iterator[Path]:
 def logging_to(workdir: str | Path) -> Iterator[None]:
     """Also writes this package's log lines to run.log, after those of earlier starts."""
     handler = logging.FileHandler(Path(workdir) / LOG, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(command_line.LogFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("dim_jax")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

@@ -87,6 +87,17 @@ def test_pmap_is_said_in_one_file():
     assert users == ["parallel.py"]
 
 
+def test_print_is_said_in_one_file():
+    """command_line.say keeps what commands a terminal from it, whatever names are told."""
+    users = [
+        str(module.relative_to(PACKAGE))
+        for module in MODULES
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert users == ["command_line.py"]
+
+
 def test_everything_imports_without_tensorflow():
     """All modules, in one process in which importing TensorFlow fails."""
     names = [

@@ -237,7 +237,7 @@ def test_hostile_names_come_out_literally(hostile: str) -> None:
     assert not {"script", "b\x00"} & {tag for tag, _ in page.elements}
     assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
     for name in (
-        *map(figures.printable, HOSTILE),
+        *map(command_line.printable, HOSTILE),
         "<img src=x onerror=y> $z^{",
         r"$q_{\x07\u202e",
         r"<b onclick=x>\x1b[2J",
@@ -256,8 +256,8 @@ def test_labels_of_figures_are_text_and_no_formula() -> None:
     line = figures.Line(np.arange(3.0), np.arange(3.0))
     svg = figures.curves([line], label, "f-", f'alt "{label}', {1.0: 0})
     root = ElementTree.fromstring(svg)
-    assert figures.printable(label) in [element.text for element in root.iter("text")]
-    assert root.get("aria-label") == figures.printable(f'alt "{label}')
+    assert command_line.printable(label) in [element.text for element in root.iter("text")]
+    assert root.get("aria-label") == command_line.printable(f'alt "{label}')
     assert not list(root.iter("script"))
 
 

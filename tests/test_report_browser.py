@@ -18,8 +18,7 @@ import pytest
 from test_report import HOSTILE, make_run
 from test_report_figures import complete
 
-from dim_jax import report
-from dim_jax.reporting import figures
+from dim_jax import command_line, report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -236,7 +235,7 @@ def test_names_in_the_cloud_are_literal(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.scroll_to_cloud(1)
     labels = browser.evaluate(f"[...{FIGURE}[1].querySelectorAll('.legendtext')].map((label) => label.textContent)")
-    assert labels == [figures.printable(name) for name in HOSTILE]
+    assert labels == [command_line.printable(name) for name in HOSTILE]
     assert browser.complaints == []
 
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from dim_jax.command_line import printable
 from dim_jax.data import images, splits
 from dim_jax.data.manifest import Manifest
 from dim_jax.data.splits import Split
@@ -216,7 +217,7 @@ def text(report: dict[str, Any]) -> str:
     lines += _listed("ignored files", report["ignored"])
     lines += [f"note: {note}" for note in report["notes"]]
     lines += [f"WARNING: {warning}" for warning in report["warnings"]]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _three(values: Sequence[float]) -> str:
@@ -229,7 +230,7 @@ def _listed(title: str, items: Sequence[str]) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
@@ -251,7 +252,7 @@ def contact_sheet(manifest: Manifest, split: Split, per_class: int = 8, size: in
         rows = train[manifest.labels[train] == number].tolist()
         top = gap + number * height
         total = int((manifest.labels == number).sum())
-        draw.text((gap, top), f"{name}: {len(rows)} of {total} images train", fill="black", font=font)
+        draw.text((gap, top), f"{printable(name)}: {len(rows)} of {total} images train", fill="black", font=font)
         for column, row in enumerate(_of_many_groups(manifest, rows)[:per_class]):
             picture = images.resize(images.read_image(manifest.file(row)), size, "crop")
             sheet.paste(Image.fromarray(picture), (gap + column * (size + gap), top + title))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax import files
+from dim_jax.command_line import printable
 from dim_jax.data import manifest as manifests
 from dim_jax.data import splits
 
@@ -162,9 +163,10 @@ def training_summary(dataset: Dataset, draws: Sequence[float]) -> str:
       dataset: the data.
       draws: draws per class and epoch, (C,).
     """
-    width = max(len(name) for name in (*dataset.classes, "class"))
+    names = [printable(name) for name in dataset.classes]
+    width = max(len(name) for name in (*names, "class"))
     lines = [f"{'class':<{width}}  train    val   test  generated  drawn/epoch"]
-    for label, name in enumerate(dataset.classes):
+    for label, name in enumerate(names):
         counts = [int((dataset.labels[dataset.rows(split)] == label).sum()) for split in splits.NAMES]
         generated = sum(image_label == label for _, image_label in dataset.generated)
         lines.append(

@@ -6,7 +6,6 @@ A linear model of these features sees every image upright and unaugmented. They 
 import hashlib
 import io
 import logging
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +110,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(zip(archive["digests"].tolist(), archive["features"], strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}; delete the file, and it is made again") from None
+        found = files.read_arrays(path, ("digests", "features"))
+    except ValueError as error:
+        raise ValueError(f"{error}; delete the file, and it is made again") from None
+    digests, features = found.get("digests", np.zeros(0)), found.get("features", np.zeros(0))
+    if digests.dtype.kind != "U" or features.dtype != np.float32 or features.shape[:-1] != digests.shape:
+        raise ValueError(f"{path} holds no features of images; delete the file, and it is made again")
+    return dict(zip(digests.tolist(), features, strict=True))
 
 
 def write(path: Path, kept: dict[str, np.ndarray]) -> None:

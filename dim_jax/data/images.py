@@ -1,6 +1,7 @@
 """Reading images of every common kind as upright 8-bit RGB, and shrinking them."""
 
 import io
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,12 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp",
 POLICIES = ("squash", "crop", "pad")
 WHITE = 255  # the background of a slide, and so the colour behind transparency and beside padded images
 EXIF_ORIENTATION = 0x0112
+# By content, not by suffix: Pillow would hand an .eps that calls itself .png to Ghostscript.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+# A small file can claim a huge picture, and an odd one makes huge steps on the way to a square. One field stays below.
+MOST_PIXELS, MOST_BYTES, MOST_ELONGATED = 2**26, 2**29, 100
+# A progressive JPEG has about ten scans; each takes as long as the picture is large, however few bytes it has.
+MOST_SCANS = 500
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,28 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is empty, truncated, larger than Pillow's safety limit, or no image Pillow knows.
+      ValueError: the file is empty, truncated, too large to be one field, or no image of a known kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image")
-    return inspect(path.read_bytes(), str(path)).pixels
+    return inspect(read_bytes(path), str(path)).pixels
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the bytes of an image file, and reads nothing that has no end.
+
+    Raises:
+      OSError: it is not there or must not be read.
+      ValueError: it is a pipe, a device, a folder or the like, or larger than any single field.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES:
+            return path.read_bytes()
+    except OSError as error:
+        raise type(error)(f"{path}: {error.strerror or error}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: a pipe, a device or the like, and no file")
+    raise ValueError(f"{path}: too large to read as one field ({status.st_size / 2**20:.0f} MiB); cut it into fields")
 
 
 def inspect(content: bytes, name: str) -> Inspected:
@@ -55,26 +78,42 @@ def inspect(content: bytes, name: str) -> Inspected:
     if not content:
         raise ValueError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image, content)
             conversion = _conversion(image, content)
             image.load()
             upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(_to_rgb(upright))
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: not an image of a known kind") from None
-    except (Image.DecompressionBombError, MemoryError) as error:
+    except (_TooLarge, Image.DecompressionBombError, MemoryError) as error:
         raise ValueError(f"{name}: too large to read as one field ({error}); cut it into fields") from None
     except Exception as error:  # on broken files Pillow's plugins raise OSError, SyntaxError, struct.error and more
         raise ValueError(f"{name}: cannot be decoded ({' '.join(str(error).split())})") from None
     return Inspected(pixels, conversion)
 
 
+class _TooLarge(ValueError):
+    """An image whose header tells that it must not be decoded."""
+
+
+def _check_size(image: Image.Image, content: bytes) -> None:
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise _TooLarge(f"{width} x {height} pixels, at most {MOST_PIXELS:,}")
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise _TooLarge(f"{width} x {height} pixels, one side more than {MOST_ELONGATED} times the other")
+    # What follows ff in the data of a scan is escaped, so this counts scans and no more than a thumbnail's beside them.
+    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise _TooLarge(f"more than {MOST_SCANS} scans")
+
+
 def _conversion(image: Image.Image, content: bytes) -> str:
     reasons = []
     if image.format not in ("JPEG", "PNG"):
         reasons.append(str(image.format))
-    if getattr(image, "n_frames", 1) > 1:
-        reasons.append(f"first of {image.n_frames} frames")
+    if getattr(image, "is_animated", False):  # counting the frames would take a look at each
+        reasons.append("first of several frames")
     if image.mode not in ("L", "RGB"):
         reasons.append("palette" if image.mode == "P" else image.mode)
     elif image.format == "PNG" and content[24] != 8:
@@ -89,10 +128,10 @@ def _conversion(image: Image.Image, content: bytes) -> str:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
+        grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("integer pixels beyond 16 bits; save it with 8 bits per channel")
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels; save it with 8 bits per channel")
     if image.has_transparency_data:

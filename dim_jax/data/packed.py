@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dim_jax import files
 from dim_jax.data import images
 from dim_jax.data.manifest import Manifest
 
@@ -67,14 +68,17 @@ def read(manifest: Manifest, image_size: int, resize: str) -> np.ndarray | None:
         with np.load(path, allow_pickle=False) as archive:
             if str(archive["fingerprint"]) != manifest.fingerprint:
                 raise ValueError("it holds the pixels of other data")
-            if str(archive["resize"]) != resize or _shape(archive)[1] != image_size:
+            shape = _shape(archive)
+            if str(archive["resize"]) != resize or shape[1:2] != (image_size,):
                 return None
+            if shape != (len(manifest), image_size, image_size, 3):
+                raise ValueError(f"it holds pixels of shape {shape}")
             pixels = archive["images"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except files.NOT_AN_ARCHIVE as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: {reason}; prepare the data again, or delete the file") from None
-    if pixels.shape != (len(manifest), image_size, image_size, 3) or pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: it holds {pixels.dtype} of shape {pixels.shape}; prepare the data again")
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"{path}: it holds {pixels.dtype}; prepare the data again")
     return pixels
 
 

@@ -290,10 +290,10 @@ def main(arguments: Sequence[str]) -> None:
         kind = "PNG" if options.contact_sheet.suffix.lower() == ".png" else "JPEG"
         sheet = contact_sheet(size=options.size or 224, scale=options.scale, seed=options.seed)
         sheet.save(content, kind, **({"quality": 74} if kind == "JPEG" else {}))
-        print(files.write_bytes(options.contact_sheet, content.getvalue()))
+        command_line.say(files.write_bytes(options.contact_sheet, content.getvalue()))
     if options.write is not None:
         rows = write(options.write, options.size or 299, options.scale, options.seed)
-        print(f"{len(rows)} images of {len({case for _, _, case in rows})} cases in {options.write}")
+        command_line.say(f"{len(rows)} images of {len({case for _, _, case in rows})} cases in {options.write}")
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.data import images, near_duplicates
+from dim_jax.data.image_files import safe_name
 from dim_jax.data.manifest import Row
 from dim_jax.data.near_duplicates import Signature
 from dim_jax.data.sources import Listed
 
+LONGEST_NAME = 255  # bytes, of common file systems
 LEAST_STD = 1 / 255  # one grey level, so that dividing by it is safe even for images of one colour
 
 
@@ -75,16 +77,15 @@ def read_all(
 
 def _read(item: Listed, root: Path, converted: Path, image_size: int) -> ReadImage | str:
     """Reads one image, or returns why it cannot be read."""
+    file = root / item.path
     try:
-        content = (root / item.path).read_bytes()
-        inspected = images.inspect(content, item.path)
-    except OSError as error:
-        return error.strerror or str(error)
-    except ValueError as error:
-        return str(error).removeprefix(f"{item.path}: ")
+        content = images.read_bytes(file)
+        inspected = images.inspect(content, str(file))
+    except (OSError, ValueError) as error:
+        return str(error).removeprefix(f"{file}: ")
     pixels, path = inspected.pixels, item.path
     if inspected.conversion:
-        path += ".png"
+        path = _converted_name(path)
         (converted / path).parent.mkdir(parents=True, exist_ok=True)
         (converted / path).write_bytes(images.png_bytes(pixels))
     values = images.resize(pixels, image_size).astype(np.float64).reshape(-1, 3) / 255
@@ -99,6 +100,14 @@ def _read(item: Listed, root: Path, converted: Path, image_size: int) -> ReadIma
     )
     moments = np.stack([values.mean(0), (values**2).mean(0)])
     return ReadImage(item, row, inspected.conversion, moments, near_duplicates.signature(pixels))
+
+
+def _converted_name(path: str) -> str:
+    """Returns the path of a converted image, with a shorter name where the suffix makes it too long."""
+    folder, name = os.path.split(f"{path}.png")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f"{safe_name(name)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.png"
+    return os.path.join(folder, name)
 
 
 def channel_statistics(

@@ -3,12 +3,16 @@
 import csv
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dim_jax.data.images import SUFFIXES
 
+COLUMNS = ("path", "label", "group", "split")
+SEPARATORS = (",", ";", "\t")
+LONGEST_HEADER, MOST_SHOWN = 2**20, 8
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
@@ -95,46 +99,79 @@ def read_csv(path: str | Path, source: str | Path | None = None) -> tuple[Path, 
     path = Path(os.path.abspath(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; --manifest needs a CSV of path,label[,group][,split]")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-            columns = [(name or "").strip() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            records = [(reader.line_num, record) for record in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a UTF-8 CSV file ({error}); save it again as CSV UTF-8") from None
-    missing = [name for name in ("path", "label") if name not in columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
-            f"found {', '.join(columns) or 'none'}; needed are path,label[,group][,split]"
-        )
-    if not records:
-        raise ValueError(f"{path} lists no images")
+    records, has_split = _read_cells(path)
     candidates = [Path(os.path.abspath(folder)) for folder in (source, path.parent) if folder is not None]
-    first = (records[0][1]["path"] or "").strip()
-    root = next((folder for folder in candidates if (folder / first).is_file()), candidates[0])
+    first = records[0][1]["path"]
+    root = next((folder for folder in candidates if _is_file(folder / first)), candidates[0])
 
     listed, line_of = [], {}
-    for line, record in records:
+    for line, cells in records:
         where = f"{path}, line {line}"
-        if None in record:
-            raise ValueError(f"{where}: more cells than columns; put quotes around cells with commas")
-        cells = {name: (record.get(name) or "").strip() for name in ("path", "label", "group", "split")}
         for name in ("path", "label"):
             if not cells[name]:
-                raise ValueError(f"{where}: the {name} is empty")
+                raise ValueError(f"{where}: the {name} is empty; fill it in or drop the line")
         relative = _inside(cells["path"], root, where)
         if relative in line_of:
             raise ValueError(f"{where}: {relative!r} is already listed in line {line_of[relative]}; keep one of them")
         line_of[relative] = line
-        if "split" in columns and cells["split"].lower() not in SPLIT_NAMES:
+        if has_split and cells["split"].lower() not in SPLIT_NAMES:
             raise ValueError(f"{where}: unknown split {cells['split']!r}; use train, val or test")
-        if not (root / relative).is_file():
+        if not _is_file(root / relative):
             raise FileNotFoundError(f"{where}: {root / relative} does not exist; mend the path or drop the line")
         split = SPLIT_NAMES.get(cells["split"].lower(), "")
         listed.append(Listed(relative, cells["label"], cells["group"], split, where))
-    return root, sorted(listed, key=lambda item: item.path), "split" in columns
+    return root, sorted(listed, key=lambda item: item.path), has_split
+
+
+def _read_cells(path: Path) -> tuple[list[tuple[int, dict[str, str]]], bool]:
+    """Returns (line, the cells of COLUMNS) of every record of a CSV, and whether it has a split column.
+
+    Spaces around cells, capitals in the header and what separates the cells do not count: a spreadsheet chooses them.
+    Of a column that is not in COLUMNS nothing is kept.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline(LONGEST_HEADER)
+            separator = max(SEPARATORS, key=first.count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            place = {name: header.index(name) for name in COLUMNS if name in header}
+            _check_header(path, header)
+            records = []
+            for row in reader:
+                if len(row) > len(header):
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: more cells than columns; put quotes around cells with commas"
+                    )
+                if row:
+                    cells = {name: row[at].strip() for name, at in place.items() if at < len(row)}
+                    records.append((reader.line_num, dict.fromkeys(COLUMNS, "") | cells))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a UTF-8 CSV file ({error}); save it again as CSV UTF-8") from None
+    if not records:
+        raise ValueError(f"{path} lists no images; it needs one line for each, as path,label[,group][,split]")
+    return records, "split" in place
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    needed = "needed are path,label[,group][,split]"
+    missing = [name for name in ("path", "label") if name not in header]
+    if missing:
+        raise ValueError(
+            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
+            f"found {', '.join(header[:MOST_SHOWN]) or 'none'}; {needed}"
+        )
+    for name in COLUMNS:
+        if header.count(name) > 1:
+            raise ValueError(f"{path} has the column {name} {header.count(name)} times; keep one of them")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # longer than a name can be
+        return False
 
 
 def _inside(path: str, root: Path, where: str) -> str:
@@ -180,9 +217,13 @@ def read_class_folders(root: str | Path) -> tuple[list[Listed], list[str]]:
 
 
 def files_below(root: Path) -> list[Path]:
-    """Lists visible files, following links to folders but never round in a circle."""
+    """Lists visible files, following links to folders but never round in a circle.
+
+    Raises:
+      OSError: a folder below `root` cannot be read, so that it is not known what would be missing.
+    """
     found, visited = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         if real in visited:
             folders.clear()
@@ -191,6 +232,12 @@ def files_below(root: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(folder, name) for name in names if not name.startswith(".")]
     return found
+
+
+def _refuse(error: OSError) -> None:
+    raise type(error)(
+        f"{error.filename}: the folder cannot be read ({error.strerror}); mend its permissions or move it"
+    )
 
 
 def _is_utf8(name: str) -> bool:
@@ -246,9 +293,17 @@ def class_order(listed: Sequence[Listed], wanted: Sequence[str] | None) -> tuple
 
     Raises:
       ValueError: a name is repeated or empty, an image has a label that is not wanted, a wanted class has no images,
-        or there are fewer than two classes.
+        two labels differ in spelling alone, or there are fewer than two classes.
     """
     found = sorted({item.label for item in listed})
+    spelled: dict[str, str] = {}
+    for name in found:
+        other = spelled.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
+        if other != name:
+            raise ValueError(
+                f"the labels {other!a} and {name!a} differ in spelling alone (capitals, spaces or how accents "
+                "are written); spell them alike, or rename one if they are two classes"
+            )
     if wanted is None:
         wanted = found
     if len(set(wanted)) != len(wanted) or not all(wanted):

@@ -20,6 +20,7 @@ from dim_jax.data.stratify import divide_images, divide_units
 FILE_NAME = "split.json"
 VERSION = 1
 NAMES = ("train", "val", "test")
+MOST_FOLDS = 1000
 METHODS = ("group", "random_image", "kfold", "manifest")
 
 
@@ -92,24 +93,34 @@ def load(folder: str | Path, manifest: Manifest) -> Split:
     if not isinstance(content["folds"], list) or not content["folds"]:
         raise ValueError(f"{path} has no folds; prepare the data again")
     folds = tuple(_read_fold(fold, f"{path}, fold {number}", manifest) for number, fold in enumerate(content["folds"]))
+    if not isinstance(content["method"], str) or type(content["seed"]) is not int:
+        raise ValueError(f"{path}: 'method' must be a name and 'seed' an integer; prepare the data again")
     if content["manifest"] != manifest.fingerprint:
         raise ValueError(f"{path} was drawn for another manifest (fingerprints differ); prepare the data again")
     return Split(content["method"], content["seed"], folds)
 
 
-def _read_fold(fold: dict, where: str, manifest: Manifest) -> Fold:
+def _read_fold(fold: object, where: str, manifest: Manifest) -> Fold:
     missing = [key for key in ("assignment", "mean", "std") if not isinstance(fold, dict) or key not in fold]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}; prepare the data again")
-    if len(fold["assignment"]) != len(manifest):
+    assignment = fold["assignment"]
+    if not isinstance(assignment, list) or not all(isinstance(part, str) for part in assignment):
+        raise ValueError(f"{where}: 'assignment' must be a list with a split for every image; prepare the data again")
+    if len(assignment) != len(manifest):
         raise ValueError(
-            f"{where} divides {len(fold['assignment'])} images but the manifest has {len(manifest)}; "
-            "prepare the data again"
+            f"{where} divides {len(assignment)} images but the manifest has {len(manifest)}; prepare the data again"
         )
-    unknown = sorted(set(fold["assignment"]) - set(NAMES))
+    unknown = sorted(set(assignment) - set(NAMES))
     if unknown:
         raise ValueError(f"{where}: unknown split {unknown[0]!r}; use {', '.join(NAMES)}")
-    return Fold(tuple(fold["assignment"]), tuple(fold["mean"]), tuple(fold["std"]))
+    for key, least in (("mean", 0.0), ("std", np.nextafter(0, 1))):
+        values = fold[key]
+        if not isinstance(values, list) or len(values) != 3 or not all(
+            type(value) in (int, float) and least <= value <= 1 for value in values
+        ):  # fmt: skip
+            raise ValueError(f"{where}: {key!r} must be three numbers in [0, 1], found {values!r}; prepare it again")
+    return Fold(tuple(assignment), tuple(fold["mean"]), tuple(fold["std"]))
 
 
 def units_of(groups: Sequence[str], pairs: np.ndarray) -> np.ndarray:
@@ -142,8 +153,10 @@ def part_shares(method: str, folds: int, validation: float, test: float) -> np.n
       ValueError: the method is not drawn, or the shares or the number of folds make no sense.
     """
     if method == "kfold":
-        if folds < 3:
-            raise ValueError(f"--folds={folds}: test, validation and training need at least 3")
+        if not 3 <= folds <= MOST_FOLDS:
+            raise ValueError(
+                f"--folds={folds}: test, validation and training need at least 3, and {MOST_FOLDS} are the most"
+            )
         return np.full(folds, 1 / folds)
     if method not in ("group", "random_image"):
         raise ValueError(f"unknown split method {method!r}; use {', '.join(METHODS)}")

@@ -6,8 +6,6 @@ An experiment can be continued, and all of its statistics made again, from these
 import hashlib
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from dim_jax import files
 from dim_jax.data.dataset import Dataset
 from dim_jax.workdir import MAY_DIFFER, flatten
 
-SPLITS = ("val", "test")
+SPLITS, KINDS = ("val", "test"), ("rows", "logits")
 # Where things lie is no part of what a run is; which images a list holds is told by its own digest.
 PLACES = frozenset({"data.path", "data.generated", "data.generated_count"})
 
@@ -85,11 +83,12 @@ def read(path: Path, config: Mapping[str, Any], count: int, dataset: Dataset) ->
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as found:
-            identity = json.loads(str(found["identity"]))
-            rows = {split: found[f"{split}_rows"] for split in SPLITS}
-            logits = {split: found[f"{split}_logits"] for split in SPLITS}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        found = files.read_arrays(path, ("identity", *(f"{split}_{what}" for split in SPLITS for what in KINDS)))
+        rows, logits = ({split: found[f"{split}_{what}"] for split in SPLITS} for what in KINDS)
+        identity = json.loads(str(found["identity"]))
+        if not isinstance(identity, dict) or not isinstance(identity.get("facts"), dict):
+            raise ValueError("no facts of the run in it")
+    except (ValueError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is broken ({error}); remove it, and the run is made again") from None
     if identity.get("fingerprint") != fingerprint(config, count):
         raise ValueError(
@@ -99,7 +98,8 @@ def read(path: Path, config: Mapping[str, Any], count: int, dataset: Dataset) ->
     if identity.get("split_sha256") != dataset.split_sha256:
         raise ValueError(f"{path} holds predictions on another split; use another --workdir")
     for split in SPLITS:
-        fits = logits[split].shape == (len(rows[split]), len(dataset.classes)) and np.isfinite(logits[split]).all()
-        if not fits or not np.array_equal(rows[split], dataset.rows(split)):
+        expected = dataset.rows(split)
+        fits = logits[split].shape == (len(expected), len(dataset.classes)) and logits[split].dtype.kind == "f"
+        if not fits or not np.isfinite(logits[split]).all() or not np.array_equal(rows[split], expected):
             raise ValueError(f"{path} does not hold one prediction per {split} image; remove it to make the run again")
     return Archived(rows, logits, identity["facts"])

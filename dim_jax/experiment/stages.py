@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax import files, generate, parallel, pools, select, selection
-from dim_jax.command_line import comma_separated
+from dim_jax.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.experiment import added_images, archive, plan
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
@@ -178,7 +178,7 @@ class Experiment:
         found = select.select(
             folder / "pool", self.site.data, run.folder(self.site), folder / "selected", keep, selection.Rules(**rules)
         )
-        print(select.summary(found))
+        say(select.summary(found))
         parallel.forget_programs()
 
     def _judge(self, fold: int) -> Run:

@@ -211,8 +211,18 @@ def _three_numbers(option: str, text: str) -> tuple[float, ...]:
 def main(arguments: Sequence[str]) -> None:
     parser = command_line.parser("interop.convert", SUMMARY, EXAMPLES)
     add = parser.add_argument
-    add("source", metavar="FILE|RUN", help="checkpoint to import, or with --to the run directory to export")
-    add("--out", required=True, help="run directory to write, which must not exist; with --to the file to write")
+    add(
+        "source",
+        metavar="FILE|RUN",
+        type=command_line.path,
+        help="checkpoint to import, or with --to the run directory to export",
+    )
+    add(
+        "--out",
+        type=command_line.path,
+        required=True,
+        help="run directory to write, which must not exist; with --to the file to write",
+    )
     add("--to", choices=FORMATS, help="export a run in this format")
     add("--checkpoint", default="best", choices=("best", "newest"), help="to export (default: %(default)s)")
     add("--classes", help="names of the outputs, in order, with commas (default: the published ones, as in phantom)")
@@ -229,11 +239,11 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(f"{argument} is not an option; python -m dim_jax.interop.convert --help lists them")
     command_line.start_logging()
     if options.to:
-        print(export(options.source, options.out, options.to, options.checkpoint))
+        command_line.say(export(options.source, options.out, options.to, options.checkpoint))
         return
     if Path(options.source).is_dir():
         raise ValueError(f"{options.source} is a folder; export a run with --to=torch, or give the file to import")
-    print(import_file(options.source, options.out, _wanted(options, rest)))
+    command_line.say(import_file(options.source, options.out, _wanted(options, rest)))
 
 
 if __name__ == "__main__":

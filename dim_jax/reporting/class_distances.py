@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dim_jax.command_line import printable
 from dim_jax.reporting import figures, wording
 from dim_jax.reporting.predictions import Predictions
 from dim_jax.reporting.tables import Table
@@ -112,7 +113,7 @@ def _heat_map(apart: np.ndarray, spread: np.ndarray, classes: tuple[str, ...], p
     """Draws the distances, closer pairs in a stronger colour, with the spreads framed on the diagonal."""
     number = len(classes)
     closest, farthest = np.nanmin(apart), np.nanmax(apart)
-    names = [figures.printable(name if len(name) <= 22 else name[:21] + "…") for name in classes]
+    names = [printable(name if len(name) <= 22 else name[:21] + "…") for name in classes]
 
     def draw(axes: "Axes") -> None:
         for row, column in np.ndindex(number, number):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dim_jax.command_line import printable
 from dim_jax.reporting import figures, wording
 from dim_jax.reporting.predictions import Predictions
 from dim_jax.reporting.tables import Table
@@ -205,7 +206,7 @@ def plotly_figure(predictions: Predictions, embedding: Embedding) -> dict[str, A
 
 def literal(name: str) -> str:
     """Returns a name such that plotly shows it as it is: its labels take some HTML, entities and %{templates}."""
-    return html.escape(figures.printable(name), quote=False).replace("%{", "%&#123;")
+    return html.escape(printable(name), quote=False).replace("%{", "%&#123;")
 
 
 def script_safe(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax import files
+from dim_jax.command_line import printable
 from dim_jax.reporting import figures, pages, results, tables, thumbnails, wording
 from dim_jax.reporting.tables import Table
 
@@ -169,7 +170,7 @@ def _forest(arms: Sequence[Mapping[str, Any]], metric: str, prefix: str) -> str:
                 axes.hlines(place, found["low"], found["high"], color=figures.SERIES[0], linewidth=1.6)
             axes.plot([found["value"]], [place], marker="o", markersize=4.5, color=figures.SERIES[0])
         axes.axvline(values[0]["value"], color=figures.SERIES[5], linewidth=1, dashes=(3, 2))
-        axes.set_yticks(range(len(arms)), [figures.printable(arm["title"]) for arm in arms])
+        axes.set_yticks(range(len(arms)), [printable(arm["title"]) for arm in arms])
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.set_xlabel(wording.label(metric))
 

@@ -3,7 +3,6 @@
 import io
 import math
 import re
-import unicodedata
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from dim_jax.command_line import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,6 @@ SETTINGS = {
     "path.simplify": True,
 }
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,6 @@ class Line:
 def style(number: int) -> dict[str, int]:
     """Returns the colour and dash pattern of run `number`: 24 different ones, told apart without colour as well."""
     return {"colour": number % len(SERIES), "dash": (number + number // 12) % len(DASHES)}
-
-
-def printable(text: str) -> str:
-    """Returns `text` with the characters that cannot or must not be shown written as escapes.
-
-    Control characters break SVG, lone surrogates (file names that are not UTF-8) cannot be encoded, and bidirectional
-    marks can make a name read as another.
-    """
-    return "".join(
-        character.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in BIDIRECTIONAL
-        else character
-        for character in text
-    )
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dim_jax.reporting import figures
+from dim_jax.command_line import printable
 
 if TYPE_CHECKING:
     import jinja2
@@ -14,7 +14,7 @@ def environment() -> "jinja2.Environment":
 
     def shown(value: Any) -> Any:
         # Markup (figures, macros) is finished; all other text passes here on its way into the page.
-        return value if hasattr(value, "__html__") else figures.printable(str(value))
+        return value if hasattr(value, "__html__") else printable(str(value))
 
     return jinja2.Environment(
         loader=jinja2.PackageLoader("dim_jax.reporting", "templates"),

@@ -1,11 +1,11 @@
 """What a run predicted of one split, read from predictions.npz and checked, for the figures made of single images."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dim_jax import files
 from dim_jax.reporting.run_directory import Run
 
 NEEDED, OPTIONAL = ("index", "label", "logits"), ("features", "grad_cam")
@@ -61,10 +61,11 @@ def read(run: Run, split: str) -> Predictions | str:
     if not (run.folder / name).is_file():
         return f"There is no {name}."
     try:
-        with np.load(run.folder / name, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in (*NEEDED, *OPTIONAL) if key in NEEDED or key in archive}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        return f"{name} cannot be read ({' '.join(str(error).split())})."
+        arrays = files.read_arrays(run.folder / name, (*NEEDED, *OPTIONAL))
+    except ValueError as error:
+        return f"{name} cannot be read ({error})."
+    if any(key not in arrays for key in NEEDED) or any(array.dtype.kind not in "iuf" for array in arrays.values()):
+        return f"{name} cannot be read (it holds no predictions)."
     index, logits = arrays["index"], arrays["logits"]
     if logits.ndim != 2 or any(array.ndim < 1 or len(array) != len(index) for array in arrays.values()):
         return f"The arrays in {name} do not belong together."

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dim_jax.command_line import printable
 from dim_jax.reporting import figures, pages, thumbnails, wording
 
 MOST_REJECTED = 12
@@ -313,7 +314,7 @@ def closest_sheet(
         draw.text((gap, gap), "nothing was kept and nothing was a copy", fill="black", font=fonts[0])
     for number, (words, entries) in enumerate(bands):
         top = gap + number * height
-        draw.text((gap, top), figures.printable(words), fill="black", font=fonts[0])
+        draw.text((gap, top), printable(words), fill="black", font=fonts[0])
         for column, entry in enumerate(entries):
             left = gap + column * (size + gap)
             shown = (

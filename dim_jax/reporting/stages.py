@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dim_jax.command_line import printable
 from dim_jax.reporting import figures, wording
 from dim_jax.reporting.run_directory import Run
 from dim_jax.reporting.tables import Table
@@ -95,7 +96,7 @@ def _bars(stages: list[Stage], prefix: str, alternative: str) -> str:
             axes.annotate(
                 wording.duration(value), (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8
             )
-        axes.set_yticks(places, [("  " if stage.is_part else "") + figures.printable(stage.name) for stage in stages])
+        axes.set_yticks(places, [("  " if stage.is_part else "") + printable(stage.name) for stage in stages])
         axes.invert_yaxis()
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax import files
-from dim_jax.reporting.figures import printable
+from dim_jax.command_line import printable
 
 CONTENTS = "contents.json"
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")

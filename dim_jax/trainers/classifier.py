@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax import evaluate, loop, losses, metrics, parallel
+from dim_jax.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
 from dim_jax.interop import pretrained
@@ -42,7 +43,7 @@ def _finish(config: dict[str, Any], run: Path, predictor: evaluate.Predictor) ->
         if len(predictor.dataset.rows(split)):
             found = evaluate.evaluate(run, split, predictor=predictor)
             log.info("evaluated %s: macro_f1 %.4f, g_mean %.4f", split, found["macro_f1"], found["g_mean"])
-            print(evaluate.summary(found))
+            say(evaluate.summary(found))
 
 
 def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:

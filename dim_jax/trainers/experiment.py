@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax import files, workdir
+from dim_jax.command_line import say
 from dim_jax.data.image_files import safe_name
 from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import plan, stages, verdict
@@ -45,7 +46,7 @@ def train(config: Config, run: Path, dry_run: bool = False) -> None:
         from dim_jax.experiment import estimate
 
         for name, source in sources.items():
-            print(estimate.describe(source, name, config, arms, names))
+            say(estimate.describe(source, name, config, arms, names))
         return
     with workdir.claim(run):
         sites = [stages.open_site(source, name, run / name, config) for name, source in sources.items()]
@@ -65,12 +66,12 @@ def train(config: Config, run: Path, dry_run: bool = False) -> None:
                 )
             files.write_json(run / RESULTS, found)
             for entry in found["sites"]:
-                print(f"{entry['name']}:")
+                say(f"{entry['name']}:")
                 for answer in entry["answers"]:
-                    print(f"  {answer['sentence']}")
+                    say(f"  {answer['sentence']}")
             from dim_jax import report
 
-            print(f"report: {report.write([run])}")
+            say(f"report: {report.write([run])}")
 
 
 def _carry_out(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:

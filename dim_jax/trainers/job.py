@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from dim_jax import files, loop, parallel, workdir
+from dim_jax.command_line import say
 from dim_jax.data import backends
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan
@@ -60,7 +61,7 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
     is_raw = not (source / "manifest.json").is_file()
     if dry_run:
         if is_raw:
-            print(f"{source} is not prepared yet: it would first be prepared into {run / PREPARED}")
+            say(f"{source} is not prepared yet: it would first be prepared into {run / PREPARED}")
         else:
             _describe(job, config, *job.open_data(config, source))
         return
@@ -93,7 +94,7 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
             # The page needs matplotlib; nothing before it does.
             from dim_jax import report
 
-            print(f"report: {report.write([run])}")
+            say(f"report: {report.write([run])}")
 
 
 def training_batches(images: Any, sampler: Sampler, schedule: loop.Schedule, start: int) -> Iterator[dict[str, Any]]:
@@ -120,8 +121,8 @@ def _check_data_options(config: Config) -> None:
 
 def _describe(job: Job, config: Config, data: datasets.Dataset, sampler: Sampler) -> None:
     """Prints the data and the options before any work starts."""
-    print(datasets.training_summary(data, sampler.class_counts(data.labels, len(data.classes))))
+    say(datasets.training_summary(data, sampler.class_counts(data.labels, len(data.classes))))
     steps = job.steps(config, sampler)
-    print(f"{sampler.epoch_size} draws per epoch, batches of {sampler.global_batch_size}, about {steps:.0f} steps")
+    say(f"{sampler.epoch_size} draws per epoch, batches of {sampler.global_batch_size}, about {steps:.0f} steps")
     for name, value in workdir.flatten(files.to_json(config)).items():
-        print(f"  {name} = {value!r}")
+        say(f"  {name} = {value!r}")
