@@ -4,8 +4,7 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,61 +30,64 @@ class Checkpoint:
     notes: dict[str, Any]
 
 
-def save(folder: str | Path, step: int, state: Tree, notes: Mapping[str, Any], keep: int) -> Path:
-    """Writes `folder/<step>` whole or not at all, then removes all but it and the `keep` - 1 before it.
+def save(
+    folder: str | Path,
+    step: int,
+    state: Tree,
+    notes: Mapping[str, Any],
+    keep: int,
+    counts: Callable[[int], bool] = lambda step: True,
+) -> Path:
+    """Writes `folder/<step>` whole or not at all, then removes all but it and the newest `keep` that count.
 
-    A whole checkpoint of the same step is left as it is: a resumed run comes to the same numbers.
+    A whole checkpoint of the same step and notes is left as it is: a resumed run comes to the same numbers.
 
     Args:
-      folder: folder of the checkpoints.
+      folder: folder of the checkpoints, held by this process.
       step: steps done.
       state: tree of host or single-device arrays (not replicated).
       notes: JSON-ready facts to keep with it, such as the best metric so far.
-      keep: how many to keep, at least 1.
+      keep: how many to keep, this one included if it counts, at least 1.
+      counts: whether the checkpoint of a step is one of them; one that is not goes when the next one is written.
     """
     import orbax.checkpoint as ocp
 
     folder = Path(os.path.abspath(folder))
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / str(step)
-    if not is_whole(target):
-        for leftover in folder.glob(".writing-*"):
+    if not is_whole(target) or files.read_json(target / NOTES) != files.to_json(dict(notes)):
+        for leftover in folder.glob(".*.tmp"):  # of a killed run that may never come by its step again
             shutil.rmtree(leftover, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
-        try:
+        with files.replacement(target, is_folder=True) as temporary:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(temporary / ARRAYS, jax.tree.map(np.asarray, jax.device_get(state)))
             files.write_json(temporary / NOTES, dict(notes))
             files.write_json(temporary / DIGESTS, _digests(temporary))
             if target.exists():
                 shutil.rmtree(target)
-            os.replace(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
     # Newer ones are damaged, or of a past that a resumed run has left; they must not push out the one just written.
     found = steps(folder)
-    for other in set(found).difference([other for other in found if other <= step][-keep:]):
+    kept = [other for other in found if other <= step and counts(other)][-keep:]
+    for other in set(found).difference(kept, [step]):
         shutil.rmtree(folder / str(other))
     return target
 
 
-def restore(folder: str | Path, template: Tree | None = None) -> Checkpoint | None:
+def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str | Path] = ()) -> Checkpoint | None:
     """Returns the newest whole checkpoint of `folder`, or None if there is none at all.
 
     Args:
       folder: folder of the checkpoints.
       template: tree with the structure, shapes and dtypes to expect; None gives nested dicts as they were saved.
+      more: further folders whose checkpoints are as good; of equal steps, that of the folder named first is taken.
 
     Raises:
       ValueError: there are checkpoints, but all are damaged, or the newest whole one is of another model.
     """
     import orbax.checkpoint as ocp
 
-    folder = Path(os.path.abspath(folder))
-    found = steps(folder)
-    for step in reversed(found):
-        path = folder / str(step)
+    folders = [Path(os.path.abspath(each)) for each in (folder, *more)]
+    found = [each / str(step) for each in folders for step in steps(each)]
+    for path in sorted(found, key=lambda path: -int(path.name)):
         if not is_whole(path):
             logging.getLogger(__name__).warning("%s is damaged (its files do not match their digests); not used", path)
             continue
@@ -98,9 +100,11 @@ def restore(folder: str | Path, template: Tree | None = None) -> Checkpoint | No
         except (ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} does not fit this model or optimizer ({reason}); use another workdir") from error
-        return Checkpoint(step, state, files.read_json(path / NOTES))
+        return Checkpoint(int(path.name), state, files.read_json(path / NOTES))
     if found:
-        raise ValueError(f"{folder}: every checkpoint is damaged; remove the folder to start anew")
+        raise ValueError(
+            f"{folders[0]}: every checkpoint is damaged; bring back a copy, or remove the folder to train anew"
+        )
     return None
 
 

@@ -10,7 +10,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+from dim_jax import stopping
+
+# The last is what sysexits.h calls a temporary failure: the same command again goes on.
+FAILED, BAD_INPUT, STOPPED = 1, 2, 75
 LONGEST_ERROR = 2000  # characters: what is wrong may be the length of a name
 BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
 
@@ -104,11 +107,13 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     """Runs `main(arguments)` and returns the exit code.
 
     ValueError and OSError are what the user can mend: they are printed as one line and give exit code 2. A run that
-    diverges (ArithmeticError) is told in one line too and gives exit code 1.
+    diverges (ArithmeticError) is told in one line too and gives exit code 1. SIGTERM and SIGINT stop the program where
+    it can go on later, with exit code 75; a second one ends it at once.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        main(arguments)
+        with stopping.on_signals():
+            main(arguments)
     except (ValueError, OSError, ArithmeticError) as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -116,7 +121,8 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
             say("error: " + _shortened(" ".join(str(error).split())), file=sys.stderr)
         # An ArithmeticError is a training run that diverged, which nobody could tell beforehand.
         return FAILED if isinstance(error, ArithmeticError) else BAD_INPUT
-    except KeyboardInterrupt:
-        say("interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stopped:
+        told = f" {stopped}" if str(stopped) else ""
+        say(f"stopped{told}; run the same command again to go on", file=sys.stderr)
+        return STOPPED
     return 0

@@ -1,5 +1,6 @@
 """The one training loop: restore, step, log, evaluate, keep the best, save. A trainer supplies the parts."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from dim_jax import checkpoints, parallel
+from dim_jax import checkpoints, instruments, parallel, stopping
 from dim_jax.progress import Progress
 from dim_jax.writers import MetricWriter
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"
+EVALUATION_DUE = "evaluation_due"
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,14 @@ class Schedule:
         steps = {name: int(-(-value // steps_per_dispatch)) * steps_per_dispatch for name, value in durations.items()}
         return cls(steps_per_dispatch=steps_per_dispatch, **steps)
 
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation follows the step."""
+        return step % self.eval_every == 0 or step >= self.num_train_steps
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint follows the step."""
+        return step % self.checkpoint_every == 0 or step >= self.num_train_steps
+
 
 @dataclass(frozen=True)
 class Task:
@@ -80,11 +89,18 @@ class Task:
 
 
 def fit(
-    task: Task, schedule: Schedule, workdir: str | Path, *, keep_checkpoints: int = 2, tensorboard: bool = True
+    task: Task,
+    schedule: Schedule,
+    workdir: str | Path,
+    *,
+    keep_checkpoints: int = 2,
+    tensorboard: bool = True,
+    profile: int = 0,
 ) -> dict[str, Any] | None:
     """Trains to the end of the schedule, from the newest checkpoint if there is one.
 
-    A run that was killed and started again ends with the same state as one that was not, bit for bit on CPU.
+    A run that was killed and started again ends with the same state as one that was not, bit for bit on CPU. So does
+    one that SIGTERM or SIGINT asked to stop: it finishes the dispatch, but not an evaluation, and saves.
 
     Args:
       task: what to train.
@@ -92,68 +108,120 @@ def fit(
       workdir: run directory, held by this process.
       keep_checkpoints: how many checkpoints to keep for resuming, beside the best one.
       tensorboard: write TensorBoard events too.
+      profile: how many dispatches to write a trace of, after the first ones.
 
     Returns:
       The best evaluation: {"step": ..., "value": ..., "metric": ...}; None where the task names no best metric.
 
     Raises:
       FloatingPointError: a loss is no longer finite; the metrics of that step are in metrics.jsonl.
+      Stopped: a signal asked for it; there is a checkpoint of the last step.
     """
     workdir = Path(workdir)
-    restored = checkpoints.restore(workdir / CHECKPOINTS, task.state)
-    step = restored.step if restored else 0
-    best = restored.notes["best"] if restored else None
-    if step >= schedule.num_train_steps:
+    # The best one is as good to go on from, and newer where the run was killed before the checkpoint that follows it.
+    restored = checkpoints.restore(workdir / CHECKPOINTS, task.state, more=[workdir / BEST])
+    step, best, is_due = 0, None, False
+    if restored:
+        step, best = restored.step, restored.notes["best"]
+        is_due = restored.notes.get(EVALUATION_DUE, False)
+
+    def save(state: Any) -> float:
+        notes, started = {"best": best} | ({EVALUATION_DUE: True} if is_due else {}), time.perf_counter()
+        checkpoints.save(workdir / CHECKPOINTS, step, state, notes, keep_checkpoints, schedule.saves_at)
+        seconds = time.perf_counter() - started
+        log.info("step %d: checkpoint in %.1f s", step, seconds)
+        return seconds
+
+    trace = instruments.Trace(workdir, profile)
+    if step >= schedule.num_train_steps and not is_due:
+        if not checkpoints.is_whole(workdir / CHECKPOINTS / str(step)):
+            save(restored.state)
+        trace.close()
         return best
     if restored:
         log.info("resuming at step %d", step)
+        best = _still_there(best, workdir / BEST)
     state = parallel.replicate(restored.state if restored else task.state)
-    writer = MetricWriter(workdir, step, tensorboard)
+    writer = MetricWriter(workdir, step, tensorboard, again=task.evaluation if is_due else None)
     progress = Progress("train", schedule.num_train_steps, step, task.images_per_step)
     stream = task.batches(step)
-    clock, checkpoint_seconds = _Clock(), 0.0
+    clock, checkpoint_seconds = instruments.Clock(schedule.steps_per_dispatch, task.images_per_step), 0.0
     try:
-        batches = next(stream)
-        while step < schedule.num_train_steps:
-            clock.start()
-            state, metrics = task.dispatch(state, batches)
-            first, step = step, step + schedule.steps_per_dispatch
-            if step < schedule.num_train_steps:
-                # Meanwhile the devices work.
-                batches = clock.fetch(stream, metrics[task.losses[0]])
-            metrics = {name: np.asarray(value) for name, value in parallel.unreplicate(metrics).items()}
-            clock.stop()
-            epoch = step / task.steps_per_epoch
-            _stop_if_not_finite(metrics, task.losses, first, writer)
-            line = {name: float(value.mean()) for name, value in metrics.items()} | clock.line(
-                schedule.steps_per_dispatch, task.images_per_step
-            )
-            line["learning_rate"] = float(metrics["learning_rate"][-1])
-            line["checkpoint_seconds"], checkpoint_seconds = checkpoint_seconds, 0.0
-            writer.write(step, "train", {"epoch": epoch, **line})
-            shown = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in task.losses)
-            progress.update(step, shown + _best_text(best))
-            is_last = step >= schedule.num_train_steps
-            if step % schedule.eval_every == 0 or is_last:
-                started = time.perf_counter()
-                values = task.evaluate(state)
-                values = {"epoch": epoch, **values, "seconds": time.perf_counter() - started}
-                writer.write(step, task.evaluation, values)
-                if task.best_metric is not None:
-                    value = {"step": step, "value": values[task.best_metric], "metric": task.best_metric}
-                    log.info("step %d: validation %s %.4f", step, value["metric"], value["value"])
-                    if best is None or value["value"] > best["value"]:
-                        best = value
-                        checkpoints.save(workdir / BEST, step, parallel.unreplicate(state), {"best": best}, keep=1)
-            if step % schedule.checkpoint_every == 0 or is_last:
-                notes, started = {"best": best}, time.perf_counter()
-                checkpoints.save(workdir / CHECKPOINTS, step, parallel.unreplicate(state), notes, keep_checkpoints)
-                # Told on the next line: one written after the checkpoint could be missing in a run that was killed.
-                checkpoint_seconds = time.perf_counter() - started
+        with stopping.deferred() as request:
+            batches = next(stream) if step < schedule.num_train_steps else None
+            while True:
+                must_stop = parallel.any_host(request.arrived)
+                if is_due and not must_stop:
+                    try:
+                        best, is_due = _evaluate(task, state, step, best, workdir, writer, request), False
+                    except stopping.Stopped:
+                        must_stop = True
+                if step and (schedule.saves_at(step) or must_stop):
+                    # Told on the next line: one written after the checkpoint could be missing in a run that was killed.
+                    checkpoint_seconds = save(parallel.unreplicate(state))
+                if must_stop:
+                    raise stopping.Stopped(f"at step {step} of {schedule.num_train_steps} in {workdir}")
+                if step >= schedule.num_train_steps:
+                    return best
+                trace.before_dispatch()
+                clock.start()
+                state, metrics = task.dispatch(state, batches)
+                first, step = step, step + schedule.steps_per_dispatch
+                if step < schedule.num_train_steps:
+                    # Meanwhile the devices work.
+                    batches = clock.fetch(stream, metrics[task.losses[0]])
+                metrics = {name: np.asarray(value) for name, value in parallel.unreplicate(metrics).items()}
+                clock.stop()
+                _stop_if_not_finite(metrics, task.losses, first, writer)
+                line = {name: float(value.mean()) for name, value in metrics.items()} | clock.line()
+                line["learning_rate"] = float(metrics["learning_rate"][-1])
+                line["checkpoint_seconds"], checkpoint_seconds = checkpoint_seconds, 0.0
+                writer.write(step, "train", {"epoch": step / task.steps_per_epoch, **line, **instruments.memory()})
+                shown = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in task.losses)
+                progress.update(step, shown + _best_text(best))
+                is_due = schedule.evaluates_at(step)
     finally:
+        trace.close()
         progress.close()
         writer.close()
+
+
+def _evaluate(
+    task: Task,
+    state: Any,
+    step: int,
+    best: dict[str, Any] | None,
+    workdir: Path,
+    writer: MetricWriter,
+    request: stopping.Request,
+) -> dict[str, Any] | None:
+    """Evaluates, writes the line, keeps the state if it is the best, and returns the best evaluation so far.
+
+    Raises:
+      Stopped: a signal came before the evaluation was done; nothing was written.
+    """
+    started = time.perf_counter()
+    # Hosts that evaluate together must not leave one another alone in it.
+    with request.obeyed_at_once() if parallel.is_only_host() else contextlib.nullcontext():
+        values = task.evaluate(state)
+    seconds = time.perf_counter() - started
+    writer.write(step, task.evaluation, {"epoch": step / task.steps_per_epoch, **values, "seconds": seconds})
+    shown = values if task.best_metric is None else [task.best_metric]
+    figures = ", ".join(f"{name} {values[name]:.4f}" for name in shown)
+    log.info("step %d: %s %s in %.1f s", step, task.evaluation, figures, seconds)
+    if task.best_metric is None or (best is not None and not values[task.best_metric] > best["value"]):
+        return best
+    best = {"step": step, "value": values[task.best_metric], "metric": task.best_metric}
+    checkpoints.save(workdir / BEST, step, parallel.unreplicate(state), {"best": best}, keep=1)
     return best
+
+
+def _still_there(best: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
+    """Returns the best evaluation so far, or None where its checkpoint is gone: the next one must be kept."""
+    if best is None or checkpoints.is_whole(folder / str(best["step"])):
+        return best
+    log.warning("%s is gone or damaged; the next evaluation counts as the best so far", folder / str(best["step"]))
+    return None
 
 
 def _best_text(best: dict[str, Any] | None) -> str:
@@ -173,36 +241,3 @@ def _stop_if_not_finite(
             f"{' or '.join(losses)} is not finite at step {step} ({told}); lower config.optimizer.learning_rate or set "
             "clip_norm"
         )
-
-
-class _Clock:
-    """Times dispatches; the first one holds the compilation and is told as None."""
-
-    def __init__(self) -> None:
-        self._is_first = True
-        self._seconds = self._waited = 0.0
-
-    def start(self) -> None:
-        self._started, self._waited = time.perf_counter(), 0.0
-
-    def fetch(self, stream: Iterator[Any], output: jax.Array) -> Any:
-        """Takes the next batches; counts the time as waiting if the devices were done before the data."""
-        started = time.perf_counter()
-        batches = next(stream)
-        if output.is_ready():
-            self._waited = time.perf_counter() - started
-        return batches
-
-    def stop(self) -> None:
-        self._seconds = time.perf_counter() - self._started
-
-    def line(self, steps: int, images_per_step: int) -> dict[str, float | None]:
-        was_first, self._is_first = self._is_first, False
-        line = {"seconds": self._seconds}
-        if was_first:
-            return line | {"seconds_per_step": None, "images_per_second": None, "data_wait_share": None}
-        return line | {
-            "seconds_per_step": self._seconds / steps,
-            "images_per_second": steps * images_per_step / self._seconds,
-            "data_wait_share": self._waited / self._seconds,
-        }

@@ -38,6 +38,21 @@ def device_bytes() -> int | None:
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
+def device_memory() -> dict[str, int]:
+    """Returns `bytes_in_use` and `peak_bytes_in_use` of this host's first device, or nothing where it does not tell."""
+    told = jax.local_devices()[0].memory_stats() or {}
+    return {name: int(told[name]) for name in ("bytes_in_use", "peak_bytes_in_use") if name in told}
+
+
+def any_host(value: bool) -> bool:
+    """Whether `value` is true on any host; all of them must ask at the same time."""
+    if is_only_host():
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(value)).any())
+
+
 def pmap_train_step(train_step: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]) -> Callable:
     """Returns `dispatch(state, batches, constants, pixels) -> (state, metrics)`: several steps on all devices.
 
@@ -130,6 +145,11 @@ def unshard(output: jax.Array) -> np.ndarray:
     """[local devices, per device, ...] -> [local batch, ...] on the host."""
     output = np.asarray(output)
     return output.reshape(-1, *output.shape[2:])
+
+
+def is_only_host() -> bool:
+    """Whether there is no other process to wait for."""
+    return jax.process_count() == 1
 
 
 def is_first_host() -> bool:

@@ -13,13 +13,15 @@ from dim_jax import command_line, files
 HELP = """usage: python -m dim_jax.train --config=FILE[:VARIANT] --workdir=RUN [--config.FIELD=VALUE ...] [--dry-run]
 
 Trains what a configuration file describes. Everything is written under --workdir; the same command again resumes a run
-that was stopped, and so does --workdir alone.
+that was stopped, and so does --workdir alone. SIGTERM or Ctrl-C saves a checkpoint and leaves with exit code 75; a
+second one ends the run at once.
 
 options:
   --config=FILE[:VARIANT]  configuration, for example configs/classifier.py or configs/classifier.py:test
   --config.FIELD=VALUE     sets one field of it, for example --config.train.num_epochs=50
   --workdir=RUN            run directory: made if it is not there, resumed if it is
   --dry-run                print the data and all options, and start nothing
+  --profile=N              write a trace of N dispatches to RUN/profile, for TensorBoard or Perfetto
   --debug                  print the full trace of an error
   --help                   print this
 
@@ -32,8 +34,8 @@ examples:
 """
 
 
-def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool]:
-    """Returns the configuration with its overrides, the run directory, and whether this is a dry run.
+def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, int]:
+    """Returns the configuration with its overrides, the run directory, whether to write nothing, dispatches to trace.
 
     Raises:
       ValueError: an option, field or value is wrong.
@@ -43,6 +45,7 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool]:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
     flags.DEFINE_bool("dry-run", False, "print and start nothing", flag_values=values)
+    flags.DEFINE_integer("profile", 0, "dispatches to trace", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("debug", False, "full trace of an error", flag_values=values)
     named = [argument.split("=", 1)[0].lstrip("-") for argument in arguments if argument.startswith("-")]
     if "config" in named:
@@ -60,7 +63,8 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool]:
         raise ValueError(f"{rest[0]!r} is not an option; options are written --name=value")
     if not values["workdir"].value:
         raise ValueError("--workdir is missing; give the run directory, for example --workdir=runs/a")
-    return files.to_json(config.to_dict()), Path(values["workdir"].value), values["dry-run"].value
+    run = Path(values["workdir"].value)
+    return files.to_json(config.to_dict()), run, values["dry-run"].value, values["profile"].value
 
 
 def _check_config_file(arguments: Sequence[str]) -> None:
@@ -105,11 +109,11 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         command_line.say(HELP.rstrip("\n"))
         return
-    config, run, dry_run = parse(arguments)
+    config, run, dry_run, profile = parse(arguments)
     command_line.start_logging()
     from dim_jax.trainers import trainer
 
-    trainer(config["trainer"])(config, run, dry_run)
+    trainer(config["trainer"])(config, run, dry_run, profile=profile)
 
 
 if __name__ == "__main__":

@@ -113,21 +113,31 @@ def write_start(
       facts: what else to keep in environment.json, by name.
     """
     files.write_json(Path(workdir) / CONFIG, config)
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     environment = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "versions": versions,
+        "versions": _versions(),
         "devices": devices,
         "git_hash": _git_hash(),
         "seed": config.get("seed"),
         **(facts or {}),
     }
     files.write_json(Path(workdir) / ENVIRONMENT, environment)
+
+
+def start_text() -> str:
+    """Returns what run.log says of every start: the versions that compute, and the commit."""
+    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
+    return f"start: python {sys.version.split()[0]}, {versions}, commit {_git_hash() or 'unknown'}"
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def _git_hash() -> str | None:

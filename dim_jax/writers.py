@@ -23,14 +23,20 @@ class MetricWriter:
     On resume, lines of steps after the restored one are dropped: they will be written again.
     """
 
-    def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool):
+    def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool, again: str | None = None):
         """Args:
         workdir: run directory.
         resume_step: steps already done.
         tensorboard: also write TensorBoard events if clu, TensorFlow and tensorboard are there.
+        again: the split whose line of `resume_step` is dropped as well: it is going to be written again.
         """
         path = Path(workdir) / FILE_NAME
-        kept = [record for record in read(workdir) if record["step"] <= resume_step]
+        dropped = (resume_step, again)
+        kept = [
+            record
+            for record in read(workdir)
+            if record["step"] <= resume_step and (record["step"], record.get("split", "")) != dropped
+        ]
         files.write_text(path, "".join(_line(record) for record in kept))
         self._file = path.open("a", encoding="utf-8")
         self._tensorboard = _tensorboard_writer(Path(workdir) / "tensorboard") if tensorboard else None

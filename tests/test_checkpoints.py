@@ -142,9 +142,9 @@ def test_a_checkpoint_cut_off_while_it_was_copied_makes_the_one_before_be_used(f
 
 
 def test_half_written_ones_are_no_checkpoints_and_are_removed_by_the_next_save(folder):
-    for place in (folder, folder / "8"):
-        (place / ".writing-abc").mkdir()
-    (folder / ".writing-abc" / checkpoints.NOTES).write_text("{")
+    for step in (6, 12):
+        (folder / f".{step}.tmp").mkdir()
+        (folder / f".{step}.tmp" / checkpoints.NOTES).write_text("{")
     found = checkpoints.restore(folder, make_state(1))
     assert found.step == 8
     assert_bits_equal(found.state, make_state(8))
@@ -176,6 +176,33 @@ def test_saving_a_step_again_leaves_its_files_untouched(folder):
     before = contents(folder)
     assert checkpoints.save(folder, 8, make_state(8), {"best": 0.5}, keep=2) == folder / "8"
     assert contents(folder) == before
+
+
+def test_saving_a_step_again_with_other_notes_replaces_them(folder):
+    checkpoints.save(folder, 8, make_state(8), {"best": 0.75}, keep=2)
+    found = checkpoints.restore(folder, make_state(1))
+    assert found.notes == {"best": 0.75} and checkpoints.steps(folder) == [4, 8]
+    assert_bits_equal(found.state, make_state(8))
+
+
+def test_one_that_does_not_count_pushes_none_out_and_goes_with_the_next(folder):
+    def save(step):
+        checkpoints.save(folder, step, make_state(step), {}, keep=2, counts=lambda step: step % 4 == 0)
+        return checkpoints.steps(folder)
+
+    assert save(10) == [4, 8, 10]
+    assert save(11) == [4, 8, 11]
+    assert save(12) == [8, 12]
+
+
+def test_the_newest_whole_one_of_several_folders_is_restored(folder, tmp_path):
+    best = tmp_path / "best"
+    for step, expected in ((6, 8), (8, 8), (10, 10)):
+        checkpoints.save(best, step, make_state(step), {"from": "best"}, keep=1)
+        found = checkpoints.restore(folder, make_state(1), more=[best])
+        assert (found.step, "from" in found.notes) == (expected, step == 10)
+    flip_a_bit(best / "10" / checkpoints.NOTES)
+    assert checkpoints.restore(folder, make_state(1), more=[best]).step == 8
 
 
 def test_saving_a_damaged_step_again_makes_it_whole(folder):

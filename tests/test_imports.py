@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dim_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Room -> rooms it may import. Everything may import files and command_line; a folder stands for all its modules.
+# Room -> rooms it may import. Everything may import what FOR_ALL names; a folder stands for all its modules.
 PURE = {"jax only"}
 ALLOWED = {
     "files": set(), "command_line": set(), "progress": set(), "writers": set(), "workdir": set(),
@@ -29,7 +29,8 @@ ALLOWED = {
     "data": {"data", "progress"}, "prepare": {"data", "progress"},
     "interop": {"models", "interop", "state", "optimizers", "checkpoints", "loop", "data", "workdir", "classifier_run",
                 "train"},
-    "loop": {"parallel", "checkpoints", "writers", "progress"},
+    "loop": {"parallel", "checkpoints", "writers", "progress", "instruments"}, "instruments": {"parallel"},
+    "stopping": set(),
     "evaluate": {"models", "metrics", "explain", "data", "parallel", "checkpoints", "steps", "loop",
                  "writers", "interop"},
     "reporting": {"reporting", "data", "writers"}, "report": {"reporting"},
@@ -41,7 +42,7 @@ ALLOWED = {
     "train": {"trainers"}, "calibration": set(), "classifier_run": {"checkpoints", "data", "loop", "models"},
     "predict": {"calibration", "classifier_run", "data", "evaluate", "parallel", "reporting"},
 }  # fmt: skip
-FOR_ALL = {"files", "command_line"}
+FOR_ALL = {"files", "command_line", "stopping"}
 # A TFDS builder is a subclass of a class that TensorFlow Datasets makes only where there is TensorFlow.
 NEED_TENSORFLOW = {"data/tfds_builders/ebhi.py", "data/tfds_builders/ebhi_seg.py"}
 

@@ -180,7 +180,7 @@ def _wanted(options: Any, overrides: Sequence[str]) -> "Wanted":
     if options.config:
         given = [f"--config={options.config}", f"--config.data.path={options.data}", f"--workdir={options.out}"]
         given += [f"--config.gan.label={options.label}"] if options.label else []
-        config, _, _ = train.parse([*given, *overrides])
+        config, *_ = train.parse([*given, *overrides])
     classes = tuple(command_line.comma_separated(options.classes or options.label or ""))
     if not classes:
         classes = load(options.data).classes if options.reset_head else CLASSES

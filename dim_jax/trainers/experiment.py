@@ -25,17 +25,20 @@ METRICS = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, run: Path, dry_run: bool = False) -> None:
+def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) -> None:
     """Carries out the experiment in the folder `run`, going on where an earlier call stopped.
 
     Args:
       config: as configs/experiment.py makes it.
       run: folder of the experiment.
       dry_run: print the plan, and write nothing.
+      profile: must be 0: an experiment is many runs.
 
     Raises:
       FileNotFoundError, ValueError: the configuration or the data make no sense.
     """
+    if profile:
+        raise ValueError(f"--profile={profile} is for one run; give it with the --workdir of a run of the experiment")
     arms = arms_of.read_arms(config)
     questions = arms_of.read_questions(config, arms)
     names = arms_of.chosen_names(config, arms)

@@ -24,14 +24,14 @@ SMALL_IMAGES = ("area", "nearest")
 PERCEPTUAL = ("lite0", "lpips_vgg16", "pixels", "none")
 
 
-def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bool = True) -> None:
+def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bool = True, profile: int = 0) -> None:
     """Runs the whole GAN job in the run directory `run`, as job.carry_out says.
 
     Args:
       config: as configs/gan.py makes it.
     """
     check_options(config)
-    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run, describe)
+    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run, describe, profile)
 
 
 def _finish(config: dict[str, Any], run: Path, sheets: SampleSheets) -> None:

@@ -40,7 +40,7 @@ class Job:
     finish: Callable[[Config, Path, Any], None]
 
 
-def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool = True) -> None:
+def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool = True, profile: int = 0) -> None:
     """Does a job in the run directory `run`, going on where an earlier call stopped.
 
     Args:
@@ -49,6 +49,7 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
       run: run directory.
       dry_run: print data and options, and write nothing.
       describe: print them before the work, too.
+      profile: how many dispatches to write a trace of.
 
     Raises:
       FileNotFoundError, ValueError: the configuration or the data make no sense.
@@ -82,10 +83,17 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
             datasets.save(data, source, run)
             workdir.write_start(run, config, [str(device) for device in jax.devices()], task.facts)
         with workdir.logging_to(run):
-            log.info("training on %s", ", ".join(str(device) for device in jax.devices()))
+            log.info("%s", workdir.start_text())
+            log.info("training on %s", ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()))
+            log.info("data %s: images sha256 %s, split sha256 %s", source, data.manifest.fingerprint, data.split_sha256)
             options = config["train"]
             best = loop.fit(
-                task, schedule, run, keep_checkpoints=options["keep_checkpoints"], tensorboard=options["tensorboard"]
+                task,
+                schedule,
+                run,
+                keep_checkpoints=options["keep_checkpoints"],
+                tensorboard=options["tensorboard"],
+                profile=profile,
             )
             if best is not None:
                 log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
