@@ -71,26 +71,37 @@ def logging_to(workdir: str | Path) -> Iterator[None]:
         handler.close()
 
 
-def check_config(workdir: str | Path, config: Mapping[str, Any], may_differ: Collection[str] = MAY_DIFFER) -> None:
+def check_config(
+    workdir: str | Path,
+    config: Mapping[str, Any],
+    may_differ: Collection[str] = MAY_DIFFER,
+    may_grow: Collection[str] = (),
+) -> list[str]:
     """Raises ValueError, naming every field that differs, if `workdir` holds a run of another configuration.
 
     Args:
       may_differ: dotted names of fields, or of groups of them, that do not count.
+      may_grow: dotted names of numbers that may be larger now.
+
+    Returns:
+      The names of those that are.
     """
     path = Path(workdir) / CONFIG
     if not path.is_file():
-        return
+        return []
     saved, given = flatten(files.read_json(path)), flatten(files.to_json(config))
+    grown = [name for name in may_grow if name in saved and given.get(name, 0) > saved[name]]
     differences = [
         f"{name}: {saved.get(name, 'absent')!r} there, {given.get(name, 'absent')!r} now"
         for name in sorted(saved.keys() | given.keys())
-        if saved.get(name) != given.get(name) and not {name, name.split(".")[0]} & set(may_differ)
+        if saved.get(name) != given.get(name) and not {name, name.split(".")[0]} & {*may_differ, *grown}
     ]
     if differences:
         raise ValueError(
             f"{workdir} holds a run of another configuration ({'; '.join(differences)}); use another --workdir, or "
             "resume it with --workdir alone"
         )
+    return grown
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

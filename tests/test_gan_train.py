@@ -114,6 +114,21 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(dat
     assert (run / "samples" / name).read_bytes() == (finished / "samples" / name).read_bytes()
 
 
+def test_a_run_that_ended_can_be_given_more_steps(data, finished, tmp_path, capsys):
+    """It ends with the bits of one that was as long from the start; fewer steps are refused."""
+    shutil.copytree(finished, tmp_path / "longer")
+    for name in ("longer", "long"):
+        more = arguments(data, tmp_path / name, "--config.train.num_train_steps=8")
+        assert command_line.run(train.main, more) == 0
+        assert files.read_json(tmp_path / name / "config.json")["train"]["num_train_steps"] == 8
+    found = [checkpoints.restore(tmp_path / name / loop.CHECKPOINTS) for name in ("longer", "long")]
+    assert found[0].step == found[1].step == 8
+    jax.tree.map(np.testing.assert_array_equal, found[0].state, found[1].state)
+    capsys.readouterr()
+    assert command_line.run(train.main, arguments(data, tmp_path / "long")) == 2
+    assert "train.num_train_steps: 8 there, 4 now" in told(capsys)
+
+
 def test_bfloat16_on_resident_pixels_loses_what_float32_on_streamed_ones_does(data, finished, tmp_path):
     run = tmp_path / "run"
     more = ["--config.data.backend=resident", "--config.model.dtype=bfloat16"]

@@ -28,10 +28,13 @@ def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bo
     """Runs the whole GAN job in the run directory `run`, as job.carry_out says.
 
     Args:
-      config: as configs/gan.py makes it.
+      config: as configs/gan.py makes it. A run that ended may be given more steps, unless labels come in by shares of
+        the run.
     """
     check_options(config)
-    job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run, describe, profile)
+    may_grow = () if config["gan"]["conditional"] else ("train.num_train_steps",)
+    gan_job = job.Job(open_data, _num_train_steps, make_task, _finish, may_grow)
+    job.carry_out(gan_job, config, run, dry_run, describe, profile)
 
 
 def _finish(config: dict[str, Any], run: Path, sheets: SampleSheets) -> None:

@@ -1,7 +1,7 @@
 """What every trainer does around its own work: check, claim the run directory, prepare, describe, train, report."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ class Job:
       steps: (configuration, sampler) -> length of the run in steps.
       make_task: (configuration, run directory, dataset, sampler) -> task, schedule, and what `finish` should be given.
       finish: (configuration, run directory, what `make_task` gave) -> None, after the last step.
+      may_grow: dotted names of configuration fields that may be raised later: no step before depends on them.
     """
 
     open_data: Callable[[Config, Path], tuple[datasets.Dataset, Sampler]]
     steps: Callable[[Config, Sampler], float]
     make_task: Callable[[Config, Path, datasets.Dataset, Sampler], tuple[loop.Task, loop.Schedule, Any]]
     finish: Callable[[Config, Path, Any], None]
+    may_grow: Collection[str] = ()
 
 
 def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool = True, profile: int = 0) -> None:
@@ -57,7 +59,7 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
     """
     parallel.enable_compilation_cache()
     _check_data_options(config)
-    workdir.check_config(run, config)
+    grown = workdir.check_config(run, config, may_grow=job.may_grow)
     source = Path(config["data"]["path"])
     is_raw = not (source / "manifest.json").is_file()
     if dry_run:
@@ -82,6 +84,8 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
         if not (run / workdir.CONFIG).is_file():
             datasets.save(data, source, run)
             workdir.write_start(run, config, [str(device) for device in jax.devices()], task.facts)
+        elif grown:
+            files.write_json(run / workdir.CONFIG, config)
         with workdir.logging_to(run):
             log.info("%s", workdir.start_text())
             log.info("training on %s", ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()))
