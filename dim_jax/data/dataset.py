@@ -13,11 +13,12 @@ import numpy as np
 
 from dim_jax import files
 from dim_jax.command_line import printable
+from dim_jax.data import changes, splits
 from dim_jax.data import manifest as manifests
-from dim_jax.data import splits
 
 GENERATED_FILE = "generated.json"
 REPORT_FILE = "data_report.json"
+LISTED = 20  # changed images that are named
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ def open_dataset(
 
     Raises:
       FileNotFoundError: the folder, the list or an image is not there.
-      ValueError: a file is broken, the fold does not exist, the list is shorter than `generated_count`, its images
-        are of a GAN that was trained on another split, or `mean` and `std` make no sense.
+      ValueError: a file is broken, images have changed since they were prepared, the fold does not exist, the list is
+        shorter than `generated_count`, its images are of a GAN that was trained on another split, or `mean` and `std`
+        make no sense.
     """
     fixed = fixed_statistics(mean, std)
     manifest = manifests.load(folder)
@@ -112,6 +114,13 @@ def open_dataset(
         raise FileNotFoundError(
             f"{len(missing)} of the {len(manifest)} images listed in {folder} are gone, first {missing[0]}; put them "
             "back or prepare the data again"
+        )
+    changed = changes.changed_files(manifest)
+    if changed:
+        more = f" and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+        raise ValueError(
+            f"{len(changed)} of the {len(manifest)} images listed in {folder} have changed since they were prepared: "
+            f"{', '.join(map(str, changed[:LISTED]))}{more}; bring the old files back or prepare the data again"
         )
     dataset = Dataset(manifest, split, fold)
     images = manifests.load_generated(generated, manifest.classes, dataset.split_sha256) if generated else []

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +26,7 @@ class Row:
       sha256: digest of the source file, before any conversion.
       width, height: pixels of the upright image.
       converted: true when `prepare` wrote an upright 8-bit PNG of an image the decoders could not read as it is.
+      size, modified_ns: bytes of the source file, and when it was last changed; -1 when unknown (changes.py).
     """
 
     path: str
@@ -35,6 +36,8 @@ class Row:
     width: int
     height: int
     converted: bool = False
+    size: int = -1
+    modified_ns: int = -1
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,9 @@ def _is_list_of(value: object, kind: type) -> bool:
 
 def _read_row(row: dict, where: str, classes: set[str]) -> Row:
     types = {each.name: each.type for each in fields(Row)}
+    may_lack = {each.name for each in fields(Row) if each.default is not MISSING}
     for name, kind in types.items():
-        if name not in row and name != "converted":
+        if name not in row and name not in may_lack:
             raise ValueError(f"{where} lacks {name!r}; prepare the data again")
         if name in row and type(row[name]) is not kind:
             raise ValueError(f"{where}: {name!r} must be {kind.__name__}, found {row[name]!r}")

@@ -79,7 +79,7 @@ def _read(item: Listed, root: Path, converted: Path, image_size: int) -> ReadIma
     """Reads one image, or returns why it cannot be read."""
     file = root / item.path
     try:
-        content = images.read_bytes(file)
+        content, status = images.read_bytes(file), file.stat()
         inspected = images.inspect(content, str(file))
     except (OSError, ValueError) as error:
         return str(error).removeprefix(f"{file}: ")
@@ -97,6 +97,8 @@ def _read(item: Listed, root: Path, converted: Path, image_size: int) -> ReadIma
         width=pixels.shape[1],
         height=pixels.shape[0],
         converted=bool(inspected.conversion),
+        size=len(content),
+        modified_ns=status.st_mtime_ns,
     )
     moments = np.stack([values.mean(0), (values**2).mean(0)])
     return ReadImage(item, row, inspected.conversion, moments, near_duplicates.signature(pixels))
