@@ -1,10 +1,12 @@
 """Checkpoints on disk: Orbax writes the arrays, a digest of every file tells a damaged checkpoint from a whole one."""
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,7 @@ def save(
         for leftover in folder.glob(".*.tmp"):  # of a killed run that may never come by its step again
             shutil.rmtree(leftover, ignore_errors=True)
         with files.replacement(target, is_folder=True) as temporary:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _system_errors(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(temporary / ARRAYS, jax.tree.map(np.asarray, jax.device_get(state)))
             files.write_json(temporary / NOTES, dict(notes))
             files.write_json(temporary / DIGESTS, _digests(temporary))
@@ -70,6 +72,18 @@ def save(
     for other in set(found).difference(kept, [step]):
         shutil.rmtree(folder / str(other))
     return target
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raises an OSError for what Orbax tells in the words of a ValueError, a full disk for one."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str | Path] = ()) -> Checkpoint | None:

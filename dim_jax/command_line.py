@@ -1,6 +1,7 @@
 """What every command shares: one clear line and exit code 2 for bad input, the full trace only with --debug."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -14,6 +15,12 @@ from dim_jax import stopping
 
 # The last is what sysexits.h calls a temporary failure: the same command again goes on.
 FAILED, BAD_INPUT, STOPPED = 1, 2, 75
+_ROOM = "make room on that disk and run the same command again; what was whole before still is"
+_RIGHTS = "allow this user to write there, or choose another place"
+MENDING = {
+    errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM, errno.EROFS: _RIGHTS, errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+}  # fmt: skip
 LONGEST_ERROR = 2000  # characters: what is wrong may be the length of a name
 BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
 
@@ -93,6 +100,8 @@ def start_logging() -> None:
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dim_jax").setLevel(logging.INFO)
+    # Orbax logs with its trace what it raises anyway.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     # What Pillow finds odd in a file and can read is no news; what it cannot read is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -101,6 +110,12 @@ def _shortened(text: str) -> str:
     """Returns `text` without its middle where it is too long: what is wrong comes first, how to mend it last."""
     half = LONGEST_ERROR // 2
     return text if len(text) <= LONGEST_ERROR else f"{text[:half]} ... {text[-half:]}"
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in MENDING and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; {MENDING[error.errno]}"
+    return str(error)
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +133,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         if "--debug" in arguments:
             traceback.print_exc()
         else:
-            say("error: " + _shortened(" ".join(str(error).split())), file=sys.stderr)
+            say("error: " + _shortened(" ".join(_told(error).split())), file=sys.stderr)
         # An ArithmeticError is a training run that diverged, which nobody could tell beforehand.
         return FAILED if isinstance(error, ArithmeticError) else BAD_INPUT
     except KeyboardInterrupt as stopped:

@@ -28,17 +28,29 @@ def replacement(path: str | Path, *, is_folder: bool = False) -> Iterator[Path]:
     piles up, and writers take turns. Parent folders are created. Only an empty folder can be replaced by a folder.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    lock = _claim(temporary, is_folder)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _claim(temporary, is_folder)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            _remove(temporary)
+            raise
+        finally:
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Gives an OSError in the block the name of the file that was to be written: that of a full disk has none."""
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        _remove(temporary)
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or Path(error.filename).suffix == ".tmp"):
+            error.filename = str(path)
         raise
-    finally:
-        os.close(lock)
 
 
 def _claim(temporary: Path, is_folder: bool) -> int:

@@ -59,7 +59,7 @@ def claim(workdir: str | Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def logging_to(workdir: str | Path) -> Iterator[None]:
     """Also writes this package's log lines to run.log, after those of earlier starts."""
-    handler = logging.FileHandler(Path(workdir) / LOG, encoding="utf-8")
+    handler = _LogFile(Path(workdir) / LOG, encoding="utf-8")
     handler.setFormatter(command_line.LogFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("dim_jax")
     logger.setLevel(logging.INFO)
@@ -68,7 +68,15 @@ def logging_to(workdir: str | Path) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that says nothing of itself: a full disk is told by whoever writes what counts."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 def check_config(

@@ -1,10 +1,11 @@
 """Curves on disk: JSON lines always, TensorBoard through clu where it can be imported. And the one reader of them."""
 
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from dim_jax import files
 
 FILE_NAME = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class MetricWriter:
         tensorboard: also write TensorBoard events if clu, TensorFlow and tensorboard are there.
         again: the split whose line of `resume_step` is dropped as well: it is going to be written again.
         """
-        path = Path(workdir) / FILE_NAME
+        self._path = path = Path(workdir) / FILE_NAME
         dropped = (resume_step, again)
         kept = [
             record
@@ -39,23 +41,43 @@ class MetricWriter:
         ]
         files.write_text(path, "".join(_line(record) for record in kept))
         self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = _tensorboard_writer(Path(workdir) / "tensorboard") if tensorboard else None
+        self._tensorboard = _tensorboard_writer(Path(workdir) / TENSORBOARD) if tensorboard else None
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes the line {"step": step, "split": split, **values} and makes sure it is on disk."""
-        self._file.write(_line({"step": step, "split": split, **values}))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Writes the line {"step": step, "split": split, **values} and makes sure it is on disk.
+
+        Raises:
+          OSError: it cannot be written, for one because the disk is full.
+        """
+        with files.naming(self._path):
+            self._file.write(_line({"step": step, "split": split, **values}))
+            self._file.flush()
+            os.fsync(self._file.fileno())
         if self._tensorboard is not None:
             kinds = int | float | np.number
             numbers = {f"{split}/{name}": value for name, value in values.items() if isinstance(value, kinds)}
-            self._tensorboard.write_scalars(step, numbers)
-            self._tensorboard.flush()
+            with self._tensorboard_errors():
+                self._tensorboard.write_scalars(step, numbers)
+                self._tensorboard.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with files.naming(self._path):
+            self._file.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with self._tensorboard_errors():
+                self._tensorboard.close()
+
+    @contextlib.contextmanager
+    def _tensorboard_errors(self) -> Iterator[None]:
+        """Raises an OSError for what TensorFlow raises, without knowing TensorFlow."""
+        try:
+            yield
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise OSError(
+                f"{self._path.parent / TENSORBOARD}: TensorBoard's events cannot be written ({reason}); mend this, or "
+                "do without them by --config.train.tensorboard=False"
+            ) from error
 
 
 def read(workdir: str | Path) -> list[dict[str, Any]]:

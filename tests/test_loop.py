@@ -8,84 +8,13 @@ import os
 import shutil
 import signal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_task import SCHEDULE, Killed, assert_ends_alike, fit, lines, make_task
 
 from dim_jax import checkpoints, loop, parallel, stopping
 from dim_jax.writers import MetricWriter
-
-
-class Killed(Exception):
-    pass
-
-
-def make_task(validation=lambda step: -abs(step - 6.0), die_at=None, die_in="batches", loss=lambda step: 1.0):
-    """A task whose parameter adds up the batches' numbers; it can die at a step."""
-
-    def train_step(state, batch, constants, pixels):
-        total = state["w"] * 0.5 + batch["x"].sum()
-        step = state["step"] + 1
-        metrics = {"loss": batch["loss"].sum(), "learning_rate": 0.1 * step}
-        return {"w": total, "step": step}, metrics
-
-    dispatch = parallel.pmap_train_step(train_step)
-
-    def batches(start):
-        for step in range(start, 1000, 2):
-            if die_in == "batches" and die_at is not None and step >= die_at:
-                raise Killed
-            rows = [
-                {
-                    "x": np.full(8, np.sin(s), np.float32),
-                    "loss": np.full(8, loss(s + 1), np.float32),
-                    "label": np.zeros(8, np.int32),
-                }
-                for s in (step, step + 1)
-            ]
-            yield parallel.shard_steps(rows)
-
-    def evaluate(state):
-        step = int(parallel.unreplicate(state["step"]))
-        if die_in == "evaluate" and die_at is not None and step >= die_at:
-            raise Killed
-        return {"score": float(validation(step)), "loss": 0.5}
-
-    return loop.Task(
-        state={"w": np.float32(0), "step": np.int32(0)},
-        dispatch=lambda state, batches: dispatch(state, batches, (), None),
-        batches=batches,
-        evaluate=evaluate,
-        best_metric="score",
-        images_per_step=8,
-        steps_per_epoch=5.0,
-    )
-
-
-def assert_ends_alike(cut, whole):
-    """Same state, notes, checkpoints and lines."""
-    assert checkpoints.steps(cut / loop.CHECKPOINTS) == checkpoints.steps(whole / loop.CHECKPOINTS)
-    for folder in (loop.CHECKPOINTS, loop.BEST):
-        ours, theirs = (checkpoints.restore(each / folder) for each in (cut, whole))
-        assert (ours.step, ours.notes) == (theirs.step, theirs.notes)
-        for our, their in zip(jax.tree.leaves(ours.state), jax.tree.leaves(theirs.state), strict=True):
-            np.testing.assert_array_equal(our, their)
-    assert lines(cut) == lines(whole)
-    assert not list(cut.rglob("*.tmp"))
-
-
-SCHEDULE = loop.Schedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=4)
-MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "host_bytes", "device_")
-
-
-def fit(workdir, task, schedule=SCHEDULE):
-    return loop.fit(task, schedule, workdir, tensorboard=False)
-
-
-def lines(workdir):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith(MEASURED)} for line in found]
 
 
 def test_one_line_per_dispatch_and_per_evaluation_in_order(tmp_path):
