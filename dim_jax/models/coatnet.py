@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax.models.efficientnet_lite import Convolution
-from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, at_least_float32, max_pool
+from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, at_least_float32, max_pool, shown_feature_map
 
 # Blocks and channels of every stage after the stem; each halves the size.
 CONVOLUTIONS = ((2, 96), (6, 192))
@@ -216,9 +216,6 @@ class CoAtNet(nn.Module):
                     block = TransformerBlock(scaled(features, self.head_size), self.head_size, **shared)
                 x = block(x, train, keys)
                 index += 1
-        if not self.is_initializing():
-            # Where explain.grad_cam looks; neither changes a number.
-            self.sow("intermediates", "feature_map", x)
-            x = self.perturb("feature_map", x)
+        x = shown_feature_map(self, x)
         pooled = at_least_float32(nn.LayerNorm(dtype=self.dtype, name="norm")(x)).mean((1, 2))
         return Linear(self.num_classes, name="head")(pooled), pooled

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dim_jax.models.convolutions import depthwise_convolution, pointwise_convolution
-from dim_jax.models.layers import BatchNorm, Dtype, Linear, at_least_float32, fan_in_uniform
+from dim_jax.models.layers import BatchNorm, Dtype, Linear, at_least_float32, fan_in_uniform, shown_feature_map
 from dim_jax.models.same_padding import strided_convolution, strided_depthwise_convolution
 
 # Collection and name under which the maps at strides 2, 4, 8, ... can be asked for.
@@ -207,10 +207,7 @@ class EfficientNetLite0(nn.Module):
         self._tap(x)
         x = Convolution(scaled(self.top_width), dtype=self.dtype, name="top")(x)
         x = nn.relu6(_norm(self, "top_norm")(x, train))
-        if not self.is_initializing():
-            # Where explain.grad_cam looks; neither changes a number.
-            self.sow(INTERMEDIATES, "feature_map", x)
-            x = self.perturb("feature_map", x)
+        x = shown_feature_map(self, x)
         features = at_least_float32(x).mean((1, 2))
         return Linear(self.num_classes, name="head")(features), features
 

@@ -304,3 +304,11 @@ def _batch_statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, j
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 maximum with stride 2 and one pixel of padding: (N, H, W, C) -> (N, ceil(H/2), ceil(W/2), C)."""
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def shown_feature_map(network: nn.Module, x: jax.Array) -> jax.Array:
+    """Returns the last map x (N, H, W, C) of a network, marked for explain.grad_cam; no number changes."""
+    if network.is_initializing():
+        return x
+    network.sow("intermediates", "feature_map", x)
+    return network.perturb("feature_map", x)

@@ -15,6 +15,7 @@ from dim_jax.models.layers import (
     at_least_float32,
     max_pool,
     normalize_together,
+    shown_feature_map,
     side_by_side,
 )
 
@@ -136,10 +137,7 @@ class LRFCNN(nn.Module):
                 )
                 x = block(x, train)
                 index += 1
-        if not self.is_initializing():
-            # Where explain.grad_cam looks; neither changes a number.
-            self.sow("intermediates", "feature_map", x)
-            x = self.perturb("feature_map", x)
+        x = shown_feature_map(self, x)
         features = at_least_float32(x).mean((1, 2))
 
         x = features

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from dim_jax.models.convolutions import pointwise_convolution, valid_convolution
-from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, at_least_float32, fan_in_uniform
+from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, at_least_float32, fan_in_uniform, shown_feature_map
 
 
 def haar(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -160,10 +160,7 @@ class WaveMix(nn.Module):
             x = WaveMixBlock(
                 features, self.levels, self.expansion, self.dropout, self.axis_name, self.dtype, name=f"block{index}"
             )(x, train, keys)
-        if not self.is_initializing():
-            # Where explain.grad_cam looks; neither changes a number.
-            self.sow("intermediates", "feature_map", x)
-            x = self.perturb("feature_map", x)
+        x = shown_feature_map(self, x)
         pooled = at_least_float32(x).mean((1, 2))
         return Linear(self.num_classes, name="head")(pooled), pooled
 
