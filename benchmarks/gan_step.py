@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import networks
@@ -27,7 +27,7 @@ RECONSTRUCTIONS = ("pixels", "none")
 LEARNING_RATE, EMA_DECAY = 2e-4, 0.999
 
 
-def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str, str]]:
+def build_ours(options: paired.Options) -> paired.Side:
     """Makes our training step ready."""
     about = networks.our_device(options)
     import jax
@@ -37,39 +37,44 @@ def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str
     from dim_jax.models import make_gan
     from dim_jax.steps.gan import GanTrainStep
 
-    generator, discriminator = make_gan(
-        options["image_size"],
-        0,
-        width=options["width"],
-        dtype=options["dtype"],
-        axis_name=parallel.AXIS,
-        context="map",
-        tanh=options["image_size"] == 1024,
-    )
     distance = None
     if options["reconstruction"] == "pixels":
 
         def distance(frozen: Any, rebuilt: jax.Array, target: jax.Array) -> jax.Array:
             return gan_losses.pixel_distance(rebuilt, target)
 
-    step = GanTrainStep(
-        generator=generator,
-        discriminator=discriminator,
-        optimizer=optimizers.make_optimizer("rmsprop", LEARNING_RATE),
-        learning_rate=LEARNING_RATE,
-        distance=distance,
-        axis_name=parallel.AXIS,
-        flip=False,
-        ema_decay=EMA_DECAY,
-    )
+    def step_over(axis_name: str | None) -> GanTrainStep:
+        generator, discriminator = make_gan(
+            options["image_size"],
+            0,
+            width=options["width"],
+            dtype=options["dtype"],
+            axis_name=axis_name,
+            context="map",
+            tanh=options["image_size"] == 1024,
+        )
+        return GanTrainStep(
+            generator=generator,
+            discriminator=discriminator,
+            optimizer=optimizers.make_optimizer("rmsprop", LEARNING_RATE),
+            learning_rate=LEARNING_RATE,
+            distance=distance,
+            axis_name=axis_name,
+            flip=False,
+            ema_decay=EMA_DECAY,
+        )
+
+    step = step_over(parallel.AXIS)
     dispatch = parallel.pmap_train_step(step)
-    state = parallel.replicate(parallel.draw_on_cpu(step.initial_state, 0))
+    initial = parallel.draw_on_cpu(step.initial_state, 0)
+    state = parallel.replicate(initial)
 
     def host_batch(seed: int) -> dict[str, np.ndarray]:
         images, labels = networks.batch(options, seed)
         return {"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)}
 
     batches = parallel.shard_steps([host_batch(seed) for seed in range(options["steps_per_dispatch"])])
+    one_batch = {name: array[0, 0] for name, array in batches.items()}
     # With one device, replicating a shard just places it where the step wants it.
     batches = parallel.replicate({name: array[0] for name, array in batches.items()})
     key, resident = jax.random.key(0), (None, {})
@@ -80,10 +85,11 @@ def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str
             state, _ = dispatch(state, batches, key, resident)
         jax.block_until_ready(state)
 
-    return turn, about
+    gauge = networks.gauge(options, step_over(None), initial, one_batch, key, resident)
+    return paired.Side(turn, about, gauge)
 
 
-def build_torch(options: paired.Options) -> tuple[Callable[[int], None], dict[str, str]]:
+def build_torch(options: paired.Options) -> paired.Side:
     """Makes PyTorch's training step ready."""
     device, about = networks.their_device(options)
     import torch
@@ -112,7 +118,7 @@ def build_torch(options: paired.Options) -> tuple[Callable[[int], None], dict[st
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return turn, about
+    return paired.Side(turn, about)
 
 
 def main(arguments: Sequence[str]) -> None:

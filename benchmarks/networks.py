@@ -3,7 +3,7 @@
 import argparse
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,26 @@ def our_device(options: Options) -> dict[str, str]:
         raise ValueError(f"JAX sees {jax.device_count()} devices; show it one, as with CUDA_VISIBLE_DEVICES=0")
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
     return {"platform": device.platform, "device": device.device_kind, **versions}
+
+
+def gauge(options: Options, step: Callable[..., Any], *arguments: Any) -> Callable[[], dict[str, float]]:
+    """Returns what paired.Side asks for: the work of `step(*arguments)`, one step on one device, and the device's peak.
+
+    Args:
+      step: traceable outside of pmap, so of networks without a device axis.
+      arguments: arrays, or whatever has their shapes and dtypes.
+    """
+
+    def measure() -> dict[str, float]:
+        import flops
+        import peaks
+
+        return {
+            "flops_per_step": flops.of_program(step, *arguments),
+            "peak_flops_per_second": peaks.matmul_flops_per_second(options["dtype"]),
+        }
+
+    return measure
 
 
 def ours(options: Options) -> tuple[Any, dict[str, Any], dict[str, str]]:

@@ -16,13 +16,31 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from dim_jax import command_line, files
 
 Options = Mapping[str, Any]
-# Makes a side ready in its process: options -> (do so many steps and wait for the result, what to say about the side).
-Build = Callable[[Options], tuple[Callable[[int], None], dict[str, str]]]
+
+
+class Side(NamedTuple):
+    """One side, made ready in its process.
+
+    Attributes:
+      turn: does so many steps and waits for the result.
+      about: what to say about the side; `platform` is the kind of device.
+      gauge: returns `flops_per_step`, the floating-point operations that the work of one step comes to, and
+        `peak_flops_per_second`, how many the device was just seen to do in a large matrix product; None where the side
+        leaves that to the other one.
+    """
+
+    turn: Callable[[int], None]
+    about: dict[str, str]
+    gauge: Callable[[], dict[str, float]] | None = None
+
+
+# Makes a side ready in its process.
+Build = Callable[[Options], Side]
 
 DTYPES = ("float32", "bfloat16")
 PLATFORMS = ("default", "cpu", "gpu")
@@ -33,6 +51,7 @@ SETTLE_SECONDS = 0.25
 # Share of the cores in other hands from which on the table calls the measurement disturbed: threads that wait for one
 # another lose far more than their share, and PyTorch's were seen to lose ten times as much as ours.
 DISTURBED_SHARE = 0.1
+_GAUGE = "gauge"  # asked of a worker in place of a number of steps
 
 
 def parser(
@@ -130,6 +149,11 @@ class Worker:
         seconds, self.cpu_seconds = self._answer()
         return seconds
 
+    def gauge(self) -> dict[str, float] | None:
+        """Lets the side gauge work and device, as Side says; None where it does not."""
+        self._connection.send(_GAUGE)
+        return self._answer()
+
     def close(self) -> None:
         self._connection.close()
         self._process.join(timeout=10)
@@ -149,7 +173,7 @@ class Worker:
 
 
 def _serve(connection: Connection, build: Build, options: Options) -> None:
-    """Builds a side and does turns until the other end of the pipe is closed."""
+    """Builds a side and does what it is asked to until the other end of the pipe is closed."""
     fresh_cache = tempfile.TemporaryDirectory(prefix="torchinductor_")
     try:
         if options["threads"]:
@@ -158,13 +182,16 @@ def _serve(connection: Connection, build: Build, options: Options) -> None:
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = fresh_cache.name
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-        turn, about = build(options)
-        connection.send(("ready", about))
+        side = build(options)
+        connection.send(("ready", side.about))
         while True:
-            steps = connection.recv()
+            asked = connection.recv()
+            if asked == _GAUGE:
+                connection.send(("gauged", side.gauge and side.gauge()))
+                continue
             time.sleep(SETTLE_SECONDS)
             started = time.perf_counter()
-            turn(steps)
+            side.turn(asked)
             connection.send(("seconds", (time.perf_counter() - started, time.process_time())))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return
@@ -203,9 +230,11 @@ def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
 
     Returns:
       For "sides" by name: seconds_per_step (one per round), images_per_second and milliseconds_per_step (see `spread`),
-      start_seconds (process, imports, building), first_turn_seconds (with compilation), about. With two sides also
-      "time_ratio": see `spread`, of the first's time divided by the second's in the same round. "cores_used_by_others":
-      how many cores other processes of the machine kept busy meanwhile, or None where that cannot be told.
+      start_seconds (process, imports, building), first_turn_seconds (with compilation), about. Where a side gauges
+      (see Side), what it finds after the last round, and for every side flops_per_second and share_of_peak (see
+      `spread`): both sides are credited with the same work. With two sides also "time_ratio": see `spread`, of the
+      first's time divided by the second's in the same round. "cores_used_by_others": how many cores other processes of
+      the machine kept busy meanwhile, or None where that cannot be told.
 
     Raises:
       ValueError: a side failed, or the two sides run on different kinds of devices.
@@ -224,6 +253,7 @@ def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
             for name, (worker, _, _) in ready.items():
                 seconds[name].append(worker.turn(options["steps"]) / options["steps"])
         found: dict[str, Any] = {"sides": {}, "cores_used_by_others": meter.cores()}
+        gauged = next(filter(None, (worker.gauge() for worker, _, _ in ready.values())), None)
     for name, (_, start, about) in ready.items():
         found["sides"][name] = {
             "about": about,
@@ -233,6 +263,12 @@ def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
             "milliseconds_per_step": spread([1000 * value for value in seconds[name]]),
             "images_per_second": spread([options["batch_size"] / value for value in seconds[name]]),
         }
+    if gauged:
+        found |= gauged
+        for name, side in found["sides"].items():
+            speeds = [gauged["flops_per_step"] / value for value in seconds[name]]
+            side["flops_per_second"] = spread(speeds)
+            side["share_of_peak"] = spread([speed / gauged["peak_flops_per_second"] for speed in speeds])
     if len(ready) == 2:
         ours, theirs = seconds.values()
         found["time_ratio"] = spread([a / b for a, b in zip(ours, theirs, strict=True)])
@@ -304,13 +340,21 @@ def table(title: str, found: Mapping[str, Any], environment: Mapping[str, Any]) 
     width = max(len(name) for name in found["sides"])
     lines = [
         title,
-        f"{'':{width}}   images/s (min .. max)          ms/step    start s   first turn s",
+        f"{'':{width}}   images/s (min .. max)          ms/step    start s   first turn s    TFLOP/s   of peak",
     ]
     for name, side in found["sides"].items():
         speed, step = side["images_per_second"], side["milliseconds_per_step"]["median"]
         shown = f"{speed['median']:.4g} ({speed['min']:.4g} .. {speed['max']:.4g})"
         times = f"{step:10.4g} {side['start_seconds']:10.1f} {side['first_turn_seconds']:14.1f}"
-        lines.append(f"{name:{width}}   {shown:28} {times}")
+        work = f"{'-':>11}{'-':>10}"
+        if "share_of_peak" in side:
+            work = f"{side['flops_per_second']['median'] / 1e12:11.4g}{side['share_of_peak']['median']:10.1%}"
+        lines.append(f"{name:{width}}   {shown:28} {times}{work}")
+    if "flops_per_step" in found:
+        lines.append(
+            f"{found['flops_per_step'] / 1e9:.5g} GFLOP per step, the same for all sides; peak: "
+            f"{found['peak_flops_per_second'] / 1e12:.4g} TFLOP/s in a large matrix product, measured after the rounds"
+        )
     if "time_ratio" in found:
         ratio = found["time_ratio"]
         lines.append(

@@ -23,7 +23,7 @@ LOSSES = ("published_fafl", "cross_entropy")
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-5
 
 
-def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str, str]]:
+def build_ours(options: paired.Options) -> paired.Side:
     """Makes our training step ready."""
     model, variables, about = networks.ours(options)
     import jax
@@ -45,17 +45,23 @@ def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str
         loss_parameters=losses.hyper_parameters(options["loss"], chosen),
         schedule=schedule,
     )
-    step = make_train_step(model, losses.LOSSES[options["loss"]], optimizer, axis_name=parallel.AXIS)
-    dispatch = parallel.pmap_train_step(step)
+
+    def step_over(axis_name: str | None) -> Callable:
+        loss = losses.LOSSES[options["loss"]]
+        return make_train_step(model.clone(axis_name=axis_name), loss, optimizer, axis_name=axis_name)
+
+    dispatch = parallel.pmap_train_step(step_over(parallel.AXIS))
     params, batch_stats = variables["params"], variables["batch_stats"]
     opt_state = optimizer(schedule).init(params)
-    state = parallel.replicate(TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state))
+    initial = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
+    state = parallel.replicate(initial)
 
     def host_batch(seed: int) -> dict[str, np.ndarray]:
         images, labels = networks.batch(options, seed)
         return {"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)}
 
     batches = parallel.shard_steps([host_batch(seed) for seed in range(options["steps_per_dispatch"])])
+    one_batch = {name: array[0, 0] for name, array in batches.items()}
     # With one device, replicating a shard just places it where the step wants it.
     batches = parallel.replicate({name: array[0] for name, array in batches.items()})
 
@@ -65,10 +71,11 @@ def build_ours(options: paired.Options) -> tuple[Callable[[int], None], dict[str
             state, _ = dispatch(state, batches, constants, None)
         jax.block_until_ready(state)
 
-    return turn, about
+    gauge = networks.gauge(options, step_over(None), initial, one_batch, constants, None)
+    return paired.Side(turn, about, gauge)
 
 
-def build_torch(options: paired.Options) -> tuple[Callable[[int], None], dict[str, str]]:
+def build_torch(options: paired.Options) -> paired.Side:
     """Makes PyTorch's training step ready."""
     model, device, about = networks.theirs(options)
     import torch
@@ -95,7 +102,7 @@ def build_torch(options: paired.Options) -> tuple[Callable[[int], None], dict[st
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return turn, about
+    return paired.Side(turn, about)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -6,14 +6,18 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dim_jax.models.convolutions import convolution
 from dim_jax.prepare import prepare
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
+import flops  # noqa: E402
 import paired  # noqa: E402
 
 TINY = ["--image-size=32", "--width=0.1", "--batch-size=2", "--rounds=1", "--steps=2", "--platform=cpu"]
@@ -130,11 +134,15 @@ def counting(options):
         with open(options["notes"], "a", encoding="utf-8") as file:
             file.write(f"{options['mark']}{steps} ")
 
-    return turn, {"platform": "cpu"}
+    return paired.Side(turn, {"platform": "cpu"})
 
 
 def counting_b(options):
     return counting({**options, "mark": "b"})
+
+
+def gauging(options):
+    return counting(options)._replace(gauge=lambda: {"flops_per_step": 6e9, "peak_flops_per_second": 1e12})
 
 
 def busy(options):
@@ -143,7 +151,7 @@ def busy(options):
         while time.perf_counter() < until:
             pass
 
-    return turn, {"platform": "cpu"}
+    return paired.Side(turn, {"platform": "cpu"})
 
 
 def failing(options):
@@ -151,7 +159,7 @@ def failing(options):
 
 
 def elsewhere(options):
-    return (lambda steps: None), {"platform": "gpu"}
+    return paired.Side(lambda steps: None, {"platform": "gpu"})
 
 
 def dying(options):
@@ -195,6 +203,38 @@ def test_the_work_of_the_sides_is_not_taken_for_that_of_others(options, tmp_path
         beside.wait()
     # Other tests and users may load the machine too, so only what must be there is asked for.
     assert within >= 0 and disturbed > 0.15
+
+
+def test_both_sides_are_credited_with_the_same_work(options):
+    found = paired.measure({"a": gauging, "b": counting_b}, options)
+    assert found["flops_per_step"] == 6e9
+    for side in found["sides"].values():
+        fastest = 6e9 / min(side["seconds_per_step"])
+        assert side["flops_per_second"]["max"] == pytest.approx(fastest)
+        assert side["share_of_peak"]["max"] == pytest.approx(fastest / 1e12)
+    shown = paired.table("title", found, paired.environment(options))
+    assert "6 GFLOP per step" in shown and "1 TFLOP/s in a large matrix product" in shown and "of peak" in shown
+
+
+def test_no_work_is_claimed_where_no_side_gauges(options):
+    found = paired.measure({"b": counting_b}, options)
+    assert "flops_per_step" not in found and "share_of_peak" not in found["sides"]["b"]
+    assert "GFLOP per step" not in paired.table("title", found, paired.environment(options))
+
+
+def test_operations_of_a_matrix_product_are_two_per_product():
+    x, y = jax.ShapeDtypeStruct((30, 40), jnp.float32), jax.ShapeDtypeStruct((40, 50), jnp.float32)
+    assert flops.of_program(jnp.matmul, x, y) == 2 * 30 * 40 * 50
+
+
+def test_gradients_of_a_convolution_count_as_much_as_itself_each():
+    """On CPU the kernel's gradient is a loop, whose body counts once."""
+    x, kernel = jax.ShapeDtypeStruct((2, 12, 12, 8), jnp.float32), jax.ShapeDtypeStruct((3, 3, 8, 16), jnp.float32)
+    # Along each side, one of three taps falls on the padding at either end.
+    forward = 2 * 2 * (3 * 12 - 2) ** 2 * 8 * 16
+    assert flops.of_program(convolution, x, kernel) == forward
+    both = flops.of_program(jax.grad(lambda x, kernel: convolution(x, kernel).sum(), (0, 1)), x, kernel)
+    assert 2 * forward <= both < 2.1 * forward
 
 
 def test_one_side_alone_has_no_ratio(options):

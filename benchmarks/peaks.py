@@ -1,0 +1,51 @@
+"""What this device was seen to reach: the rate of a large matrix product, and of a large copy."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Side of the product's matrices, and bytes to copy; a device takes milliseconds for either.
+MATRIX_SIDES = {"cpu": 2048, "gpu": 8192}
+COPIED_BYTES = {"cpu": 2**28, "gpu": 2**30}
+LARGEST = "gpu"  # for platforms that are not named above
+ROUNDS, SECONDS_PER_ROUND = 3, 0.2
+
+
+def matmul_flops_per_second(dtype: str) -> float:
+    """Returns the best rate of a product of two large square matrices of this dtype, at JAX's default precision.
+
+    On a GPU, float32 is therefore multiplied in TF32, as in the networks. Random numbers: zeros take less power.
+    """
+    side = MATRIX_SIDES.get(jax.default_backend(), MATRIX_SIDES[LARGEST])
+    x, y = (jax.random.normal(key, (side, side)).astype(dtype) for key in jax.random.split(jax.random.key(0)))
+    product = jax.jit(jnp.matmul)
+    return 2 * side**3 / min(seconds_per_call(lambda: product(x, y), ROUNDS))
+
+
+def copied_bytes_per_second() -> float:
+    """Returns the best rate of a large copy in memory, bytes read and written."""
+    size = COPIED_BYTES.get(jax.default_backend(), COPIED_BYTES[LARGEST])
+    copy, values = jax.jit(jnp.negative), jnp.ones(size // 4, jnp.float32)
+    return 2 * size / min(seconds_per_call(lambda: copy(values), ROUNDS))
+
+
+def seconds_per_call(call: Callable[[], Any], rounds: int, seconds_per_round: float = SECONDS_PER_ROUND) -> list[float]:
+    """Returns how long a call takes on the device, one value per round.
+
+    A round is as many calls as fill about `seconds_per_round`, one at least, sent off one after the other: a device
+    that works beside its host does not wait for it. Two unmeasured calls come first, one to compile and one to count.
+    """
+    jax.block_until_ready(call())
+    calls = max(round(seconds_per_round / _seconds(call, 1)), 1)
+    return [_seconds(call, calls) / calls for _ in range(rounds)]
+
+
+def _seconds(call: Callable[[], Any], calls: int) -> float:
+    started = time.perf_counter()
+    for _ in range(calls):
+        result = call()
+    jax.block_until_ready(result)
+    return time.perf_counter() - started
