@@ -52,15 +52,13 @@ def save(
       keep: how many to keep, this one included if it counts, at least 1.
       counts: whether the checkpoint of a step is one of them; one that is not goes when the next one is written.
     """
-    import orbax.checkpoint as ocp
-
     folder = Path(os.path.abspath(folder))
     target = folder / str(step)
     if not is_whole(target) or files.read_json(target / NOTES) != files.to_json(dict(notes)):
         for leftover in folder.glob(".*.tmp"):  # of a killed run that may never come by its step again
             shutil.rmtree(leftover, ignore_errors=True)
         with files.replacement(target, is_folder=True) as temporary:
-            with _system_errors(), ocp.StandardCheckpointer() as checkpointer:
+            with _system_errors(), _checkpointer() as checkpointer:
                 checkpointer.save(temporary / ARRAYS, jax.tree.map(np.asarray, jax.device_get(state)))
             files.write_json(temporary / NOTES, dict(notes))
             files.write_json(temporary / DIGESTS, _digests(temporary))
@@ -97,8 +95,6 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
     Raises:
       ValueError: there are checkpoints, but all are damaged, or the newest whole one is of another model.
     """
-    import orbax.checkpoint as ocp
-
     folders = [Path(os.path.abspath(each)) for each in (folder, *more)]
     found = [each / str(step) for each in folders for step in steps(each)]
     for path in sorted(found, key=lambda path: -int(path.name)):
@@ -106,7 +102,7 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
             logging.getLogger(__name__).warning("%s is damaged (its files do not match their digests); not used", path)
             continue
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _checkpointer() as checkpointer:
                 state = checkpointer.restore(path / ARRAYS, jax.tree.map(np.asarray, template))
             state = jax.tree.map(np.asarray, state)
             if template is not None:
@@ -120,6 +116,17 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
             f"{folders[0]}: every checkpoint is damaged; bring back a copy, or remove the folder to train anew"
         )
     return None
+
+
+def _checkpointer() -> Any:
+    """Returns Orbax's writer and reader for this process alone: it would wait for all hosts otherwise."""
+    import orbax.checkpoint as ocp
+
+    host = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _check_shapes(state: Tree, template: Tree) -> None:

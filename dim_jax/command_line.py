@@ -40,7 +40,12 @@ def printable(text: str) -> str:
 
 
 def say(text: object, file: TextIO | None = None) -> None:
-    """Prints lines of text: whatever names from folders and files are in them, a terminal gets nothing but letters."""
+    """Prints lines of text: whatever names from folders and files are in them, a terminal gets nothing but letters.
+
+    Without a `file` they go to the standard output, and nowhere after `only_warn`.
+    """
+    if file is None and not tells_all():
+        return
     print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
 
 
@@ -104,6 +109,16 @@ def start_logging() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     # What Pillow finds odd in a file and can read is no news; what it cannot read is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def only_warn() -> None:
+    """Tells nothing but warnings and errors from here on: another process speaks for this one."""
+    logging.getLogger("dim_jax").setLevel(logging.WARNING)
+
+
+def tells_all() -> bool:
+    """Whether results and progress are to be told, too."""
+    return logging.getLogger("dim_jax").level <= logging.INFO
 
 
 def _shortened(text: str) -> str:

@@ -82,7 +82,7 @@ class Predictor:
         self._is_compiled = False
 
     def __call__(self, variables: Any, rows: np.ndarray, explained: np.ndarray | None = None) -> Predictions:
-        """Predicts `rows` (N,) with replicated `variables`.
+        """Predicts `rows` (N,) with replicated `variables`; every host predicts its part, and all get the whole.
 
         Args:
           explained: (N,) the classes that the Grad-CAM maps are for; the predicted ones when None.
@@ -96,7 +96,7 @@ class Predictor:
         class_of = {} if explained is None else dict(zip(rows.tolist(), explained.tolist(), strict=True))
         plan = evaluation_plan(rows, self._batch_size, jax.process_index(), jax.process_count())
         variables = {**variables, **self._prepare(variables)}
-        outputs, index, seconds = [], [], 0.0
+        parts, seconds = [], 0.0
         for batch in self.images.batches(plan):
             given = {name: batch[name] for name in ("image", "index") if name in batch}
             given["explained"] = np.array([class_of.get(row, PREDICTED) for row in batch["index"].tolist()], np.int32)
@@ -107,14 +107,13 @@ class Predictor:
             started = time.perf_counter()
             found = jax.block_until_ready(self._step(*arguments))
             seconds += time.perf_counter() - started
-            real = batch["mask"] > 0
-            index.append(batch["index"][real])
-            outputs.append(jax.tree.map(lambda output, real=real: parallel.unshard(output)[real], found))
-        index = np.concatenate(index)
-        logits, features, maps = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+            parts.append(jax.tree.map(parallel.unshard, found))
+        # The rows of the global batches lie in order, padding last.
+        outputs = jax.tree.map(lambda *parts: parallel.gather_batches(parts)[: len(rows)], *parts)
+        logits, features, maps = outputs
         return Predictions(
-            index=index,
-            label=self.dataset.labels[index],
+            index=rows.astype(np.int32),
+            label=self.dataset.labels[rows],
             logits=logits,
             features=features,
             grad_cam=None if maps is None else maps.astype(np.float16),
@@ -186,7 +185,7 @@ def evaluate(
       FileNotFoundError: there is no run or no checkpoint.
       ValueError: the split is empty or unknown, or something is broken.
     """
-    from dim_jax import checkpoints, loop, parallel
+    from dim_jax import loop, parallel
     from dim_jax.metrics import classification_metrics
 
     started = time.perf_counter()
@@ -194,29 +193,38 @@ def evaluate(
     workdir = Path(workdir)
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
-    config, dataset = open_run(workdir)
+    config, dataset = parallel.on_first_host(lambda: open_run(workdir))
     rows = dataset.rows(split)
     if not len(rows):
         raise ValueError(f"{workdir}: its split has no {split} images")
     folder = workdir / {"best": loop.BEST, "newest": loop.CHECKPOINTS}[checkpoint]
-    restored = checkpoints.restore(folder)
+    restored = loop.restore(folder)
     if restored is None:
         raise FileNotFoundError(f"{folder} holds no checkpoint yet; train the run first")
     variables = {name: restored.state[name] for name in ("params", "batch_stats")}
-    predictor = predictor or make_predictor(config, dataset)
+    predictor = predictor or parallel.on_all_hosts(lambda: make_predictor(config, dataset))
     predictions = predictor(parallel.replicate(variables), rows)
-    maps = {} if predictions.grad_cam is None else {"grad_cam": predictions.grad_cam}
-    metrics = {
-        "split": split,
-        "checkpoint": checkpoint,
-        "checkpoint_step": restored.step,
-        **classification_metrics(predictions.label, predictions.logits, dataset.classes),
-        "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, config),
-        "test_seconds_per_image": predictions.seconds_per_image,
-        "evaluation_seconds": time.perf_counter() - started,
-        "grad_cam_check": _check_grad_cam(predictor, variables, predictions) if maps else None,
-    }
-    buffer = io.BytesIO()
+    checked = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
+
+    def write() -> dict[str, Any]:
+        metrics = {
+            "split": split,
+            "checkpoint": checkpoint,
+            "checkpoint_step": restored.step,
+            **classification_metrics(predictions.label, predictions.logits, dataset.classes),
+            "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, config),
+            "test_seconds_per_image": predictions.seconds_per_image,
+            "evaluation_seconds": time.perf_counter() - started,
+            "grad_cam_check": checked,
+        }
+        _write(workdir / "eval" / split, predictions, metrics)
+        return metrics
+
+    return parallel.on_first_host(write)
+
+
+def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> None:
+    buffer, maps = io.BytesIO(), {} if predictions.grad_cam is None else {"grad_cam": predictions.grad_cam}
     np.savez_compressed(
         buffer,
         index=predictions.index,
@@ -225,9 +233,8 @@ def evaluate(
         features=predictions.features,
         **maps,
     )
-    files.write_bytes(workdir / "eval" / split / "predictions.npz", buffer.getvalue())
-    files.write_json(workdir / "eval" / split / "metrics.json", metrics)
-    return metrics
+    files.write_bytes(folder / "predictions.npz", buffer.getvalue())
+    files.write_json(folder / "metrics.json", metrics)
 
 
 def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
@@ -277,6 +284,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
+    from dim_jax import parallel
+
+    parallel.start()
     command_line.say(summary(evaluate(options.workdir, options.split, options.checkpoint)))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dim_jax import checkpoints, instruments, parallel, stopping
 from dim_jax.progress import Progress
-from dim_jax.writers import MetricWriter
+from dim_jax.writers import MetricWriter, NoMetricWriter
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"
@@ -119,7 +119,7 @@ def fit(
     """
     workdir = Path(workdir)
     # The best one is as good to go on from, and newer where the run was killed before the checkpoint that follows it.
-    restored = checkpoints.restore(workdir / CHECKPOINTS, task.state, more=[workdir / BEST])
+    restored = restore(workdir / CHECKPOINTS, task.state, more=[workdir / BEST])
     step, best, is_due = 0, None, False
     if restored:
         step, best = restored.step, restored.notes["best"]
@@ -127,12 +127,12 @@ def fit(
 
     def save(state: Any) -> float:
         notes, started = {"best": best} | ({EVALUATION_DUE: True} if is_due else {}), time.perf_counter()
-        checkpoints.save(workdir / CHECKPOINTS, step, state, notes, keep_checkpoints, schedule.saves_at)
+        _save(workdir / CHECKPOINTS, step, state, notes, keep_checkpoints, schedule.saves_at)
         seconds = time.perf_counter() - started
         log.info("step %d: checkpoint in %.1f s", step, seconds)
         return seconds
 
-    trace = instruments.Trace(workdir, profile)
+    trace = instruments.Trace(workdir, profile if parallel.is_first_host() else 0)
     if step >= schedule.num_train_steps and not is_due:
         if not checkpoints.is_whole(workdir / CHECKPOINTS / str(step)):
             save(restored.state)
@@ -140,9 +140,11 @@ def fit(
         return best
     if restored:
         log.info("resuming at step %d", step)
-        best = _still_there(best, workdir / BEST)
+        best = parallel.on_first_host(lambda: _still_there(best, workdir / BEST))
     state = parallel.replicate(restored.state if restored else task.state)
-    writer = MetricWriter(workdir, step, tensorboard, again=task.evaluation if is_due else None)
+    writer = NoMetricWriter()
+    if parallel.is_first_host():
+        writer = MetricWriter(workdir, step, tensorboard, again=task.evaluation if is_due else None)
     progress = Progress("train", schedule.num_train_steps, step, task.images_per_step)
     stream = task.batches(step)
     clock, checkpoint_seconds = instruments.Clock(schedule.steps_per_dispatch, task.images_per_step), 0.0
@@ -212,7 +214,7 @@ def _evaluate(
     if task.best_metric is None or (best is not None and not values[task.best_metric] > best["value"]):
         return best
     best = {"step": step, "value": values[task.best_metric], "metric": task.best_metric}
-    checkpoints.save(workdir / BEST, step, parallel.unreplicate(state), {"best": best}, keep=1)
+    _save(workdir / BEST, step, parallel.unreplicate(state), {"best": best}, keep=1)
     return best
 
 
@@ -222,6 +224,17 @@ def _still_there(best: dict[str, Any] | None, folder: Path) -> dict[str, Any] | 
         return best
     log.warning("%s is gone or damaged; the next evaluation counts as the best so far", folder / str(best["step"]))
     return None
+
+
+def restore(folder: Path, template: Any = None, more: Sequence[str | Path] = ()) -> checkpoints.Checkpoint | None:
+    """Returns on all hosts what checkpoints.restore finds on host 0; the others need not see the folder."""
+    return parallel.on_first_host(lambda: checkpoints.restore(folder, template, more))
+
+
+def _save(*arguments: Any, **options: Any) -> None:
+    """Does checkpoints.save on host 0, which alone writes."""
+    if parallel.is_first_host():
+        checkpoints.save(*arguments, **options)
 
 
 def _best_text(best: dict[str, Any] | None) -> str:

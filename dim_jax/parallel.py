@@ -1,18 +1,125 @@
-"""Devices and hosts: the only file that says pmap."""
+"""Devices and hosts: the only file that says pmap, and the only one that knows how hosts find and tell one another.
 
+A host is a process with devices of its own; all of them run the same program. What lies on disk is host 0's.
+"""
+
+import importlib.util
+import logging
 import os
-from collections.abc import Callable, Mapping
+import pickle
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dim_jax import command_line
+
 AXIS = "batch"
+# Where no scheduler says it: address of host 0 with a port, number of hosts, and number of this one.
+ADDRESS, NUM_HOSTS, HOST = SETTINGS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+PATIENCE = 300.0  # s
+_TPU_HOSTS = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+_CHUNK = 2**26  # bytes
 
 Tree = Any
+Value = TypeVar("Value")
+
+log = logging.getLogger(__name__)
+
+
+def start() -> None:
+    """Joins the hosts of a job, where the environment says that there are several; nothing happens where it does not.
+
+    They are told by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID together; by SLURM, inside srun; or
+    by a TPU pod. Must come before anything else is asked of JAX. From here on the others tell only warnings and errors.
+
+    Raises:
+      ValueError: only some of the three are set, or they make no sense; host 0 cannot be reached, or hosts have unequal
+        numbers of devices.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
+    if given:
+        num_hosts, arguments = _explicit(given)
+    elif num_hosts := _slurm_tasks():
+        # JAX gives every task one device; a node's only task is to have all of them.
+        is_alone = os.environ.get("SLURM_STEP_NUM_NODES") == str(num_hosts)
+        arguments = {"local_device_ids": []} if is_alone else {}
+    else:
+        num_hosts, arguments = _tpu_hosts(), {}
+    if num_hosts < 2:
+        return
+    log.info("waiting up to %.0f s for all %d hosts", PATIENCE, num_hosts)
+    try:
+        jax.distributed.initialize(initialization_timeout=int(PATIENCE), **arguments)
+    except RuntimeError as error:
+        raise ValueError(f"the {num_hosts} hosts of this job cannot be joined ({error})") from error
+    if not is_first_host():
+        command_line.only_warn()
+    counts = multihost_utils.process_allgather(np.int32(jax.local_device_count())).tolist()
+    if len(set(counts)) > 1:
+        raise ValueError(f"the hosts have {counts} devices; give each as many as the others")
+
+
+def _explicit(given: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+    """Returns the number of hosts and the arguments of jax.distributed.initialize that three settings stand for."""
+    missing = [name for name in SETTINGS if name not in given]
+    if missing:
+        raise ValueError(f"{', '.join(given)} is set and {', '.join(missing)} is not; set all of them or none")
+    address, num_hosts, host = (given[name] for name in SETTINGS)
+    if not (num_hosts.isdigit() and host.isdigit() and int(host) < int(num_hosts)):
+        raise ValueError(f"{NUM_HOSTS}={num_hosts} and {HOST}={host}: the second must be from 0 to one below the first")
+    name, _, port = address.rpartition(":")
+    if not name or not port.isdigit():
+        raise ValueError(f"{ADDRESS}={address} must be host 0's name and a free port, for example node1:12345")
+    if int(host) and int(num_hosts) > 1:
+        _wait_for(name, int(port))
+    ids = {"coordinator_address": address, "num_processes": int(num_hosts), "process_id": int(host)}
+    return int(num_hosts), ids | {"cluster_detection_method": "deactivate"}
+
+
+def _wait_for(name: str, port: int) -> None:
+    """Waits until host 0 listens. JAX would try as long, and then end the process with a page of its own internals."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            socket.create_connection((name.strip("[]"), port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"{ADDRESS}={name}:{port} cannot be reached within {PATIENCE:.0f} s ({error}); start host 0 there, "
+                    "or open the port"
+                ) from None
+            time.sleep(0.5)
+
+
+def _slurm_tasks() -> int:
+    """Returns the number of tasks of this job step, 0 outside of one."""
+    # Only srun sets it: a batch script by itself is one process, however many tasks its job may have.
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 0))
+
+
+def _tpu_hosts() -> int:
+    """Returns the number of hosts of the TPU slice that this process is part of, 0 where there is none."""
+    listed = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
+    has_tpu = importlib.util.find_spec("libtpu") and any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
+    if not listed and has_tpu and not os.environ.get("TPU_SKIP_MDS_QUERY"):
+        request = urllib.request.Request(_TPU_HOSTS, headers={"Metadata-Flavor": "Google"})
+        try:
+            listed = urllib.request.urlopen(request, timeout=10).read().decode()
+        except OSError:
+            return 0
+    return len(listed.split(",")) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1) if listed else 0
 
 
 def enable_compilation_cache() -> None:
@@ -48,8 +155,6 @@ def any_host(value: bool) -> bool:
     """Whether `value` is true on any host; all of them must ask at the same time."""
     if is_only_host():
         return value
-    from jax.experimental import multihost_utils
-
     return bool(multihost_utils.process_allgather(np.array(value)).any())
 
 
@@ -149,9 +254,86 @@ def unshard(output: jax.Array) -> np.ndarray:
 
 def is_only_host() -> bool:
     """Whether there is no other process to wait for."""
-    return jax.process_count() == 1
+    # Asked first, since counting processes starts the devices.
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def is_first_host() -> bool:
     """Whether this process is the one that writes metrics, checkpoints and reports."""
-    return jax.process_index() == 0
+    return is_only_host() or jax.process_index() == 0
+
+
+def on_first_host(function: Callable[[], Value]) -> Value:
+    """Returns on every host what `function()` returns on host 0; the others wait. What it raises, all raise.
+
+    Args:
+      function: its result can be pickled; only host 0 calls it.
+    """
+    if is_only_host():
+        return function()
+    value, error = _outcome(function) if is_first_host() else (None, None)
+    told = _broadcast(pickle.dumps((value, _plain(error))) if is_first_host() else None)
+    if not is_first_host():
+        value, error = pickle.loads(told)
+    if error is not None:
+        raise error
+    return value
+
+
+def on_all_hosts(function: Callable[[], Value]) -> Value:
+    """Returns what `function()` returns here. If it raises on any host, all raise, so that none waits for another."""
+    if is_only_host():
+        return function()
+    value, error = _outcome(function)
+    failed = multihost_utils.process_allgather(np.int32(error is not None))
+    if failed.any():
+        source = int(failed.argmax())
+        told = pickle.loads(_broadcast(pickle.dumps(_plain(error)) if jax.process_index() == source else None, source))
+        raise type(told)(f"host {source}: {told}") from error
+    return value
+
+
+def gather_batches(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts the parts of global batches together in the order of their rows: [local batch, ...] each -> [N, ...].
+
+    All hosts give as many parts, of equal shapes, and get the whole.
+    """
+    parts = np.stack(parts)
+    if not is_only_host():
+        # [hosts, batches, local batch, ...]: the rows of a batch lie host after host.
+        parts = multihost_utils.process_allgather(parts).swapaxes(0, 1)
+        parts = parts.reshape(len(parts), -1, *parts.shape[3:])
+    return parts.reshape(-1, *parts.shape[2:])
+
+
+def _outcome(function: Callable[[], Value]) -> tuple[Value | None, Exception | None]:
+    try:
+        return function(), None
+    except Exception as error:
+        return None, error
+
+
+def _plain(error: Exception | None) -> Exception | None:
+    """Returns an error that other hosts can be told: of the same kind, without what it may hold on to."""
+    if error is None:
+        return None
+    for kind in (ArithmeticError, OSError, ValueError):
+        if isinstance(error, kind):
+            return kind(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _broadcast(content: bytes | None, source: int = 0) -> bytes:
+    """Sends bytes from the host `source` to all; the others give None. At most 4 GiB."""
+    is_source = jax.process_index() == source
+    size = int(multihost_utils.broadcast_one_to_all(np.uint32(len(content or b"")), is_source))
+    # Few sizes, so that few programs are compiled; and in pieces, since every device holds what is sent.
+    length = min(max(1 << (size - 1).bit_length(), 1024), _CHUNK)
+    pieces = []
+    for first in range(0, size, length):
+        piece = np.zeros(length, np.uint8)
+        if is_source:
+            part = content[first : first + length]
+            piece[: len(part)] = np.frombuffer(part, np.uint8)
+        pieces.append(multihost_utils.broadcast_one_to_all(piece, is_source).tobytes())
+    return b"".join(pieces)[:size]

@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from dim_jax.command_line import printable, say
+from dim_jax.command_line import printable, say, tells_all
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -13,7 +13,8 @@ SECONDS_BETWEEN_LINES = 15.0
 class Progress:
     """Shows steps done, time left, throughput and the newest figures.
 
-    On a terminal it is a tqdm bar; elsewhere a line is printed at most every 15 seconds, and at the end.
+    On a terminal it is a tqdm bar; elsewhere a line is printed at most every 15 seconds, and at the end. Nothing is
+    shown where this package is to log warnings alone.
     """
 
     def __init__(self, description: str, total: int, done: int = 0, images_per_step: int = 1, unit: str = "images/s"):
@@ -30,9 +31,9 @@ class Progress:
         self._start, self._first = time.monotonic(), done
         self._is_first = True
         self._last_line = self._start
-        self._bar = (
-            tqdm(total=total, initial=done, desc=self._description, unit="step") if sys.stderr.isatty() else None
-        )
+        self._is_shown = tells_all()
+        has_bar = self._is_shown and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, desc=self._description, unit="step") if has_bar else None
 
     def update(self, done: int, figures: str = "") -> None:
         """Tells that `done` steps are done, with a few figures to show."""
@@ -46,7 +47,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(part for part in (speed, figures) if part), refresh=False)
             self._bar.update(advanced)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or done >= self._total:
+        elif self._is_shown and (time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or done >= self._total):
             self._last_line = time.monotonic()
             left = f", {_clock((self._total - done) / rate)} left" if rate else ""
             figures = f", {figures}" if figures else ""

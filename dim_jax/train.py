@@ -14,7 +14,8 @@ HELP = """usage: python -m dim_jax.train --config=FILE[:VARIANT] --workdir=RUN [
 
 Trains what a configuration file describes. Everything is written under --workdir; the same command again resumes a run
 that was stopped, and so does --workdir alone. SIGTERM or Ctrl-C saves a checkpoint and leaves with exit code 75; a
-second one ends the run at once.
+second one ends the run at once. Started on all hosts of a SLURM job step or a TPU pod, or on hosts that
+JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell of one another, it trains one run on all of them.
 
 options:
   --config=FILE[:VARIANT]  configuration, for example configs/classifier.py or configs/classifier.py:test
@@ -109,10 +110,12 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or {"-h", "--help"} & set(arguments):
         command_line.say(HELP.rstrip("\n"))
         return
-    config, run, dry_run, profile = parse(arguments)
     command_line.start_logging()
+    from dim_jax import parallel
     from dim_jax.trainers import trainer
 
+    parallel.start()
+    config, run, dry_run, profile = parallel.on_first_host(lambda: parse(arguments))
     trainer(config["trainer"])(config, run, dry_run, profile=profile)
 
 

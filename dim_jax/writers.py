@@ -80,6 +80,16 @@ class MetricWriter:
             ) from error
 
 
+class NoMetricWriter:
+    """Stands in for MetricWriter on hosts that write nothing."""
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read(workdir: str | Path) -> list[dict[str, Any]]:
     """Returns the records of `read_lines`, and logs a warning that names the lines that could not be read."""
     records, unreadable = read_lines(workdir)

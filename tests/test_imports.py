@@ -39,7 +39,8 @@ ALLOWED = {
                  "progress", "experiment", "trainers", "transition"},
     "experiment": {"data", "generate", "losses", "metrics", "parallel", "pools", "prepare", "reporting", "select",
                    "selection", "statistics", "trainers", "workdir", "experiment"},
-    "train": {"trainers"}, "calibration": set(), "classifier_run": {"checkpoints", "data", "loop", "models"},
+    "train": {"parallel", "trainers"}, "calibration": set(),
+    "classifier_run": {"checkpoints", "data", "loop", "models"},
     "predict": {"calibration", "classifier_run", "data", "evaluate", "parallel", "reporting"},
 }  # fmt: skip
 FOR_ALL = {"files", "command_line", "stopping"}

@@ -97,6 +97,10 @@ def make_task(
 
     def validate(state: TrainState) -> dict[str, float]:
         found = predictor(state.variables, data.rows("val"))
+        # Host 0 judges for all, so that they cannot take different checkpoints for the best.
+        return parallel.on_first_host(lambda: judge(found))
+
+    def judge(found: evaluate.Predictions) -> dict[str, float]:
         per_example = whole_split_loss(found.logits, found.label, np.ones(len(found.label), np.float32))
         values = metrics.classification_metrics(found.label, found.logits, data.classes)
         return {"loss": float(per_example.mean()), **metrics.scalars(values)}

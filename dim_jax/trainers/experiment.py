@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax import files, workdir
+from dim_jax import files, parallel, workdir
 from dim_jax.command_line import say
 from dim_jax.data.image_files import safe_name
 from dim_jax.experiment import arms as arms_of
@@ -39,6 +39,11 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
     """
     if profile:
         raise ValueError(f"--profile={profile} is for one run; give it with the --workdir of a run of the experiment")
+    if not parallel.is_only_host():
+        raise ValueError(
+            "an experiment runs on one host; divide it with --config.folds or --config.seeds among hosts that each "
+            "have a --workdir of their own, then copy their predictions/ into one and run it there"
+        )
     arms = arms_of.read_arms(config)
     questions = arms_of.read_questions(config, arms)
     names = arms_of.chosen_names(config, arms)

@@ -39,7 +39,7 @@ def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bo
 
 def _finish(config: dict[str, Any], run: Path, sheets: SampleSheets) -> None:
     """Makes the animation of the grids."""
-    sheets.animate()
+    parallel.on_first_host(sheets.animate)
 
 
 def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
@@ -98,7 +98,7 @@ def make_task(
         state=parallel.draw_on_cpu(step.initial_state, config["seed"]),
         dispatch=lambda state, batches: dispatch(state, batches, key, resident),
         batches=partial(job.training_batches, pictures, sampler, schedule),
-        evaluate=sheets.draw,
+        evaluate=lambda state: parallel.on_first_host(lambda: sheets.draw(state)),
         best_metric=None,
         images_per_step=batch_size,
         steps_per_epoch=sampler.epoch_size / batch_size,

@@ -1,5 +1,6 @@
 """What every trainer does around its own work: check, claim the run directory, prepare, describe, train, report."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -58,55 +59,90 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
       FloatingPointError: training diverged.
     """
     parallel.enable_compilation_cache()
-    _check_data_options(config)
-    grown = workdir.check_config(run, config, may_grow=job.may_grow)
-    source = Path(config["data"]["path"])
-    is_raw = not (source / "manifest.json").is_file()
+    source, is_raw, grown = parallel.on_first_host(lambda: _check(job, config, run))
     if dry_run:
         if is_raw:
             say(f"{source} is not prepared yet: it would first be prepared into {run / PREPARED}")
         else:
-            _describe(job, config, *job.open_data(config, source))
+            _describe(job, config, *parallel.on_first_host(lambda: job.open_data(config, source)))
         return
-    with workdir.claim(run):
+    with contextlib.ExitStack() as held:
+        # Only host 0 writes. The others go by what it read, so they need to see the images, and nothing else of its.
+        parallel.on_first_host(lambda: held.enter_context(workdir.claim(run)))
         if is_raw:
-            log.info("%s is not prepared yet; preparing it into %s", source, run / PREPARED)
-            source = prepare(
-                config["data"]["path"],
-                run / PREPARED,
-                image_size=config["data"]["image_size"],
-                scale=config["data"]["phantom_scale"] if config["data"]["path"] == "phantom" else 1.0,
-            )
-        data, sampler = job.open_data(config, source)
+            source = parallel.on_first_host(lambda: _prepare(config, run))
+        data, sampler = parallel.on_first_host(lambda: job.open_data(config, source))
+        parallel.on_all_hosts(lambda: None if parallel.is_first_host() else _check_images(data))
         if describe:
             _describe(job, config, data, sampler)
-        task, schedule, for_finish = job.make_task(config, run, data, sampler)
-        if not (run / workdir.CONFIG).is_file():
-            datasets.save(data, source, run)
-            workdir.write_start(run, config, [str(device) for device in jax.devices()], task.facts)
-        elif grown:
-            files.write_json(run / workdir.CONFIG, config)
-        with workdir.logging_to(run):
-            log.info("%s", workdir.start_text())
-            log.info("training on %s", ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()))
-            log.info("data %s: images sha256 %s, split sha256 %s", source, data.manifest.fingerprint, data.split_sha256)
-            options = config["train"]
-            best = loop.fit(
-                task,
-                schedule,
-                run,
-                keep_checkpoints=options["keep_checkpoints"],
-                tensorboard=options["tensorboard"],
-                profile=profile,
-            )
-            if best is not None:
-                log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
-            job.finish(config, run, for_finish)
+        task, schedule, for_finish = parallel.on_all_hosts(lambda: job.make_task(config, run, data, sampler))
+        parallel.on_first_host(lambda: _open_run(run, config, source, data, task, grown))
+        if parallel.is_first_host():
+            held.enter_context(workdir.logging_to(run))
+        log.info("%s", workdir.start_text())
+        log.info("training on %s", ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()))
+        log.info("data %s: images sha256 %s, split sha256 %s", source, data.manifest.fingerprint, data.split_sha256)
+        options = config["train"]
+        best = loop.fit(
+            task,
+            schedule,
+            run,
+            keep_checkpoints=options["keep_checkpoints"],
+            tensorboard=options["tensorboard"],
+            profile=profile,
+        )
+        if best is not None:
+            log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
+        job.finish(config, run, for_finish)
         if options.get("report", True):
-            # The page needs matplotlib; nothing before it does.
-            from dim_jax import report
+            parallel.on_first_host(lambda: _report(run))
 
-            say(f"report: {report.write([run])}")
+
+def _check(job: Job, config: Config, run: Path) -> tuple[Path, bool, list[str]]:
+    """Checks the configuration by itself and against the run directory.
+
+    Returns:
+      The source of the data, whether it must be prepared first, and what workdir.check_config returns.
+    """
+    _check_data_options(config)
+    grown = workdir.check_config(run, config, may_grow=job.may_grow)
+    source = Path(config["data"]["path"])
+    return source, not (source / "manifest.json").is_file(), grown
+
+
+def _prepare(config: Config, run: Path) -> Path:
+    """Prepares raw data into the run directory and returns the prepared folder."""
+    options = config["data"]
+    log.info("%s is not prepared yet; preparing it into %s", options["path"], run / PREPARED)
+    scale = options["phantom_scale"] if options["path"] == "phantom" else 1.0
+    return prepare(options["path"], run / PREPARED, image_size=options["image_size"], scale=scale)
+
+
+def _check_images(data: datasets.Dataset) -> None:
+    missing = [path for path in map(data.file, range(len(data))) if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(data)} images are not here, first {missing[0]}; bring them to all hosts, or "
+            "to storage that all of them see under this name"
+        )
+
+
+def _open_run(
+    run: Path, config: Config, source: Path, data: datasets.Dataset, task: loop.Task, grown: list[str]
+) -> None:
+    """Writes what identifies a run that starts for the first time, or has grown."""
+    if not (run / workdir.CONFIG).is_file():
+        datasets.save(data, source, run)
+        workdir.write_start(run, config, [str(device) for device in jax.devices()], task.facts)
+    elif grown:
+        files.write_json(run / workdir.CONFIG, config)
+
+
+def _report(run: Path) -> None:
+    # The page needs matplotlib; nothing before it does.
+    from dim_jax import report
+
+    say(f"report: {report.write([run])}")
 
 
 def training_batches(images: Any, sampler: Sampler, schedule: loop.Schedule, start: int) -> Iterator[dict[str, Any]]:
