@@ -1,5 +1,6 @@
 """Draws images from a trained GAN: pool/<class>/seed00042.png, and where they come from in pool.json."""
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ def generate(
     label: str | None = None,
     truncation: float = 1.0,
 ) -> Path:
-    """Writes the images of the seeds `first_seed` to `first_seed + num - 1` to `out/<class>/`.
+    """Writes the images of the seeds `first_seed` to `first_seed + num - 1` to `out/<class>/`; each host draws a part.
 
     Args:
       workdir: run directory of a GAN.
@@ -37,6 +38,7 @@ def generate(
     """
     from dim_jax import parallel, pools, synthesis
     from dim_jax.progress import Progress
+    from dim_jax.synthesis import GROUP
 
     if num < 1:
         raise ValueError(f"--num={num} must be at least 1")
@@ -45,29 +47,35 @@ def generate(
     if not truncation > 0:
         raise ValueError(f"--truncation={truncation} must be above 0")
     parallel.enable_compilation_cache()
-    run = synthesis.open_run(workdir)
+    run = parallel.on_first_host(lambda: synthesis.open_run(workdir))
     name = _label(run, label)
-    seeds = range(first_seed, first_seed + num)
-    progress = Progress("generate", num, 0, 1)
+    # Whole groups, since each is computed together: no two hosts do the same work.
+    groups = parallel.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
+    wanted = range(first_seed, first_seed + num)
+    seeds = [seed for group in groups for seed in range(group * GROUP, (group + 1) * GROUP) if seed in wanted]
+    progress = Progress("generate", len(seeds), 0, 1)
 
     def images():
-        for start in range(0, num, AT_ONCE):
+        for start in range(0, len(seeds), AT_ONCE):
             some = seeds[start : start + AT_ONCE]
             yield from run.synthesizer.images(some, run.classes.index(name), truncation)
             progress.update(start + len(some))
 
-    try:
-        return pools.write(
+    def make_writer():
+        return pools.Writer(
             out,
             name,
-            images(),
-            seeds,
             workdir=run.workdir,
             checkpoint_step=run.step,
             model_sha256=run.synthesizer.model_hash,
             split_sha256=run.split_sha256,
             truncation=truncation,
         )
+
+    try:
+        writer = parallel.on_all_hosts(make_writer)
+        written = parallel.from_all_hosts(parallel.on_all_hosts(lambda: writer.write(images(), seeds)))
+        return parallel.on_first_host(lambda: writer.list(dict(itertools.chain(*map(dict.items, written)))))
     finally:
         progress.close()
 
@@ -97,6 +105,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
+    from dim_jax import parallel
+
+    parallel.start()
     folder = generate(options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation)
     command_line.say(f"{options.num} images in {folder}")
 

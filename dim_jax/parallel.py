@@ -68,6 +68,9 @@ def start() -> None:
     counts = multihost_utils.process_allgather(np.int32(jax.local_device_count())).tolist()
     if len(set(counts)) > 1:
         raise ValueError(f"the hosts have {counts} devices; give each as many as the others")
+    # Connects all devices while the hosts are abreast: gloo waits only 30 s for the last of them at their first sum,
+    # which would otherwise follow on a compilation.
+    jax.pmap(lambda count: lax.psum(count, AXIS), AXIS)(np.ones(counts[0]))
 
 
 def _explicit(given: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
@@ -291,6 +294,19 @@ def on_all_hosts(function: Callable[[], Value]) -> Value:
         told = pickle.loads(_broadcast(pickle.dumps(_plain(error)) if jax.process_index() == source else None, source))
         raise type(told)(f"host {source}: {told}") from error
     return value
+
+
+def from_all_hosts(value: Value) -> list[Value]:
+    """Returns the values of all hosts in their order; they can be pickled."""
+    if is_only_host():
+        return [value]
+    content, this = pickle.dumps(value), jax.process_index()
+    return [pickle.loads(_broadcast(content if host == this else None, host)) for host in range(jax.process_count())]
+
+
+def share_of_host(items: Sequence[Value]) -> Sequence[Value]:
+    """Returns the items that are for this host: each is for one, and host 0 gets the first."""
+    return items if is_only_host() else items[jax.process_index() :: jax.process_count()]
 
 
 def gather_batches(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 
@@ -63,76 +63,114 @@ class Pool:
     images: tuple[PoolImage, ...]
 
 
-def write(
-    root: str | Path,
-    label: str,
-    images: Iterable[np.ndarray],
-    seeds: Sequence[int],
-    *,
-    workdir: str | Path,
-    checkpoint_step: int,
-    model_sha256: str,
-    split_sha256: str,
-    truncation: float = 1.0,
-) -> Path:
-    """Writes images of one class, one by one, and lists them at the end; images that are there already stay listed.
+class Writer:
+    """Writes images of one class; those of the same model that are there already stay listed.
 
-    Equal pixels of an equal seed give an equal file.
+    Equal pixels of an equal seed give an equal file. Several processes may write images of different seeds; one of them
+    then lists them all.
 
-    Args:
-      root: folder of the pool; the class gets its own folder in it.
-      label: class name.
-      images: uint8 pixels of shape (S, S, 3) for every seed; may be drawn while they are written.
-      seeds: (N,) different integers from 0 on.
-      workdir, checkpoint_step, model_sha256: of the GAN, see Model.
-      split_sha256, truncation: see Pool.
-
-    Returns:
-      The folder of the class.
-
-    Raises:
-      ValueError: the folder holds images of another model, split or truncation; or the seeds or images make no sense.
+    Attributes:
+      folder: of the class.
     """
-    folder = Path(os.path.abspath(root)) / folder_name(label)
-    model = Model(str(workdir), int(checkpoint_step), model_sha256)
-    seeds = [int(seed) for seed in seeds]
-    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
-        raise ValueError(f"the seeds of a pool must be different integers from 0 on, at least one; found {seeds[:8]}")
-    earlier: dict[int, str] = {}
-    image_size = None
-    if (folder / FILE_NAME).exists():
-        pool = _read(folder)
-        there = (pool.label, pool.model.sha256, pool.split_sha256, pool.truncation)
-        if there != (label, model_sha256, split_sha256, truncation):
-            raise ValueError(
-                f"{folder} holds images of {pool.label} by {pool.model.workdir} at step {pool.model.checkpoint_step}, "
-                f"truncation {pool.truncation:g}; generate into another --out"
-            )
-        earlier, image_size = {image.seed: image.sha256 for image in pool.images}, pool.image_size
-    written = {}
-    for seed, pixels in zip(seeds, images, strict=True):
-        image_size = image_size or len(pixels)
-        if pixels.dtype != np.uint8 or pixels.shape != (image_size, image_size, 3):
-            raise ValueError(
-                f"seed {seed} of {label}: {pixels.dtype} of shape {pixels.shape} is no 8-bit image of {image_size} px"
-            )
-        content = png_bytes(pixels, label, seed, model_sha256)
-        files.write_bytes(folder / _image_name(seed), content)
-        written[seed] = hashlib.sha256(content).hexdigest()
-    listed = sorted((earlier | written).items())
-    files.write_json(
-        folder / FILE_NAME,
-        {
-            "format": FORMAT,
-            "class": label,
-            "model": asdict(model),
-            "split_sha256": split_sha256,
-            "image_size": image_size,
-            "truncation": truncation,
-            "images": [{"path": _image_name(seed), "seed": seed, "sha256": digest} for seed, digest in listed],
-        },
-    )
-    return folder
+
+    def __init__(
+        self,
+        root: str | Path,
+        label: str,
+        *,
+        workdir: str | Path,
+        checkpoint_step: int,
+        model_sha256: str,
+        split_sha256: str,
+        truncation: float = 1.0,
+    ):
+        """Args:
+        root: folder of the pool; the class gets its own folder in it.
+        label: class name.
+        workdir, checkpoint_step, model_sha256: of the GAN, see Model.
+        split_sha256, truncation: see Pool.
+
+        Raises:
+          ValueError: the folder holds images of another model, split or truncation.
+        """
+        self.folder = Path(os.path.abspath(root)) / folder_name(label)
+        self._label, self._model = label, Model(str(workdir), int(checkpoint_step), model_sha256)
+        self._split_sha256, self._truncation = split_sha256, truncation
+        self._earlier: dict[int, str] = {}
+        self._image_size = None
+        if (self.folder / FILE_NAME).exists():
+            pool = _read(self.folder)
+            there = (pool.label, pool.model.sha256, pool.split_sha256, pool.truncation)
+            if there != (label, model_sha256, split_sha256, truncation):
+                raise ValueError(
+                    f"{self.folder} holds images of {pool.label} by {pool.model.workdir} at step "
+                    f"{pool.model.checkpoint_step}, truncation {pool.truncation:g}; generate into another --out"
+                )
+            self._earlier, self._image_size = {image.seed: image.sha256 for image in pool.images}, pool.image_size
+
+    def write(self, images: Iterable[np.ndarray], seeds: Sequence[int]) -> dict[int, str]:
+        """Writes images one by one; nothing lists them yet.
+
+        Args:
+          images: uint8 pixels of shape (S, S, 3) for every seed; may be drawn while they are written.
+          seeds: (N,) different integers from 0 on.
+
+        Returns:
+          The SHA-256 of every file by its seed.
+
+        Raises:
+          ValueError: the seeds or images make no sense.
+        """
+        seeds = [int(seed) for seed in seeds]
+        if min(seeds, default=0) < 0 or len(set(seeds)) != len(seeds):
+            raise ValueError(f"the seeds of a pool must be different integers from 0 on; found {seeds[:8]}")
+        written = {}
+        for seed, pixels in zip(seeds, images, strict=True):
+            self._image_size = self._image_size or len(pixels)
+            if pixels.dtype != np.uint8 or pixels.shape != (self._image_size, self._image_size, 3):
+                raise ValueError(
+                    f"seed {seed} of {self._label}: {pixels.dtype} of shape {pixels.shape} is no 8-bit image of "
+                    f"{self._image_size} px"
+                )
+            content = png_bytes(pixels, self._label, seed, self._model.sha256)
+            files.write_bytes(self.folder / _image_name(seed), content)
+            written[seed] = hashlib.sha256(content).hexdigest()
+        return written
+
+    def list(self, written: Mapping[int, str]) -> Path:
+        """Lists images beside those that were there before.
+
+        Args:
+          written: as `write` returned it, of all processes together; one of the images at least is of this one.
+
+        Returns:
+          The folder of the class.
+
+        Raises:
+          ValueError: there is nothing to list, or an image of another process is not there.
+        """
+        if not written:
+            raise ValueError(f"{self.folder}: no seeds were given; a pool holds at least one image")
+        for seed in written:
+            if not (self.folder / _image_name(seed)).is_file():
+                raise ValueError(
+                    f"{self.folder} lacks {_image_name(seed)}, which another host wrote; --out must lie on storage "
+                    "that all hosts share"
+                )
+        listed = sorted((self._earlier | dict(written)).items())
+        files.write_json(
+            self.folder / FILE_NAME,
+            {
+                "format": FORMAT,
+                "class": self._label,
+                "model": asdict(self._model),
+                "split_sha256": self._split_sha256,
+                "image_size": self._image_size,
+                "truncation": self._truncation,
+                "images": [{"path": _image_name(seed), "seed": seed, "sha256": digest} for seed, digest in listed],
+            },
+        )
+        return self.folder
 
 
 def folder_name(label: str) -> str:

@@ -18,8 +18,9 @@ def pixels(number, size=8, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (number, size, size, 3)).astype(np.uint8)
 
 
-def make(root, label="normal", seeds=(3, 1), **changes):
-    return pools.write(root, label, iter(pixels(len(seeds))), seeds, **{**MODEL, **changes})
+def make(root, label="normal", seeds=(3, 1), images=None, **changes):
+    writer = pools.Writer(root, label, **{**MODEL, **changes})
+    return writer.list(writer.write(pixels(len(seeds)) if images is None else images, seeds))
 
 
 def test_a_pool_is_read_back_as_it_was_written(tmp_path):
@@ -45,7 +46,7 @@ def test_every_file_says_that_it_is_synthetic_and_whence(tmp_path):
 def test_equal_images_of_equal_seeds_are_equal_files(tmp_path):
     contents = [(make(tmp_path / name) / "seed00003.png").read_bytes() for name in "ab"]
     assert contents[0] == contents[1]
-    other = pools.write(tmp_path / "c", "normal", pixels(2, seed=1), (3, 1), **MODEL)
+    other = make(tmp_path / "c", images=pixels(2, seed=1))
     assert (other / "seed00003.png").read_bytes() != contents[0]
 
 
@@ -66,7 +67,7 @@ def test_images_of_another_origin_are_not_mixed_in(tmp_path, change):
         yield
 
     with pytest.raises(ValueError, match="another --out"):
-        pools.write(tmp_path, "normal", never(), (9,), **{**MODEL, **change})
+        make(tmp_path, seeds=(9,), images=never(), **change)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -92,9 +93,20 @@ def test_seeds_that_name_no_file_each_are_refused(tmp_path, given_seeds):
         make(tmp_path, seeds=given_seeds)
 
 
+def test_the_images_of_two_writers_are_listed_by_one(tmp_path):
+    writers = [pools.Writer(tmp_path, "normal", **MODEL) for _ in range(2)]
+    first, second = (writer.write(pixels(2), seeds) for writer, seeds in zip(writers, ((0, 1), (8, 9)), strict=True))
+    writers[0].list(first | second)
+    (pool,) = pools.load(tmp_path)
+    assert [image.seed for image in pool.images] == [0, 1, 8, 9]
+    (tmp_path / "normal" / "seed00009.png").unlink()
+    with pytest.raises(ValueError, match=r"lacks seed00009\.png, which another host wrote"):
+        writers[0].list(first | second)
+
+
 def test_images_that_are_not_square_and_alike_are_refused(tmp_path):
     with pytest.raises(ValueError, match="seed 2 of normal"):
-        pools.write(tmp_path, "normal", [pixels(1)[0], pixels(1, 16)[0]], (1, 2), **MODEL)
+        make(tmp_path, seeds=(1, 2), images=[pixels(1)[0], pixels(1, 16)[0]])
     assert not (tmp_path / "normal" / "pool.json").exists()
 
 

@@ -57,7 +57,8 @@ def training_images(data, label, number):
 def write_pool(root, data, label, pixels, **changes):
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32}
     origin["split_sha256"] = datasets.open_dataset(data).split_sha256
-    return pools.write(root, label, pixels, range(len(pixels)), **{**origin, **changes})
+    writer = pools.Writer(root, label, **{**origin, **changes})
+    return writer.list(writer.write(pixels, range(len(pixels))))
 
 
 @pytest.fixture(scope="module")
