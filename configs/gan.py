@@ -64,6 +64,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "rmsprop"
     config.optimizer.learning_rate = 2e-4
+    config.optimizer.learning_rate_scaling = "none"  # linear or sqrt: with the global batch size, see optimizers.py
+    config.optimizer.reference_batch_size = 8  # the batch that learning_rate is for; linear and sqrt only
 
     config.train = ml_collections.ConfigDict()
     config.train.num_train_steps = 40_000

@@ -7,6 +7,30 @@ import numpy as np
 import optax
 
 SCHEDULES = ("constant", "step", "cosine")
+SCALINGS = ("none", "linear", "sqrt")
+
+
+def scaled_learning_rate(learning_rate: float, scaling: str, batch_size: int, reference_batch_size: int) -> float:
+    """Returns the learning rate that suits a global batch, from one that suits the reference batch.
+
+    Args:
+      learning_rate: for batches of `reference_batch_size`.
+      scaling: "none" leaves it as it is; "linear" multiplies it by batch_size / reference_batch_size, for SGD; "sqrt"
+        by the square root of that, for Adam and RMSprop (whose other constants stay as they are).
+
+    Raises:
+      ValueError: there is no such rule, or the reference is below 1.
+
+    Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014 (both rules); Goyal
+    et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017 (linear, with a warm-up); Malladi et al.,
+    "On the SDEs and scaling rules for adaptive gradient algorithms", NeurIPS 2022 (square root).
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"config.optimizer.learning_rate_scaling={scaling!r}: choose {', '.join(SCALINGS)}")
+    if reference_batch_size < 1:
+        raise ValueError(f"config.optimizer.reference_batch_size={reference_batch_size} must be at least 1")
+    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[scaling]
+    return learning_rate * (batch_size / reference_batch_size) ** power
 
 
 def make_optimizer(

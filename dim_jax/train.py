@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dim_jax import command_line, files
+from dim_jax.added_fields import complete
 
 HELP = """usage: python -m dim_jax.train --config=FILE[:VARIANT] --workdir=RUN [--config.FIELD=VALUE ...] [--dry-run]
 
@@ -83,7 +84,7 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
         saved = files.read_json(path)
         if "optimizer" not in saved:
             raise ValueError(f"{value} was imported for use alone; import it again with --config=FILE and --data=DATA")
-        return ConfigDict(saved)
+        return ConfigDict(complete(saved))
     raise ValueError("--config is missing; give a configuration, for example --config=configs/classifier.py")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax import command_line, files
+from dim_jax.added_fields import complete
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -87,6 +88,8 @@ def check_config(
 ) -> list[str]:
     """Raises ValueError, naming every field that differs, if `workdir` holds a run of another configuration.
 
+    A run that was made before there was a field has the value of added_fields.
+
     Args:
       may_differ: dotted names of fields, or of groups of them, that do not count.
       may_grow: dotted names of numbers that may be larger now.
@@ -97,7 +100,7 @@ def check_config(
     path = Path(workdir) / CONFIG
     if not path.is_file():
         return []
-    saved, given = flatten(files.read_json(path)), flatten(files.to_json(config))
+    saved, given = (flatten(complete(each)) for each in (files.read_json(path), files.to_json(config)))
     grown = [name for name in may_grow if name in saved and given.get(name, 0) > saved[name]]
     differences = [
         f"{name}: {saved.get(name, 'absent')!r} there, {given.get(name, 'absent')!r} now"

@@ -13,7 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Room -> rooms it may import. Everything may import what FOR_ALL names; a folder stands for all its modules.
 PURE = {"jax only"}
 ALLOWED = {
-    "files": set(), "command_line": set(), "progress": set(), "writers": set(), "workdir": set(),
+    "files": set(), "command_line": set(), "progress": set(), "writers": set(),
+    "added_fields": set(), "workdir": {"added_fields"},
     "checkpoints": set(), "parallel": set(), "losses": {"losses"}, "augment": set(), "metrics": set(),
     "optimizers": set(), "state": set(), "models": {"models", "scales"}, "explain": set(),
     "scales": set(), "diff_augment": set(), "gan_losses": set(), "transition": set(), "feature_sets": set(),
@@ -37,9 +38,9 @@ ALLOWED = {
     "trainers": {"models", "losses", "gan_losses", "metrics", "optimizers", "state", "steps", "data", "parallel",
                  "loop", "workdir", "evaluate", "synthesis", "sample_sheets", "interop", "prepare", "report",
                  "progress", "experiment", "trainers", "transition"},
-    "experiment": {"data", "generate", "losses", "metrics", "parallel", "pools", "prepare", "reporting", "select",
-                   "selection", "statistics", "trainers", "workdir", "experiment"},
-    "train": {"parallel", "trainers"}, "calibration": set(),
+    "experiment": {"added_fields", "data", "generate", "losses", "metrics", "parallel", "pools", "prepare", "reporting",
+                   "select", "selection", "statistics", "trainers", "workdir", "experiment"},
+    "train": {"added_fields", "parallel", "trainers"}, "calibration": set(),
     "classifier_run": {"checkpoints", "data", "loop", "models"},
     "predict": {"calibration", "classifier_run", "data", "evaluate", "parallel", "reporting"},
 }  # fmt: skip

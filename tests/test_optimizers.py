@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from dim_jax.optimizers import make_optimizer, make_schedule
+from dim_jax.optimizers import make_optimizer, make_schedule, scaled_learning_rate
 
 
 def test_warmup_rises_from_zero_and_cosine_ends_at_zero():
@@ -55,3 +55,13 @@ def test_unknown_names_are_told_with_the_choices():
         make_optimizer("adamw2", 1.0)
     with pytest.raises(ValueError, match="choose constant"):
         make_schedule("linear", 1.0, num_train_steps=1)
+
+
+def test_the_learning_rate_follows_the_batch_as_the_rule_says():
+    found = [scaled_learning_rate(0.1, rule, 512, 32) for rule in ("none", "sqrt", "linear")]
+    np.testing.assert_allclose(found, [0.1, 0.4, 1.6])
+    assert [scaled_learning_rate(0.1, rule, 32, 32) for rule in ("none", "sqrt", "linear")] == [0.1] * 3
+    with pytest.raises(ValueError, match="learning_rate_scaling='square': choose none, linear, sqrt"):
+        scaled_learning_rate(0.1, "square", 32, 32)
+    with pytest.raises(ValueError, match="reference_batch_size=0"):
+        scaled_learning_rate(0.1, "sqrt", 32, 0)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax import files
+from dim_jax.added_fields import AFTER_EXPERIMENTS
 from dim_jax.data.dataset import Dataset
 from dim_jax.workdir import MAY_DIFFER, flatten
 
@@ -40,7 +41,12 @@ class Archived:
 def fingerprint(config: Mapping[str, Any], count: int) -> str:
     """Returns the SHA-256 of what a run is: its configuration without places and speed, and how many images it adds."""
     left_out = PLACES | MAY_DIFFER
-    kept = {name: value for name, value in flatten(files.to_json(dict(config))).items() if name not in left_out}
+    kept = {
+        name: value
+        for name, value in flatten(files.to_json(dict(config))).items()
+        # A field that came later is as if it were not there while it changes nothing.
+        if name not in left_out and not (name in AFTER_EXPERIMENTS and AFTER_EXPERIMENTS[name] == value)
+    }
     text = json.dumps([sorted(kept.items()), count], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -66,7 +66,7 @@ def make_task(
     )
     learning_rate = make_schedule(
         optimizer_options["schedule"],
-        optimizer_options["learning_rate"],
+        job.learning_rate(config),
         num_train_steps=schedule.num_train_steps,
         warmup_steps=round(optimizer_options["warmup_epochs"] * steps_per_epoch),
         decay_steps=round(optimizer_options["decay_epochs"] * steps_per_epoch),
@@ -165,7 +165,7 @@ def check_options(config: dict[str, Any]) -> None:
         )
     losses.hyper_parameters(config["loss"]["name"], config["loss"])
     make_classifier(num_classes=2, **config["model"])
-    make_optimizer(config["optimizer"]["name"], config["optimizer"]["learning_rate"])
+    make_optimizer(config["optimizer"]["name"], job.learning_rate(config))
     _check_initial_weights(config)
     _check_features(config)
 

@@ -62,14 +62,15 @@ def make_task(
     num_classes = len(data.classes) if gan["conditional"] else 0
     generator, discriminator = make_gan(size, num_classes, axis_name=parallel.AXIS, **config["model"])
     frozen, distance, description = _perceptual(gan)
+    learning_rate = job.learning_rate(config)
     label_strength = transition.label_strength(
         gan["condition_from"], gan["condition_until"], options["num_train_steps"]
     )
     step = GanTrainStep(
         generator=generator,
         discriminator=discriminator,
-        optimizer=make_optimizer(config["optimizer"]["name"], config["optimizer"]["learning_rate"]),
-        learning_rate=config["optimizer"]["learning_rate"],
+        optimizer=make_optimizer(config["optimizer"]["name"], learning_rate),
+        learning_rate=learning_rate,
         distance=distance,
         axis_name=parallel.AXIS,
         label_strength=label_strength if gan["conditional"] else None,
@@ -180,4 +181,4 @@ def check_options(config: dict[str, Any]) -> None:
     if not -1 < config["augment"]["adaptive_target"] < 1:
         raise ValueError(f"config.augment.adaptive_target={config['augment']['adaptive_target']} must be in (-1, 1)")
     make_gan(config["data"]["image_size"], 0, **config["model"])
-    make_optimizer(config["optimizer"]["name"], config["optimizer"]["learning_rate"])
+    make_optimizer(config["optimizer"]["name"], job.learning_rate(config))

@@ -15,6 +15,7 @@ from dim_jax.data import backends
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan
 from dim_jax.data.sampler import Sampler
+from dim_jax.optimizers import scaled_learning_rate
 from dim_jax.prepare import prepare
 
 PREPARED = "data"
@@ -155,6 +156,17 @@ def training_batches(images: Any, sampler: Sampler, schedule: loop.Schedule, sta
     stream = images.batches(plan)
     for _ in range(start, schedule.num_train_steps, schedule.steps_per_dispatch):
         yield parallel.shard_steps([next(stream) for _ in range(schedule.steps_per_dispatch)])
+
+
+def learning_rate(config: Config) -> float:
+    """Returns the learning rate for the global batch size of a configuration."""
+    options = config["optimizer"]
+    return scaled_learning_rate(
+        options["learning_rate"],
+        options["learning_rate_scaling"],
+        config["train"]["global_batch_size"],
+        options["reference_batch_size"],
+    )
 
 
 def _check_data_options(config: Config) -> None:
