@@ -1,6 +1,5 @@
 """Two real processes with two devices each do what one process with four devices does, and a run changes devices."""
 
-import json
 import os
 import shutil
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from toy_task import lines
 
 from dim_jax import checkpoints, command_line, loop, parallel, pools, train
 from dim_jax.data import manifest, splits
@@ -29,7 +29,6 @@ GAN = [
     *COMMON,
 ]  # fmt: skip
 JOBS = {"classifier": CLASSIFIER, "gan": GAN}
-NOT_COMPARED = {"seconds", "checkpoint_seconds", "seconds_per_step", "images_per_second", "data_wait_share"}
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +76,6 @@ def on_devices(count, *arguments):
         patch.setattr(jax, "local_device_count", lambda: count)
         patch.setattr(jax, "local_devices", lambda **of: everything(**of)[:1] if of else devices)
         assert command_line.run(train.main, list(map(str, arguments))) == 0
-
-
-def lines(run):
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in NOT_COMPARED} for line in found]
 
 
 def assert_same_run(ours, theirs):
