@@ -2,7 +2,8 @@
 #   PYTHON  interpreter to make it with (default python3; 3.11 or newer)
 #   VENV    folder of the environment
 #   EXTRAS  extras to install, for example test
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck shell=bash
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -10,6 +11,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   exit 2
 fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# shellcheck source=/dev/null
 . "$venv/bin/activate"
 python -m pip install --quiet --upgrade pip
 python -m pip install --quiet --editable ".${EXTRAS:+[$EXTRAS]}"

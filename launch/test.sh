@@ -2,7 +2,7 @@
 # Environment, lint and all tests.
 #   bash launch/test.sh [pytest arguments ...]
 set -euo pipefail
-EXTRAS=test . "$(dirname "$0")/environment.sh"
+EXTRAS="test" . "$(dirname "$0")/environment.sh"
 ruff check .
 # Most of the suite's time is compiling, of programs that run for seconds: unoptimised ones cost a third less in all.
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0"
