@@ -107,7 +107,7 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
             state = jax.tree.map(np.asarray, state)
             if template is not None:
                 _check_shapes(state, template)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} does not fit this model or optimizer ({reason}); use another workdir") from error
         return Checkpoint(int(path.name), state, files.read_json(path / NOTES))
@@ -140,7 +140,7 @@ def _check_shapes(state: Tree, template: Tree) -> None:
 def steps(folder: str | Path) -> list[int]:
     """Returns the steps of the checkpoints in `folder`, whole or not, ascending."""
     folder = Path(folder)
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal()) if folder.is_dir() else []
 
 
 def is_whole(checkpoint: Path) -> bool:

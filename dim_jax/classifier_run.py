@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from dim_jax import checkpoints, files, loop
+from dim_jax import checkpoints, configuration, loop
 from dim_jax.data import manifest as manifests
 from dim_jax.data import splits
 from dim_jax.data.dataset import fixed_statistics
@@ -46,22 +46,19 @@ def open_run(workdir: str | Path, checkpoint: str = "best") -> ClassifierRun:
       ValueError: the run is not a classifier's, or something in it is broken.
     """
     workdir = Path(workdir)
-    if not (workdir / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{workdir} holds no run (no config.json); train one with python -m dim_jax.train, or import one with "
-            "python -m dim_jax.interop.convert"
-        )
-    config = files.read_json(workdir / "config.json")
+    config = configuration.read(workdir)
     if config.get("trainer") != "classifier":
         raise ValueError(f"{workdir} is the run of a {config.get('trainer')}, not of a classifier")
     data = config["data"]
     statistics = fixed_statistics(data.get("mean", ()), data.get("std", ()))
     if data["path"]:
         manifest = manifests.load(workdir)
-        fold = splits.load(workdir, manifest).folds[data["fold"]]
+        fold = splits.load(workdir, manifest).fold(data["fold"])
         classes, statistics = manifest.classes, statistics or (fold.mean, fold.std)
     else:
-        classes = tuple(config["classes"])
+        classes = _classes(workdir, config)
+        if statistics is None:
+            raise ValueError(f"{workdir / configuration.FILE_NAME} lacks config.data.mean and .std; import it again")
     restored = checkpoints.restore(workdir / FOLDERS[checkpoint])
     if restored is None:
         raise FileNotFoundError(f"{workdir / FOLDERS[checkpoint]} holds no checkpoint yet; train the run first")
@@ -71,6 +68,20 @@ def open_run(workdir: str | Path, checkpoint: str = "best") -> ClassifierRun:
         mean=np.array(statistics[0], np.float32),
         std=np.array(statistics[1], np.float32),
         model=make_classifier(num_classes=len(classes), **config["model"]),
-        variables={name: restored.state[name] for name in ("params", "batch_stats") if name in restored.state},
+        variables=_variables(restored.state),
         step=restored.step,
     )
+
+
+def _variables(state: Any) -> dict[str, Any]:
+    """Returns what of a restored state a model may take; whether it fits, the model tells (evaluate.Predictor)."""
+    found = state if isinstance(state, dict) else {}
+    return {name: found[name] for name in ("params", "batch_stats") if name in found}
+
+
+def _classes(workdir: Path, config: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the outputs of a run that has no images."""
+    found = config.get("classes")
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found) or len(set(found)) < 2:
+        raise ValueError(f"{workdir / configuration.FILE_NAME}: 'classes' must list the classes; import it again")
+    return tuple(found)

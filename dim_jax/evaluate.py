@@ -81,6 +81,16 @@ class Predictor:
         self._step = parallel.pmap_eval_step(make_eval_step(model))
         self._is_compiled = False
 
+    def fitting(self, state: Any, where: str | Path) -> dict[str, Any]:
+        """Returns the variables of a restored `state` that the model takes; raises ValueError where they do not fit."""
+        import jax
+
+        from dim_jax.state import fitting
+
+        image = jax.ShapeDtypeStruct((1, *self.images.shape), np.float32)
+        expected = jax.eval_shape(self.model.init, jax.random.key(0), image)
+        return fitting(state, {name: expected[name] for name in ("params", "batch_stats") if name in expected}, where)
+
     def __call__(self, variables: Any, rows: np.ndarray, explained: np.ndarray | None = None) -> Predictions:
         """Predicts `rows` (N,) with replicated `variables`; every host predicts its part, and all get the whole.
 
@@ -128,12 +138,12 @@ def open_run(workdir: str | Path) -> tuple[dict[str, Any], "Dataset"]:
       FileNotFoundError: `workdir` holds no run, or its images are gone.
       ValueError: a file of it is broken.
     """
+    from dim_jax import configuration
     from dim_jax.data.dataset import open_dataset
 
-    workdir = Path(workdir)
-    if not (workdir / "config.json").is_file():
-        raise FileNotFoundError(f"{workdir} holds no run (no config.json); train one with python -m dim_jax.train")
-    config = files.read_json(workdir / "config.json")
+    config = configuration.read(workdir)
+    if "data" not in config:
+        raise ValueError(f"{workdir} is the run of a {config.get('trainer')}, which has no images of its own")
     data = config["data"]
     if not data["path"]:
         raise FileNotFoundError(
@@ -194,6 +204,8 @@ def evaluate(
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
     config, dataset = parallel.on_first_host(lambda: open_run(workdir))
+    if config["trainer"] != "classifier":
+        raise ValueError(f"{workdir} is the run of a {config['trainer']}, not of a classifier")
     rows = dataset.rows(split)
     if not len(rows):
         raise ValueError(f"{workdir}: its split has no {split} images")
@@ -201,8 +213,8 @@ def evaluate(
     restored = loop.restore(folder)
     if restored is None:
         raise FileNotFoundError(f"{folder} holds no checkpoint yet; train the run first")
-    variables = {name: restored.state[name] for name in ("params", "batch_stats")}
     predictor = predictor or parallel.on_all_hosts(lambda: make_predictor(config, dataset))
+    variables = predictor.fitting(restored.state, folder)
     predictions = predictor(parallel.replicate(variables), rows)
     checked = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
 

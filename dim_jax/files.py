@@ -83,6 +83,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, such as an endless one, has none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def write_bytes(path: str | Path, content: bytes) -> Path:
     """Writes `content` to `path` atomically, creating parent folders, and returns the path."""
     path = Path(path)

@@ -10,6 +10,7 @@ from dim_jax import command_line
 EXAMPLES = """  python -m dim_jax.generate --workdir=runs/gan_normal --num=200 --out=pool
   python -m dim_jax.generate --workdir=runs/gan_all --label=normal --num=200 --out=pool    # a class-conditional GAN"""
 AT_ONCE = 64
+MOST_IMAGES, MOST_SEEDS, MOST_TRUNCATION = 10**6, 2**31, 10
 
 
 def generate(
@@ -40,12 +41,12 @@ def generate(
     from dim_jax.progress import Progress
     from dim_jax.synthesis import GROUP
 
-    if num < 1:
-        raise ValueError(f"--num={num} must be at least 1")
-    if first_seed < 0:
-        raise ValueError(f"--first-seed={first_seed} must be at least 0")
-    if not truncation > 0:
-        raise ValueError(f"--truncation={truncation} must be above 0")
+    if not 1 <= num <= MOST_IMAGES:
+        raise ValueError(f"--num={num} must be at least 1 and at most {MOST_IMAGES}")
+    if not 0 <= first_seed <= MOST_SEEDS - num:
+        raise ValueError(f"--first-seed={first_seed} must be at least 0, and the last seed at most {MOST_SEEDS - 1}")
+    if not 0 < truncation <= MOST_TRUNCATION:
+        raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
     parallel.enable_compilation_cache()
     run = parallel.on_first_host(lambda: synthesis.open_run(workdir))
     name = _label(run, label)

@@ -6,6 +6,7 @@ Every image also says so itself, in the text chunks of its PNG, so that one that
 import hashlib
 import io
 import itertools
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from dim_jax import files
-from dim_jax.data import image_files
+from dim_jax.data import image_files, images
 
 FILE_NAME = "pool.json"
 FORMAT = 1
@@ -241,10 +242,12 @@ def _read(folder: Path) -> Pool:
     _check_types(content, types | {"images": list}, str(path))
     if not content["images"] or content["image_size"] < 1:
         raise ValueError(f"{path} lists no images, or such without a size; generate the images again")
+    if not 0 < content["truncation"] < math.inf:
+        raise ValueError(f"{path}: 'truncation' must be a number above 0; generate the images again")
     model_types = {field.name: field.type for field in fields(Model)}
     _check_types(content["model"], model_types, f"{path}, 'model'")
-    images = tuple(_read_entry(entry, folder, f"{path}, image {at}") for at, entry in enumerate(content["images"]))
-    for what, values in (("path", [image.path for image in images]), ("seed", [image.seed for image in images])):
+    entries = tuple(_read_entry(entry, folder, f"{path}, image {at}") for at, entry in enumerate(content["images"]))
+    for what, values in (("path", [image.path for image in entries]), ("seed", [image.seed for image in entries])):
         if len(set(values)) != len(values):
             raise ValueError(f"{path} lists a {what} twice; generate the images again")
     return Pool(
@@ -254,7 +257,7 @@ def _read(folder: Path) -> Pool:
         split_sha256=content["split_sha256"],
         image_size=content["image_size"],
         truncation=float(content["truncation"]),
-        images=tuple(sorted(images, key=lambda image: image.seed)),
+        images=tuple(sorted(entries, key=lambda image: image.seed)),
     )
 
 
@@ -262,6 +265,8 @@ def _read_entry(entry: object, folder: Path, where: str) -> PoolImage:
     if not isinstance(entry, dict):
         raise ValueError(f"{where} must be an object with path, seed and sha256; generate the images again")
     _check_types(entry, {"path": str, "seed": int, "sha256": str}, where)
+    if entry["seed"] < 0:
+        raise ValueError(f"{where}: 'seed' is negative; generate the images again")
     parts = PurePosixPath(entry["path"]).parts
     path = folder.joinpath(*parts)
     # Resolved as well: a link inside the folder may lead out of it.
@@ -280,20 +285,19 @@ def _check_types(content: dict, types: dict, where: str) -> None:
 def _check_image(image: PoolImage, pool: Pool) -> None:
     if not image.path.is_file():
         raise FileNotFoundError(f"{image.path} is listed in {pool.folder / FILE_NAME} and gone; generate it again")
-    content = image.path.read_bytes()
+    content = images.read_bytes(image.path)
     if hashlib.sha256(content).hexdigest() != image.sha256:
         raise ValueError(f"{image.path} was changed since it was generated (its SHA-256 differs); generate it again")
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            kind, size, tags = opened.format, opened.size, dict(opened.info)
-    except OSError as error:
-        raise ValueError(f"{image.path} is no image ({error}); generate it again") from None
-    if size != (pool.image_size, pool.image_size):
+        found = images.inspect(content, str(image.path))
+    except ValueError as error:
+        raise ValueError(f"{error}; generate it again") from None
+    height, width, _ = found.pixels.shape
+    if (width, height) != (pool.image_size, pool.image_size):
         raise ValueError(
-            f"{image.path} has {size[0]}x{size[1]} pixels, its pool {pool.image_size}x{pool.image_size}; "
-            "generate it again"
+            f"{image.path} has {width}x{height} pixels, its pool {pool.image_size}x{pool.image_size}; generate it again"
         )
-    if kind != "PNG" or tags.get("synthetic") != "true":
+    if found.kind != "PNG" or found.texts.get("synthetic") != "true":
         raise ValueError(
             f"{image.path} does not say that it is synthetic, so it may be real; a pool is for generated images alone"
         )

@@ -166,16 +166,18 @@ def predict(
     run = open_run(workdir)
     if run.config["data"]["backend"] == "features":
         raise ValueError(f"{workdir} takes frozen features, not images; give the run of a network that sees images")
-    batch_size = batch_size or run.config["train"]["eval_batch_size"]
+    batch_size = run.config["train"]["eval_batch_size"] if batch_size is None else batch_size
     if batch_size < 1 or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
     temperature, abstention = _fitted(workdir, run, calibrate, coverage)
     parallel.enable_compilation_cache()
     devices = jax.device_count()
+    batch_size = min(batch_size, len(paths))
     data = run.config["data"]
     images = FolderImages(paths, data["image_size"], data["resize"], run.mean, run.std)
     predictor = evaluate.Predictor(run.model, images, images, -(-batch_size // devices) * devices)
-    found = predictor(parallel.replicate(run.variables), np.arange(len(paths)))
+    variables = predictor.fitting(run.variables, workdir)
+    found = predictor(parallel.replicate(variables), np.arange(len(paths)))
     if not len(found.index):
         raise ValueError(f"none of the {len(paths)} files can be read; the first is {paths[0]} ({images.reasons[0]})")
     if not np.isfinite(found.logits).all():
@@ -228,14 +230,26 @@ def _fitted(
     file, again = folder / "predictions.npz", f"run python -m dim_jax.evaluate --workdir={workdir} --split=val"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; --calibrate and --coverage need it, so {again}")
-    step = files.read_json(folder / "metrics.json")["checkpoint_step"]
+    step = files.read_object(folder / "metrics.json").get("checkpoint_step")
     if step != run.step:
         raise ValueError(f"{folder} is of step {step}, the best checkpoint of step {run.step}; {again}")
-    with np.load(file, allow_pickle=False) as archive:
-        logits, labels = archive["logits"], archive["label"]
+    logits, labels = _validated(file, len(run.classes), again)
     temperature = fit_temperature(logits, labels) if calibrate else 1.0
     rule = None if coverage is None else fit_abstention(probabilities(logits, temperature), labels, coverage)
     return temperature, rule
+
+
+def _validated(file: Path, num_classes: int, again: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns logits (N, C) and labels (N,) of an evaluation."""
+    try:
+        found = files.read_arrays(file, ("logits", "label"))
+    except ValueError as error:
+        raise ValueError(f"{error}; {again}") from None
+    logits, labels = found.get("logits", np.zeros(0)), found.get("label", np.zeros(0))
+    fits = logits.dtype.kind == "f" and logits.shape == (len(labels), num_classes) and np.isfinite(logits).all()
+    if not fits or not len(labels) or not np.isin(labels, np.arange(num_classes)).all():
+        raise ValueError(f"{file} holds no predictions of {num_classes} classes; {again}")
+    return logits, labels
 
 
 def _draw_overlays(out: Path, images: FolderImages, found: "Predictions", number: int) -> dict[int, str]:

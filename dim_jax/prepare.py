@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PHANTOM = "phantom"
 TFDS = "tfds:"
+MOST_SIDE, MOST_SCALE = 4096, 100
 REPORT_NAME = "data_report.json"
 EXAMPLES = """\
   python -m dim_jax.prepare --source=phantom --out=data/phantom --scale=0.2 --image-size=96
@@ -137,7 +138,7 @@ def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
             raise ValueError(f"{out} is not empty and holds no prepared data; choose another --out")
         return False
     # Data that were prepared before there was --exclude left nothing out.
-    previous = {"exclude": []} | files.read_json(out / REPORT_NAME).get("options", {})
+    previous = {"exclude": []} | (files.read_object(out / REPORT_NAME).get("options") or {})
     differing = [
         f"{key} was {previous.get(key)!r} and is now {value!r}"
         for key, value in files.to_json(options).items()
@@ -153,8 +154,8 @@ def _check_options(
 ) -> None:
     from dim_jax.data import images, splits
 
-    if options["image_size"] < 8:
-        raise ValueError(f"--image-size={options['image_size']} must be at least 8 pixels")
+    if not 8 <= options["image_size"] <= MOST_SIDE:
+        raise ValueError(f"--image-size={options['image_size']} must be at least 8 pixels and at most {MOST_SIDE}")
     if options["split"] not in (*splits.METHODS, "auto"):
         raise ValueError(f"--split={options['split']} is unknown; use {', '.join(splits.METHODS)}")
     if options["split"] != "manifest":
@@ -167,8 +168,8 @@ def _check_options(
         raise ValueError("--source=phantom knows its images and cases; drop --manifest and --group-regex")
     if not is_phantom and scale != 1:
         raise ValueError(f"--scale={scale} is only for --source=phantom; drop it")
-    if scale <= 0:
-        raise ValueError(f"--scale={scale} must be positive")
+    if not 0 < scale <= MOST_SCALE:
+        raise ValueError(f"--scale={scale} must be positive and at most {MOST_SCALE}")
     if options["pack"] not in (None, *images.POLICIES):
         raise ValueError(f"--pack={options['pack']} is no policy; use {', '.join(images.POLICIES)}")
     is_tfds = (options["source"] or "").startswith(TFDS)

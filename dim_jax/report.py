@@ -84,9 +84,10 @@ def write(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
 
 
 def _is_experiment(folder: Path) -> bool:
-    path = folder / "config.json"
-    content = files.read_json(path) if path.is_file() else {}
-    return isinstance(content, dict) and content.get("trainer") == "experiment"
+    try:
+        return files.read_object(folder / "config.json").get("trainer") == "experiment"
+    except (OSError, ValueError):  # the page says so
+        return False
 
 
 def _views(runs: Sequence[str | Path]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

@@ -1,10 +1,42 @@
 """What a training run carries from step to step, and the random keys that follow from it."""
 
+from pathlib import Path
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def fitting(found: Any, expected: Any, where: str | Path) -> dict[str, Any]:
+    """Returns the variables of a restored checkpoint that a model takes, once they are sure to fit it.
+
+    Args:
+      found: what was restored.
+      expected: collection -> tree of shapes, as jax.eval_shape gives them of the model's `init`.
+      where: the checkpoints, for what is said of them.
+
+    Raises:
+      ValueError: something is missing, too many, or of another shape.
+    """
+    missing = [name for name in expected if not isinstance(found, dict) or name not in found]
+    if missing:
+        raise ValueError(f"{where} holds no {missing[0]} of such a model; give the run that it was saved in")
+    kept = {name: found[name] for name in expected}
+    ours, theirs = (_shapes(tree) for tree in (expected, kept))
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            raise ValueError(
+                f"{where} is of another model: {path} is {theirs.get(path, 'missing')} there and "
+                f"{ours.get(path, 'unknown')} here; give the run that it was saved in"
+            )
+    return kept
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
 class TrainState(flax.struct.PyTreeNode):

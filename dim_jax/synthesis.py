@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dim_jax import checkpoints, evaluate, files, transition
+from dim_jax import checkpoints, configuration, evaluate, transition
 from dim_jax.loop import CHECKPOINTS
 from dim_jax.models import make_gan
 from dim_jax.models.layers import BatchNorm
+from dim_jax.state import fitting
 
 # An image is always computed in the same place of the same group of seeds: other shapes of a batch round differently.
 GROUP = 8
@@ -120,6 +121,14 @@ def _recalibrate(generator: nn.Module, variables: dict[str, Any], label_strength
     return {"params": variables["params"], "batch_stats": unflatten_dict(batch_stats), "spectral": spectral}
 
 
+def _shapes(generator: nn.Module) -> dict[str, Any]:
+    """Returns the shapes of a generator's variables."""
+    labels = jnp.zeros(1, jnp.int32) if generator.num_classes else None
+    return jax.eval_shape(
+        lambda key: generator.init(key, jnp.zeros((1, generator.latent_size)), True, labels), jax.random.key(0)
+    )
+
+
 def _latents(generator: nn.Module, stream: int, seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns latents (N, latent_size) and the keys of the injected noise (N,)."""
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(stream), seed))(seeds)
@@ -180,9 +189,7 @@ def open_run(workdir: str | Path) -> GanRun:
       ValueError: the run is not a GAN's, or something in it is broken.
     """
     workdir = Path(workdir)
-    if not (workdir / "config.json").is_file():
-        raise FileNotFoundError(f"{workdir} holds no run (no config.json); train one with python -m dim_jax.train")
-    config = files.read_json(workdir / "config.json")
+    config = configuration.read(workdir)
     if config.get("trainer") != "gan":
         raise ValueError(f"{workdir} is the run of a {config.get('trainer')}, not of a GAN (configs/gan.py)")
     label, split_sha256 = config["gan"]["label"] or None, ""
@@ -195,10 +202,10 @@ def open_run(workdir: str | Path) -> GanRun:
         raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train the run first")
     num_classes = len(classes) if config["gan"]["conditional"] else 0
     generator, _ = make_gan(config["data"]["image_size"], num_classes, **config["model"])
-    training = restored.state["generator"]
-    variables = {name: training[name] for name in ("batch_stats", "spectral")} | {
-        "params": restored.state["ema_params"]
-    }
+    where, state = workdir / CHECKPOINTS, restored.state
+    if not isinstance(state, dict) or not isinstance(state.get("generator"), dict):
+        raise ValueError(f"{where} holds no generator; give the run of a GAN")
+    variables = fitting(state["generator"] | {"params": state.get("ema_params")}, _shapes(generator), where)
     strength = 1.0
     if num_classes:
         gan, num_train_steps = config["gan"], config["train"]["num_train_steps"]

@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dim_jax import command_line, files
+from dim_jax import command_line, configuration, files
 from dim_jax.added_fields import complete
 
 HELP = """usage: python -m dim_jax.train --config=FILE[:VARIANT] --workdir=RUN [--config.FIELD=VALUE ...] [--dry-run]
@@ -61,12 +61,23 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, int]:
         config = values["config"].value
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{_first_sentence(error)}; python -m dim_jax.train --help lists the options") from error
+    except Exception as error:
+        # A configuration file is a program: whatever it raises, it is the file that is to be mended.
+        raise ValueError(f"{_file(arguments)}: {type(error).__name__}: {_first_sentence(error)}; mend it") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"{_file(arguments)}: get_config returns a {type(config).__name__} and no ConfigDict; mend it")
     if rest:
         raise ValueError(f"{rest[0]!r} is not an option; options are written --name=value")
     if not values["workdir"].value:
         raise ValueError("--workdir is missing; give the run directory, for example --workdir=runs/a")
+    configuration.check_plain(config.to_dict())
     run = Path(values["workdir"].value)
     return files.to_json(config.to_dict()), run, values["dry-run"].value, values["profile"].value
+
+
+def _file(arguments: Sequence[str]) -> str:
+    """Returns how the configuration is called on the command line."""
+    return "".join(f"--config={value}" for value in _values_of("config", arguments))
 
 
 def _check_config_file(arguments: Sequence[str]) -> None:
@@ -81,7 +92,7 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
         path = Path(value) / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{value} holds no run to resume (no config.json); give --config=FILE")
-        saved = files.read_json(path)
+        saved = files.read_object(path)
         if "optimizer" not in saved:
             raise ValueError(f"{value} was imported for use alone; import it again with --config=FILE and --data=DATA")
         return ConfigDict(complete(saved))
@@ -117,7 +128,7 @@ def main(arguments: Sequence[str]) -> None:
 
     parallel.start()
     config, run, dry_run, profile = parallel.on_first_host(lambda: parse(arguments))
-    trainer(config["trainer"])(config, run, dry_run, profile=profile)
+    trainer(config.get("trainer", ""))(config, run, dry_run, profile=profile)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def check_config(
     path = Path(workdir) / CONFIG
     if not path.is_file():
         return []
-    saved, given = (flatten(complete(each)) for each in (files.read_json(path), files.to_json(config)))
+    saved, given = (flatten(complete(each)) for each in (files.read_object(path), files.to_json(config)))
     grown = [name for name in may_grow if name in saved and given.get(name, 0) > saved[name]]
     differences = [
         f"{name}: {saved.get(name, 'absent')!r} there, {given.get(name, 'absent')!r} now"

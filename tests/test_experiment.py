@@ -174,11 +174,11 @@ def test_several_datasets_are_one_experiment_each_and_one_page(tmp_path, monkeyp
 @pytest.mark.parametrize("more, message", [
     (["--config.data.path="], "config.data.path is empty"),
     (["--config.data.path=nowhere"], "nowhere: no such folder"),
-    (["--config.data.folds=2"], "config.data.folds=2: test, validation and training need at least 3"),
+    (["--config.data.folds=2"], "config.data.folds=2 must be a whole number from 3"),
     (["--config.folds=(7,)"], "config.folds names fold 7; there are folds 0 to 2"),
     (["--config.seeds=(0,0)"], "must be different integers"),
     (["--config.seeds=()"], "at least one"),
-    (["--config.minority_share=0"], "config.minority_share=0.0 must be above 0"),
+    (["--config.minority_share=0"], "config.minority_share=0.0 must be a number above 0"),
     (["--config.only=dimm"], "config.only names 'dimm'"),
     (["--config.arms.dim.set.loss.name=fafll"], "config.loss.name='fafll' is not a loss"),
     (["--config.metric=f1"], "config.metric='f1'"),

@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Room -> rooms it may import. Everything may import what FOR_ALL names; a folder stands for all its modules.
 PURE = {"jax only"}
 ALLOWED = {
-    "files": set(), "command_line": set(), "progress": set(), "writers": set(),
+    "files": set(), "command_line": set(), "configuration": set(), "progress": set(), "writers": set(),
     "added_fields": set(), "workdir": {"added_fields"},
     "checkpoints": set(), "parallel": set(), "losses": {"losses"}, "augment": set(), "metrics": set(),
     "optimizers": set(), "state": set(), "models": {"models", "scales"}, "explain": set(),
@@ -24,7 +24,7 @@ ALLOWED = {
     "select": {"candidates", "pools", "selection", "generative_metrics", "parallel", "reporting"},
     "pools": {"data"},
     "steps": {"losses", "augment", "state", "optimizers", "explain", "steps", "gan_losses", "diff_augment", "scales"},
-    "synthesis": {"models", "checkpoints", "data", "evaluate", "loop", "transition"},
+    "synthesis": {"models", "checkpoints", "data", "evaluate", "loop", "state", "transition"},
     "sample_sheets": {"parallel", "scales", "state", "synthesis"},
     "generate": {"parallel", "synthesis", "pools", "progress"},
     "data": {"data", "progress"}, "prepare": {"data", "progress"},
@@ -32,7 +32,7 @@ ALLOWED = {
                 "train"},
     "loop": {"parallel", "checkpoints", "writers", "progress", "instruments"}, "instruments": {"parallel"},
     "stopping": set(),
-    "evaluate": {"models", "metrics", "explain", "data", "parallel", "checkpoints", "steps", "loop",
+    "evaluate": {"models", "metrics", "explain", "data", "parallel", "checkpoints", "state", "steps", "loop",
                  "writers", "interop"},
     "reporting": {"reporting", "data", "writers"}, "report": {"reporting"},
     "trainers": {"models", "losses", "gan_losses", "metrics", "optimizers", "state", "steps", "data", "parallel",
@@ -44,7 +44,7 @@ ALLOWED = {
     "classifier_run": {"checkpoints", "data", "loop", "models"},
     "predict": {"calibration", "classifier_run", "data", "evaluate", "parallel", "reporting"},
 }  # fmt: skip
-FOR_ALL = {"files", "command_line", "stopping"}
+FOR_ALL = {"files", "command_line", "configuration", "stopping"}
 # A TFDS builder is a subclass of a class that TensorFlow Datasets makes only where there is TensorFlow.
 NEED_TENSORFLOW = {"data/tfds_builders/ebhi.py", "data/tfds_builders/ebhi_seg.py"}
 

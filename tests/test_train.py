@@ -242,7 +242,7 @@ def test_a_diverging_run_stops_with_exit_code_1(data, tmp_path, capsys):
         (["--config.train.best_metric=loss"], "config.train.best_metric"),
         (["--config.train.global_batch_size=12"], "config.train.global_batch_size=12 must be a multiple"),
         (["--config.train.eval_batch_size=0"], "config.train.eval_batch_size=0"),
-        (["--config.train.num_epochs=0"], "num_train_steps"),
+        (["--config.train.num_epochs=0"], "config.train.num_epochs=0.0 must be a number above 0"),
         (["--config.data.path=/no/such/folder"], "no such folder"),
         (["extra"], "'extra' is not an option"),
         (["--verbose"], "verbose"),

@@ -28,10 +28,14 @@ class Inspected:
       pixels: upright RGB, uint8 of shape (H, W, 3).
       conversion: why a plain decoder (8-bit RGB or greyscale JPEG or PNG, upright, one frame) would not give these
         pixels, for example "CMYK"; "" when it would.
+      kind: as Pillow calls it, for example "PNG".
+      texts: what the file says beside the pixels, by name.
     """
 
     pixels: np.ndarray
     conversion: str
+    kind: str
+    texts: dict[str, str]
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -84,13 +88,15 @@ def inspect(content: bytes, name: str) -> Inspected:
             image.load()
             upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(_to_rgb(upright))
+            texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: not an image of a known kind") from None
     except (_TooLarge, Image.DecompressionBombError, MemoryError) as error:
-        raise ValueError(f"{name}: too large to read as one field ({error}); cut it into fields") from None
+        why = error if isinstance(error, _TooLarge) else f"more than {MOST_PIXELS:,} pixels"
+        raise ValueError(f"{name}: too large to read as one field ({why}); cut it into fields") from None
     except Exception as error:  # on broken files Pillow's plugins raise OSError, SyntaxError, struct.error and more
         raise ValueError(f"{name}: cannot be decoded ({' '.join(str(error).split())})") from None
-    return Inspected(pixels, conversion)
+    return Inspected(pixels, conversion, str(image.format), texts)
 
 
 class _TooLarge(ValueError):

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from dim_jax import files
+from dim_jax.data import images
 
 FILE_NAME = "manifest.json"
 VERSION = 1
@@ -201,7 +202,8 @@ def load_generated(path: str | Path, classes: Sequence[str], split_sha256: str |
 
     Raises:
       FileNotFoundError: the list or an image in it does not exist.
-      ValueError: the list has another form or an unknown label, or names another split.
+      ValueError: the list has another form or an unknown label, or names another split; or an image was changed since
+        its digest was taken, or, where the list has no digests, cannot be read.
     """
     path = Path(os.path.abspath(path))
     content = files.read_json(path)
@@ -215,7 +217,7 @@ def load_generated(path: str | Path, classes: Sequence[str], split_sha256: str |
             f"{split_sha256[:12]}), so it may have seen held-out images; train, generate and select on this split"
         )
     index = {name: number for number, name in enumerate(classes)}
-    images = []
+    found = []
     for number, entry in enumerate(entries):
         where = f"{path}, image {number}"
         for key in ("path", "label"):
@@ -224,7 +226,15 @@ def load_generated(path: str | Path, classes: Sequence[str], split_sha256: str |
         if entry["label"] not in index:
             raise ValueError(f"{where}: unknown label {entry['label']!r}; the classes are {', '.join(classes)}")
         image = Path(os.path.normpath(path.parent / entry["path"]))
-        if not image.is_file():
+        if not files.is_file(image):
             raise FileNotFoundError(f"{where}: {image} does not exist; generate or select the images again")
-        images.append((image, index[entry["label"]]))
-    return images
+        try:
+            content = images.read_bytes(image)
+            if "sha256" not in entry:
+                images.inspect(content, str(image))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{where}: {error}; generate or select the images again") from None
+        if "sha256" in entry and hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise ValueError(f"{where}: {image} was changed since it was listed; generate or select the images again")
+        found.append((image, index[entry["label"]]))
+    return found

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dim_jax import files
 from dim_jax.data.images import SUFFIXES
 
 COLUMNS = ("path", "label", "group", "split")
@@ -102,7 +103,7 @@ def read_csv(path: str | Path, source: str | Path | None = None) -> tuple[Path, 
     records, has_split = _read_cells(path)
     candidates = [Path(os.path.abspath(folder)) for folder in (source, path.parent) if folder is not None]
     first = records[0][1]["path"]
-    root = next((folder for folder in candidates if _is_file(folder / first)), candidates[0])
+    root = next((folder for folder in candidates if files.is_file(folder / first)), candidates[0])
 
     listed, line_of = [], {}
     for line, cells in records:
@@ -116,7 +117,7 @@ def read_csv(path: str | Path, source: str | Path | None = None) -> tuple[Path, 
         line_of[relative] = line
         if has_split and cells["split"].lower() not in SPLIT_NAMES:
             raise ValueError(f"{where}: unknown split {cells['split']!r}; use train, val or test")
-        if not _is_file(root / relative):
+        if not files.is_file(root / relative):
             raise FileNotFoundError(f"{where}: {root / relative} does not exist; mend the path or drop the line")
         split = SPLIT_NAMES.get(cells["split"].lower(), "")
         listed.append(Listed(relative, cells["label"], cells["group"], split, where))
@@ -165,13 +166,6 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
     for name in COLUMNS:
         if header.count(name) > 1:
             raise ValueError(f"{path} has the column {name} {header.count(name)} times; keep one of them")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # longer than a name can be
-        return False
 
 
 def _inside(path: str, root: Path, where: str) -> str:

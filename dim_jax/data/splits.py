@@ -54,11 +54,15 @@ class Split:
 
     def rows(self, fold: int, name: str) -> np.ndarray:
         """Returns the ascending rows of the split `name` in a fold, int32."""
-        if not 0 <= fold < len(self.folds):
-            raise ValueError(f"fold {fold} does not exist; this split has folds 0 to {len(self.folds) - 1}")
         if name not in NAMES:
             raise ValueError(f"unknown split {name!r}; use {', '.join(NAMES)}")
-        return np.flatnonzero(np.array(self.folds[fold].assignment) == name).astype(np.int32)
+        return np.flatnonzero(np.array(self.fold(fold).assignment) == name).astype(np.int32)
+
+    def fold(self, number: int) -> Fold:
+        """Returns a fold by its number."""
+        if not 0 <= number < len(self.folds):
+            raise ValueError(f"fold {number} does not exist; this split has folds 0 to {len(self.folds) - 1}")
+        return self.folds[number]
 
 
 def save(split: Split, manifest: Manifest, folder: str | Path) -> Path:

@@ -94,12 +94,12 @@ def export(run: str | Path, out: str | Path, to: str, checkpoint: str = "best") 
       FileNotFoundError: there is no run, or no checkpoint.
       ValueError: the published code has no such network.
     """
+    from dim_jax import configuration
     from dim_jax.interop import safetensor_files, torch_writer
 
     if Path(out).is_dir():
         raise ValueError(f"--out={out} is a folder; give the name of a file, for example {Path(out, 'model.pth')}")
-    config = Path(run, "config.json")
-    is_gan = config.is_file() and files.read_json(config).get("trainer") == "gan"
+    is_gan = configuration.read(run)["trainer"] == "gan"
     content, told = _gan(run) if is_gan else _classifier(run, checkpoint)
     if to == "torch":
         torch_writer.write(out, content)
@@ -134,11 +134,11 @@ def _classifier(run: str | Path, checkpoint: str) -> tuple[dict[str, Any], str]:
 
 def _gan(run: str | Path) -> tuple[dict[str, dict[str, Any]], str]:
     """Returns the two state dicts of a GAN's run, the generator's of averaged parameters, as the published N.pth."""
-    from dim_jax import checkpoints, loop
+    from dim_jax import checkpoints, configuration, loop
     from dim_jax.interop import gcgan_names, published_files
     from dim_jax.models import make_gan
 
-    config = files.read_json(Path(run, "config.json"))
+    config = configuration.read(run)
     restored = checkpoints.restore(Path(run, loop.CHECKPOINTS))
     if restored is None:
         raise FileNotFoundError(f"{run} holds no checkpoint yet; train the run first")

@@ -1,6 +1,6 @@
 """Networks as linen modules with plain fields, and how a configuration names them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,7 @@ def make_classifier(
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ValueError(f"config.model.{unknown[0]} is not a field of {name}")
+    _check_kinds(make.func if isinstance(make, partial) else make, fields)
     if "axis_name" in known:
         fields["axis_name"] = axis_name
     return make(num_classes=num_classes, **fields)
@@ -86,9 +87,29 @@ def make_gan(
     unknown = sorted(set(fields) - set(Generator.__dataclass_fields__))
     if unknown:
         raise ValueError(f"config.model.{unknown[0]} is not a field of the generator")
+    _check_kinds(Generator, fields)
     fields |= {"size": size, "num_classes": num_classes, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
     shared = {name: value for name, value in fields.items() if name in Discriminator.__dataclass_fields__}
     return Generator(**fields), Discriminator(**shared)
+
+
+def _check_kinds(module: type[nn.Module], fields: Mapping[str, Any]) -> None:
+    """Raises ValueError for a value of another kind than the field's default, such as text for a number."""
+    for name, value in fields.items():
+        default = module.__dataclass_fields__[name].default
+        if _kind(default) is not None and _kind(value) != _kind(default):
+            raise ValueError(f"config.model.{name}={value!r} must be of the kind of {default!r}")
+
+
+def _kind(value: Any) -> str | None:
+    """Returns what a value is, the items of a list included; None for what no configuration can give."""
+    if isinstance(value, list | tuple):
+        kinds = {_kind(item) for item in value}
+        return f"list of {kinds.pop() if len(kinds) == 1 else 'nothing in common'}"
+    for kind, types in (("flag", bool), ("number", int | float), ("text", str)):
+        if isinstance(value, types):
+            return kind
+    return None
 
 
 def _check_dtype(dtype: str) -> None:

@@ -24,6 +24,7 @@ VARIABLES = {INK: "var(--ink-soft)", GRID: "var(--line)", TEXT: "var(--ink)"} | 
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)
 }
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2))
+BEYOND_AXES = 1e300  # the length of an axis must be a number too
 MOST_POINTS, MOST_MARKERS = 300, 40
 SIZE = (3.9, 2.5)  # inches; 9-point text is then about 11 pixels high where the page shows the figure
 SETTINGS = {
@@ -78,7 +79,7 @@ def curves(lines: Sequence[Line], x_label: str, prefix: str, alternative: str, m
     """Draws lines over steps or epochs.
 
     Args:
-      lines: the curves; points that are not finite are left out.
+      lines: the curves; points that are not finite, or too far to draw an axis to, are left out.
       x_label: text below the horizontal axis.
       prefix: start of the SVG's ids, different for every figure of a page.
       alternative: the figure in words, for those who cannot see it.
@@ -90,7 +91,7 @@ def curves(lines: Sequence[Line], x_label: str, prefix: str, alternative: str, m
 
     def draw(axes: "Axes") -> None:
         for line in lines:
-            finite = np.isfinite(line.x) & np.isfinite(line.y)
+            finite = np.isfinite(line.x) & (np.abs(line.y) < BEYOND_AXES)
             x, y = thin(line.x[finite], line.y[finite])
             dotted = len(x) == 1 or (line.markers and len(x) <= MOST_MARKERS)
             dots = {"marker": "o", "markersize": 2.6} if dotted else {}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax import evaluate, loop, losses, metrics, parallel
+from dim_jax import configuration, evaluate, loop, losses, metrics, parallel
 from dim_jax.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
@@ -158,6 +158,7 @@ def open_data(config: dict[str, Any], source: Path) -> tuple[datasets.Dataset, S
 
 def check_options(config: dict[str, Any]) -> None:
     """Raises ValueError for options that can be judged without the data."""
+    configuration.check(config)
     if config["train"]["best_metric"] not in BEST_METRICS:
         raise ValueError(
             f"config.train.best_metric={config['train']['best_metric']!r} cannot choose a checkpoint; use one of "

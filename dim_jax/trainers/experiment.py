@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax import files, parallel, workdir
+from dim_jax import configuration, files, parallel, workdir
 from dim_jax.command_line import say
 from dim_jax.data.image_files import safe_name
 from dim_jax.experiment import arms as arms_of
@@ -44,6 +44,7 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
             "an experiment runs on one host; divide it with --config.folds or --config.seeds among hosts that each "
             "have a --workdir of their own, then copy their predictions/ into one and run it there"
         )
+    configuration.check(config)
     arms = arms_of.read_arms(config)
     questions = arms_of.read_questions(config, arms)
     names = arms_of.chosen_names(config, arms)
@@ -160,16 +161,8 @@ def _check_options(config: Config, arms: Mapping[str, Arm]) -> None:
     for name in {arm.generator for arm in arms.values() if arm.generator}:
         for each in plan.gan_configs(config, name, 0, nowhere, ["any"]).values():
             gan.check_options(each)
-    if data["folds"] < 3:
-        raise ValueError(f"config.data.folds={data['folds']}: test, validation and training need at least 3")
     for fold in config["folds"]:
         if not 0 <= fold < data["folds"]:
             raise ValueError(f"config.folds names fold {fold}; there are folds 0 to {data['folds'] - 1}")
     if not config["seeds"] or len(set(config["seeds"])) != len(config["seeds"]) or min(config["seeds"]) < 0:
         raise ValueError(f"config.seeds={config['seeds']} must be different integers of at least 0, at least one")
-    if not 0 < config["minority_share"] <= 1:
-        raise ValueError(f"config.minority_share={config['minority_share']} must be above 0 and at most 1")
-    if config["resamples"] < 1:
-        raise ValueError(f"config.resamples={config['resamples']} must be at least 1")
-    if config["pool"]["images"] < 1:
-        raise ValueError(f"config.pool.images={config['pool']['images']} must be at least 1")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dim_jax import gan_losses, loop, parallel, transition
+from dim_jax import configuration, gan_losses, loop, parallel, transition
 from dim_jax.data import backends, packed
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.sampler import Sampler, make_sampler
@@ -158,6 +158,7 @@ def open_data(config: dict[str, Any], source: Path) -> tuple[Dataset, Sampler]:
 
 def check_options(config: dict[str, Any]) -> None:
     """Raises ValueError for options that can be judged without the data."""
+    configuration.check(config)
     gan = config["gan"]
     if bool(gan["label"]) == gan["conditional"]:
         raise ValueError(

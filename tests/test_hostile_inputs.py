@@ -1,0 +1,109 @@
+"""Whatever is thrown at a command: it is converted, or refused in one line that says what, where and how to mend it."""
+
+import hashlib
+import importlib
+import os
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from hostile_inputs import CORPUS, Case, World, write_pictures
+from test_convert import small_state_dict, write_gan
+from torch_pickles import write_state_dict
+
+from dim_jax import command_line, pools
+from dim_jax.data.dataset import open_dataset
+from dim_jax.interop import convert
+from dim_jax.prepare import prepare
+
+ROOT = Path(__file__).parents[1]
+SECONDS = 60  # for one input, on a machine that does other things too; a pipe or a bomb would take for ever
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    for number, name in enumerate(("normal", "polyp")):
+        write_pictures(root / "slides" / name, 6, 10 * number)
+    data = prepare("phantom", root / "data", image_size=32, scale=0.03)
+    dataset = open_dataset(data)
+    weights, pair = write_state_dict(root / "a.pth", small_state_dict()), write_gan(root / "all_1.pth")
+    classes = ",".join(dataset.classes)
+    run = [str(weights), f"--out={root / 'classifier'}", f"--data={data}", f"--classes={classes}", "--image-size=32"]
+    assert command_line.run(convert.main, run) == 0
+    assert command_line.run(convert.main, [str(pair), f"--out={root / 'gan'}", f"--data={data}", "--label=polyp"]) == 0
+    origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32}
+    pixels = [draw(seed) for seed in range(2)]
+    pools.write(root / "pool", "polyp", pixels, range(2), split_sha256=dataset.split_sha256, **origin)
+    return World(
+        slides=root / "slides",
+        data=data,
+        classifier=root / "classifier",
+        gan=root / "gan",
+        pool=root / "pool",
+        config=ROOT / "configs" / "classifier.py",
+    )
+
+
+def draw(seed, side=32):
+    import numpy as np
+
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3)).astype(np.uint8)
+
+
+def snapshot(folder):
+    """What lies below a folder, without following or opening anything that is no regular file."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = os.readlink(path) if path.is_symlink() else None
+        if stat.S_ISREG(status.st_mode):
+            small = status.st_size < 2**26
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if small else status.st_size
+        found[os.fsencode(path.relative_to(folder))] = (stat.S_IFMT(status.st_mode), content)
+    return found
+
+
+def carry_out(case: Case) -> int:
+    def too_long(*_):
+        raise AssertionError(f"{case.command} takes more than {SECONDS} s")
+
+    main = importlib.import_module(f"dim_jax.{case.command}").main
+    sys.modules.pop("config_config", None)  # config_flags loads one configuration file per process, and forgets nothing
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS)
+    try:
+        return command_line.run(main, list(case.arguments))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_odd_input_is_converted_or_refused_in_one_line(name, world, tmp_path, monkeypatch, capfd):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    case = CORPUS[name][1](folder, world)
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    capfd.readouterr()
+    code = carry_out(case)
+    out, err = capfd.readouterr()
+    assert not set(out + err) & set("\x00\x07\x1b\x7f\x9b"), "a control character reached the terminal"
+    if not case.words:
+        assert code == 0, err
+        case.check()
+        return
+    lines = err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert code == 2 and errors == lines[-1:], (code, err)
+    assert len(errors[0]) < 2500
+    for word in case.words:
+        assert word in errors[0], errors[0]
+    assert snapshot(tmp_path) == before
+
+
+def test_the_corpus_is_as_large_as_it_is_said_to_be():
+    assert len(CORPUS) >= 60
