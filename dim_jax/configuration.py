@@ -137,6 +137,7 @@ RULES["experiment"] = {
     "metric": TEXT,
     "resamples": _whole(1, 10**8),
     "primary": TEXT,
+    "order": Rule((list, tuple), "a list of names"),
 }
 # What every user of a finished run relies on; an imported one tells nothing of its training.
 USED = ("trainer", "data.path", "data.image_size", "data.resize", "data.fold", "model")

@@ -1,0 +1,306 @@
+"""Every reader of files, given whole files that chance has changed: it reads them or refuses them, and nothing else.
+
+The readers of PyTorch's files and of metrics.jsonl have such properties of their own, in test_torch_files.py and
+test_writers.py.
+"""
+
+import copy
+import io
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+from hostile_inputs import EVIL
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_report import make_data, make_run
+
+from dim_jax import configuration, files, pools, report, train
+from dim_jax.data import images, packed, sources, splits
+from dim_jax.data import manifest as manifests
+from dim_jax.interop import safetensor_files, torch_files
+
+# Few examples in every run of the suite, many when there is time for them.
+EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(5000, marks=pytest.mark.slow)])
+
+
+def property_of(examples, *strategies):
+    """Runs a function on that many examples at once, as a property inside a test."""
+
+    def run(function):
+        settings(max_examples=examples, deadline=None)(given(*strategies)(function))()
+
+    return run
+
+
+def refused_or_read(read, *arguments):
+    """Calls a reader; what it refuses must be told in one line. Returns what was read, or None."""
+    try:
+        return read(*arguments)
+    except (ValueError, OSError) as error:
+        assert str(error).strip()
+        return None
+
+
+mutations = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "delete", "insert", "repeat", "cut"]),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(0, 255),
+        st.integers(1, 64),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def mutated(content: bytes, changes) -> bytes:
+    changed = bytearray(content)
+    for kind, place, value, length in changes:
+        at = int(place * len(changed))
+        if kind == "flip" and changed:
+            changed[at] ^= value or 1
+        elif kind == "delete":
+            del changed[at : at + length]
+        elif kind == "insert":
+            changed[at:at] = bytes([value]) * length
+        elif kind == "repeat":
+            changed[at:at] = changed[at : at + length]
+        elif kind == "cut":
+            del changed[at:]
+    return bytes(changed)
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+NOISE = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
+
+
+def encoded(kind, mode="RGB", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(NOISE).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+EXIF = Image.Exif()
+EXIF[images.EXIF_ORIENTATION] = 6
+WHOLE_IMAGES = [
+    encoded("PNG"), encoded("PNG", "P"), encoded("PNG", "LA"), encoded("PNG", "1"), encoded("JPEG"),
+    encoded("JPEG", "CMYK"), encoded("JPEG", progressive=True, exif=EXIF), encoded("TIFF"),
+    encoded("TIFF", compression="tiff_lzw"), encoded("GIF"), encoded("BMP"), encoded("WEBP"),
+    encoded("WEBP", lossless=True), encoded("PPM"), encoded("JPEG2000"),
+]  # fmt: skip
+
+
+@EXAMPLES
+def test_a_changed_image_is_read_as_8_bit_colours_or_refused(examples):
+    @property_of(5 * examples, st.sampled_from(WHOLE_IMAGES), mutations)
+    def holds(content, changes):
+        try:
+            found = images.inspect(mutated(content, changes), "a.png")
+        except ValueError as error:
+            assert str(error).startswith("a.png: ") and "\n" not in str(error)
+            return
+        height, width, channels = found.pixels.shape
+        assert found.pixels.dtype == np.uint8 and channels == 3 and 0 < height * width <= images.MOST_PIXELS
+
+
+# --- tables and lists ------------------------------------------------------------------------------------------------
+
+
+@EXAMPLES
+def test_a_changed_manifest_csv_lists_images_or_is_refused(examples, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"pixels")
+    table = tmp_path / "manifest.csv"
+    whole = 'path,label,group,split\r\na/1.png,a,"case, 1",train\r\nb/1.png,b,,test\r\n'.encode("utf-8-sig")
+    texts = st.text(alphabet='path,label;\t"\n\r\0 ./ab1ü\ufeff', max_size=60).map(str.encode)
+
+    @property_of(4 * examples, mutations.map(lambda changes: mutated(whole, changes)) | texts | st.binary(max_size=60))
+    def holds(content):
+        table.write_bytes(content)
+        found = refused_or_read(sources.read_csv, table)
+        for item in found[1] if found else ():
+            assert (tmp_path / item.path).is_file() and item.label and ".." not in item.path
+            assert item.split in ("", *splits.NAMES)
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), st.sampled_from(["../x", "/etc", "NaN"])
+)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+)
+
+
+def places(value, path=()):
+    """The paths of all values within a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+@st.composite
+def changed(draw, whole):
+    """A JSON value in which some values are others, gone, or there twice."""
+    value = copy.deepcopy(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        *path, last = draw(st.sampled_from([place for place in places(value) if place] or [("",)]))
+        place = value
+        for key in path:
+            place = place[key]
+        if not isinstance(place, dict | list) or not place:
+            return draw(anything)
+        kind = draw(st.sampled_from(["replace", "remove", "repeat"]))
+        if kind == "remove":
+            del place[last]
+        elif kind == "repeat" and isinstance(place, list):
+            place.append(copy.deepcopy(place[last]))
+        else:
+            place[last] = draw(anything)
+    return value
+
+
+@EXAMPLES
+@pytest.mark.parametrize("name", [manifests.FILE_NAME, splits.FILE_NAME])
+def test_a_changed_manifest_or_split_is_read_as_such_or_refused(name, examples, tmp_path):
+    make_data(tmp_path)
+    whole = json.loads((tmp_path / name).read_text())
+    manifest = manifests.load(tmp_path)
+
+    @property_of(2 * examples, changed(whole))
+    def holds(content):
+        (tmp_path / name).write_text(json.dumps(content))
+        if name == manifests.FILE_NAME:
+            found = refused_or_read(manifests.load, tmp_path)
+            if found:
+                assert len(found.labels) == len(found) and len(found.fingerprint) == 64
+                assert all(found.file(row).is_relative_to(found.root) for row in range(len(found)))
+                refused_or_read(packed.read, found, 12, "squash")
+        else:
+            found = refused_or_read(splits.load, tmp_path, manifest)
+            for fold in found.folds if found else ():
+                assert len(fold.assignment) == len(manifest) and set(fold.assignment) <= set(splits.NAMES)
+                assert all(0 <= mean <= 1 and 0 < std <= 1 for mean, std in zip(fold.mean, fold.std, strict=True))
+
+
+@EXAMPLES
+def test_a_changed_pool_is_read_as_such_or_refused(examples, tmp_path):
+    origin = {"workdir": "runs/gan", "checkpoint_step": 7, "model_sha256": "ab" * 32, "split_sha256": "cd" * 32}
+    folder = pools.write(tmp_path / "pool", "normal", NOISE[None, :8, :8].repeat(2, 0), (3, 1), **origin)
+    whole = json.loads((folder / "pool.json").read_text())
+
+    @property_of(examples, changed(whole))
+    def holds(content):
+        (folder / "pool.json").write_text(json.dumps(content))
+        for pool in refused_or_read(pools.load, tmp_path / "pool") or ():
+            assert all(image.path.is_relative_to(tmp_path) and image.seed >= 0 for image in pool.images)
+            assert math.isfinite(pool.truncation) and pool.image_size == 8
+
+
+@EXAMPLES
+def test_a_changed_list_of_generated_images_is_read_as_such_or_refused(examples, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded("PNG"))
+    whole = {"images": [{"path": "a.png", "label": "x"}, {"path": "./a.png", "label": "y"}], "split_sha256": "ab"}
+
+    @property_of(examples, changed(whole))
+    def holds(content):
+        (tmp_path / "selected.json").write_text(json.dumps(content))
+        for path, label in (
+            refused_or_read(manifests.load_generated, tmp_path / "selected.json", ("x", "y"), "ab") or ()
+        ):
+            assert path.is_file() and label in (0, 1)
+
+
+@EXAMPLES
+def test_any_json_or_none_is_read_or_refused(examples, tmp_path):
+    whole = json.dumps({"a": [1, 2.5, None, True], "ü": {"b": "\\ud83e"}}).encode()
+
+    @property_of(2 * examples, mutations.map(lambda changes: mutated(whole, changes)) | st.binary(max_size=40))
+    def holds(content):
+        (tmp_path / "a.json").write_bytes(content)
+        found = refused_or_read(files.read_json, tmp_path / "a.json")
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+
+
+# --- configurations --------------------------------------------------------------------------------------------------
+
+
+@EXAMPLES
+def test_any_override_is_taken_or_refused(examples, tmp_path):
+    config = f"--config={os.path.dirname(__file__)}/../configs/classifier.py:test"
+    names = sorted(configuration.RULES["classifier"])
+    texts = st.text(alphabet="0123456789.-+eE_()[]{}',:naifTrueFls \0ü", max_size=12)
+
+    @property_of(max(examples // 4, 10), st.sampled_from(names) | st.text(max_size=8), texts | scalars.map(str))
+    def holds(name, text):
+        found = refused_or_read(train.parse, [config, f"--config.{name}={text}", f"--workdir={tmp_path}"])
+        if found:
+            configuration.check_plain(found[0])
+
+
+# --- arrays and weights ----------------------------------------------------------------------------------------------
+
+
+@EXAMPLES
+def test_changed_arrays_and_weights_are_read_or_refused(examples, tmp_path):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, logits=NOISE.astype(np.float32), label=np.arange(5))
+    npz, safe, pth = tmp_path / "a.npz", tmp_path / "a.safetensors", tmp_path / "a.pth"
+    safetensor_files.write(safe, {"a.weight": np.ones((3, 4), np.float32), "b": np.zeros(2, np.int64)})
+    whole = {npz: buffer.getvalue(), safe: safe.read_bytes()}
+
+    @property_of(4 * examples, st.sampled_from(list(whole)), mutations)
+    def holds(path, changes):
+        path.write_bytes(mutated(whole[path], changes))
+        if path == npz:
+            found = refused_or_read(files.read_arrays, path, ("logits", "label", "gone"))
+        else:
+            found = refused_or_read(safetensor_files.read, path)
+            pth.write_bytes(path.read_bytes())
+            refused_or_read(torch_files.read, pth)
+        assert found is None or all(isinstance(array, np.ndarray) for array in found.values())
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("examples", [6, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_page_is_written_whatever_a_run_directory_holds(examples, tmp_path):
+    run = make_run(tmp_path / "run")
+    names = ["config.json", "environment.json", "data_report.json", "eval/test/metrics.json", "split.json"]
+    whole = {name: json.loads((run / name).read_text()) for name in names}
+    every = st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), changed(whole[name])))
+
+    @property_of(examples, every)
+    def holds(change):
+        name, content = change
+        (run / name).write_text(json.dumps(content))
+        try:
+            page = report.render([run])
+        finally:
+            (run / name).write_text(json.dumps(whole[name]))
+        assert page.startswith("<!DOCTYPE html>")
+
+
+names_of_classes = st.lists(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=12) | st.sampled_from(EVIL),
+    min_size=3, max_size=3, unique=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("examples", [3, pytest.param(100, marks=pytest.mark.slow)])
+def test_no_name_of_a_class_becomes_part_of_a_page(examples, tmp_path):
+    runs = iter(range(10**6))
+
+    @property_of(examples, names_of_classes)
+    def holds(names):
+        page = report.render([make_run(tmp_path / f"{next(runs)}", classes=tuple(names))])
+        # What a browser or a terminal obeys; the page itself has line ends alone.
+        assert not set(page) & {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))}
+        assert "<script" not in page.lower().replace("&lt;script", "")
