@@ -90,8 +90,6 @@ def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candid
 
     found, workdir = pools.load(pool), Path(classifier)
     config, trained_on = evaluate.open_run(workdir)
-    if config.get("trainer") != "classifier":
-        raise ValueError(f"{workdir} is the run of a {config.get('trainer')}, not of a classifier")
     if files.read_json(workdir / GENERATED_FILE)["images"]:
         raise ValueError(
             f"{workdir} was trained on generated images too, so it cannot judge them; give a classifier that was "

@@ -46,9 +46,7 @@ def open_run(workdir: str | Path, checkpoint: str = "best") -> ClassifierRun:
       ValueError: the run is not a classifier's, or something in it is broken.
     """
     workdir = Path(workdir)
-    config = configuration.read(workdir)
-    if config.get("trainer") != "classifier":
-        raise ValueError(f"{workdir} is the run of a {config.get('trainer')}, not of a classifier")
+    config = configuration.read(workdir, "classifier")
     data = config["data"]
     statistics = fixed_statistics(data.get("mean", ()), data.get("std", ()))
     if data["path"]:

@@ -149,12 +149,15 @@ USED_OF = {
 OPTIONAL = {"model.width": _positive(32), "model.dtype": TEXT}
 
 
-def read(workdir: str | Path) -> Config:
+def read(workdir: str | Path, trainer: str | None = None) -> Config:
     """Returns the configuration of a run directory, with what every user of a run relies on checked.
+
+    Args:
+      trainer: the one whose run it must be, "classifier" or "gan"; None for either.
 
     Raises:
       FileNotFoundError: `workdir` holds no run.
-      ValueError: its config.json is broken.
+      ValueError: it is the run of another trainer, or its config.json is broken.
     """
     path = Path(workdir) / FILE_NAME
     if not path.is_file():
@@ -163,9 +166,12 @@ def read(workdir: str | Path) -> Config:
             "python -m dim_jax.interop.convert"
         )
     config = files.read_object(path)
+    found = config.get("trainer")
+    if found not in USED_OF or trainer not in (None, found):
+        wanted = {"gan": "a GAN"}.get(trainer or "", "a classifier")
+        raise ValueError(f"{workdir} is the run of a {found}, not of {wanted}; give the --workdir of one")
     try:
-        if config.get("trainer") in USED_OF:
-            check(config, (*USED, *USED_OF[config["trainer"]]))
+        check(config, (*USED, *USED_OF[found]))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; restore the file") from None
     return config

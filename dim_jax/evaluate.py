@@ -131,7 +131,7 @@ class Predictor:
         )
 
 
-def open_run(workdir: str | Path) -> tuple[dict[str, Any], "Dataset"]:
+def open_run(workdir: str | Path, trainer: str = "classifier") -> tuple[dict[str, Any], "Dataset"]:
     """Returns the configuration and the dataset of a run.
 
     Raises:
@@ -141,9 +141,7 @@ def open_run(workdir: str | Path) -> tuple[dict[str, Any], "Dataset"]:
     from dim_jax import configuration
     from dim_jax.data.dataset import open_dataset
 
-    config = configuration.read(workdir)
-    if "data" not in config:
-        raise ValueError(f"{workdir} is the run of a {config.get('trainer')}, which has no images of its own")
+    config = configuration.read(workdir, trainer)
     data = config["data"]
     if not data["path"]:
         raise FileNotFoundError(
@@ -204,8 +202,6 @@ def evaluate(
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
     config, dataset = parallel.on_first_host(lambda: open_run(workdir))
-    if config["trainer"] != "classifier":
-        raise ValueError(f"{workdir} is the run of a {config['trainer']}, not of a classifier")
     rows = dataset.rows(split)
     if not len(rows):
         raise ValueError(f"{workdir}: its split has no {split} images")

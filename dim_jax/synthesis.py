@@ -189,13 +189,11 @@ def open_run(workdir: str | Path) -> GanRun:
       ValueError: the run is not a GAN's, or something in it is broken.
     """
     workdir = Path(workdir)
-    config = configuration.read(workdir)
-    if config.get("trainer") != "gan":
-        raise ValueError(f"{workdir} is the run of a {config.get('trainer')}, not of a GAN (configs/gan.py)")
+    config = configuration.read(workdir, "gan")
     label, split_sha256 = config["gan"]["label"] or None, ""
     classes = (label,)
     if config["data"]["path"]:
-        _, dataset = evaluate.open_run(workdir)
+        _, dataset = evaluate.open_run(workdir, "gan")
         classes, split_sha256 = dataset.classes, dataset.split_sha256
     restored = checkpoints.restore(workdir / CHECKPOINTS)
     if restored is None:

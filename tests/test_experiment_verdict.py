@@ -1,10 +1,12 @@
 """What an experiment concludes from predictions: choices on validation, pooled test images, sentences."""
 
+import csv
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_inputs import EVIL, assert_harmless, renamed
 
 from dim_jax import files, metrics
 from dim_jax.data import splits
@@ -195,6 +197,22 @@ def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experi
     files.write_json(tmp_path / experiment_page.RESULTS, {"format": 1, "sites": [found], "diverged": []})
     page, _, names = experiment_page.render(tmp_path)
     assert names == ["set"] and "Images of gcgan" in page and "96%" in page
+
+
+def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {}}
+    words = ("normal", "polyp", "FAFL", "adjusted", "help")
+    names = dict(zip(words, EVIL, strict=True))
+    found = renamed(files.to_json(found), names) | {"metric": found["metric"]}
+    files.write_json(tmp_path / experiment_page.RESULTS, {"format": 1, "sites": [found], "diverged": list(EVIL)})
+    page, written, _ = experiment_page.render(tmp_path)
+    assert_harmless(page, is_page=True)
+    assert "&lt;script&gt;" in page and r"\x1b[2J" in page
+    for table in (table for group in written for table in group):
+        assert_harmless(table.text)
+        assert not any(
+            cell.startswith(("=", "+", "@")) for line in csv.reader(table.text.splitlines()) for cell in line
+        )
 
 
 @pytest.mark.parametrize("value, low, p_value, words", [

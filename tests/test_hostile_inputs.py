@@ -3,13 +3,15 @@
 import hashlib
 import importlib
 import os
+import shutil
 import signal
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hostile_inputs import CORPUS, Case, World, write_pictures
+from hostile_inputs import CORPUS, Case, World, odd_images, write_pictures
 from test_convert import small_state_dict, write_gan
 from torch_pickles import write_state_dict
 
@@ -103,6 +105,28 @@ def test_odd_input_is_converted_or_refused_in_one_line(name, world, tmp_path, mo
     for word in case.words:
         assert word in errors[0], errors[0]
     assert snapshot(tmp_path) == before
+
+
+def test_bombs_are_not_decoded(world, tmp_path):
+    """All images that are refused, together, in a process of their own."""
+    slides = shutil.copytree(world.slides, tmp_path / "slides")
+    for name, (file, make, expected, _) in odd_images.IMAGES.items():
+        if expected is None:
+            (slides / "normal" / f"{name}{Path(file).suffix}").write_bytes(make())
+    code = (
+        "import resource, sys\n"
+        "from dim_jax import command_line, prepare\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        f"arguments = ['--image-size=16', '--source={world.slides}', '--out={tmp_path / 'first'}']\n"
+        "assert command_line.run(prepare.main, arguments) == 0\n"
+        "before = peak()\n"
+        f"arguments = ['--image-size=16', '--source={slides}', '--out={tmp_path / 'second'}']\n"
+        "assert command_line.run(prepare.main, arguments) == 0\n"
+        "print('MiB', peak() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) < 200, done.stdout  # the largest bomb would take 40 GB
 
 
 def test_the_corpus_is_as_large_as_it_is_said_to_be():

@@ -7,6 +7,7 @@ import time
 from itertools import pairwise
 
 import pytest
+from hostile_inputs import assert_harmless
 
 from dim_jax import progress
 from dim_jax.progress import Progress
@@ -54,6 +55,15 @@ def test_a_line_tells_steps_time_left_throughput_and_figures(clock, printed):
     # 10 steps in 20 s after the first update: 0.5 steps or 16 images a second; 980 more take 1960 s.
     run(shown, clock, [(5, 10), (20, 20)])
     assert printed() == "train: 20/1000, 32:40 left, 16.0 images/s, loss 20\n"
+
+
+def test_names_do_not_command_a_terminal(clock, printed):
+    shown = Progress("train \x1b[2J", 10)
+    run(shown, clock, [(5, 5)])
+    shown.update(10, "a\x1b]0;owned\x07\r")
+    lines = printed()
+    assert_harmless(lines)
+    assert r"train \x1b[2J: 10/10" in lines and r"a\x1b]0;owned\x07\r" in lines
 
 
 def test_the_first_update_which_compiles_does_not_count_into_the_rate(clock, printed):

@@ -1,5 +1,6 @@
 """The select command on drawn tissue: images of another phantom as generated ones, with copies planted among them."""
 
+import html
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_inputs import EVIL, assert_harmless
 from PIL import Image
 
 from dim_jax import command_line, files, pools, select, train
@@ -193,8 +195,8 @@ def test_the_sheet_of_closest_pairs_is_a_picture_of_them(finished):
         assert sheet.format == "PNG" and sheet.width > 8 * 128 and sheet.height > 3 * 3 * 128
 
 
-def test_hostile_names_do_not_run_in_the_page(finished, data):
-    evil = "<script>alert(1)</script>"
+@pytest.mark.parametrize("evil", EVIL)
+def test_hostile_names_do_not_run_in_the_page(finished, data, evil):
     selected, rejected = (files.read_json(finished / name) for name in ("selected.json", "rejected.json"))
     for content in (selected, rejected):
         for entry in content.get("images", content.get("rejected")):
@@ -204,7 +206,9 @@ def test_hostile_names_do_not_run_in_the_page(finished, data):
     nearest = {name: {"real": (np.ones(3), np.ones(3))} for name in selected["classes"]}
     gone = selection_page.Pictures(lambda path: finished / "gone.png", lambda path: finished / "gone.png")
     text = selection_page.render(selected, rejected["rejected"], nearest, gone)
-    assert "<script" not in text and "&lt;script&gt;" in text and "image file not found" in text
+    assert_harmless(text, is_page=True)
+    assert html.escape(command_line.printable(evil), quote=False)[:9] in text and "image file not found" in text
+    assert_harmless(select.summary(selected))
 
 
 def refused(capsys, tmp_path, *given):

@@ -17,4 +17,12 @@ from hostile_inputs import (  # noqa: F401
     tables,
     weights,
 )
-from hostile_inputs.corpus import CORPUS, EVIL, Case, World, write_pictures  # noqa: F401
+from hostile_inputs.corpus import (  # noqa: F401
+    CORPUS,
+    EVIL,
+    Case,
+    World,
+    assert_harmless,
+    renamed,
+    write_pictures,
+)

@@ -79,3 +79,22 @@ def changed(path: Path, change: Callable[[dict], object]) -> Path:
     change(content)
     path.write_text(json.dumps(content))
     return path
+
+
+def assert_harmless(text: str, *, is_page: bool = False) -> None:
+    """Checks that nothing in a text commands a terminal, and in a page nothing of EVIL became an element."""
+    assert not set(text) & {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
+    if is_page:
+        assert "<script" not in text and "<b>" not in text and "<img src=x" not in text
+
+
+def renamed(value: object, names: dict[str, str]) -> object:
+    """Returns a JSON value in which names, also as keys and within texts, are others."""
+    if isinstance(value, dict):
+        return {renamed(key, names): renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [renamed(item, names) for item in value]
+    if isinstance(value, str):
+        for old, new in names.items():
+            value = value.replace(old, new)
+    return value
