@@ -58,6 +58,8 @@ SHARED = {
     "augment.rotate": FLAG,
     "optimizer.name": TEXT,
     "optimizer.learning_rate": _number(1e3),
+    "optimizer.learning_rate_scaling": TEXT,
+    "optimizer.reference_batch_size": _whole(1, 2**20),
     "train.global_batch_size": _whole(1, 2**20),
     "train.steps_per_dispatch": _whole(1, 10_000),
     "train.keep_checkpoints": _whole(1, 10_000),

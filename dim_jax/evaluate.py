@@ -117,13 +117,15 @@ class Predictor:
             started = time.perf_counter()
             found = jax.block_until_ready(self._step(*arguments))
             seconds += time.perf_counter() - started
-            parts.append(jax.tree.map(parallel.unshard, found))
-        # The rows of the global batches lie in order, padding last.
-        outputs = jax.tree.map(lambda *parts: parallel.gather_batches(parts)[: len(rows)], *parts)
-        logits, features, maps = outputs
+            parts.append((batch["mask"], *jax.tree.map(parallel.unshard, found)))
+        # The rows of the global batches lie in order, padding last; a file that cannot be read is no image either.
+        mask, *outputs = jax.tree.map(lambda *parts: parallel.gather_batches(parts)[: len(rows)], *parts)
+        is_image = mask > 0
+        logits, features, maps = jax.tree.map(lambda output: output[is_image], outputs)
+        index = rows[is_image].astype(np.int32)
         return Predictions(
-            index=rows.astype(np.int32),
-            label=self.dataset.labels[rows],
+            index=index,
+            label=self.dataset.labels[index],
             logits=logits,
             features=features,
             grad_cam=None if maps is None else maps.astype(np.float16),

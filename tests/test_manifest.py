@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dim_jax import files
 from dim_jax.data import manifest as manifests
@@ -78,7 +79,9 @@ def test_a_folder_without_manifest_says_how_to_make_one(tmp_path):
 
 
 def test_generated_images_are_found_beside_their_list(tmp_path):
-    images_in(tmp_path, "pool/b/seed1.png", "selected/a/seed2.png")
+    for name in ("pool/b/seed1.png", "selected/a/seed2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
     entries = [{"path": "../pool/b/seed1.png", "label": "b", "score": 1}, {"path": "a/seed2.png", "label": "a"}]
     path = files.write_json(tmp_path / "selected" / "selected.json", {"images": entries})
     expected = [(tmp_path / "pool/b/seed1.png", 1), (tmp_path / "selected/a/seed2.png", 0)]

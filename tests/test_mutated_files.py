@@ -192,7 +192,8 @@ def test_a_changed_manifest_or_split_is_read_as_such_or_refused(name, examples, 
 @EXAMPLES
 def test_a_changed_pool_is_read_as_such_or_refused(examples, tmp_path):
     origin = {"workdir": "runs/gan", "checkpoint_step": 7, "model_sha256": "ab" * 32, "split_sha256": "cd" * 32}
-    folder = pools.write(tmp_path / "pool", "normal", NOISE[None, :8, :8].repeat(2, 0), (3, 1), **origin)
+    writer = pools.Writer(tmp_path / "pool", "normal", **origin)
+    folder = writer.list(writer.write(NOISE[None, :8, :8].repeat(2, 0), (3, 1)))
     whole = json.loads((folder / "pool.json").read_text())
 
     @property_of(examples, changed(whole))

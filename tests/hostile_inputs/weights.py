@@ -93,7 +93,7 @@ def with_odd_names(best: Path) -> None:
 
 
 checkpoint_case("no_checkpoint", emptied, "holds no checkpoint yet; train the run first")
-checkpoint_case("checkpoint_of_something_else", foreign_folder, "every checkpoint is damaged; remove the folder")
+checkpoint_case("checkpoint_of_something_else", foreign_folder, "every checkpoint is damaged; bring back a copy")
 checkpoint_case("checkpoint_of_nothing_that_is_whole", foreign_with_digests, "best/7", "does not fit")
 checkpoint_case("checkpoint_behind_a_link", linked)
 checkpoint_case("folders_beside_checkpoints", with_odd_names)
