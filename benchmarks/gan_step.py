@@ -22,7 +22,6 @@ EXAMPLES = """\
   python benchmarks/gan_step.py --image-size=64 --width=0.25 --batch-size=8 --json=gan_step.json
   python benchmarks/gan_step.py --dtype=bfloat16 --torch-mode=compiled --channels-last --batch-size=16
 """
-SIZES = (64, 128, 256, 512, 1024)
 RECONSTRUCTIONS = ("pixels", "none")
 LEARNING_RATE, EMA_DECAY = 2e-4, 0.999
 
@@ -134,8 +133,7 @@ def main(arguments: Sequence[str]) -> None:
     options: dict[str, Any] = vars(parser.parse_args(arguments))
     paired.check(options)
     paired.settle_scan_option(options)
-    if options["image_size"] not in SIZES:
-        raise ValueError(f"--image-size={options['image_size']} is not a size of GCGAN: {', '.join(map(str, SIZES))}")
+    networks.check_gan_size(options)
     title = (
         f"GCGAN training step: {options['image_size']} px, batch {options['batch_size']}, width {options['width']:g}, "
         f"{options['dtype']}, reconstruction {options['reconstruction']}, "

@@ -15,7 +15,7 @@ PyTorch's through benchmarks/torch_baseline.py. The batch lies on the device bef
 Grad-CAM map, as in evaluation; PyTorch's does not."""
 EXAMPLES = """\
   python benchmarks/inference.py --image-size=64 --width=0.25 --batch-size=64 --json=inference.json
-  python benchmarks/inference.py --batch-size=1 --steps=32 --torch-mode=compiled     # how long one image takes
+  python benchmarks/inference.py --batch-size=1 --steps=32 --latency --torch-mode=compiled  # how long one image takes
 """
 
 
@@ -41,6 +41,8 @@ def build_ours(options: paired.Options) -> paired.Side:
     def turn(steps: int) -> None:
         for _ in range(steps):
             outputs = dispatch(variables, batch, (networks.MEAN, networks.STD), None)
+            if options["latency"]:
+                jax.block_until_ready(outputs)
         jax.block_until_ready(outputs)
 
     # The work asked for is the forward pass; the maps are ours alone.
@@ -66,6 +68,8 @@ def build_torch(options: paired.Options) -> paired.Side:
     def turn(steps: int) -> None:
         for _ in range(steps):
             step(images)
+            if options["latency"] and device == "cuda":
+                torch.cuda.synchronize()
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -74,11 +78,13 @@ def build_torch(options: paired.Options) -> paired.Side:
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line, measures and prints."""
-    options: dict[str, Any] = vars(networks.parser("inference", SUMMARY, EXAMPLES).parse_args(arguments))
+    parser = networks.parser("inference", SUMMARY, EXAMPLES)
+    parser.add_argument("--latency", action="store_true", help="wait for every step before the next is sent off")
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
     networks.check(options)
     title = (
         f"LRF-CNN inference: {options['image_size']} px, batch {options['batch_size']}, width {options['width']:g}, "
-        f"{options['dtype']}"
+        f"{options['dtype']}{', each step waited for' if options['latency'] else ''}"
     )
     paired.report("inference", title, paired.sides(options, build_ours, build_torch), options)
 

@@ -1,7 +1,6 @@
 """What both sides of a benchmark are given: a device of the same kind, the same images, and the same LRF-CNN."""
 
 import argparse
-import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ NUM_CLASSES = 5
 MEAN = np.array((0.5203, 0.3638, 0.6511), np.float32)
 STD = np.array((0.2339, 0.2535, 0.1455), np.float32)
 STAGES = "64,128/192,224,256,288,320/320,384"
+GAN_SIZES = (64, 128, 256, 512, 1024)
 
 Options = Mapping[str, Any]
 
@@ -40,6 +40,13 @@ def check(options: dict[str, Any]) -> None:
     options["stages"] = stages
 
 
+def check_gan_size(options: Options) -> None:
+    """Raises ValueError unless `image_size` is a size of GCGAN."""
+    if options["image_size"] not in GAN_SIZES:
+        sizes = ", ".join(map(str, GAN_SIZES))
+        raise ValueError(f"--image-size={options['image_size']} is not a size of GCGAN: {sizes}")
+
+
 def batch(options: Options, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns noise (B, H, W, 3) uint8 and labels (B,) int32: what is in the pixels does not change the time."""
     rng = np.random.default_rng(seed)
@@ -62,8 +69,7 @@ def our_device(options: Options) -> dict[str, str]:
         raise ValueError(f"--platform=gpu, but JAX runs on {device.platform}; install jax[cuda12] or jax[cuda13]")
     if jax.device_count() > 1:
         raise ValueError(f"JAX sees {jax.device_count()} devices; show it one, as with CUDA_VISIBLE_DEVICES=0")
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
-    return {"platform": device.platform, "device": device.device_kind, **versions}
+    return {"platform": device.platform, "device": device.device_kind, **paired.versions("jax", "jaxlib", "flax")}
 
 
 def gauge(options: Options, step: Callable[..., Any], *arguments: Any) -> Callable[[], dict[str, float]]:

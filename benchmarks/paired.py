@@ -6,6 +6,7 @@ round says more than two numbers of two days. Two processes, because two thread 
 
 import argparse
 import datetime
+import importlib.metadata
 import multiprocessing
 import os
 import platform
@@ -14,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -232,9 +233,9 @@ def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
       For "sides" by name: seconds_per_step (one per round), images_per_second and milliseconds_per_step (see `spread`),
       start_seconds (process, imports, building), first_turn_seconds (with compilation), about. Where a side gauges
       (see Side), what it finds after the last round, and for every side flops_per_second and share_of_peak (see
-      `spread`): both sides are credited with the same work. With two sides also "time_ratio": see `spread`, of the
-      first's time divided by the second's in the same round. "cores_used_by_others": how many cores other processes of
-      the machine kept busy meanwhile, or None where that cannot be told.
+      `spread`): both sides are credited with the same work; "not_gauged" says why where it failed. With two sides also
+      "time_ratio": see `spread`, of the first's time divided by the second's in the same round. "cores_used_by_others":
+      how many cores other processes of the machine kept busy meanwhile, or None where that cannot be told.
 
     Raises:
       ValueError: a side failed, or the two sides run on different kinds of devices.
@@ -253,7 +254,12 @@ def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
             for name, (worker, _, _) in ready.items():
                 seconds[name].append(worker.turn(options["steps"]) / options["steps"])
         found: dict[str, Any] = {"sides": {}, "cores_used_by_others": meter.cores()}
-        gauged = next(filter(None, (worker.gauge() for worker, _, _ in ready.values())), None)
+        gauged = None
+        try:
+            gauged = next(filter(None, (worker.gauge() for worker, _, _ in ready.values())), None)
+        except ValueError as error:
+            # What the sides took is known all the same.
+            found["not_gauged"] = str(error)
     for name, (_, start, about) in ready.items():
         found["sides"][name] = {
             "about": about,
@@ -312,13 +318,26 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
+def available_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Returns the versions of those packages that are installed, by name."""
+    found = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def environment(options: Options) -> dict[str, Any]:
     """Returns what a reader needs to judge the numbers: the machine, its cores and the date."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
-        "threads": options["threads"] or cores,
+        "threads": options["threads"] or available_cores(),
         "cores": os.cpu_count(),
         "load_average": list(os.getloadavg()),
         "python": platform.python_version(),
@@ -355,6 +374,8 @@ def table(title: str, found: Mapping[str, Any], environment: Mapping[str, Any]) 
             f"{found['flops_per_step'] / 1e9:.5g} GFLOP per step, the same for all sides; peak: "
             f"{found['peak_flops_per_second'] / 1e12:.4g} TFLOP/s in a large matrix product, measured after the rounds"
         )
+    if "not_gauged" in found:
+        lines.append(f"neither work nor peak is known: {found['not_gauged']}")
     if "time_ratio" in found:
         ratio = found["time_ratio"]
         lines.append(
@@ -380,8 +401,12 @@ def report(benchmark: str, title: str, builds: Mapping[str, Build], options: dic
     surroundings = environment(options)
     found = measure(builds, options)
     print(table(title, found, surroundings))
+    write(benchmark, options, {"environment": surroundings, **found})
+
+
+def write(benchmark: str, options: Options, found: Mapping[str, Any]) -> None:
+    """Writes what was found with these options to the JSON file that `options["json"]` names, if any."""
     if options["json"]:
         # Not where the file lies: that says nothing of what was measured.
         told = {name: value for name, value in options.items() if name != "json"}
-        content = {"benchmark": benchmark, "options": told, "environment": surroundings, **found}
-        files.write_json(options["json"], content)
+        files.write_json(options["json"], {"benchmark": benchmark, "options": told, **found})

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import subprocess
@@ -13,12 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dim_jax.models.convolutions import convolution
+from dim_jax.models.layers import Linear
+from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.prepare import prepare
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 import flops  # noqa: E402
+import gpu  # noqa: E402
 import paired  # noqa: E402
+import roofline  # noqa: E402
 
 TINY = ["--image-size=32", "--width=0.1", "--batch-size=2", "--rounds=1", "--steps=2", "--platform=cpu"]
 NOT_NEGATIVE = st.floats(1e-6, 1e6)
@@ -89,7 +94,10 @@ def test_bad_options_of_the_input_pipeline_are_told_in_one_line(arguments, messa
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
-@pytest.mark.parametrize("program", ["train_step.py", "inference.py", "input_pipeline.py", "gan_step.py"])
+@pytest.mark.parametrize(
+    "program",
+    ["train_step.py", "inference.py", "input_pipeline.py", "gan_step.py", "roofline.py", "decoding.py", "start.py"],
+)
 def test_help_shows_examples_and_loads_nothing_heavy(program):
     code = (
         f"import sys, runpy; sys.argv = ['{program}', '--help']; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
@@ -119,12 +127,209 @@ def test_help_shows_examples_and_loads_nothing_heavy(program):
         ("gan_step.py", ["--image-size=100"], "--image-size=100"),
         ("gan_step.py", ["--stages=40"], "--stages=40"),
         ("gan_step.py", ["--rounds=0"], "--rounds=0"),
+        ("roofline.py", ["--network=gcgan", "--image-size=100"], "--image-size=100"),
+        ("roofline.py", ["--stages=8,x"], "--stages=8,x"),
+        ("decoding.py", ["--picture=2048"], "--picture=2048"),
+        ("decoding.py", ["--readers=tf,numpy"], "numpy"),
+        ("decoding.py", ["--repeats=0"], "--repeats=0"),
+        ("start.py", ["--commands=train,learn"], "learn"),
+        ("start.py", ["--rounds=0"], "--rounds=0"),
+        ("gpu.py", ["out", "--budget=0"], "--budget=0"),
+        ("gpu.py", [], "OUT"),
     ],
 )
 def test_bad_options_are_told_in_one_line(program, arguments, message):
     done = benchmark(program, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_parts_of_a_network_are_found_with_all_of_its_work():
+    model = LRFCNN(num_classes=5, stem_width=16, stages=((16,), (24,)), attention_width=8)
+    images = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = {name: variables[name] for name in ("params", "batch_stats")}
+    whole = roofline.Part(("lrf_cnn",), model, variables, (images, True, keys))
+    parts = roofline.parts_of(whole, (LRFCNN,))
+    names = [part.path[-1] for part in parts]
+    assert names == [
+        *("stem", "stem_norm", "block0", "block1"), *("attention_hidden", "attention_gate", "head"), "lrf_cnn"
+    ]  # fmt: skip
+    of_part = {
+        part.path[-1]: flops.of_program(
+            lambda variables, arrays, part=part: part.apply(variables, arrays, False), part.variables, part.shapes()
+        )
+        for part in parts
+    }
+    of_whole = of_part.pop("lrf_cnn")
+    # Activations and poolings are between the parts.
+    assert 0.97 * of_whole < sum(of_part.values()) < of_whole
+
+
+def test_the_bound_is_the_larger_of_operations_and_bytes():
+    x = jax.ShapeDtypeStruct((30, 40), jnp.float32)
+    layer = Linear(50)
+    part = roofline.Part(("linear",), layer, layer.init(jax.random.key(0), jnp.zeros(x.shape)), (x,))
+    options = {"rounds": 2, "dtype": "bfloat16", "network": "gcgan"}
+    moved = 2 * (30 * 40 + 40 * 50 + 50 + 30 * 50)
+    for bytes_per_second, bound_by in ((1e3, "bytes"), (1e12, "operations")):
+        reached = {"flops_per_second": 1e9, "bytes_per_second": bytes_per_second}
+        forward, both = roofline.measure([part], options, reached)
+        assert forward["pass"] == "forward" and both["pass"] == "both" and forward["bound_by"] == bound_by
+        assert forward["bytes"] == moved and 2 * 30 * 40 * 50 <= forward["flops"] <= 2 * 30 * 41 * 50
+        assert both["flops"] >= 2 * 2 * 30 * 40 * 50
+        seconds = {"bytes": moved / bytes_per_second, "operations": forward["flops"] / 1e9}[bound_by]
+        assert forward["bound_milliseconds"] == pytest.approx(1000 * seconds)
+        assert forward["share_of_bound"] == pytest.approx(1000 * seconds / forward["milliseconds"]["median"])
+
+
+def test_decoding_is_measured_beside_libjpeg_turbo(tmp_path):
+    pytest.importorskip("tensorflow")
+    out = tmp_path / "out.json"
+    small = ["--picture=96x64", "--pictures=12", "--repeats=1", "--rounds=1", "--image-size=32"]
+    done = benchmark("decoding.py", *small, f"--json={out}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["readers"]
+    assert list(found) == ["libjpeg-turbo alone", "libjpeg-turbo alone, reduced", "tf", "resident"]
+    alone = found["libjpeg-turbo alone"]["images_per_second"]["median"]
+    for name, row in found.items():
+        assert row["share_of_libjpeg_turbo"]["median"] == pytest.approx(row["images_per_second"]["median"] / alone)
+        assert name in done.stdout
+
+
+def test_a_second_start_finds_the_first_ones_programs(tmp_path):
+    out = tmp_path / "out.json"
+    config = f"--config={BENCHMARKS.parent / 'configs' / 'classifier.py'}:test"
+    small = ["--image-size=32", "--rounds=1", "--commands=train", "--set=model.stages=((8,),)", "--set=model.width=1.0"]
+    done = benchmark("start.py", config, *small, f"--json={out}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["seconds"]
+    for name in ("train --help", "imports", "cold start to first step", "warm start to first step"):
+        assert len(found[name]) == 1 and found[name][0] > 0 and name in done.stdout
+    for kind in ("cold", "warm"):
+        assert found[f"{kind} start, of that dispatch"][0] < found[f"{kind} start to first step"][0]
+
+
+def test_a_run_that_cannot_start_is_told(tmp_path):
+    done = benchmark("start.py", f"--data={tmp_path}", "--rounds=1", "--commands=train")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the run ended before its first step: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("row", [*gpu.rows(), *gpu.tiny_rows()], ids=lambda row: row.name)
+def test_the_options_of_every_gpu_row_are_known(row, monkeypatch):
+    if not row.program:
+        return
+    told = {}
+    monkeypatch.setattr(paired, "report", lambda benchmark, title, builds, options: told.update(options))
+    module = importlib.import_module(row.program.removesuffix(".py"))
+    if row.program == "roofline.py":
+        told |= module.parse(row.arguments)
+    else:
+        module.main(row.arguments)
+        assert told["sides"] == row.side
+    assert f"batch {told['batch_size']}" in row.name or row.name.endswith(("parts", "ours", "torch"))
+
+
+def one_side(benchmark, batch_size, images_per_second, dtype="bfloat16", **work):
+    speed = paired.spread([images_per_second])
+    step = paired.spread([1000 * batch_size / images_per_second])
+    side = {"images_per_second": speed, "milliseconds_per_step": step, "about": {"device": "toy"}}
+    options = {"image_size": 299, "batch_size": batch_size, "dtype": dtype}
+    return {"benchmark": benchmark, "options": options, "sides": {"a": side}, "seconds": 1.0, **work}
+
+
+@pytest.fixture
+def gpu_rows(monkeypatch):
+    """Rows that are not run, and a list of those that would have been."""
+    content = {
+        "W, ours, batch 4": one_side("w", 4, 800, side="ours", flops_per_step=4e9, peak_flops_per_second=1e12),
+        "W, ours, batch 8": one_side("w", 8, 900, side="ours", flops_per_step=8e9, peak_flops_per_second=1e12),
+        "W, PyTorch, batch 4": one_side("w", 4, 200, side="torch"),
+    }
+    started = []
+
+    def run(row, log, seconds):
+        started.append(row.name)
+        if row.name not in content:
+            raise RuntimeError("no memory")
+        return content[row.name]
+
+    monkeypatch.setattr(gpu, "run", run)
+    names = ["never works", *content]
+    return [gpu.Row(name, 10, "ours", "w.py", ()) for name in names], started
+
+
+def test_a_finished_gpu_row_is_skipped_and_a_failed_one_tried_last(gpu_rows, tmp_path):
+    wanted, started = gpu_rows
+    gpu.measure(wanted[:2], tmp_path, 100)
+    assert started == ["never works", "W, ours, batch 4"]
+    kept = gpu.measure(wanted, tmp_path, 100)
+    assert started[2:] == ["W, ours, batch 8", "W, PyTorch, batch 4", "never works"]
+    assert kept == json.loads((tmp_path / "measured.json").read_text())
+    assert kept["failed"] == {"never works": "no memory"} and len(kept["rows"]) == 3
+
+
+def test_no_gpu_row_starts_that_may_outlast_the_budget(gpu_rows, tmp_path):
+    wanted, started = gpu_rows
+    assert gpu.measure(wanted, tmp_path, 9.9) == {"rows": {}, "failed": {}} and not started
+
+
+def test_gpu_rows_of_pytorch_are_credited_with_our_work_and_compared(gpu_rows, tmp_path):
+    wanted, _ = gpu_rows
+    shown = gpu.table(gpu.measure(wanted, tmp_path, 100))
+    assert (tmp_path / "table.txt").read_text() == shown + "\n"
+    assert "W, PyTorch, batch 4: ours at its best, batch 8, does 4.500 times as many images per second" in shown
+    assert "W, PyTorch, batch 4: ours alike, 4.000 times" in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("W, PyTorch, batch 4 ")]
+    assert line.split()[-3:] == ["4", "0.2", "20.0%"]
+    assert "never works FAILED:\nno memory" in shown
+
+
+def test_a_gpu_row_that_fails_or_outlasts_its_time_is_told(tmp_path):
+    log = tmp_path / "log.txt"
+    with pytest.raises(RuntimeError, match="--rounds=0"):
+        gpu.run(gpu.Row("bad", 10, "ours", "inference.py", ("--rounds=0",)), log, 60)
+    with pytest.raises(RuntimeError, match="ended after 0 s: no time was left"):
+        gpu.run(gpu.Row("slow", 10, "ours", "inference.py", ("--platform=cpu",)), log, 0.1)
+    assert "== bad: " in log.read_text() and "== slow: " in log.read_text()
+
+
+@pytest.fixture
+def without(tmp_path, monkeypatch):
+    """Processes that start from now on find neither TensorFlow, nor clu, nor ml_collections, nor dim_jax."""
+    for name in ("tensorflow", "clu", "ml_collections"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is blocked')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHON", sys.executable)
+    # Unoptimised programs compile sooner.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def test_a_gpu_row_needs_neither_tensorflow_nor_clu_nor_ml_collections(without, tmp_path):
+    (row,) = [row for row in gpu.tiny_rows() if row.side == "ours" and row.program == "inference.py"]
+    found = gpu.run(row, tmp_path / "log.txt", 600)
+    (side,) = found["sides"].values()
+    assert found["flops_per_step"] > 0 and 0 < side["share_of_peak"]["median"] < 1
+    assert row.name in gpu.table({"rows": {row.name: found}, "failed": {}})
+
+
+@pytest.mark.slow
+def test_all_tiny_gpu_rows_run_from_the_script(without, tmp_path):
+    command = ["bash", str(BENCHMARKS.parent / "launch" / "measure_gpu.sh"), "out", "--tiny", "--sides=ours"]
+    done = subprocess.run([*command, "--budget=3000"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "out" / "measured.json").read_text())
+    assert not kept["failed"], kept["failed"]
+    assert list(kept["rows"]) == [row.name for row in gpu.tiny_rows() if row.side == "ours"]
+    for row in kept["rows"].values():
+        if "sides" in row:
+            (side,) = row["sides"].values()
+            assert row["flops_per_step"] > 0 and 0 < side["share_of_peak"]["median"] < 1
+        else:
+            assert {part["pass"] for part in row["parts"]} == {"forward", "both"}
+    assert (tmp_path / "out" / "table.txt").read_text().strip() in done.stdout
 
 
 def counting(options):
@@ -143,6 +348,14 @@ def counting_b(options):
 
 def gauging(options):
     return counting(options)._replace(gauge=lambda: {"flops_per_step": 6e9, "peak_flops_per_second": 1e12})
+
+
+def out_of_order():
+    raise RuntimeError("no such analysis here")
+
+
+def misgauging(options):
+    return counting(options)._replace(gauge=out_of_order)
 
 
 def busy(options):
@@ -220,6 +433,14 @@ def test_no_work_is_claimed_where_no_side_gauges(options):
     found = paired.measure({"b": counting_b}, options)
     assert "flops_per_step" not in found and "share_of_peak" not in found["sides"]["b"]
     assert "GFLOP per step" not in paired.table("title", found, paired.environment(options))
+
+
+def test_times_are_told_where_gauging_fails(options):
+    found = paired.measure({"a": misgauging}, options)
+    assert len(found["sides"]["a"]["seconds_per_step"]) == 3
+    assert "neither work nor peak is known: a: RuntimeError: no such analysis here" in paired.table(
+        "title", found, paired.environment(options)
+    )
 
 
 def test_operations_of_a_matrix_product_are_two_per_product():

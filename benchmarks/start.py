@@ -1,0 +1,169 @@
+"""How long a user waits for help, for imports, and for the first step of a run that starts cold and then warm."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import paired
+
+from dim_jax import command_line
+
+SUMMARY = """\
+Times what a user waits for, each time in a new process, from its start on. help: until `--help` of a command has been
+printed and the process has ended. imports: the same for importing what `train` needs, TensorFlow blocked. cold and
+warm: from the start of `train` until its first step is in metrics.jsonl, with an empty compilation cache, then with
+the one that this left, in a new run directory each; both hold starting Python, imports, reading the packed pixels,
+drawing the initial weights, compiling the step or reading it from the cache, and the step itself. Of that, `dispatch`
+is the first dispatch alone, as the run tells it: compiling or reading, and the step. A run does one step per dispatch
+here and is ended after it. Files come from the system's file cache from the second round on."""
+EXAMPLES = """\
+  python benchmarks/start.py --config=configs/classifier.py:test --image-size=32 --rounds=3 --json=start.json
+  python benchmarks/start.py --image-size=299 --set=train.global_batch_size=8
+  python benchmarks/start.py --config=configs/gan.py --image-size=256 --set=gan.label=polyp --commands=train
+"""
+COMMANDS = ("prepare", "train", "evaluate", "predict", "generate", "select", "report", "interop.convert")
+IMPORTS = "import sys; sys.modules['tensorflow'] = None; import dim_jax.trainers.classifier, dim_jax.trainers.gan"
+POLL_SECONDS = 0.01
+PHANTOM_SCALE = 0.03
+
+
+def seconds_of(command: Sequence[str]) -> float:
+    """Returns how long a command takes, from starting its process to its end.
+
+    Raises:
+      ValueError: it failed.
+    """
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise ValueError(f"{' '.join(command)} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return seconds
+
+
+def first_step(arguments: Sequence[str], run: Path, cache: Path) -> dict[str, float]:
+    """Starts a run, ends it after its first step, and returns how many seconds that took, and its first dispatch.
+
+    Raises:
+      ValueError: the run ended before.
+    """
+    import json
+
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("JAX_PERSISTENT_CACHE")}
+    surroundings["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    metrics = run / "metrics.jsonl"
+    with tempfile.TemporaryFile("w+") as printed:
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "dim_jax.train", *arguments, f"--workdir={run}"]
+        process = subprocess.Popen(command, stdout=printed, stderr=printed, env=surroundings, start_new_session=True)
+        with _ended(process):
+            while not (metrics.is_file() and "\n" in metrics.read_text()):
+                if process.poll() is not None:
+                    printed.seek(0)
+                    last = (printed.read().strip().splitlines() or ["no message"])[-1]
+                    raise ValueError(f"the run ended before its first step: {last}")
+                time.sleep(POLL_SECONDS)
+            seconds = time.perf_counter() - started
+    return {"seconds": seconds, "dispatch": json.loads(metrics.read_text().splitlines()[0])["seconds"]}
+
+
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen) -> Iterator[None]:
+    """Ends the process and those that it started, when the block ends."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def measure(options: Mapping[str, Any], data: Path, folder: Path) -> dict[str, list[float]]:
+    """Returns the seconds of every round by what was waited for.
+
+    Args:
+      data: prepared, with packed pixels.
+      folder: for run directories and caches.
+    """
+    arguments = [
+        f"--config={options['config']}",
+        f"--config.data.path={data}",
+        "--config.data.backend=resident",
+        f"--config.data.image_size={options['image_size']}",
+        "--config.train.steps_per_dispatch=1",
+        *(f"--config.{setting}" for setting in options["set"]),
+    ]
+    found: dict[str, list[float]] = {}
+    for number in range(options["rounds"]):
+        for command in options["commands"]:
+            seconds = seconds_of([sys.executable, "-m", f"dim_jax.{command}", "--help"])
+            found.setdefault(f"{command} --help", []).append(seconds)
+        found.setdefault("imports", []).append(seconds_of([sys.executable, "-c", IMPORTS]))
+        for kind in ("cold", "warm"):
+            took = first_step(arguments, folder / f"{kind}{number}", folder / f"cache{number}")
+            found.setdefault(f"{kind} start to first step", []).append(took["seconds"])
+            found.setdefault(f"{kind} start, of that dispatch", []).append(took["dispatch"])
+    return found
+
+
+def table(title: str, found: Mapping[str, Any]) -> str:
+    """Returns the result for people."""
+    width = max(map(len, found["seconds"]))
+    lines = [title, f"{'':{width}}{'s':>10}   (min .. max)"]
+    for name, values in found["seconds"].items():
+        spread = paired.spread(values)
+        lines.append(f"{name:{width}}{spread['median']:10.2f}   ({spread['min']:.2f} .. {spread['max']:.2f})")
+    surroundings = found["environment"]
+    lines.append(", ".join(f"{key} {value}" for key, value in found["about"].items()))
+    lines.append(
+        f"{surroundings['cpu']}, {surroundings['threads']} threads, load {surroundings['load_average'][0]:.1f}, "
+        f"{surroundings['date']}"
+    )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the command line, measures and prints."""
+    parser = command_line.parser("start", SUMMARY, EXAMPLES)
+    parser.prog = "python benchmarks/start.py"
+    add = parser.add_argument
+    config = Path(__file__).resolve().parents[1] / "configs" / "classifier.py"
+    add("--config", default=str(config), metavar="FILE[:VARIANT]", help="of the run (default configs/classifier.py)")
+    add("--data", metavar="DATA", help="folder that `prepare --pack` wrote (default: a few phantoms, drawn first)")
+    add("--image-size", type=int, default=299, metavar="PX", help="side of the images (default 299)")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="another field of the configuration")
+    add("--commands", default=",".join(COMMANDS), help="whose help is asked for (default: of all)")
+    add("--rounds", type=int, default=3, help="measured rounds (default 3)")
+    add("--json", metavar="OUT", help="also write everything measured to this file")
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
+    options["commands"] = command_line.comma_separated(options["commands"])
+    if unknown := sorted(set(options["commands"]) - set(COMMANDS)):
+        raise ValueError(f"--commands: {unknown[0]!r} is none of {', '.join(COMMANDS)}")
+    if options["rounds"] < 1:
+        raise ValueError(f"--rounds={options['rounds']} must be at least 1")
+    surroundings = paired.environment({"threads": 0})
+    with tempfile.TemporaryDirectory() as folder:
+        data = options["data"]
+        if data is None:
+            from dim_jax.prepare import prepare
+
+            size = options["image_size"]
+            with contextlib.redirect_stdout(io.StringIO()):
+                data = prepare("phantom", Path(folder) / "data", image_size=size, scale=PHANTOM_SCALE, pack="squash")
+        found = measure(options, Path(data).absolute(), Path(folder))
+    title = " ".join([f"Starts of {options['config']}: {options['image_size']} px", *options["set"]])
+    found = {"seconds": found, "about": paired.versions("jax", "jaxlib", "flax"), "environment": surroundings}
+    print(table(title, found))
+    paired.write("start", options, found)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))
