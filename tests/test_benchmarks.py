@@ -7,20 +7,14 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dim_jax.models.convolutions import convolution
-from dim_jax.models.layers import Linear
-from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.prepare import prepare
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
-import flops  # noqa: E402
 import gpu  # noqa: E402
 import paired  # noqa: E402
 import roofline  # noqa: E402
@@ -30,8 +24,8 @@ NOT_NEGATIVE = st.floats(1e-6, 1e6)
 
 
 def benchmark(program, *arguments):
-    """Runs a benchmark as a user would: one device, no flags of the test suite."""
-    surroundings = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    """Runs a benchmark as a user would, on one device; but unoptimised programs compile sooner."""
+    surroundings = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     paths = [str(BENCHMARKS.parent), surroundings.get("PYTHONPATH", "")]
     surroundings["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = [sys.executable, str(BENCHMARKS / program), *arguments]
@@ -144,7 +138,16 @@ def test_bad_options_are_told_in_one_line(program, arguments, message):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
+# JAX is imported where it is used: the workers of other tests import this file too.
+
+
 def test_parts_of_a_network_are_found_with_all_of_its_work():
+    import flops
+    import jax
+    import jax.numpy as jnp
+
+    from dim_jax.models.lrf_cnn import LRFCNN
+
     model = LRFCNN(num_classes=5, stem_width=16, stages=((16,), (24,)), attention_width=8)
     images = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
@@ -168,6 +171,11 @@ def test_parts_of_a_network_are_found_with_all_of_its_work():
 
 
 def test_the_bound_is_the_larger_of_operations_and_bytes():
+    import jax
+    import jax.numpy as jnp
+
+    from dim_jax.models.layers import Linear
+
     x = jax.ShapeDtypeStruct((30, 40), jnp.float32)
     layer = Linear(50)
     part = roofline.Part(("linear",), layer, layer.init(jax.random.key(0), jnp.zeros(x.shape)), (x,))
@@ -444,12 +452,22 @@ def test_times_are_told_where_gauging_fails(options):
 
 
 def test_operations_of_a_matrix_product_are_two_per_product():
+    import flops
+    import jax
+    import jax.numpy as jnp
+
     x, y = jax.ShapeDtypeStruct((30, 40), jnp.float32), jax.ShapeDtypeStruct((40, 50), jnp.float32)
     assert flops.of_program(jnp.matmul, x, y) == 2 * 30 * 40 * 50
 
 
 def test_gradients_of_a_convolution_count_as_much_as_itself_each():
     """On CPU the kernel's gradient is a loop, whose body counts once."""
+    import flops
+    import jax
+    import jax.numpy as jnp
+
+    from dim_jax.models.convolutions import convolution
+
     x, kernel = jax.ShapeDtypeStruct((2, 12, 12, 8), jnp.float32), jax.ShapeDtypeStruct((3, 3, 8, 16), jnp.float32)
     # Along each side, one of three taps falls on the padding at either end.
     forward = 2 * 2 * (3 * 12 - 2) ** 2 * 8 * 16
