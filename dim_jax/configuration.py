@@ -11,6 +11,7 @@ from dim_jax import files
 FILE_NAME = "config.json"
 
 Config = dict[str, Any]
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def read(workdir: str | Path, trainer: str | None = None) -> Config:
         )
     config = files.read_object(path)
     found = config.get("trainer")
-    if found not in USED_OF or trainer not in (None, found):
+    if not isinstance(found, str) or found not in USED_OF or trainer not in (None, found):
         wanted = {"gan": "a GAN"}.get(trainer or "", "a classifier")
         raise ValueError(f"{workdir} is the run of a {found}, not of {wanted}; give the --workdir of one")
     try:
@@ -205,9 +206,6 @@ def check_plain(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is a {type(value).__name__}; a configuration holds text, numbers and lists")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name}={value} is no finite number; give one")
-
-
-_ABSENT = object()
 
 
 def _get(config: Mapping[str, Any], name: str) -> Any:

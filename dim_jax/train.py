@@ -95,6 +95,8 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
         saved = files.read_object(path)
         if "optimizer" not in saved:
             raise ValueError(f"{value} was imported for use alone; import it again with --config=FILE and --data=DATA")
+        if not isinstance(saved.get("trainer"), str):
+            raise ValueError(f"{path} names no trainer; restore the file")
         return ConfigDict(complete(saved))
     raise ValueError("--config is missing; give a configuration, for example --config=configs/classifier.py")
 

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from dim_jax.interop import convert
 from dim_jax.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
+OUTCOMES = defaultdict(Counter)  # group -> (command, outcome) -> number of inputs
 SECONDS = 60  # for one input, on a machine that does other things too; a pipe or a bomb would take for ever
 
 
@@ -95,6 +97,7 @@ def test_odd_input_is_converted_or_refused_in_one_line(name, world, tmp_path, mo
     code = carry_out(case)
     out, err = capfd.readouterr()
     assert not set(out + err) & set("\x00\x07\x1b\x7f\x9b"), "a control character reached the terminal"
+    OUTCOMES[CORPUS[name][0]][case.command, "refused" if case.words else "converted"] += 1
     if not case.words:
         assert code == 0, err
         case.check()
@@ -131,4 +134,8 @@ def test_bombs_are_not_decoded(world, tmp_path):
 
 
 def test_the_corpus_is_as_large_as_it_is_said_to_be():
+    """Prints the table of docs/reliability.md; run the whole file with `-s` to see it."""
     assert len(CORPUS) >= 60
+    for group, counts in OUTCOMES.items():
+        told = (f"{command} {number} {outcome}" for (command, outcome), number in sorted(counts.items()))
+        print(f"{group}: {sum(counts.values())} ({', '.join(told)})")

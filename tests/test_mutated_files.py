@@ -24,7 +24,7 @@ from dim_jax.data import manifest as manifests
 from dim_jax.interop import safetensor_files, torch_files
 
 # Few examples in every run of the suite, many when there is time for them.
-EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(5000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.slow)])
 
 
 def property_of(examples, *strategies):

@@ -1,9 +1,11 @@
 """Configurations from files, command lines and run directories."""
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from dim_jax import files
 from hostile_inputs.corpus import CORPUS, Case, World, changed
 from hostile_inputs.prepared_data import trained
 
@@ -110,3 +112,30 @@ saved_config(
     "config.train.eval_batch_size is missing",
     command="evaluate",
 )
+
+
+def resumed(name: str, change: Callable[[dict], object], *words: str) -> None:
+    """Adds a run to resume whose config.json was changed."""
+
+    def make(folder: Path, world: World) -> Case:
+        spec = importlib.util.spec_from_file_location("ready", world.config)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config("test").to_dict()
+        config["data"]["path"] = str(world.data)
+        files.write_json(folder / "run" / "config.json", config)
+        changed(folder / "run" / "config.json", change)
+        return Case("train", (f"--workdir={folder / 'run'}",), words)
+
+    CORPUS[name] = ("configurations", make)
+
+
+resumed("run_without_epochs", lambda config: config["train"].pop("num_epochs"), "config.train.num_epochs is missing")
+resumed("run_without_a_group", lambda config: config.pop("augment"), "config.augment.flip is missing")
+resumed(
+    "run_with_text_for_epochs", lambda config: config["train"].update(num_epochs="9"), "config.train.num_epochs='9'"
+)
+resumed("run_of_a_list_of_trainers", lambda config: config.update(trainer=["gan"]), "config.json names no trainer")
+resumed("run_with_a_null", lambda config: config["optimizer"].update(learning_rate=None), "learning_rate=None must be")
+resumed("run_with_a_list_for_a_group", lambda config: config.update(train=[1]), "config.train")
+saved_config("config_json_of_a_list_of_trainers", b'{"trainer": [1]}', "not of a classifier")
