@@ -90,8 +90,11 @@ def test_bad_options_of_the_input_pipeline_are_told_in_one_line(arguments, messa
 
 @pytest.mark.parametrize(
     "program",
-    ["train_step.py", "inference.py", "input_pipeline.py", "gan_step.py", "roofline.py", "decoding.py", "start.py"],
-)
+    [
+        "train_step.py", "inference.py", "input_pipeline.py", "gan_step.py", "roofline.py", "decoding.py", "start.py",
+        "communication.py",
+    ],
+)  # fmt: skip
 def test_help_shows_examples_and_loads_nothing_heavy(program):
     code = (
         f"import sys, runpy; sys.argv = ['{program}', '--help']; sys.path.insert(0, {str(BENCHMARKS)!r})\n"

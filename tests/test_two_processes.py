@@ -49,7 +49,8 @@ def free_port():
 def on_two_hosts(command, *arguments, settings=None):
     """Runs a command as two processes with two devices each, and returns what each wrote and how it ended."""
     common = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT),
+        # Of two such flags the last one counts.
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT),
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
         "JAX_NUM_PROCESSES": "2",
     }  # fmt: skip
