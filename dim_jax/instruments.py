@@ -111,3 +111,5 @@ class Trace:
                 "trace of %d dispatches in %s: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at "
                 "ui.perfetto.dev", self._count - WARM_UP, self._folder, self._folder
             )  # fmt: skip
+        elif self._dispatches and self._count <= WARM_UP:
+            log.warning("no trace: it begins after %d dispatches, and %d were left", WARM_UP, self._count)

@@ -182,6 +182,7 @@ def test_several_datasets_are_one_experiment_each_and_one_page(tmp_path, monkeyp
     (["--config.only=dimm"], "config.only names 'dimm'"),
     (["--config.arms.dim.set.loss.name=fafll"], "config.loss.name='fafll' is not a loss"),
     (["--config.metric=f1"], "config.metric='f1'"),
+    (["--profile=5"], "--profile=5 is for one run"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_exit_two_and_nothing_written(tmp_path, capsys, more, message):
     assert run(tmp_path / "dim", *more) == 2

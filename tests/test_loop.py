@@ -191,6 +191,8 @@ def test_a_trace_of_some_dispatches_can_be_opened_and_the_log_says_where(tmp_pat
     (perfetto,) = (tmp_path / PROFILE).rglob("perfetto_trace.json.gz")
     assert json.loads(gzip.decompress(perfetto.read_bytes()))["traceEvents"]
     assert list((tmp_path / PROFILE).glob("plugins/profile/*/*.xplane.pb"))  # what TensorBoard reads
+    loop.fit(make_task(), SCHEDULE, tmp_path, tensorboard=False, profile=2)
+    assert "no trace: it begins after 2 dispatches, and 0 were left" in caplog.text
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

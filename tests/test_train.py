@@ -4,10 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -60,7 +56,10 @@ def test_a_run_leaves_everything_that_the_design_names(finished):
     assert environment["devices"] and environment["versions"]["jax"]
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert {line["split"] for line in lines} == {"train", "val"}
-    assert "step" in (finished / "run.log").read_text()
+    log = (finished / "run.log").read_text()
+    for said in ("start: python ", f"jax {jax.__version__}", "training on ", "images sha256 ", "first dispatch: ",
+                 ": val macro_f1 ", ": checkpoint in "):  # fmt: skip
+        assert said in log, said
 
 
 def test_every_test_image_is_predicted_once_by_the_best_checkpoint(finished):
@@ -100,44 +99,29 @@ def test_the_same_command_again_trains_no_further(finished, data):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
-def start(arguments):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "dim_jax.train", *arguments], env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
 def final_state(run):
     return checkpoints.restore(run / loop.CHECKPOINTS).state
 
 
-def test_a_killed_run_ends_like_one_that_was_not(data, tmp_path):
-    """kill -9 in the middle, the same command again: parameters and curves are those of an undisturbed run."""
-    arguments = [*BASE, f"--config.data.path={data}", "--config.train.num_epochs=6"]
-    whole = start([*arguments, f"--workdir={tmp_path / 'whole'}"])
-    assert whole.wait(timeout=300) == 0
-    cut = start([*arguments, f"--workdir={tmp_path / 'cut'}"])
-    folder = tmp_path / "cut" / loop.CHECKPOINTS
-    deadline = time.monotonic() + 300
-    while len(checkpoints.steps(folder)) < 2 and time.monotonic() < deadline and cut.poll() is None:
-        time.sleep(0.01)
-    cut.send_signal(signal.SIGKILL)
-    assert cut.wait() == -signal.SIGKILL
-    assert max(checkpoints.steps(folder)) < max(checkpoints.steps(tmp_path / "whole" / loop.CHECKPOINTS))
-    resumed = start([f"--workdir={tmp_path / 'cut'}"])
-    assert resumed.wait(timeout=300) == 0
-    for ours, theirs in zip(
-        jax.tree.leaves(final_state(tmp_path / "cut")), jax.tree.leaves(final_state(tmp_path / "whole")), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    steps = {
-        name: [
-            (line["step"], line["split"], line["loss"])
-            for line in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
-        ]
-        for name in ("whole", "cut")
-    }
-    assert steps["cut"] == steps["whole"]
+def flip_a_byte(folder):
+    """Changes a byte in the middle of the largest file below a folder."""
+    victim = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+
+
+def test_damaged_checkpoints_are_told_and_the_one_before_is_used_where_there_is_one(finished, tmp_path, caplog, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before, newest = checkpoints.steps(run / loop.CHECKPOINTS)
+    flip_a_byte(run / loop.CHECKPOINTS / str(newest))
+    assert command_line.run(evaluate.main, [f"--workdir={run}", "--split=val", "--checkpoint=newest"]) == 0
+    assert f"{run / loop.CHECKPOINTS / str(newest)} is damaged" in caplog.text
+    assert files.read_json(run / "eval" / "val" / "metrics.json")["checkpoint_step"] == before
+    flip_a_byte(run / loop.BEST)
+    assert command_line.run(evaluate.main, [f"--workdir={run}", "--split=val"]) == 2
+    assert f"{run / loop.BEST}: every checkpoint is damaged; bring back a copy" in capsys.readouterr().err
 
 
 def test_a_raw_class_folder_is_prepared_inside_the_run(data, tmp_path, capsys):
@@ -244,6 +228,7 @@ def test_a_diverging_run_stops_with_exit_code_1(data, tmp_path, capsys):
         (["--config.train.eval_batch_size=0"], "config.train.eval_batch_size=0"),
         (["--config.train.num_epochs=0"], "config.train.num_epochs=0.0 must be a number above 0"),
         (["--config.data.path=/no/such/folder"], "no such folder"),
+        (["--profile=-1"], "profile"),
         (["extra"], "'extra' is not an option"),
         (["--verbose"], "verbose"),
     ],

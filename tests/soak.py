@@ -1,0 +1,122 @@
+"""Trains for many steps and tells whether memory, open files, memory maps and step times stay what they were.
+
+    nice -n 10 python tests/soak.py --steps=10000 --out=/tmp/soak
+
+What `train` does is done in a process of its own, which is looked at from outside; the memory and the times are those
+of its metrics.jsonl.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+WARM_UP = 0.3  # share of the run
+DISPATCH = 10
+KINDS = ("classifier/resident", "classifier/tf", "gan/resident")
+
+
+def arguments(trainer, backend, data, steps, every):
+    """The command line of a run of `steps` steps that evaluates and saves after every so many."""
+    from dim_jax.data.dataset import open_dataset
+
+    given = [
+        f"--config={CONFIGS / trainer}.py:test", f"--config.data.path={data}", f"--config.data.backend={backend}",
+        f"--config.train.steps_per_dispatch={DISPATCH}",
+    ]  # fmt: skip
+    if trainer == "gan":
+        return [
+            *given, "--config.gan.label=low_grade_in", f"--config.train.num_train_steps={steps}",
+            f"--config.train.sample_every={every}", f"--config.train.checkpoint_every={every}",
+        ]  # fmt: skip
+    steps_per_epoch = len(open_dataset(data).rows("train")) / 8
+    return [
+        *given, "--config.model.stages=((32,),)", "--config.optimizer.warmup_epochs=0",
+        f"--config.train.num_epochs={steps / steps_per_epoch}",
+        f"--config.train.eval_every_epochs={every / steps_per_epoch}",
+        f"--config.train.checkpoint_every_epochs={every / steps_per_epoch}",
+    ]  # fmt: skip
+
+
+def watch(given, run):
+    """Trains, and returns what was seen after the warm-up.
+
+    Returns:
+      files, maps: (least, most) open files and memory maps, as far as the system tells.
+      bytes: of the process, (N,), and steps: (N,) at which they were held.
+      seconds: per step, (N,).
+    """
+    command = [sys.executable, "-m", "dim_jax.train", *given, f"--workdir={run}"]
+    environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    seen = []
+    with (run.parent / f"{run.name}.txt").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
+        while process.poll() is None:
+            time.sleep(0.05)
+            folder = Path(f"/proc/{process.pid}")
+            try:
+                seen.append(
+                    (len(os.listdir(folder / "fd")), len((folder / "maps").read_text().splitlines()), logged(run))
+                )
+            except OSError:
+                continue
+    assert process.returncode == 0, (run.parent / f"{run.name}.txt").read_text()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = [record for record in records if record["split"] == "train"]
+    last = records[-1]["step"]
+    records = [record for record in records if record["step"] > WARM_UP * last]
+    # Before the last line: what follows it is another work, with programs of its own.
+    counts = np.array([each[:2] for each in seen if WARM_UP * last < each[2] < last])
+    return {
+        "files": (counts[:, 0].min(), counts[:, 0].max()),
+        "maps": (counts[:, 1].min(), counts[:, 1].max()),
+        "steps": np.array([record["step"] for record in records]),
+        "bytes": np.array([record["host_bytes"] for record in records]),
+        "seconds": np.array([record["seconds_per_step"] for record in records]),
+    }
+
+
+def logged(run):
+    """The last step that metrics.jsonl tells of."""
+    path = run / "metrics.jsonl"
+    whole = path.read_bytes().rsplit(b"\n", 1)[0].rsplit(b"\n", 1)[-1] if path.is_file() else b""
+    return json.loads(whole)["step"] if whole else 0
+
+
+def growth(seen):
+    """Bytes per step: the slope of the straight line through the memory held after the warm-up."""
+    return float(np.polyfit(seen["steps"], seen["bytes"], 1)[0])
+
+
+def main():
+    from dim_jax.prepare import prepare
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10_000, help="steps of each run (default: %(default)s)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="trainer/backend (default: all)")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the runs")
+    options = parser.parse_args()
+    out = options.out.absolute()
+    data = prepare("phantom", out / "data", image_size=64, scale=0.05)
+    for name in options.kinds:
+        trainer, backend = name.split("/")
+        run = out / f"{trainer}_{backend}"
+        seen = watch(arguments(trainer, backend, data, options.steps, options.steps // 20), run)
+        quarters = [1e3 * float(np.median(part)) for part in np.array_split(seen["seconds"], 4)]
+        print(
+            f"{name}: {options.steps} steps; {seen['bytes'][0] / 1e6:.1f} to {seen['bytes'][-1] / 1e6:.1f} MB, at most "
+            f"{seen['bytes'].max() / 1e6:.1f}, {growth(seen):+.0f} bytes per step; open files {seen['files']}, memory "
+            f"maps {seen['maps']}; median ms per step by quarter {', '.join(f'{each:.1f}' for each in quarters)}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
