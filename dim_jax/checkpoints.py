@@ -112,9 +112,7 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
             raise ValueError(f"{path} does not fit this model or optimizer ({reason}); use another workdir") from error
         return Checkpoint(int(path.name), state, files.read_json(path / NOTES))
     if found:
-        raise ValueError(
-            f"{folders[0]}: every checkpoint is damaged; bring back a copy, or remove the folder to train anew"
-        )
+        raise ValueError(f"{folders[0]}: every checkpoint is damaged; bring back a copy, or train in another --workdir")
     return None
 
 

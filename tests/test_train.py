@@ -114,7 +114,9 @@ def flip_a_byte(folder):
 def test_damaged_checkpoints_are_told_and_the_one_before_is_used_where_there_is_one(finished, tmp_path, caplog, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    before, newest = checkpoints.steps(run / loop.CHECKPOINTS)
+    (before,) = checkpoints.steps(run / loop.CHECKPOINTS)
+    newest = before + 2
+    shutil.copytree(run / loop.CHECKPOINTS / str(before), run / loop.CHECKPOINTS / str(newest))
     flip_a_byte(run / loop.CHECKPOINTS / str(newest))
     assert command_line.run(evaluate.main, [f"--workdir={run}", "--split=val", "--checkpoint=newest"]) == 0
     assert f"{run / loop.CHECKPOINTS / str(newest)} is damaged" in caplog.text
