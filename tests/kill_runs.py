@@ -48,7 +48,7 @@ POINTS = {
     "checkpoint": ("dim_jax.checkpoints", "save"),
     "rename": ("os", "replace"),
     "predictions": ("dim_jax.evaluate", "evaluate"),
-    "pool": ("dim_jax.pools", "write"),
+    "pool": ("dim_jax.pools", "Writer.write"),
     "selection": ("dim_jax.select", "select"),
     "report": ("dim_jax.report", "write"),
 }

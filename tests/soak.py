@@ -48,7 +48,7 @@ def watch(given, run):
     """Trains, and returns what was seen after the warm-up.
 
     Returns:
-      files, maps: open files and memory maps, the median of each half: in a checkpoint there are more for a moment.
+      files, maps: open files and memory maps, the fewest of each half: in a checkpoint there are more for a moment.
       bytes: of the process, (N,), and steps: (N,) at which they were held.
       seconds: per step, (N,).
     """
@@ -74,7 +74,7 @@ def watch(given, run):
     records = [record for record in records if record["step"] > WARM_UP * last]
     # Before the last line: what follows it is another work, with programs of its own.
     counts = np.array([each[:2] for each in seen if WARM_UP * last < each[2] < last])
-    files, maps = np.transpose([np.median(half, 0) for half in np.array_split(counts, 2)]).tolist()
+    files, maps = np.transpose([half.min(0) for half in np.array_split(counts, 2)]).tolist()
     return {
         "files": files,
         "maps": maps,
@@ -110,11 +110,11 @@ def main():
         trainer, backend = name.split("/")
         run = out / f"{trainer}_{backend}"
         seen = watch(arguments(trainer, backend, data, options.steps, options.steps // 20), run)
-        quarters = [1e3 * float(np.median(part)) for part in np.array_split(seen["seconds"], 4)]
+        quarters = [f"{1e3 * float(np.median(part)):.1f}" for part in np.array_split(seen["seconds"], 4)]
         print(
             f"{name}: {options.steps} steps; {seen['bytes'][0] / 1e6:.1f} to {seen['bytes'][-1] / 1e6:.1f} MB, at most "
             f"{seen['bytes'].max() / 1e6:.1f}, {growth(seen):+.0f} bytes per step; by half, open files "
-            f"{seen['files']}, memory maps {seen['maps']}; median ms per step by quarter {', '.join(f'{each:.1f}' for each in quarters)}",
+            f"{seen['files']}, memory maps {seen['maps']}; median ms per step by quarter {', '.join(quarters)}",
             flush=True,
         )
 
