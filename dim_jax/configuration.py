@@ -58,7 +58,7 @@ SHARED = {
     "augment.flip": FLAG,
     "augment.rotate": FLAG,
     "optimizer.name": TEXT,
-    "optimizer.learning_rate": _number(1e3),
+    "optimizer.learning_rate": _number(1e38),  # one that is too large diverges, and is told so
     "optimizer.learning_rate_scaling": TEXT,
     "optimizer.reference_batch_size": _whole(1, 2**20),
     "train.global_batch_size": _whole(1, 2**20),

@@ -133,7 +133,7 @@ def test_a_set_with_three_splits_keeps_them_and_its_bytes(tmp_path):
 
 def test_names_of_a_set_cannot_lead_outside_or_overwrite_each_other(tmp_path):
     names = ["../../up.png", "/etc/passwd", "..", "", "a\\..\\b.tif", "b.png", "B.png", "b-2.png", "x" * 400, "a\nb"]
-    labels = ["../../up", "a/b", "A/B", ".."]
+    labels = ["../../up", "a/b", "a:b", ".."]
     examples = [
         {"image": encoded(), "label": label, "filename": name} for name in names for label in range(len(labels))
     ]
@@ -142,7 +142,7 @@ def test_names_of_a_set_cannot_lead_outside_or_overwrite_each_other(tmp_path):
     data = prepare("tfds:bad_names", tmp_path / "out" / "data", data_dir=tmp_path / "tfds", image_size=16)
     manifest = manifests.load(data)
     assert manifest.classes == tuple(labels) and len(manifest) == len({row.path.lower() for row in manifest.rows}) == 40
-    assert {row.path.split("/")[0] for row in manifest.rows} == {"_.._up", "a_b", "A_B", "_"}
+    assert {row.path.split("/")[0] for row in manifest.rows} == {"_.._up", "a_b", "_"}
     assert len(list((data / "images").rglob("*.jpg"))) == 40
     assert {path.name for path in tmp_path.iterdir()} == {"out", "tfds"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"data"}

@@ -131,7 +131,8 @@ def test_two_processes_train_as_one_does(data, on_four, tmp_path, name, backend)
             ours, theirs = (dict(np.load(each / "eval" / split / "predictions.npz")) for each in (run, on_four(name)))
             np.testing.assert_array_equal(np.sort(ours["index"]), splits.load(data[name], listed).rows(0, split))
             for key in theirs:
-                np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5, atol=1e-5, err_msg=key)
+                tolerance = 1e-3 if key == "grad_cam" else 1e-5  # the maps are kept in float16
+                np.testing.assert_allclose(ours[key], theirs[key], rtol=tolerance, atol=tolerance, err_msg=key)
 
 
 @pytest.mark.parametrize(
