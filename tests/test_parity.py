@@ -280,7 +280,7 @@ def generator_pass(dtype):
 
 
 # The float64 case holds the same program to stricter bounds; this one takes a minute to compile for each network.
-IN_FLOAT32 = pytest.param(np.float32, 1e-5, 8e-4, 5e-3, marks=pytest.mark.slow)
+IN_FLOAT32 = pytest.param(np.float32, 1e-5, 1e-3, 5e-3, marks=pytest.mark.slow)  # norms: each of itself
 
 
 # In float64 the mathematics must agree. In float32 an activation at the edge of a LeakyReLU may fall on the other side,
