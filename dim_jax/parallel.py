@@ -3,6 +3,7 @@
 A host is a process with devices of its own; all of them run the same program. What lies on disk is host 0's.
 """
 
+import collections
 import importlib.util
 import logging
 import os
@@ -65,8 +66,8 @@ def start() -> None:
         raise ValueError(f"the {num_hosts} hosts of this job cannot be joined ({error})") from error
     if not is_first_host():
         command_line.only_warn()
-    hosts = [device.process_index for device in jax.devices()]
-    counts = [hosts.count(host) for host in range(num_hosts)]  # every host sees all: nothing need be sent
+    # Every host sees the devices of all: nothing need be sent.
+    counts = list(collections.Counter(device.process_index for device in jax.devices()).values())
     if len(set(counts)) > 1:
         raise ValueError(f"the hosts have {counts} devices; give each as many as the others")
     # Connects all devices while the hosts are abreast: gloo waits only 30 s for the last of them at their first sum,
