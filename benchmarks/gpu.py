@@ -24,7 +24,7 @@ with hypothesis for the golden numbers; no TensorFlow, clu or ml_collections, an
 EXAMPLES = """\
   bash launch/measure_gpu.sh measured_gpu --budget=590
   bash launch/measure_gpu.sh measured_gpu --dry-run
-  bash launch/measure_gpu.sh /tmp/tiny --tiny --sides=ours      # toy sizes on CPU: does everything work?
+  bash launch/measure_gpu.sh runs/tiny --tiny --sides=ours     # toy sizes on CPU: does everything work?
 """
 REPOSITORY = Path(__file__).resolve().parents[1]
 MEASURED, TABLE, LOG = "measured.json", "table.txt", "log.txt"

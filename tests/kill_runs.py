@@ -1,6 +1,6 @@
 """Ends runs at random moments of their work, starts them again, and compares their end with an undisturbed one's.
 
-    python tests/kill_runs.py --kills=30 --stops=6 --seed=0 --out=/tmp/kills
+    python tests/kill_runs.py --kills=30 --stops=6 --seed=0 --out=runs/kills
 
 Each kill (SIGKILL) and each stop (SIGTERM) falls into a step, an evaluation, a checkpoint, a line of metrics, a rename
 or whatever else POINTS names, somewhere between its begin and its usual end. The command starts itself as the process

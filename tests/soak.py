@@ -1,6 +1,6 @@
 """Trains for many steps and tells whether memory, open files, memory maps and step times stay what they were.
 
-    nice -n 10 python tests/soak.py --steps=10000 --out=/tmp/soak
+    nice -n 10 python tests/soak.py --steps=10000 --out=runs/soak
 
 What `train` does is done in a process of its own, which is looked at from outside; the memory and the times are those
 of its metrics.jsonl.

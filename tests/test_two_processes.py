@@ -246,7 +246,6 @@ def test_half_given_or_senseless_settings_are_told_in_one_line(tmp_path, capsys,
 def test_hosts_join_where_the_environment_names_several_and_never_otherwise(monkeypatch, settings, hosts, devices):
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
-    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda tree: np.stack([tree] * 2))
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     parallel.start()
