@@ -14,8 +14,8 @@ from typing import Any
 
 from dim_jax import command_line, files
 from dim_jax.added_fields import complete
+from dim_jax.configuration import FILE_NAME as CONFIG
 
-CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 LOG = "run.log"
