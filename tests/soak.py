@@ -50,6 +50,7 @@ def watch(given, run):
     Returns:
       files, maps: open files and memory maps, the fewest of each half: in a checkpoint there are more for a moment.
       bytes: of the process, (N,), and steps: (N,) at which they were held.
+      saved: whether a checkpoint came right before, (N,).
       seconds: per step, (N,).
     """
     command = [sys.executable, "-m", "dim_jax.train", *given, f"--workdir={run}"]
@@ -80,6 +81,7 @@ def watch(given, run):
         "maps": maps,
         "steps": np.array([record["step"] for record in records]),
         "bytes": np.array([record["host_bytes"] for record in records]),
+        "saved": np.array([record["checkpoint_seconds"] > 0 for record in records]),
         "seconds": np.array([record["seconds_per_step"] for record in records]),
     }
 
@@ -92,8 +94,11 @@ def logged(run):
 
 
 def growth(seen):
-    """Bytes per step: the slope of the straight line through the memory held after the warm-up."""
-    return float(np.polyfit(seen["steps"], seen["bytes"], 1)[0])
+    """Bytes gained at checkpoints, each of which makes the allocator's arenas and what TensorStore keeps larger, and
+    bytes gained in all that lies between."""
+    gained = np.diff(seen["bytes"])
+    at_checkpoints = gained[seen["saved"][1:]].sum()
+    return int(at_checkpoints), int(gained.sum() - at_checkpoints)
 
 
 def main():
@@ -110,10 +115,12 @@ def main():
         trainer, backend = name.split("/")
         run = out / f"{trainer}_{backend}"
         seen = watch(arguments(trainer, backend, data, options.steps, options.steps // 20), run)
+        at_checkpoints, between = growth(seen)
         quarters = [f"{1e3 * float(np.median(part)):.1f}" for part in np.array_split(seen["seconds"], 4)]
         print(
             f"{name}: {options.steps} steps; {seen['bytes'][0] / 1e6:.1f} to {seen['bytes'][-1] / 1e6:.1f} MB, at most "
-            f"{seen['bytes'].max() / 1e6:.1f}, {growth(seen):+.0f} bytes per step; by half, open files "
+            f"{seen['bytes'].max() / 1e6:.1f}; {at_checkpoints / 1e6:+.2f} at {seen['saved'][1:].sum()} checkpoints, "
+            f"{between / 1e6:+.2f} between them; by half, open files "
             f"{seen['files']}, memory maps {seen['maps']}; median ms per step by quarter {', '.join(quarters)}",
             flush=True,
         )
