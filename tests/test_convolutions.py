@@ -114,6 +114,26 @@ def test_winograd(height, width, dilation):
     np.testing.assert_allclose(ours, reference(x, kernel, dilation=dilation), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_many_channels_go_by_winograd_on_cpu_alone(dilation):
+    x, kernel = draw(2, 24, 24, 64), draw(3, 3, 64, 64)
+    weights = draw(2, 24, 24, 64)
+
+    def value_and_gradients(form):
+        return jax.jit(jax.value_and_grad(lambda x, k: (form(x, k, dilation=dilation) * weights).sum(), (0, 1)))
+
+    ours = value_and_gradients(convolutions.convolution)
+    for got, wanted in zip(
+        *(jax.tree.leaves(each(x, kernel)) for each in (ours, value_and_gradients(reference))), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    convolutions_in = {
+        platform: str(ours.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()).count("convolution(")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert convolutions_in == {"cpu": 0, "cuda": 3, "tpu": 3}
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "size"),
     [

@@ -107,15 +107,13 @@ class Conv(nn.Module):
             return strided_convolution(x, kernel, self.stride) + bias
         if self.kernel_size == 1:
             return pointwise_convolution(x, kernel[0, 0]) + bias
-        # For one batch alone, transforming the kernel would cost more than it saves.
-        if (is_preparing(self) or self.has_variable(PREPARED, "winograd")) and self._suits_winograd(x):
-            matrices = prepared(self, "winograd", lambda: winograd.transform_kernel(kernel))
-            return winograd.winograd_convolution(x, matrices, self.dilation) + bias
-        return convolution(x, kernel, self.dilation) + bias
-
-    def _suits_winograd(self, x: jax.Array) -> bool:
-        is_float32 = x.dtype == jnp.float32  # what is summed before it is multiplied needs the digits
-        return self.kernel_size == 3 and is_float32 and winograd.pays(*x.shape[1:], self.features, self.dilation)
+        is_tiled = self.has_variable(PREPARED, "winograd")
+        if is_preparing(self) and jax.default_backend() == "cpu":
+            is_tiled = winograd.pays(x, kernel, self.dilation, prepared=True)
+        if not is_tiled:
+            return convolution(x, kernel, self.dilation) + bias
+        matrices = prepared(self, "winograd", lambda: winograd.transform_kernel(kernel))
+        return winograd.winograd_convolution(x, matrices, self.dilation) + bias
 
 
 class Linear(nn.Module):

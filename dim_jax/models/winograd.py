@@ -15,16 +15,28 @@ import numpy as np
 from jax import lax
 
 _KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-# Below so many channels there is little to gain, and the transforms take longer to compile than one convolution.
-_MIN_CHANNELS = 32
+# Below so many channels there is little to gain, and the transforms take longer to compile than one convolution. With
+# a kernel that is transformed anew for every batch it takes more channels, and so many pixels over all images.
+_MIN_CHANNELS, _MIN_CHANNELS_ANEW, _MIN_PIXELS_ANEW = 32, 64, 1024
 # Tiles that stick out over the edge cost as much as whole ones: up to this ratio of tiled to real pixels it pays.
 _MAX_OVERHANG = 1.62
 
 
-def pays(height: int, width: int, channels: int, features: int, dilation: int) -> bool:
-    """Returns whether a 3x3 convolution of one map is faster this way on XLA's CPU backend, as measured there."""
-    if jax.default_backend() != "cpu" or min(channels, features) < _MIN_CHANNELS:
+def pays(x: jax.Array, kernel: jax.Array, dilation: int, *, prepared: bool) -> bool:
+    """Returns whether XLA's CPU backend convolves x (N, H, W, C) with kernel (k, k, C, features) faster this way.
+
+    Args:
+      dilation: spacing of the kernel's taps in pixels.
+      prepared: the kernel is transformed once for many batches.
+    """
+    # What is summed before it is multiplied needs the digits of float32.
+    if kernel.shape[:2] != (3, 3) or x.dtype != jnp.float32:
         return False
+    if min(kernel.shape[2:]) < (_MIN_CHANNELS if prepared else _MIN_CHANNELS_ANEW):
+        return False
+    if not prepared and x.size < _MIN_PIXELS_ANEW * x.shape[-1]:
+        return False
+    height, width = x.shape[1:3]
     tiled = 4 * dilation**2 * _tiles(height, dilation) * _tiles(width, dilation)
     return tiled <= _MAX_OVERHANG * height * width
 
