@@ -18,6 +18,7 @@ from dim_jax.reporting import (
     class_distances,
     comparison,
     embedding,
+    figures,
     predictions,
     run_directory,
     saliency,
@@ -140,6 +141,15 @@ def test_distances_on_the_page_equal_those_of_the_features(run: Path, html: str)
 
 
 # Embedding
+
+
+@pytest.mark.parametrize("odd", [[0.5], ":", None, float("nan"), 1e300, 10**400, -0.1])
+@pytest.mark.parametrize("place", ["confidence", "accuracy", "count"])
+def test_a_bin_of_something_else_is_left_out_of_the_reliability(place: str, odd: object) -> None:
+    bins = [{"confidence": at / 4, "accuracy": at / 5, "count": at} for at in range(1, 5)]
+    whole = figures.reliability(bins, "", "words")
+    assert figures.reliability([*bins, bins[0] | {place: odd}], "", "words") == whole
+    assert figures.reliability([bins[0] | {place: odd}], "", "words").startswith("<svg")
 
 
 def test_embedding_is_deterministic_and_keeps_neighbours() -> None:

@@ -110,28 +110,30 @@ def reliability(bins: Sequence[Mapping[str, Any]], prefix: str, alternative: str
     """Draws accuracy against confidence, the areas of the dots growing with the number of images in each bin.
 
     Args:
-      bins: dicts of `confidence`, `accuracy` (each in [0, 1], or None in an empty bin) and `count`.
+      bins: dicts of `confidence`, `accuracy` (each in [0, 1]) and `count`; what is not one is left out.
       prefix, alternative: as for `curves`.
 
     Returns:
       An `<svg>` element.
     """
-    points = [
-        (float(item["confidence"]), float(item["accuracy"]), float(item["count"]))
-        for item in bins
-        if item.get("count") and item.get("confidence") is not None and item.get("accuracy") is not None
-    ]
+    found = [[item.get(name) for name in ("confidence", "accuracy", "count")] for item in bins]
+    points = [point for point in found if _is_point(*point)]
 
     def draw(axes: "Axes") -> None:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, dashes=(3, 2))
         if points:
-            confidence, accuracy, count = np.array(points).T
+            confidence, accuracy, count = np.array(points, np.float64).T
             axes.vlines(confidence, confidence, accuracy, color=SERIES[1], linewidth=1.2)
             axes.plot(confidence, accuracy, color=SERIES[0], linewidth=1)
             axes.scatter(confidence, accuracy, s=8 + 72 * count / count.max(), color=SERIES[0], zorder=3)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), xlabel="confidence", ylabel="share correct")
 
     return svg(draw, prefix, alternative)
+
+
+def _is_point(confidence: Any, accuracy: Any, count: Any) -> bool:
+    are_numbers = all(isinstance(value, int | float) for value in (confidence, accuracy, count))
+    return are_numbers and 0 <= confidence <= 1 and 0 <= accuracy <= 1 and 0 < count < 1e15
 
 
 def colour_map(name: str) -> np.ndarray:
