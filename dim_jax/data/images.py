@@ -86,9 +86,9 @@ def inspect(content: bytes, name: str) -> Inspected:
             _check_size(image, content)
             conversion = _conversion(image, content)
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(_to_rgb(upright))
             texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
+            ImageOps.exif_transpose(image, in_place=True)  # copies nothing where there is nothing to turn
+            pixels = np.asarray(_to_rgb(image))
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: not an image of a known kind") from None
     except (_TooLarge, Image.DecompressionBombError, MemoryError) as error:
@@ -143,7 +143,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, 255)), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def resize(image: np.ndarray, size: int, policy: str = "squash") -> np.ndarray:
