@@ -45,7 +45,7 @@ def view(run: Run, split: str, prefix: str) -> dict[str, Any]:
     per_class = [
         {
             "class": row.get("class"),
-            "training": wording.number(training.get(str(row.get("class")))),
+            "training": wording.number(training.get(row.get("class"))),
             "counts": [wording.number(row.get(key)) for key in ("support", "predicted")],
             "scores": [
                 {
@@ -82,7 +82,7 @@ def view(run: Run, split: str, prefix: str) -> dict[str, Any]:
                 f"per_class_{split}",
                 f"results per class of the {name} split",
                 ("class", "training images", *keys),
-                [(row.get("class"), training.get(str(row.get("class"))), *map(row.get, keys)) for row in found],
+                [(row.get("class"), training.get(row.get("class")), *map(row.get, keys)) for row in found],
             ),
             "reliability": Table(
                 f"reliability_{split}",

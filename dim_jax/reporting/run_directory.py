@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dim_jax.data.splits import Fold
 
 SPLIT_ORDER = ("test", "val", "train")
+LARGEST_NUMBER = 1e15  # of an evaluation
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read(name: str, folder: Path) -> Run:
         problems.append(f"{len(unreadable)} line(s) of {curves.FILE_NAME} cannot be read; the curves leave them out.")
     found = {path.parent.name for path in folder.glob("eval/*/metrics.json")}
     ordered = [split for split in (*SPLIT_ORDER, *sorted(found - set(SPLIT_ORDER))) if split in found]
-    evaluations = {split: _object(folder, f"eval/{split}/metrics.json", problems) for split in ordered}
+    evaluations = {split: _evaluation(folder, f"eval/{split}/metrics.json", problems) for split in ordered}
     return Run(
         name=name,
         folder=folder,
@@ -110,6 +111,24 @@ def _object(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{name} is damaged: it does not hold a JSON object.")
         return {}
     return content
+
+
+def _evaluation(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
+    """Reads a file of metrics; a table in it whose entries are not what they should be is left out as a whole."""
+    content = _object(folder, name, problems)
+    for table in ("per_class", "reliability"):
+        rows = content.get(table) or []
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
+            problems.append(f"{name} is damaged: its {table} is no table of numbers; the page leaves it out.")
+            content = {key: value for key, value in content.items() if key != table}
+    return content
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    numbers = [value for key, value in row.items() if key != "class" and value is not None]
+    return isinstance(row.get("class", ""), str) and all(
+        isinstance(value, int | float) and abs(value) < LARGEST_NUMBER for value in numbers
+    )
 
 
 def _data(folder: Path, config: dict[str, Any], problems: list[str]) -> tuple["Manifest | None", "Fold | None", str]:
