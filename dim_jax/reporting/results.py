@@ -98,7 +98,7 @@ def confusion(matrix: Any, classes: list[str]) -> dict[str, Any] | None:
     """Returns rows of cells with counts and shares of the true class, or None when it does not fit the classes."""
     try:
         counts = np.array(matrix, dtype=np.int64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if counts.shape != (len(classes), len(classes)) or not classes:
         return None
