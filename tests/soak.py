@@ -94,8 +94,7 @@ def logged(run):
 
 
 def growth(seen):
-    """Bytes gained at checkpoints, each of which makes the allocator's arenas and what TensorStore keeps larger, and
-    bytes gained in all that lies between."""
+    """Returns the bytes gained at checkpoints, where allocator and TensorStore keep some, and those gained between."""
     gained = np.diff(seen["bytes"])
     at_checkpoints = gained[seen["saved"][1:]].sum()
     return int(at_checkpoints), int(gained.sum() - at_checkpoints)

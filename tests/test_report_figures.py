@@ -140,7 +140,7 @@ def test_distances_on_the_page_equal_those_of_the_features(run: Path, html: str)
     assert f"Closest: “{first}” and “{second}”, {apart.min():.2f} apart." in page.text
 
 
-# Embedding
+# Reliability
 
 
 @pytest.mark.parametrize("odd", [[0.5], ":", None, float("nan"), 1e300, 10**400, -0.1])
@@ -150,6 +150,9 @@ def test_a_bin_of_something_else_is_left_out_of_the_reliability(place: str, odd:
     whole = figures.reliability(bins, "", "words")
     assert figures.reliability([*bins, bins[0] | {place: odd}], "", "words") == whole
     assert figures.reliability([bins[0] | {place: odd}], "", "words").startswith("<svg")
+
+
+# Embedding
 
 
 def test_embedding_is_deterministic_and_keeps_neighbours() -> None:

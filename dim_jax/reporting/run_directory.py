@@ -120,11 +120,11 @@ def _evaluation(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
         rows = content.get(table) or []
         if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
             problems.append(f"{name} is damaged: its {table} is no table of numbers; the page leaves it out.")
-            content = {key: value for key, value in content.items() if key != table}
+            del content[table]
     for names in ("classes", "absent_classes"):
         if not isinstance(content.get(names, []), list):
             problems.append(f"{name} is damaged: its {names} are no list; the page leaves them out.")
-            content = {key: value for key, value in content.items() if key != names}
+            del content[names]
     return content
 
 
