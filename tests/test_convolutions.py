@@ -36,9 +36,10 @@ def assert_same(ours, theirs, x, kernel):
 
 
 # The last ones reach as far as the map, and beyond it.
-@pytest.mark.parametrize(
-    ("size", "dilation"), [(1, 1), (3, 1), (3, 3), (3, 4), (5, 2), (5, 5), (3, 6), (3, 9), (3, 20)]
-)
+DENSE = [(1, 1), (3, 1), (3, 3), (3, 4), (5, 2), (5, 5), (3, 6), (3, 9), (3, 20)]
+
+
+@pytest.mark.parametrize(("size", "dilation"), DENSE)
 def test_dense(size, dilation):
     assert_same(
         lambda x, k: convolutions.convolution(x, k, dilation),
@@ -46,6 +47,31 @@ def test_dense(size, dilation):
         draw(*SHAPE),
         draw(size, size, 4, 6),
     )
+
+
+@pytest.mark.parametrize(("size", "dilation"), DENSE)
+@pytest.mark.parametrize("formulation", convolutions.Formulation)
+def test_every_formulation_on_cpu(formulation, size, dilation, monkeypatch):
+    if formulation == convolutions.Formulation.WINOGRAD and size != 3:
+        pytest.skip("Winograd's products are for 3x3 kernels")
+    monkeypatch.setattr(convolutions, "formulation_on_cpu", lambda *_: formulation)
+    test_dense(size, dilation)
+
+
+@pytest.mark.parametrize(
+    ("formulation", "shape", "dilation"),
+    [
+        ("DIRECT", (8, 24, 24, 16), 3),  # few channels
+        ("DIRECT", (8, 38, 38, 64), 13),  # tiles of half the map stick out far, and adding up costs too much
+        ("WINOGRAD", (8, 24, 24, 64), 3),
+        ("WINOGRAD", (8, 12, 12, 256), 3),
+        ("TAP_BY_TAP", (8, 12, 12, 256), 5),  # tiles would stick out over the edge
+        ("TAP_BY_TAP", (8, 6, 6, 384), 5),  # only the middle of three taps sees the map nearly everywhere
+    ],
+)
+def test_which_formulation_is_taken_on_cpu(formulation, shape, dilation):
+    x, kernel = jnp.zeros(shape), jnp.zeros((3, 3, shape[-1], shape[-1]))
+    assert convolutions.formulation_on_cpu(x, kernel, dilation).name == formulation
 
 
 @pytest.mark.parametrize(("size", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 3)])

@@ -4,9 +4,12 @@ XLA's CPU backend computes a plain convolution well, but inside a loop, as `lax.
 autodiff derives from it take a path that was measured 20 to 60 times slower. So their gradients are stated here: that
 for the input is a plain convolution again, that for the kernel one matrix product per tap. A grouped convolution takes
 the slow path even forward, so a depthwise one is a sum of shifted products. One that halves the size becomes a plain
-one over blocks of 2x2 pixels. A 3x3 one with many channels goes by Winograd's products, and its gradients with it.
+one over blocks of 2x2 pixels. One with many channels goes by Winograd's products or tap by tap where that is faster,
+and its gradients with it.
 """
 
+import enum
+import math
 from functools import partial
 
 import jax
@@ -24,14 +27,84 @@ def convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array
     Args:
       dilation: spacing of the kernel's taps in pixels.
     """
+    on_cpu = {
+        Formulation.DIRECT: _direct_convolution,
+        Formulation.TAP_BY_TAP: _tap_by_tap,
+        Formulation.WINOGRAD: lambda x, kernel, dilation: winograd.winograd_convolution(
+            x, winograd.transform_kernel(kernel), dilation
+        ),
+    }[formulation_on_cpu(x, kernel, dilation)]
+    return lax.platform_dependent(
+        x, kernel, cpu=partial(on_cpu, dilation=dilation), default=partial(_direct_convolution, dilation=dilation)
+    )
 
-    def tiled(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return winograd.winograd_convolution(x, winograd.transform_kernel(kernel), dilation)
 
-    as_stated = partial(_direct_convolution, dilation=dilation)
-    if not winograd.pays(x, kernel, dilation, prepared=False):
-        return as_stated(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=tiled, default=as_stated)
+class Formulation(enum.Enum):
+    """How a convolution is computed."""
+
+    DIRECT = enum.auto()
+    TAP_BY_TAP = enum.auto()
+    WINOGRAD = enum.auto()
+
+
+# With fewer channels there is little to gain, and both others take longer to compile than one convolution.
+_MIN_CHANNELS = 48
+# What adding up the products of one tap costs, beside the products, in channels.
+_ADDING_CHANNELS = 64
+
+
+def formulation_on_cpu(x: jax.Array, kernel: jax.Array, dilation: int) -> Formulation:
+    """Returns what XLA's CPU backend convolves x (N, H, W, C) by kernel (k, k, C, features) fastest with.
+
+    The costs, of a training step with the direct one's as 1, follow measurements on AVX-512 to a fifth or so.
+    """
+    size, _, channels, features = kernel.shape
+    if size == 1 or min(channels, features) < _MIN_CHANNELS:
+        return Formulation.DIRECT
+    real_share = math.prod(_real_share(side, size, dilation) for side in x.shape[1:3])
+    costs = {
+        Formulation.DIRECT: 1.0,
+        Formulation.TAP_BY_TAP: real_share * (1 + _ADDING_CHANNELS / min(channels, features)),
+    }
+    # Winograd's sums before the products need the digits of float32.
+    if size == 3 and x.dtype == jnp.float32:
+        costs[Formulation.WINOGRAD] = winograd.cost(x.shape, dilation)
+    return min(costs, key=costs.__getitem__)
+
+
+def _real_share(side: int, size: int, dilation: int) -> float:
+    """Returns which share of what `size` taps see along a side is not padding."""
+    seen = sum(len(range(*_inside(side, offset))) for offset in _offsets(size, dilation))
+    return seen / (size * side)
+
+
+def _offsets(size: int, dilation: int) -> range:
+    """Returns where `size` taps look, relative to their output."""
+    margin = dilation * (size // 2)
+    return range(-margin, margin + 1, dilation)
+
+
+def _inside(side: int, offset: int) -> tuple[int, int]:
+    """Returns first and last + 1 of the outputs of a side for which a tap at this offset does not see padding."""
+    return max(0, -offset), min(side, side - offset)
+
+
+def _tap_by_tap(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    """Adds up one matrix product per tap, of the pixels that it sees: where taps reach far, most see padding."""
+    size, features = kernel.shape[0], kernel.shape[-1]
+    number, height, width, _ = x.shape
+    taps = iter(jnp.split(kernel.reshape(-1, features), size * size))
+    total = jnp.zeros((number, height, width, features), x.dtype)
+    for down in _offsets(size, dilation):
+        top, bottom = _inside(height, down)
+        for across in _offsets(size, dilation):
+            left, right = _inside(width, across)
+            tap = next(taps)
+            if top < bottom and left < right:
+                seen = x[:, top + down : bottom + down, left + across : right + across]
+                margins = ((0, 0), (top, height - bottom), (left, width - right), (0, 0))
+                total += jnp.pad(pointwise_convolution(seen, tap), margins)
+    return total
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -65,34 +138,19 @@ def _kernel_gradient(padded: jax.Array, kernel: jax.Array, gradient: jax.Array, 
     """Returns the gradient for the kernel, tap after tap: all at once would put k * k copies of x into memory."""
     size, _, channels, features = kernel.shape
     seen = (*gradient.shape[:-1], channels)  # by one tap
-    transposed = gradient.reshape(-1, features).T
 
     def tap(number: jax.Array) -> jax.Array:
         corner = (0, number // size * dilation, number % size * dilation, 0)
-        return transposed @ lax.dynamic_slice(padded, corner, seen).reshape(-1, channels)
+        pixels = lax.dynamic_slice(padded, corner, seen)
+        return lax.dot_general(pixels.reshape(-1, channels), gradient.reshape(-1, features), (((0,), (0,)), ((), ())))
 
-    taps = lax.map(tap, jnp.arange(size * size))
-    return taps.swapaxes(1, 2).reshape(kernel.shape)
+    return lax.map(tap, jnp.arange(size * size)).reshape(kernel.shape)
 
 
-@jax.custom_vjp
 def pointwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns x (N, H, W, C) @ kernel (C, features)."""
-    return x @ kernel
-
-
-def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return pointwise_convolution(x, kernel), (x, kernel)
-
-
-def _pointwise_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    # Left alone, XLA's CPU backend lays the gradient out anew for this product, which has most of the channels.
-    transposed = lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
-    return pointwise_convolution(gradient, kernel.T), transposed @ gradient.reshape(-1, gradient.shape[-1])
-
-
-pointwise_convolution.defvjp(_pointwise_forward, _pointwise_backward)
+    # As one matrix: with four axes, XLA's CPU backend lays the operands of its gradients out anew.
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def valid_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:

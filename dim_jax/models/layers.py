@@ -12,8 +12,10 @@ from jax import lax
 
 from dim_jax.models import winograd
 from dim_jax.models.convolutions import (
+    Formulation,
     convolution,
     depthwise_convolution,
+    formulation_on_cpu,
     pointwise_convolution,
     strided_convolution,
 )
@@ -109,7 +111,7 @@ class Conv(nn.Module):
             return pointwise_convolution(x, kernel[0, 0]) + bias
         is_tiled = self.has_variable(PREPARED, "winograd")
         if is_preparing(self) and jax.default_backend() == "cpu":
-            is_tiled = winograd.pays(x, kernel, self.dilation, prepared=True)
+            is_tiled = formulation_on_cpu(x, kernel, self.dilation) == Formulation.WINOGRAD
         if not is_tiled:
             return convolution(x, kernel, self.dilation) + bias
         matrices = prepared(self, "winograd", lambda: winograd.transform_kernel(kernel))
