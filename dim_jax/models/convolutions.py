@@ -334,9 +334,18 @@ def _depthwise_backward(
         # A row of taps at a time, for the same reason.
         rows = lax.dynamic_slice_in_dim(padded, number * dilation, height, axis=1)
         starts = range(0, size * dilation, dilation)
-        return jnp.stack([(rows[:, :, start : start + width] * gradient).sum((0, 1, 2)) for start in starts])
+        return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * gradient) for start in starts])
 
     return depthwise_convolution(gradient, kernel[::-1, ::-1], dilation), lax.map(row, jnp.arange(size))
+
+
+def _sum_over_pixels(x: jax.Array) -> jax.Array:
+    """Returns the sum (C,) of x (N, H, W, C). On CPU it is a product with ones: two thirds of the time of a sum."""
+
+    def as_product(x: jax.Array) -> jax.Array:
+        return jnp.ones(x.size // x.shape[-1], x.dtype) @ x.reshape(-1, x.shape[-1])
+
+    return lax.platform_dependent(x, cpu=as_product, default=lambda x: x.sum((0, 1, 2)))
 
 
 depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
