@@ -6,18 +6,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import paired
+from PIL import Image, features
 
 from dim_jax import command_line
 
 SUMMARY = """\
 Decodes JPEGs of the size that a microscope's camera makes and shrinks them, by the `tf` backend (tf.data, nothing kept
 in memory) and by the reader behind `resident` and `prepare --pack`, in turn with libjpeg-turbo alone: Pillow's decoder
-in one thread per core, which neither shrinks nor copies. A third row is the same decoder asked for the smallest of its
-reduced sizes (DCT scaling) that is no smaller than the pixels wanted. The pictures are phantom tissue: drawn on a
+in one thread per core, which neither shrinks nor copies. Two more rows: the same, then shrunk by Pillow's filter, which
+is the least that these pixels cost; and the same decoder asked for the smallest of its reduced sizes (DCT scaling) that
+is no smaller than the pixels wanted, which gives others. The pictures are phantom tissue: drawn on a
 coarse grid, scaled up, with sensor noise at full size, and saved with quality 90 and halved colour. They are read from
 the system's file cache. A round of `tf` holds making its stream; importing TensorFlow is in none."""
 EXAMPLES = """\
@@ -25,7 +28,7 @@ EXAMPLES = """\
   python benchmarks/decoding.py --picture=1024x768 --image-size=224 --readers=resident
 """
 READERS = ("tf", "resident")
-ALONE, REDUCED = "libjpeg-turbo alone", "libjpeg-turbo alone, reduced"
+ALONE, SHRUNK, REDUCED = "libjpeg-turbo alone", "libjpeg-turbo, then Pillow's filter", "libjpeg-turbo alone, reduced"
 QUALITY = 90
 BATCH_SIZE = 16
 
@@ -34,8 +37,6 @@ Read = Callable[[], int]  # reads every picture so many times and returns how ma
 
 def draw(folder: Path, count: int, width: int, height: int) -> Path:
     """Draws pictures as JPEGs into class folders, prepares them, and returns the folder of the prepared data."""
-    from PIL import Image
-
     from dim_jax.data import phantom
     from dim_jax.prepare import prepare
 
@@ -58,8 +59,9 @@ def readers(data: Path, options: dict[str, Any]) -> dict[str, Read]:
     rows = list(range(len(dataset))) * repeats
     paths = [dataset.file(row) for row in rows]
     found: dict[str, Read] = {
-        ALONE: lambda: _decode_alone(paths, None),
-        REDUCED: lambda: _decode_alone(paths, size),
+        ALONE: lambda: _decode_alone(paths, lambda image: image.load()),
+        SHRUNK: lambda: _decode_alone(paths, lambda image: image.resize((size, size), Image.Resampling.BILINEAR)),
+        REDUCED: lambda: _decode_alone(paths, lambda image: (image.draft("RGB", (size, size)), image.load())),
     }
     if "tf" in options["readers"]:
         import numpy as np
@@ -83,21 +85,16 @@ def _count(batches: Iterable[Any]) -> int:
     return sum(len(batch) for batch in batches)
 
 
-def _decode_alone(paths: Sequence[Path], size: int | None) -> int:
-    """Decodes every picture, at full size or at the reduced one next above `size`, in one thread per core."""
-    from concurrent.futures import ThreadPoolExecutor
+def _decode_alone(paths: Sequence[Path], decode: Callable[[Image.Image], Any]) -> int:
+    """Opens every picture and lets `decode` have it, in one thread per core."""
 
-    from PIL import Image
-
-    def decode(path: Path) -> int:
+    def read(path: Path) -> int:
         with Image.open(path) as image:
-            if size is not None:
-                image.draft("RGB", (size, size))
-            image.load()
+            decode(image)
         return 1
 
     with ThreadPoolExecutor(paired.available_cores()) as pool:
-        return sum(pool.map(decode, paths))
+        return sum(pool.map(read, paths))
 
 
 def measure(read_by_name: dict[str, Read], rounds: int) -> dict[str, Any]:
@@ -173,8 +170,6 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> None:
     """Parses the command line, measures and prints."""
     options = parse(arguments)
-    from PIL import features
-
     if not features.check_feature("libjpeg_turbo"):
         raise ValueError("Pillow decodes JPEGs by another library here; install a wheel of it, which has libjpeg-turbo")
     command_line.start_logging()

@@ -85,7 +85,7 @@ class FolderImages:
         if row < 0:
             return None
         try:
-            return images.resize(images.read_image(self.paths[row]), self.image_size, self.resize)
+            return images.read_square(self.paths[row], self.image_size, self.resize)
         except (OSError, ValueError) as error:
             self.reasons[row] = " ".join(str(error).split()).removeprefix(f"{self.paths[row]}: ")
             return None
@@ -255,13 +255,13 @@ def _validated(file: Path, num_classes: int, again: str) -> tuple[np.ndarray, np
 def _draw_overlays(out: Path, images: FolderImages, found: "Predictions", number: int) -> dict[int, str]:
     """Writes the maps of the first images over what the network saw; returns their paths below `out` by row."""
     from dim_jax.data.image_files import safe_name
-    from dim_jax.data.images import png_bytes, read_image, resize
+    from dim_jax.data.images import png_bytes, read_square
     from dim_jax.reporting import saliency
 
     drawn = {}
     for place, row in enumerate(found.index[:number].tolist()):
         name = f"overlays/{row + 1:05d}_{safe_name(images.paths[row].stem)}.png"
-        square = resize(read_image(images.paths[row]), images.image_size, images.resize)
+        square = read_square(images.paths[row], images.image_size, images.resize)
         files.write_bytes(out / name, png_bytes(saliency.overlay(square, found.grad_cam[place])))
         drawn[row] = name
     for path in (out / "overlays").glob("[0-9]*_*.png"):

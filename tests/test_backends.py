@@ -82,7 +82,7 @@ def test_packed_pixels_spare_the_files(data, monkeypatch):
         raise AssertionError(f"{path} was read")
 
     real = dataclasses.replace(data, generated=())
-    monkeypatch.setattr(images, "read_image", refuse)
+    monkeypatch.setattr(images, "read_bytes", refuse)
     make("resident", real, 32)
     with pytest.raises(AssertionError, match="was read"):
         make("resident", real, 24)

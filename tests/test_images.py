@@ -120,6 +120,15 @@ def test_every_policy_gives_a_square(policy, shape):
     assert images.resize(np.zeros((*shape, 3), np.uint8), 17, policy).shape == (17, 17, 3)
 
 
+@pytest.mark.parametrize("policy", images.POLICIES)
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_reading_a_square_is_reading_and_shrinking(tmp_path, mode, policy):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 25, 4), np.uint8)
+    path = save(tmp_path / "a.png", Image.fromarray(noise).convert("RGB" if mode == "P" else "RGBA").convert(mode))
+    expected = images.resize(images.read_image(path), 16, policy)
+    np.testing.assert_array_equal(images.read_square(path, 16, policy), expected)
+
+
 def test_an_unknown_policy_is_named():
     with pytest.raises(ValueError, match="'stretch'"):
         images.resize(COLOURS, 4, "stretch")

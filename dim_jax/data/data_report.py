@@ -254,7 +254,7 @@ def contact_sheet(manifest: Manifest, split: Split, per_class: int = 8, size: in
         total = int((manifest.labels == number).sum())
         draw.text((gap, top), f"{printable(name)}: {len(rows)} of {total} images train", fill="black", font=font)
         for column, row in enumerate(_of_many_groups(manifest, rows)[:per_class]):
-            picture = images.resize(images.read_image(manifest.file(row)), size, "crop")
+            picture = images.read_square(manifest.file(row), size, "crop")
             sheet.paste(Image.fromarray(picture), (gap + column * (size + gap), top + title))
     return sheet
 

@@ -4,6 +4,7 @@ import io
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -51,6 +52,16 @@ def read_image(path: str | Path) -> np.ndarray:
     return inspect(read_bytes(path), str(path)).pixels
 
 
+def read_square(path: str | Path, size: int, policy: str = "squash") -> np.ndarray:
+    """Reads an image as `read_image` and makes it square as `resize`, without a copy at full size between the two.
+
+    Raises:
+      FileNotFoundError, ValueError: as both.
+    """
+    path = Path(path)
+    return _squared(_decode(read_bytes(path), str(path)).upright, size, policy)
+
+
 def read_bytes(path: Path) -> bytes:
     """Returns the bytes of an image file, and reads nothing that has no end.
 
@@ -79,6 +90,18 @@ def inspect(content: bytes, name: str) -> Inspected:
     Raises:
       ValueError: as `read_image`.
     """
+    decoded = _decode(content, name)
+    return Inspected(np.asarray(decoded.upright), decoded.conversion, decoded.kind, decoded.texts)
+
+
+class _Decoded(NamedTuple):
+    upright: Image.Image  # RGB
+    conversion: str
+    kind: str
+    texts: dict[str, str]
+
+
+def _decode(content: bytes, name: str) -> _Decoded:
     if not content:
         raise ValueError(f"{name}: the file is empty")
     try:
@@ -88,7 +111,7 @@ def inspect(content: bytes, name: str) -> Inspected:
             image.load()
             texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
             ImageOps.exif_transpose(image, in_place=True)  # copies nothing where there is nothing to turn
-            pixels = np.asarray(_to_rgb(image))
+            return _Decoded(_to_rgb(image), conversion, str(image.format), texts)
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: not an image of a known kind") from None
     except (_TooLarge, Image.DecompressionBombError, MemoryError) as error:
@@ -96,7 +119,6 @@ def inspect(content: bytes, name: str) -> Inspected:
         raise ValueError(f"{name}: too large to read as one field ({why}); cut it into fields") from None
     except Exception as error:  # on broken files Pillow's plugins raise OSError, SyntaxError, struct.error and more
         raise ValueError(f"{name}: cannot be decoded ({' '.join(str(error).split())})") from None
-    return Inspected(pixels, conversion, str(image.format), texts)
 
 
 class _TooLarge(ValueError):
@@ -161,16 +183,20 @@ def resize(image: np.ndarray, size: int, policy: str = "squash") -> np.ndarray:
     Raises:
       ValueError: the policy or the size makes no sense.
     """
+    return _squared(Image.fromarray(image), size, policy)
+
+
+def _squared(image: Image.Image, size: int, policy: str) -> np.ndarray:
     if policy not in POLICIES:
         raise ValueError(f"unknown resize policy {policy!r}; use {', '.join(POLICIES)}")
     if size < 1:
         raise ValueError(f"image size {size} must be at least 1")
-    height, width = image.shape[:2]
+    width, height = image.size
     scaled = size, size
     if policy != "squash":
         factor = size / (min(width, height) if policy == "crop" else max(width, height))
         scaled = max(1, round(width * factor)), max(1, round(height * factor))
-    shrunk = Image.fromarray(image)
+    shrunk = image
     if scaled != shrunk.size:
         shrunk = shrunk.resize(scaled, Image.Resampling.BILINEAR, reducing_gap=None)
     if policy == "crop":

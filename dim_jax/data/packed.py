@@ -26,7 +26,7 @@ def decode(paths: Sequence[Path], image_size: int, resize: str) -> Iterator[np.n
     with ThreadPoolExecutor(workers) as pool:
         for first in range(0, len(paths), CHUNK):
             chunk = paths[first : first + CHUNK]
-            yield from pool.map(lambda path: images.resize(images.read_image(path), image_size, resize), chunk)
+            yield from pool.map(lambda path: images.read_square(path, image_size, resize), chunk)
 
 
 def write(manifest: Manifest, image_size: int, resize: str, progress: Callable[[int, int], None] | None = None) -> None:
