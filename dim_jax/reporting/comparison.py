@@ -1,13 +1,13 @@
 """What the report shows of several runs side by side."""
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from dim_jax.reporting import figures, gan_view, panels, run_directory, sheets, wording
 from dim_jax.reporting.run_directory import Run
 from dim_jax.reporting.tables import Table
+from dim_jax.writers import is_number
 
 
 def view(runs: Sequence[Run]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _table(values: list[list[Any]], metrics: Sequence[str], unranked: Sequence[s
 
 
 def _text(value: Any, metric: str) -> str:
-    if metric in wording.TIMES and isinstance(value, (int, float)) and math.isfinite(value):
+    if metric in wording.TIMES and is_number(value):
         return f"{value:.3g}"
     return wording.number(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 

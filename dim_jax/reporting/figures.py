@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dim_jax.command_line import printable
+from dim_jax.reporting.run_directory import LARGEST_NUMBER
+from dim_jax.writers import is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,8 +134,8 @@ def reliability(bins: Sequence[Mapping[str, Any]], prefix: str, alternative: str
 
 
 def _is_point(confidence: Any, accuracy: Any, count: Any) -> bool:
-    are_numbers = all(isinstance(value, int | float) for value in (confidence, accuracy, count))
-    return are_numbers and 0 <= confidence <= 1 and 0 <= accuracy <= 1 and 0 < count < 1e15
+    are_numbers = all(is_number(value) for value in (confidence, accuracy, count))
+    return are_numbers and 0 <= confidence <= 1 and 0 <= accuracy <= 1 and 0 < count < LARGEST_NUMBER
 
 
 def colour_map(name: str) -> np.ndarray:

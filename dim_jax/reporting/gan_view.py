@@ -9,6 +9,7 @@ from dim_jax.reporting import curves, panels, run_view, sheets, stages, wording
 from dim_jax.reporting.panels import Group
 from dim_jax.reporting.run_directory import Run
 from dim_jax.reporting.tables import Table
+from dim_jax.writers import is_number
 
 GROUPS = (
     Group(
@@ -123,7 +124,7 @@ def notes(run: Run) -> list[str]:
     done, planned = steps_done(run), run.setting("train", "num_train_steps")
     if not run.curves:
         found.append("Nothing has been logged yet, so there are no learning curves.")
-    elif isinstance(planned, (int, float)) and done < planned:
+    elif is_number(planned) and done < planned:
         found.append(f"Training is not finished: step {done} of {planned} is the last one logged.")
     stopped = [int(record["step"]) for record in curves.read_lines(run.folder)[0] if record.get("split") == "diverged"]
     if stopped and max(stopped) > done:

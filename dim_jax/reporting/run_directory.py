@@ -8,6 +8,7 @@ import numpy as np
 
 from dim_jax import files
 from dim_jax.reporting import curves
+from dim_jax.writers import is_number
 
 if TYPE_CHECKING:
     from dim_jax.data.manifest import Manifest
@@ -91,7 +92,7 @@ def read(name: str, folder: Path) -> Run:
         fold=fold,
         split_method=split_method,
         data_warnings=[str(item) for item in data_warnings] if isinstance(data_warnings, list) else [],
-        data_seconds=float(data_seconds) if isinstance(data_seconds, (int, float)) else None,
+        data_seconds=float(data_seconds) if is_number(data_seconds) else None,
         curves=curves.tidy(records),
         evaluations={split: content for split, content in evaluations.items() if content},
         problems=problems,
@@ -131,7 +132,7 @@ def _evaluation(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
 def _is_row(row: dict[str, Any]) -> bool:
     numbers = [value for key, value in row.items() if key != "class" and value is not None]
     return isinstance(row.get("class", ""), str) and all(
-        isinstance(value, int | float) and abs(value) < LARGEST_NUMBER for value in numbers
+        is_number(value) and abs(value) < LARGEST_NUMBER for value in numbers
     )
 
 

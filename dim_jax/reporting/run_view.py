@@ -12,6 +12,7 @@ from dim_jax.reporting import class_distances, embedding, examples, panels, pred
 from dim_jax.reporting.predictions import Predictions
 from dim_jax.reporting.run_directory import Run
 from dim_jax.reporting.tables import Table
+from dim_jax.writers import is_number
 
 VERDICT = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "macro_auroc", "accuracy")
 
@@ -84,7 +85,7 @@ def _progress_notes(run: Run) -> list[str]:
     reached = max((epoch for _, _, _, epoch, _ in run.curves if math.isfinite(epoch)), default=None)
     planned = run.setting("train", "num_epochs")
     # The last line is logged up to one logging interval before the end.
-    if reached is not None and isinstance(planned, (int, float)) and reached < 0.95 * planned:
+    if reached is not None and is_number(planned) and reached < 0.95 * planned:
         notes.append(f"Training is not finished: epoch {reached:.3g} of {planned:g} is the last one logged.")
     if "test" not in run.evaluations:
         notes.append(
@@ -114,7 +115,7 @@ def verdict(run: Run) -> dict[str, Any]:
         largest = max(rows, key=lambda row: row["support"])
         share = largest["support"] / total
         sentences.append(f"Always answering “{largest.get('class')}” would give an accuracy of {share:.3f}.")
-    recalls = [row for row in rows if isinstance(row.get("recall"), (int, float))]
+    recalls = [row for row in rows if is_number(row.get("recall"))]
     if recalls:
         worst = min(recalls, key=lambda row: row["recall"])
         sentences.append(
@@ -199,11 +200,11 @@ def _best_sentence(run: Run) -> str:
 def timings(run: Run) -> list[tuple[str, str]]:
     """Returns how fast the run was, in words and numbers."""
     per_hundred, per_image = wording.TIMES
-    trained = [content[per_hundred] for content in run.evaluations.values() if _is_time(content.get(per_hundred))]
+    trained = [content[per_hundred] for content in run.evaluations.values() if is_number(content.get(per_hundred))]
     # The training was one, so its time is shown once, however many splits were evaluated after it.
     times = [(wording.label(per_hundred), f"{trained[0]:.4g}")] if trained else []
     for split, content in run.evaluations.items():
-        if _is_time(content.get(per_image)):
+        if is_number(content.get(per_image)):
             times.append(
                 (f"{wording.label(per_image)} ({wording.split_name(split)} split)", f"{content[per_image]:.4g}")
             )
@@ -217,10 +218,6 @@ def timings(run: Run) -> list[tuple[str, str]]:
         if values:
             times.append((words, f"{statistics.median(values):.3g}"))
     return times
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def config_groups(config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
 """How the report writes numbers, metrics, splits and configurations."""
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from dim_jax.reporting.run_directory import Run
+from dim_jax.writers import is_number
 
 MISSING = "–"
 LABELS = {
@@ -56,7 +56,7 @@ def is_better_when_small(metric: str) -> bool:
 
 def number(value: Any, digits: int = 3) -> str:
     """Returns a number with `digits` decimals, whole numbers as they are, and a dash for what is undefined."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_number(value):
         return MISSING
     return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
 
