@@ -135,8 +135,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = command_line.parser("start", SUMMARY, EXAMPLES)
     parser.prog = "python benchmarks/start.py"
     add = parser.add_argument
-    config = Path(__file__).resolve().parents[1] / "configs" / "classifier.py"
-    add("--config", default=str(config), metavar="FILE[:VARIANT]", help="of the run (default configs/classifier.py)")
+    # Relative, as the JSON file tells it.
+    config = os.path.relpath(Path(__file__).resolve().parents[1] / "configs" / "classifier.py")
+    add("--config", default=config, metavar="FILE[:VARIANT]", help="of the run (default configs/classifier.py)")
     add("--data", metavar="DATA", help="folder that `prepare --pack` wrote (default: a few phantoms, drawn first)")
     add("--image-size", type=int, default=299, metavar="PX", help="side of the images (default 299)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="another field of the configuration")
