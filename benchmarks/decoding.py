@@ -20,9 +20,9 @@ Decodes JPEGs of the size that a microscope's camera makes and shrinks them, by 
 in memory) and by the reader behind `resident` and `prepare --pack`, in turn with libjpeg-turbo alone: Pillow's decoder
 in one thread per core, which neither shrinks nor copies. Two more rows: the same, then shrunk by Pillow's filter, which
 is the least that these pixels cost; and the same decoder asked for the smallest of its reduced sizes (DCT scaling) that
-is no smaller than the pixels wanted, which gives others. The pictures are phantom tissue: drawn on a
-coarse grid, scaled up, with sensor noise at full size, and saved with quality 90 and halved colour. They are read from
-the system's file cache. A round of `tf` holds making its stream; importing TensorFlow is in none."""
+is no smaller than the pixels wanted, which gives others. The pictures are phantom tissue: drawn on a coarse grid,
+scaled up, with sensor noise at full size, and saved with quality 90 and halved colour. They are read from the system's
+file cache. A round of `tf` holds making its stream; importing TensorFlow is in none."""
 EXAMPLES = """\
   python benchmarks/decoding.py --json=decoding.json
   python benchmarks/decoding.py --picture=1024x768 --image-size=224 --readers=resident

@@ -2,9 +2,9 @@
 
 import io
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -58,8 +58,9 @@ def read_square(path: str | Path, size: int, policy: str = "squash") -> np.ndarr
     Raises:
       FileNotFoundError, ValueError: as both.
     """
+    _check_square(size, policy)
     path = Path(path)
-    return _squared(_decode(read_bytes(path), str(path)).upright, size, policy)
+    return _inspect(read_bytes(path), str(path), lambda upright: _squared(upright, size, policy)).pixels
 
 
 def read_bytes(path: Path) -> bytes:
@@ -90,18 +91,11 @@ def inspect(content: bytes, name: str) -> Inspected:
     Raises:
       ValueError: as `read_image`.
     """
-    decoded = _decode(content, name)
-    return Inspected(np.asarray(decoded.upright), decoded.conversion, decoded.kind, decoded.texts)
+    return _inspect(content, name, np.asarray)
 
 
-class _Decoded(NamedTuple):
-    upright: Image.Image  # RGB
-    conversion: str
-    kind: str
-    texts: dict[str, str]
-
-
-def _decode(content: bytes, name: str) -> _Decoded:
+def _inspect(content: bytes, name: str, to_pixels: Callable[[Image.Image], np.ndarray]) -> Inspected:
+    """Inspects an image of which the pixels are what `to_pixels` makes of it, upright and RGB."""
     if not content:
         raise ValueError(f"{name}: the file is empty")
     try:
@@ -111,7 +105,7 @@ def _decode(content: bytes, name: str) -> _Decoded:
             image.load()
             texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
             ImageOps.exif_transpose(image, in_place=True)  # copies nothing where there is nothing to turn
-            return _Decoded(_to_rgb(image), conversion, str(image.format), texts)
+            pixels = to_pixels(_to_rgb(image))
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: not an image of a known kind") from None
     except (_TooLarge, Image.DecompressionBombError, MemoryError) as error:
@@ -119,6 +113,7 @@ def _decode(content: bytes, name: str) -> _Decoded:
         raise ValueError(f"{name}: too large to read as one field ({why}); cut it into fields") from None
     except Exception as error:  # on broken files Pillow's plugins raise OSError, SyntaxError, struct.error and more
         raise ValueError(f"{name}: cannot be decoded ({' '.join(str(error).split())})") from None
+    return Inspected(pixels, conversion, str(image.format), texts)
 
 
 class _TooLarge(ValueError):
@@ -183,22 +178,26 @@ def resize(image: np.ndarray, size: int, policy: str = "squash") -> np.ndarray:
     Raises:
       ValueError: the policy or the size makes no sense.
     """
+    _check_square(size, policy)
     return _squared(Image.fromarray(image), size, policy)
 
 
-def _squared(image: Image.Image, size: int, policy: str) -> np.ndarray:
+def _check_square(size: int, policy: str) -> None:
     if policy not in POLICIES:
         raise ValueError(f"unknown resize policy {policy!r}; use {', '.join(POLICIES)}")
     if size < 1:
         raise ValueError(f"image size {size} must be at least 1")
+
+
+def _squared(image: Image.Image, size: int, policy: str) -> np.ndarray:
     width, height = image.size
     scaled = size, size
     if policy != "squash":
         factor = size / (min(width, height) if policy == "crop" else max(width, height))
         scaled = max(1, round(width * factor)), max(1, round(height * factor))
     shrunk = image
-    if scaled != shrunk.size:
-        shrunk = shrunk.resize(scaled, Image.Resampling.BILINEAR, reducing_gap=None)
+    if scaled != image.size:
+        shrunk = image.resize(scaled, Image.Resampling.BILINEAR, reducing_gap=None)
     if policy == "crop":
         left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
         shrunk = shrunk.crop((left, top, left + size, top + size))

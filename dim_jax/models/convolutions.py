@@ -27,16 +27,12 @@ def convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array
     Args:
       dilation: spacing of the kernel's taps in pixels.
     """
-    on_cpu = {
-        Formulation.DIRECT: _direct_convolution,
-        Formulation.TAP_BY_TAP: _tap_by_tap,
-        Formulation.WINOGRAD: lambda x, kernel, dilation: winograd.winograd_convolution(
-            x, winograd.transform_kernel(kernel), dilation
-        ),
-    }[formulation_on_cpu(x, kernel, dilation)]
-    return lax.platform_dependent(
-        x, kernel, cpu=partial(on_cpu, dilation=dilation), default=partial(_direct_convolution, dilation=dilation)
-    )
+    formulation = formulation_on_cpu(x, kernel, dilation)
+    direct = partial(_direct_convolution, dilation=dilation)
+    if formulation == Formulation.DIRECT:
+        return direct(x, kernel)  # what the platforms share is traced once
+    on_cpu = _tap_by_tap if formulation == Formulation.TAP_BY_TAP else _by_winograd
+    return lax.platform_dependent(x, kernel, cpu=partial(on_cpu, dilation=dilation), default=direct)
 
 
 class Formulation(enum.Enum):
@@ -87,6 +83,10 @@ def _offsets(size: int, dilation: int) -> range:
 def _inside(side: int, offset: int) -> tuple[int, int]:
     """Returns first and last + 1 of the outputs of a side for which a tap at this offset does not see padding."""
     return max(0, -offset), min(side, side - offset)
+
+
+def _by_winograd(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    return winograd.winograd_convolution(x, winograd.transform_kernel(kernel), dilation)
 
 
 def _tap_by_tap(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:

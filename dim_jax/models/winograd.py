@@ -68,7 +68,7 @@ def _tiles(side: int, dilation: int) -> int:
 
 def _transform_taps(kernel: jax.Array, axis: int) -> list[jax.Array]:
     """Turns the three taps along an axis into the four factors of a tile's products."""
-    # As sums: a matrix product with so small a matrix takes ten times as long.
+    # As sums: XLA's CPU backend is slow at products with so small a matrix.
     first, second, third = jnp.split(kernel, 3, axis)
     outer = 0.5 * (first + third)
     return [first, outer + 0.5 * second, outer - 0.5 * second, third]

@@ -145,7 +145,7 @@ def _table(values: list[list[Any]], metrics: Sequence[str], unranked: Sequence[s
 def _text(value: Any, metric: str) -> str:
     if metric in wording.TIMES and is_number(value):
         return f"{value:.3g}"
-    return wording.number(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+    return wording.number(float(value) if is_number(value) else value)
 
 
 def _cautions(runs: Sequence[Run], split: str | None) -> list[str]:
