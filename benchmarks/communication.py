@@ -125,7 +125,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from dim_jax import parallel
+    from dim_jax import initial_weights, parallel
 
     devices, side = options["devices"], options["image_size"]
     rows = devices * options["batch_size"]
@@ -135,7 +135,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
         "mask": np.ones(rows, np.float32),
     }
     step, init, constants, pixels = (_classifier if options["model"] == "classifier" else _gan)(options)
-    state = parallel.draw_on_cpu(init, 0)
+    state = initial_weights.draw(init, 0)
     # One step, so that every collective of the program is done once.
     arguments = (parallel.replicate(state), parallel.shard_steps([batch]), constants, pixels)
     compiled = parallel.pmap_train_step(step).lower(*arguments).compile()

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
+
+from dim_jax.models import platforms
 
 
 def of_program(function: Callable[..., Any], *arguments: Any) -> float:
@@ -21,6 +24,9 @@ def of_program(function: Callable[..., Any], *arguments: Any) -> float:
     """
     shapes = jax.eval_shape(lambda *arguments: arguments, *arguments)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lowered = jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",))
+    # A function of its own: what was traced for CPU alone is not taken again.
+    program = jax.jit(lambda *arguments: function(*arguments))
+    elsewhere = mock.patch.object(platforms, "runs_on_cpu", return_value=False)
+    with elsewhere, jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = program.trace(*shapes).lower(lowering_platforms=("cuda",))
         return float(lowered.cost_analysis()["flops"])

@@ -32,7 +32,7 @@ def build_ours(options: paired.Options) -> paired.Side:
     import jax
     import numpy as np
 
-    from dim_jax import gan_losses, optimizers, parallel
+    from dim_jax import gan_losses, initial_weights, optimizers, parallel
     from dim_jax.models import make_gan
     from dim_jax.steps.gan import GanTrainStep
 
@@ -65,7 +65,7 @@ def build_ours(options: paired.Options) -> paired.Side:
 
     step = step_over(parallel.AXIS)
     dispatch = parallel.pmap_train_step(step)
-    initial = parallel.draw_on_cpu(step.initial_state, 0)
+    initial = initial_weights.draw(step.initial_state, 0)
     state = parallel.replicate(initial)
 
     def host_batch(seed: int) -> dict[str, np.ndarray]:

@@ -101,7 +101,7 @@ def ours(options: Options) -> tuple[Any, dict[str, Any], dict[str, str]]:
     about = our_device(options)
     import jax.numpy as jnp
 
-    from dim_jax import parallel
+    from dim_jax import initial_weights, parallel
     from dim_jax.models import make_classifier
 
     model = make_classifier(
@@ -113,7 +113,7 @@ def ours(options: Options) -> tuple[Any, dict[str, Any], dict[str, str]]:
         stages=options["stages"],
     )
     shape = (1, options["image_size"], options["image_size"], 3)
-    drawn = parallel.draw_on_cpu(lambda key: model.init(key, jnp.zeros(shape)), 0)
+    drawn = initial_weights.draw(lambda key: model.init(key, jnp.zeros(shape)), 0)
     variables = {name: drawn[name] for name in ("params", "batch_stats")}
     return model, variables, about
 

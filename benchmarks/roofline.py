@@ -150,7 +150,7 @@ def _initial(network: Part) -> Mapping[str, Any]:
     """Draws the variables of a network, from one example."""
     import jax
 
-    from dim_jax import parallel
+    from dim_jax import initial_weights
 
     def init(key: jax.Array) -> Any:
         arguments = list(network.arguments)
@@ -158,7 +158,7 @@ def _initial(network: Part) -> Mapping[str, Any]:
             arguments[place] = _random(key, jax.ShapeDtypeStruct((1, *shape.shape[1:]), shape.dtype))
         return network.module.init(key, *arguments, method=network.method)
 
-    return parallel.draw_on_cpu(init, 0)
+    return initial_weights.draw(init, 0)
 
 
 def _random(key: Any, shape: Any) -> Any:

@@ -198,13 +198,6 @@ def pmap_once(function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
     return jax.pmap(function, axis_name=AXIS)
 
 
-def draw_on_cpu(init: Callable[[jax.Array], Tree], seed: int) -> Tree:
-    """Returns `init(key)` as NumPy arrays, compiled for the CPU: what is drawn does not depend on the accelerator."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        # Keys of this kind compile in a third of the time of the default ones; only the layers' names are folded in.
-        return jax.device_get(jax.jit(init)(jax.random.key(seed, impl="unsafe_rbg")))
-
-
 def replicate(tree: Tree) -> Tree:
     """Copies a tree of arrays to all local devices, laid out as the outputs of a pmapped step are.
 

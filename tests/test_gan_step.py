@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dim_jax import gan_losses, parallel
+from dim_jax import gan_losses, initial_weights, parallel
 from dim_jax.models import make_gan
 from dim_jax.optimizers import make_optimizer
 from dim_jax.steps.gan import GanTrainStep
@@ -32,7 +32,7 @@ def make_step(**fields):
 
 
 def initial(step):
-    return parallel.draw_on_cpu(step.initial_state, 0)
+    return initial_weights.draw(step.initial_state, 0)
 
 
 def batches():

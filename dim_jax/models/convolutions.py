@@ -3,9 +3,8 @@
 XLA's CPU backend computes a plain convolution well, but inside a loop, as `lax.scan` makes one, the convolutions that
 autodiff derives from it take a path that was measured 20 to 60 times slower. So their gradients are stated here: that
 for the input is a plain convolution again, that for the kernel one matrix product per tap. A grouped convolution takes
-the slow path even forward, so a depthwise one is a sum of shifted products. One that halves the size becomes a plain
-one over blocks of 2x2 pixels. One with many channels goes by Winograd's products or tap by tap where that is faster,
-and its gradients with it.
+the slow path even forward, so a depthwise one is a sum of shifted products. One with many channels goes by Winograd's
+products or tap by tap where that is faster, and its gradients with it.
 """
 
 import enum
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dim_jax.models import winograd
+from dim_jax.models.platforms import by_platform
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -32,7 +32,7 @@ def convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array
     if formulation == Formulation.DIRECT:
         return direct(x, kernel)  # what the platforms share is traced once
     on_cpu = _tap_by_tap if formulation == Formulation.TAP_BY_TAP else _by_winograd
-    return lax.platform_dependent(x, kernel, cpu=partial(on_cpu, dilation=dilation), default=direct)
+    return by_platform(x, kernel, cpu=partial(on_cpu, dilation=dilation), default=direct)
 
 
 class Formulation(enum.Enum):
@@ -119,7 +119,7 @@ def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array,
 def _backward(dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     for_x = _direct_convolution(gradient, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
-    for_kernel = lax.platform_dependent(
+    for_kernel = by_platform(
         x,
         kernel,
         gradient,
@@ -181,7 +181,7 @@ def _valid_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> 
     x, kernel = saved
     margin = kernel.shape[0] - 1
     padded = jnp.pad(gradient, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    for_kernel = lax.platform_dependent(
+    for_kernel = by_platform(
         x,
         kernel,
         gradient,
@@ -194,77 +194,12 @@ def _valid_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> 
 _valid_convolution.defvjp(_valid_forward, _valid_backward)
 
 
-def halving_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves x (N, H, W, C), H and W even, with kernel (4, 4, C, features) at every other pixel, padded by one zero.
-
-    Returns:
-      (N, H / 2, W / 2, features).
-    """
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=_halving_by_blocks,
-        default=lambda x, kernel: lax.conv_general_dilated(
-            x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT
-        ),
-    )
-
-
-def _halving_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """With the pixels of a 2x2 block as channels, the kernel spans 2x2 blocks and steps from one to the next."""
-    channels, features = kernel.shape[2:]
-    windows = kernel.reshape(2, 2, 2, 2, channels, features).swapaxes(1, 2).reshape(2, 2, 4 * channels, features)
-    number, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    blocks = padded.reshape(number, height // 2 + 1, 2, width // 2 + 1, 2, channels).swapaxes(2, 3)
-    return _valid_convolution(blocks.reshape(number, height // 2 + 1, width // 2 + 1, 4 * channels), windows)
-
-
-def doubling_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Repeats every pixel of x (N, H, W, C) as a block of 2x2, then convolves with kernel (3, 3, C, features).
-
-    Returns:
-      (N, 2 H, 2 W, features).
-    """
-
-    def as_stated(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return convolution(repeat_pixels(x), kernel)
-
-    # Below 8x8 pixels most of the work is on kernels, and the phases' one is larger.
-    on_cpu = as_stated if x.shape[1] < 8 else _doubling_by_phases
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=as_stated)
-
-
-def repeat_pixels(x: jax.Array) -> jax.Array:
-    """Doubles the side of x (N, H, W, C): every pixel becomes a block of 2x2."""
-    number, height, width, channels = x.shape
-    blocks = jnp.broadcast_to(x[:, :, None, :, None], (number, height, 2, width, 2, channels))
-    return blocks.reshape(number, 2 * height, 2 * width, channels)
-
-
-# Which taps of a 3x3 kernel fall onto the same pixel of the small map: (phase of the output, pixel, tap).
-_SHARED_TAPS = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
-
-
-def _doubling_by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Each of the four pixels of an output block sees 2x2 pixels of the small map: 16 products in place of 36."""
-    number, height, width, channels = x.shape
-    features = kernel.shape[-1]
-    shared = jnp.asarray(_SHARED_TAPS, kernel.dtype)
-    phases = jnp.einsum("pir,qjs,rscf->ijcpqf", shared, shared, kernel)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    seen = _valid_convolution(padded, phases.reshape(2, 2, channels, 4 * features))
-    seen = seen.reshape(number, height + 1, width + 1, 2, 2, features)
-    rows = [jnp.stack([seen[:, p : p + height, q : q + width, p, q] for q in range(2)], axis=3) for p in range(2)]
-    return jnp.stack(rows, axis=2).reshape(number, 2 * height, 2 * width, features)
-
-
 def strided_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolves x (N, H, W, C) with kernel (k, k, C, features), padded by k // 2 zeros, at every `stride`-th pixel.
 
     On CPU it is one matrix product over shifted copies, which suits few input channels.
     """
-    return lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=partial(_as_matrix_product, stride=stride),
@@ -345,7 +280,7 @@ def _sum_over_pixels(x: jax.Array) -> jax.Array:
     def as_product(x: jax.Array) -> jax.Array:
         return jnp.ones(x.size // x.shape[-1], x.dtype) @ x.reshape(-1, x.shape[-1])
 
-    return lax.platform_dependent(x, cpu=as_product, default=lambda x: x.sum((0, 1, 2)))
+    return by_platform(x, cpu=as_product, default=lambda x: x.sum((0, 1, 2)))
 
 
 depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)

@@ -6,15 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.convolutions import (
-    convolution,
-    doubling_convolution,
-    halving_convolution,
-    pointwise_convolution,
-    repeat_pixels,
-    valid_convolution,
-)
+from dim_jax.models.convolutions import convolution, pointwise_convolution, valid_convolution
 from dim_jax.models.layers import BatchNorm, Dtype, at_least_float32, fan_in_uniform
+from dim_jax.models.resizing import doubling_convolution, halving_convolution, repeat_pixels
 from dim_jax.models.spectral import SpectralConv
 
 

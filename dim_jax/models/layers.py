@@ -19,6 +19,7 @@ from dim_jax.models.convolutions import (
     pointwise_convolution,
     strided_convolution,
 )
+from dim_jax.models.platforms import runs_on_cpu
 
 Dtype = Any
 
@@ -110,7 +111,7 @@ class Conv(nn.Module):
         if self.kernel_size == 1:
             return pointwise_convolution(x, kernel[0, 0]) + bias
         is_tiled = self.has_variable(PREPARED, "winograd")
-        if is_preparing(self) and jax.default_backend() == "cpu":
+        if is_preparing(self) and runs_on_cpu():
             is_tiled = formulation_on_cpu(x, kernel, self.dilation) == Formulation.WINOGRAD
         if not is_tiled:
             return convolution(x, kernel, self.dilation) + bias

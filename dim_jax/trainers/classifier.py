@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax import configuration, evaluate, loop, losses, metrics, parallel
+from dim_jax import configuration, evaluate, initial_weights, loop, losses, metrics, parallel
 from dim_jax.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
@@ -132,7 +132,7 @@ def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]
         params = variables["params"]
         return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
 
-    return parallel.draw_on_cpu(init, seed)
+    return initial_weights.draw(init, seed)
 
 
 def open_data(config: dict[str, Any], source: Path) -> tuple[datasets.Dataset, Sampler]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dim_jax import configuration, gan_losses, loop, parallel, transition
+from dim_jax import configuration, gan_losses, initial_weights, loop, parallel, transition
 from dim_jax.data import backends, packed
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.sampler import Sampler, make_sampler
@@ -96,7 +96,7 @@ def make_task(
     examples = _examples(data, sampler, config)
     sheets = SampleSheets(run, generator, rebuilding, gan["statistics"], examples, label_strength)
     task = loop.Task(
-        state=parallel.draw_on_cpu(step.initial_state, config["seed"]),
+        state=initial_weights.draw(step.initial_state, config["seed"]),
         dispatch=lambda state, batches: dispatch(state, batches, key, resident),
         batches=partial(job.training_batches, pictures, sampler, schedule),
         evaluate=lambda state: parallel.on_first_host(lambda: sheets.draw(state)),
