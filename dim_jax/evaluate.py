@@ -294,9 +294,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
-    from dim_jax import parallel
+    from dim_jax import joining
 
-    parallel.start()
+    joining.join()
     command_line.say(summary(evaluate(options.workdir, options.split, options.checkpoint)))
 
 

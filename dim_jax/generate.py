@@ -106,9 +106,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
-    from dim_jax import parallel
+    from dim_jax import joining
 
-    parallel.start()
+    joining.join()
     folder = generate(options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation)
     command_line.say(f"{options.num} images in {folder}")
 

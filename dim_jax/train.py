@@ -125,10 +125,10 @@ def main(arguments: Sequence[str]) -> None:
         command_line.say(HELP.rstrip("\n"))
         return
     command_line.start_logging()
-    from dim_jax import parallel
+    from dim_jax import joining, parallel
     from dim_jax.trainers import trainer
 
-    parallel.start()
+    joining.join()
     config, run, dry_run, profile = parallel.on_first_host(lambda: parse(arguments))
     trainer(config.get("trainer", ""))(config, run, dry_run, profile=profile)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from toy_task import lines
 
-from dim_jax import checkpoints, command_line, loop, parallel, pools, train
+from dim_jax import checkpoints, command_line, joining, loop, parallel, pools, train
 from dim_jax.data import manifest, splits
 from dim_jax.prepare import prepare
 
@@ -222,7 +222,7 @@ def test_what_is_wrong_is_told_by_all_hosts_and_leaves_nothing(data, tmp_path):
     ],
 )  # fmt: skip
 def test_half_given_or_senseless_settings_are_told_in_one_line(tmp_path, capsys, monkeypatch, settings, message):
-    monkeypatch.setattr(parallel, "PATIENCE", 0)
+    monkeypatch.setattr(joining, "PATIENCE", 0)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert command_line.run(train.main, [*CLASSIFIER, f"--workdir={tmp_path / 'run'}"]) == 2
@@ -248,7 +248,7 @@ def test_hosts_join_where_the_environment_names_several_and_never_otherwise(monk
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    parallel.start()
+    joining.join()
     assert bool(asked) == bool(hosts)
     if hosts:
         assert asked[0].get("local_device_ids") == devices
