@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import paired
+import records
 from PIL import Image, features
 
 from dim_jax import command_line
@@ -93,7 +93,7 @@ def _decode_alone(paths: Sequence[Path], decode: Callable[[Image.Image], Any]) -
             decode(image)
         return 1
 
-    with ThreadPoolExecutor(paired.available_cores()) as pool:
+    with ThreadPoolExecutor(records.available_cores()) as pool:
         return sum(pool.map(read, paths))
 
 
@@ -101,7 +101,7 @@ def measure(read_by_name: dict[str, Read], rounds: int) -> dict[str, Any]:
     """Lets each reader have one unmeasured turn, then `rounds` measured ones, in turn.
 
     Returns:
-      By name: images_per_second, and share_of_libjpeg_turbo: of the rate of the first, round by round (paired.spread).
+      By name: images_per_second, and share_of_libjpeg_turbo: of the rate of the first, round by round (records.spread).
     """
     speeds: dict[str, list[float]] = {name: [] for name in read_by_name}
     for number in range(rounds + 1):
@@ -113,8 +113,8 @@ def measure(read_by_name: dict[str, Read], rounds: int) -> dict[str, Any]:
     alone = speeds[ALONE]
     return {
         name: {
-            "images_per_second": paired.spread(found),
-            "share_of_libjpeg_turbo": paired.spread([a / b for a, b in zip(found, alone, strict=True)]),
+            "images_per_second": records.spread(found),
+            "share_of_libjpeg_turbo": records.spread([a / b for a, b in zip(found, alone, strict=True)]),
         }
         for name, found in speeds.items()
     }
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError("Pillow decodes JPEGs by another library here; install a wheel of it, which has libjpeg-turbo")
     command_line.start_logging()
     width, height = map(int, options["picture"].split("x"))
-    surroundings = paired.environment({"threads": 0})
+    surroundings = records.environment({"threads": 0})
     with tempfile.TemporaryDirectory() as folder:
         data = draw(Path(folder), options["pictures"], width, height)
         sizes = [path.stat().st_size for path in Path(folder, "pictures").rglob("*.jpg")]
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str]) -> None:
         "pictures": options["pictures"],
         "mean bytes": round(sum(sizes) / len(sizes)),
         "libjpeg-turbo": features.version_feature("libjpeg_turbo"),
-        **paired.versions("pillow", "tensorflow", "tensorflow-cpu"),
+        **records.versions("pillow", "tensorflow", "tensorflow-cpu"),
     }
     title = (
         f"JPEGs of {options['picture']} px to {options['image_size']} px, each of {options['pictures']} read "
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     found = {"readers": found, "about": about, "environment": surroundings}
     print(table(title, found))
-    paired.write("decoding", options, found)
+    records.write("decoding", options, found)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import networks
 import paired
+import records
 
 from dim_jax import command_line, files
 
@@ -101,7 +102,7 @@ def table(title: str, found: dict[str, Any], environment: dict[str, Any]) -> str
     ]
     for backend, rounds in found.items():
         first, later, speed, cold, again = (
-            paired.spread(values)["median"]
+            records.spread(values)["median"]
             for values in (
                 [each["training"]["first_epoch"]["data_wait_share"] for each in rounds],
                 [each["training"]["later_epochs"]["data_wait_share"] for each in rounds],
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str]) -> None:
 
     import jax
 
-    environment = paired.environment({"threads": 0}) | {"device": jax.devices()[0].device_kind}
+    environment = records.environment({"threads": 0}) | {"device": jax.devices()[0].device_kind}
     found: dict[str, list[dict[str, Any]]] = {backend: [] for backend in backends}
     for _ in range(options["rounds"]):
         for backend in backends:

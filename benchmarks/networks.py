@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import paired
+import records
 
 NUM_CLASSES = 5
 MEAN = np.array((0.5203, 0.3638, 0.6511), np.float32)
@@ -69,7 +70,7 @@ def our_device(options: Options) -> dict[str, str]:
         raise ValueError(f"--platform=gpu, but JAX runs on {device.platform}; install jax[cuda12] or jax[cuda13]")
     if jax.device_count() > 1:
         raise ValueError(f"JAX sees {jax.device_count()} devices; show it one, as with CUDA_VISIBLE_DEVICES=0")
-    return {"platform": device.platform, "device": device.device_kind, **paired.versions("jax", "jaxlib", "flax")}
+    return {"platform": device.platform, "device": device.device_kind, **records.versions("jax", "jaxlib", "flax")}
 
 
 def gauge(options: Options, step: Callable[..., Any], *arguments: Any) -> Callable[[], dict[str, float]]:

@@ -5,21 +5,19 @@ round says more than two numbers of two days. Two processes, because two thread 
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import multiprocessing
 import os
-import platform
-import statistics
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from dim_jax import command_line, files
+import records
+
+from dim_jax import command_line
 
 Options = Mapping[str, Any]
 
@@ -266,18 +264,18 @@ def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
             "start_seconds": start,
             "first_turn_seconds": first[name],
             "seconds_per_step": seconds[name],
-            "milliseconds_per_step": spread([1000 * value for value in seconds[name]]),
-            "images_per_second": spread([options["batch_size"] / value for value in seconds[name]]),
+            "milliseconds_per_step": records.spread([1000 * value for value in seconds[name]]),
+            "images_per_second": records.spread([options["batch_size"] / value for value in seconds[name]]),
         }
     if gauged:
         found |= gauged
         for name, side in found["sides"].items():
             speeds = [gauged["flops_per_step"] / value for value in seconds[name]]
-            side["flops_per_second"] = spread(speeds)
-            side["share_of_peak"] = spread([speed / gauged["peak_flops_per_second"] for speed in speeds])
+            side["flops_per_second"] = records.spread(speeds)
+            side["share_of_peak"] = records.spread([speed / gauged["peak_flops_per_second"] for speed in speeds])
     if len(ready) == 2:
         ours, theirs = seconds.values()
-        found["time_ratio"] = spread([a / b for a, b in zip(ours, theirs, strict=True)])
+        found["time_ratio"] = records.spread([a / b for a, b in zip(ours, theirs, strict=True)])
     return found
 
 
@@ -304,54 +302,6 @@ class _OtherWork:
             return None
         busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
         return busy - sum(worker.cpu_seconds for worker in self._workers)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Returns the median, the quartiles and the extremes of at least one value."""
-    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    return {
-        "median": statistics.median(values),
-        "quartile_1": quartiles[0],
-        "quartile_3": quartiles[2],
-        "min": min(values),
-        "max": max(values),
-    }
-
-
-def available_cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Returns the versions of those packages that are installed, by name."""
-    found = {}
-    for package in packages:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def environment(options: Options) -> dict[str, Any]:
-    """Returns what a reader needs to judge the numbers: the machine, its cores and the date."""
-    return {
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "cpu": _cpu_name(),
-        "threads": options["threads"] or available_cores(),
-        "cores": os.cpu_count(),
-        "load_average": list(os.getloadavg()),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def table(title: str, found: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
@@ -398,15 +348,7 @@ def table(title: str, found: Mapping[str, Any], environment: Mapping[str, Any]) 
 
 def report(benchmark: str, title: str, builds: Mapping[str, Build], options: dict[str, Any]) -> None:
     """Measures, prints the table, and writes the JSON file where `options["json"]` names one."""
-    surroundings = environment(options)
+    surroundings = records.environment(options)
     found = measure(builds, options)
     print(table(title, found, surroundings))
-    write(benchmark, options, {"environment": surroundings, **found})
-
-
-def write(benchmark: str, options: Options, found: Mapping[str, Any]) -> None:
-    """Writes what was found with these options to the JSON file that `options["json"]` names, if any."""
-    if options["json"]:
-        # Not where the file lies: that says nothing of what was measured.
-        told = {name: value for name, value in options.items() if name != "json"}
-        files.write_json(options["json"], {"benchmark": benchmark, "options": told, **found})
+    records.write(benchmark, options, {"environment": surroundings, **found})

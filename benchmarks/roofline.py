@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import networks
 import paired
+import records
 
 from dim_jax import command_line
 
@@ -227,7 +228,7 @@ def measure(parts: Sequence[Part], options: paired.Options, peaks_here: Mapping[
       peaks_here: flops_per_second and bytes_per_second of the device.
 
     Returns:
-      For each part and pass: part, pass, milliseconds (see paired.spread), flops, bytes, flops_per_byte,
+      For each part and pass: part, pass, milliseconds (see records.spread), flops, bytes, flops_per_byte,
       bound_milliseconds, bound_by ("operations" or "bytes") and share_of_bound.
     """
     import flops
@@ -247,7 +248,7 @@ def measure(parts: Sequence[Part], options: paired.Options, peaks_here: Mapping[
                 "bytes": moved / peaks_here["bytes_per_second"],
             }
             bound_by = max(bounds, key=bounds.__getitem__)
-            spread = paired.spread([1000 * value for value in seconds])
+            spread = records.spread([1000 * value for value in seconds])
             found.append(
                 {
                     "part": "/".join(part.path),
@@ -325,7 +326,7 @@ def main(arguments: Sequence[str]) -> None:
     device = networks.our_device(options)
     import peaks
 
-    surroundings = paired.environment({"threads": 0})
+    surroundings = records.environment({"threads": 0})
     reached = {
         "flops_per_second": peaks.matmul_flops_per_second(options["dtype"]),
         "bytes_per_second": peaks.copied_bytes_per_second(),
@@ -338,7 +339,7 @@ def main(arguments: Sequence[str]) -> None:
         f"width {options['width']:g}, {options['dtype']}"
     )
     print(table(title, found))
-    paired.write("roofline", options, found)
+    records.write("roofline", options, found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import paired
+import records
 
 from dim_jax import command_line
 
@@ -119,7 +119,7 @@ def table(title: str, found: Mapping[str, Any]) -> str:
     width = max(map(len, found["seconds"]))
     lines = [title, f"{'':{width}}{'s':>10}   (min .. max)"]
     for name, values in found["seconds"].items():
-        spread = paired.spread(values)
+        spread = records.spread(values)
         lines.append(f"{name:{width}}{spread['median']:10.2f}   ({spread['min']:.2f} .. {spread['max']:.2f})")
     surroundings = found["environment"]
     lines.append(", ".join(f"{key} {value}" for key, value in found["about"].items()))
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--commands: {unknown[0]!r} is none of {', '.join(COMMANDS)}")
     if options["rounds"] < 1:
         raise ValueError(f"--rounds={options['rounds']} must be at least 1")
-    surroundings = paired.environment({"threads": 0})
+    surroundings = records.environment({"threads": 0})
     with tempfile.TemporaryDirectory() as folder:
         data = options["data"]
         if data is None:
@@ -161,9 +161,9 @@ def main(arguments: Sequence[str]) -> None:
                 data = prepare("phantom", Path(folder) / "data", image_size=size, scale=PHANTOM_SCALE, pack="squash")
         found = measure(options, Path(data).absolute(), Path(folder))
     title = " ".join([f"Starts of {options['config']}: {options['image_size']} px", *options["set"]])
-    found = {"seconds": found, "about": paired.versions("jax", "jaxlib", "flax"), "environment": surroundings}
+    found = {"seconds": found, "about": records.versions("jax", "jaxlib", "flax"), "environment": surroundings}
     print(table(title, found))
-    paired.write("start", options, found)
+    records.write("start", options, found)
 
 
 if __name__ == "__main__":

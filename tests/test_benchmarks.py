@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 import gpu  # noqa: E402
 import paired  # noqa: E402
+import records  # noqa: E402
 import roofline  # noqa: E402
 
 TINY = ["--image-size=32", "--width=0.1", "--batch-size=2", "--rounds=1", "--steps=2", "--platform=cpu"]
@@ -245,8 +246,8 @@ def test_the_options_of_every_gpu_row_are_known(row, monkeypatch):
 
 
 def one_side(benchmark, batch_size, images_per_second, dtype="bfloat16", **work):
-    speed = paired.spread([images_per_second])
-    step = paired.spread([1000 * batch_size / images_per_second])
+    speed = records.spread([images_per_second])
+    step = records.spread([1000 * batch_size / images_per_second])
     side = {"images_per_second": speed, "milliseconds_per_step": step, "about": {"device": "toy"}}
     options = {"image_size": 299, "batch_size": batch_size, "dtype": dtype}
     return {"benchmark": benchmark, "options": options, "sides": {"a": side}, "seconds": 1.0, **work}
@@ -403,14 +404,14 @@ def test_sides_take_turns_after_a_warm_up(options):
     for side in found["sides"].values():
         assert len(side["seconds_per_step"]) == 3
     assert found["time_ratio"]["min"] <= found["time_ratio"]["median"] <= found["time_ratio"]["max"]
-    shown = paired.table("title", found, paired.environment(options))
+    shown = paired.table("title", found, records.environment(options))
     assert shown.startswith("title\n") and "1 threads" in shown
 
 
 @pytest.mark.parametrize(("others", "is_disturbed"), [(0.1, False), (1.5, True), (None, False)])
 def test_a_busy_machine_is_told(others, is_disturbed, options):
     found = {**paired.measure({"a": counting}, options), "cores_used_by_others": others}
-    shown = paired.table("title", found, {**paired.environment(options), "cores": 2})
+    shown = paired.table("title", found, {**records.environment(options), "cores": 2})
     assert ("DISTURBED" in shown) is is_disturbed and ("cores busy" in shown) is (others is not None)
 
 
@@ -437,21 +438,21 @@ def test_both_sides_are_credited_with_the_same_work(options):
         fastest = 6e9 / min(side["seconds_per_step"])
         assert side["flops_per_second"]["max"] == pytest.approx(fastest)
         assert side["share_of_peak"]["max"] == pytest.approx(fastest / 1e12)
-    shown = paired.table("title", found, paired.environment(options))
+    shown = paired.table("title", found, records.environment(options))
     assert "6 GFLOP per step" in shown and "1 TFLOP/s in a large matrix product" in shown and "of peak" in shown
 
 
 def test_no_work_is_claimed_where_no_side_gauges(options):
     found = paired.measure({"b": counting_b}, options)
     assert "flops_per_step" not in found and "share_of_peak" not in found["sides"]["b"]
-    assert "GFLOP per step" not in paired.table("title", found, paired.environment(options))
+    assert "GFLOP per step" not in paired.table("title", found, records.environment(options))
 
 
 def test_times_are_told_where_gauging_fails(options):
     found = paired.measure({"a": misgauging}, options)
     assert len(found["sides"]["a"]["seconds_per_step"]) == 3
     assert "neither work nor peak is known: a: RuntimeError: no such analysis here" in paired.table(
-        "title", found, paired.environment(options)
+        "title", found, records.environment(options)
     )
 
 
@@ -495,15 +496,15 @@ def test_a_side_that_fails_is_told_by_name(build, message, options):
 
 @given(st.lists(NOT_NEGATIVE, min_size=1, max_size=20))
 def test_spread_is_ordered_and_does_not_depend_on_the_order(values):
-    found = paired.spread(values)
-    assert found == paired.spread(sorted(values))
+    found = records.spread(values)
+    assert found == records.spread(sorted(values))
     assert found["min"] <= found["quartile_1"] <= found["median"] <= found["quartile_3"] <= found["max"]
     assert {found["min"], found["max"]} <= set(values)
 
 
 def test_spread_of_known_values():
     expected = {"median": 3, "quartile_1": 2, "quartile_3": 4, "min": 1, "max": 5}
-    assert paired.spread([5, 1, 4, 2, 3]) == expected
+    assert records.spread([5, 1, 4, 2, 3]) == expected
 
 
 @pytest.mark.parametrize(("asked", "names"), [("both", ["ours", "PyTorch eager"]), ("ours", ["ours"])])

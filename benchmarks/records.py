@@ -1,0 +1,68 @@
+"""What every benchmark keeps beside its numbers: their spread, the machine, versions and options, in one JSON file."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from dim_jax import files
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median, the quartiles and the extremes of at least one value."""
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {
+        "median": statistics.median(values),
+        "quartile_1": quartiles[0],
+        "quartile_3": quartiles[2],
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def available_cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Returns the versions of those packages that are installed, by name."""
+    found = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def environment(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a reader needs to judge the numbers: the machine, its cores and the date."""
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "cpu": _cpu_name(),
+        "threads": options["threads"] or available_cores(),
+        "cores": os.cpu_count(),
+        "load_average": list(os.getloadavg()),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write(benchmark: str, options: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Writes what was found with these options to the JSON file that `options["json"]` names, if any."""
+    if options["json"]:
+        # Not where the file lies: that says nothing of what was measured.
+        told = {name: value for name, value in options.items() if name != "json"}
+        files.write_json(options["json"], {"benchmark": benchmark, "options": told, **found})
