@@ -37,19 +37,20 @@ MODELS = {
     "wavemix": {"model": {"name": "wavemix"}},
     "coatnet": {"model": {"name": "coatnet"}},
 }
-LOSSES = (
-    "weighted_cross_entropy",
-    "focal",
-    "class_balanced_cross_entropy",
-    "class_balanced_focal",
-    "ldam",
-    "balanced_softmax",
-    "logit_adjusted_cross_entropy",
-    "ohem_cross_entropy",
-    "soft_f1",
-    "soft_mcc",
-    "published_fafl",
-)
+# Losses of `linear` beside cross-entropy and corrected FAFL, by what tables call them.
+LOSSES = {
+    "weighted_cross_entropy": "Weighted CE",
+    "focal": "Focal loss",
+    "class_balanced_cross_entropy": "Class-balanced CE",
+    "class_balanced_focal": "Class-balanced focal loss",
+    "ldam": "LDAM",
+    "balanced_softmax": "Balanced softmax",
+    "logit_adjusted_cross_entropy": "Logit-adjusted CE",
+    "ohem_cross_entropy": "OHEM",
+    "soft_f1": "CE + SoftF1",
+    "soft_mcc": "CE + SoftMCC",
+    "published_fafl": "FAFL, published",
+}
 CROSS_ENTROPY = {"loss": {"name": "cross_entropy"}}
 FAFL = {"loss": {"name": "fafl", "m": 4.0}}
 PUBLISHED_FAFL = {"loss": {"name": "published_fafl", "m": 1.0}}
@@ -285,8 +286,7 @@ def _losses_on_frozen_features(config, classifier) -> None:
     arms["cross_entropy"] = arm("CE", CROSS_ENTROPY)
     arms["label_smoothing"] = arm("CE, labels smoothed", CROSS_ENTROPY, {"loss": {"label_smoothing": 0.1}})
     arms["fafl"] = arm("FAFL, corrected", FAFL, tune={"field": "set.loss.m", "values": (1.0, 4.0, 16.0)})
-    for name in LOSSES:
-        title = "FAFL, published" if name == "published_fafl" else name.replace("_", " ")
+    for name, title in LOSSES.items():
         arms[name] = arm(title, PUBLISHED_FAFL if name == "published_fafl" else {"loss": {"name": name}})
     arms["oversampling"] = arm("CE, classes drawn equally often", CROSS_ENTROPY, {"data": {"class_balanced": True}})
     arms["post_hoc_adjusted"] = arm(

@@ -199,6 +199,14 @@ def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experi
     assert names == ["set"] and "Images of gcgan" in page and "96%" in page
 
 
+def test_results_without_the_commands_of_their_runs_are_shown_all_the_same(experiment, tmp_path):
+    """Commands name folders of one machine: shared results leave them out, as those under docs/results do."""
+    run = {"fold": 0, "seed": 0, "arm": "fafl", "finished": True, "checkpoint_step": 8}
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [run]}
+    files.write_json(tmp_path / experiment_page.RESULTS, {"format": 1, "sites": [found], "diverged": []})
+    assert "1 of 1 are finished" in experiment_page.render(tmp_path)[0]
+
+
 def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
     found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {}}
     words = ("normal", "polyp", "FAFL", "adjusted", "help")
