@@ -9,6 +9,7 @@ from typing import Any
 from dim_jax import files
 
 FILE_NAME = "config.json"
+MOST_FOLDS = 1000  # of a cross-validation
 
 Config = dict[str, Any]
 _ABSENT = object()
@@ -50,7 +51,7 @@ SHARED = {
     "seed": _whole(0, 2**31 - 1),
     "data.path": TEXT,
     "data.phantom_scale": _positive(100),
-    "data.fold": _whole(0, 999),
+    "data.fold": _whole(0, MOST_FOLDS - 1),
     "data.backend": TEXT,
     "data.image_size": _whole(16, 4096),
     "data.resize": TEXT,
@@ -125,7 +126,7 @@ RULES["experiment"] = {
     "data.classes": TEXT,
     "data.exclude": TEXT,
     "data.group_regex": TEXT,
-    "data.folds": _whole(3, 1000),
+    "data.folds": _whole(3, MOST_FOLDS),
     "folds": LIST,
     "seeds": LIST,
     "only": TEXT,

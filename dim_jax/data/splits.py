@@ -14,13 +14,13 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from dim_jax import files
+from dim_jax.configuration import MOST_FOLDS
 from dim_jax.data.manifest import Manifest
 from dim_jax.data.stratify import divide_images, divide_units
 
 FILE_NAME = "split.json"
 VERSION = 1
 NAMES = ("train", "val", "test")
-MOST_FOLDS = 1000
 METHODS = ("group", "random_image", "kfold", "manifest")
 
 
