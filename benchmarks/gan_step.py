@@ -30,7 +30,6 @@ def build_ours(options: paired.Options) -> paired.Side:
     """Makes our training step ready."""
     about = networks.our_device(options)
     import jax
-    import numpy as np
 
     from dim_jax import gan_losses, initial_weights, optimizers, parallel
     from dim_jax.models import make_gan
@@ -63,29 +62,8 @@ def build_ours(options: paired.Options) -> paired.Side:
             ema_decay=EMA_DECAY,
         )
 
-    step = step_over(parallel.AXIS)
-    dispatch = parallel.pmap_train_step(step)
-    initial = initial_weights.draw(step.initial_state, 0)
-    state = parallel.replicate(initial)
-
-    def host_batch(seed: int) -> dict[str, np.ndarray]:
-        images, labels = networks.batch(options, seed)
-        return {"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)}
-
-    batches = parallel.shard_steps([host_batch(seed) for seed in range(options["steps_per_dispatch"])])
-    one_batch = {name: array[0, 0] for name, array in batches.items()}
-    # With one device, replicating a shard just places it where the step wants it.
-    batches = parallel.replicate({name: array[0] for name, array in batches.items()})
-    key, resident = jax.random.key(0), (None, {})
-
-    def turn(steps: int) -> None:
-        nonlocal state
-        for _ in range(steps // options["steps_per_dispatch"]):
-            state, _ = dispatch(state, batches, key, resident)
-        jax.block_until_ready(state)
-
-    gauge = networks.gauge(options, step_over(None), initial, one_batch, key, resident)
-    return paired.Side(turn, about, gauge)
+    initial = initial_weights.draw(step_over(parallel.AXIS).initial_state, 0)
+    return networks.training_side(options, step_over, initial, jax.random.key(0), (None, {}), about)
 
 
 def build_torch(options: paired.Options) -> paired.Side:

@@ -119,6 +119,46 @@ def ours(options: Options) -> tuple[Any, dict[str, Any], dict[str, str]]:
     return model, variables, about
 
 
+def training_side(
+    options: Options,
+    step_over: Callable[[str | None], Callable[..., Any]],
+    initial: Any,
+    constants: Any,
+    pixels: Any,
+    about: dict[str, str],
+) -> paired.Side:
+    """Returns our side of a benchmark of training, which scans `steps_per_dispatch` steps in one dispatch.
+
+    Args:
+      step_over: makes the step with statistics over a mapped axis, or over none.
+      initial: the state before the first step, on the host.
+      constants, pixels: what the step takes beside state and batch.
+      about: what to say about the side.
+    """
+    import jax
+
+    from dim_jax import parallel
+
+    dispatch, state = parallel.pmap_train_step(step_over(parallel.AXIS)), parallel.replicate(initial)
+
+    def host_batch(seed: int) -> dict[str, np.ndarray]:
+        images, labels = batch(options, seed)
+        return {"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)}
+
+    batches = parallel.shard_steps([host_batch(seed) for seed in range(options["steps_per_dispatch"])])
+    one_batch = {name: array[0, 0] for name, array in batches.items()}
+    # With one device, replicating a shard just places it where the step wants it.
+    batches = parallel.replicate({name: array[0] for name, array in batches.items()})
+
+    def turn(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps // options["steps_per_dispatch"]):
+            state, _ = dispatch(state, batches, constants, pixels)
+        jax.block_until_ready(state)
+
+    return paired.Side(turn, about, gauge(options, step_over(None), initial, one_batch, constants, pixels))
+
+
 def their_device(options: Options) -> tuple[str, dict[str, str]]:
     """Sets PyTorch up for the device that is wanted, and returns the device's name and what to say about it.
 

@@ -30,7 +30,7 @@ def build_ours(options: paired.Options) -> paired.Side:
     import jax.numpy as jnp
     import numpy as np
 
-    from dim_jax import losses, optimizers, parallel
+    from dim_jax import losses, optimizers
     from dim_jax.state import TrainState
     from dim_jax.steps.classifier import Constants, make_train_step
 
@@ -50,29 +50,10 @@ def build_ours(options: paired.Options) -> paired.Side:
         loss = losses.LOSSES[options["loss"]]
         return make_train_step(model.clone(axis_name=axis_name), loss, optimizer, axis_name=axis_name)
 
-    dispatch = parallel.pmap_train_step(step_over(parallel.AXIS))
     params, batch_stats = variables["params"], variables["batch_stats"]
     opt_state = optimizer(schedule).init(params)
     initial = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state)
-    state = parallel.replicate(initial)
-
-    def host_batch(seed: int) -> dict[str, np.ndarray]:
-        images, labels = networks.batch(options, seed)
-        return {"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)}
-
-    batches = parallel.shard_steps([host_batch(seed) for seed in range(options["steps_per_dispatch"])])
-    one_batch = {name: array[0, 0] for name, array in batches.items()}
-    # With one device, replicating a shard just places it where the step wants it.
-    batches = parallel.replicate({name: array[0] for name, array in batches.items()})
-
-    def turn(steps: int) -> None:
-        nonlocal state
-        for _ in range(steps // options["steps_per_dispatch"]):
-            state, _ = dispatch(state, batches, constants, None)
-        jax.block_until_ready(state)
-
-    gauge = networks.gauge(options, step_over(None), initial, one_batch, constants, None)
-    return paired.Side(turn, about, gauge)
+    return networks.training_side(options, step_over, initial, constants, None, about)
 
 
 def build_torch(options: paired.Options) -> paired.Side:

@@ -129,6 +129,26 @@ def examples(found: Sequence[Biopsy]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{biopsy.root.name}/{biopsy.path}", example
 
 
+def describe(builder: Any, classes: Sequence[str], description: str, homepage: str, citation: str) -> Any:
+    """Returns the tfds.core.DatasetInfo of a set of biopsies, whose examples are as `examples` gives them."""
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(names=list(classes)),
+        "group": tfds.features.Text(),
+        "filename": tfds.features.Text(),
+    }
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=description,
+        features=tfds.features.FeaturesDict(features),
+        supervised_keys=("image", "label"),
+        homepage=homepage,
+        citation=citation,
+    )
+
+
 def _parts(path: str) -> list[str]:
     return re.split(r"[/\\]", path)  # archives made on Windows may hold backslashes
 

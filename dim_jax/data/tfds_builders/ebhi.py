@@ -39,25 +39,12 @@ class Ebhi(tfds.core.GeneratorBasedBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=(
-                "Enteroscope biopsies of the colon, H&E, one field of view of 2048 x 1536 px per image, at four "
-                "magnifications, in five classes. The group is the case number in the file name where it is written as "
-                "in EBHI-Seg. Licence: not verified; see the figshare item."
-            ),
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(),
-                    "label": tfds.features.ClassLabel(names=list(CLASSES)),
-                    "group": tfds.features.Text(),
-                    "filename": tfds.features.Text(),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage=HOMEPAGE,
-            citation=CITATION,
+        description = (
+            "Enteroscope biopsies of the colon, H&E, one field of view of 2048 x 1536 px per image, at four "
+            "magnifications, in five classes. The group is the case number in the file name where it is written as "
+            "in EBHI-Seg. Licence: not verified; see the figshare item."
         )
+        return biopsies.describe(self, CLASSES, description, HOMEPAGE, CITATION)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         found = biopsies.find(dl_manager.manual_dir, PUBLISHED_AS, CLASSES)

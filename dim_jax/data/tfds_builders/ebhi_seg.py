@@ -36,25 +36,12 @@ class EbhiSeg(tfds.core.GeneratorBasedBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=(
-                "Enteroscope biopsies of the colon, H&E, 400x, one field of view of 224 x 224 px per image, in six "
-                "classes. The group is the case number in the file name. Licence: CC BY 4.0, as recorded for the "
-                "figshare item by a mirror (dataset-ninja)."
-            ),
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(),
-                    "label": tfds.features.ClassLabel(names=list(CLASSES)),
-                    "group": tfds.features.Text(),
-                    "filename": tfds.features.Text(),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage=HOMEPAGE,
-            citation=CITATION,
+        description = (
+            "Enteroscope biopsies of the colon, H&E, 400x, one field of view of 224 x 224 px per image, in six "
+            "classes. The group is the case number in the file name. Licence: CC BY 4.0, as recorded for the "
+            "figshare item by a mirror (dataset-ninja)."
         )
+        return biopsies.describe(self, CLASSES, description, HOMEPAGE, CITATION)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         found = biopsies.find(dl_manager.manual_dir, PUBLISHED_AS, CLASSES)
