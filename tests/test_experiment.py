@@ -141,6 +141,22 @@ def test_predictions_are_enough_to_go_on_elsewhere(finished, tmp_path):
         assert first["confusion_matrix"] and first["seeds"] == second["seeds"]
 
 
+def test_selected_images_are_enough_to_train_with_them_elsewhere(finished, tmp_path):
+    """Neither the GAN nor the rest of its pool is needed, nor the network that judged it."""
+    source, elsewhere = finished / "phantom", tmp_path / "dim" / "phantom"
+    selected = source / "fold0" / "gcgan" / "selected" / "selected.json"
+    shared = [source / "predictions" / "fold0" / "cross_entropy" / "seed0.npz", selected]
+    listed = files.read_json(selected)["images"]
+    shared += [Path(os.path.normpath(selected.parent / entry["path"])) for entry in listed]
+    for path in shared:
+        files.write_bytes(elsewhere / path.relative_to(source), path.read_bytes())
+    assert run(tmp_path / "dim", "--config.folds=(0,)") == 0
+    made = files.read_json(tmp_path / "dim" / "results.json")["sites"][0]
+    assert next(arm for arm in made["arms"] if arm["name"] == "dim")["images_added"]["most"] == min(30, len(listed))
+    assert not (elsewhere / "fold0" / "gcgan" / "runs").exists()
+    assert not (elsewhere / "fold0" / "runs" / "cross_entropy").exists()
+
+
 def test_a_dry_run_tells_runs_time_and_disk_and_writes_nothing(tmp_path, capsys):
     assert run(tmp_path / "dim", "--dry-run", "--config.only=cross_entropy") == 0
     told = capsys.readouterr().out

@@ -72,7 +72,9 @@ def test_eight_devices_give_the_numbers_of_one(corrected, on_one_device, monkeyp
     one_state, one = on_one_device
     eight_state, eight = train(*corrected, monkeypatch, 8)
     for name in one:
-        np.testing.assert_allclose(eight[name][0], one[name][0], rtol=1e-4, atol=1e-5, err_msg=name)
+        # The norms are of gradients, which carry the rounding of sums over other groups of images as parameters do.
+        rtol = 5e-4 if name.endswith("gradient_norm") else 1e-4
+        np.testing.assert_allclose(eight[name][0], one[name][0], rtol=rtol, atol=1e-5, err_msg=name)
     # Under SGD the parameters are the sum of the gradients.
     for network in ("generator", "discriminator"):
         ours, theirs = (getattr(state, network).params for state in (eight_state, one_state))

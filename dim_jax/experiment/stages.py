@@ -113,25 +113,31 @@ class Experiment:
 
         None stands for all. Where the selection found too few, all that there are are taken; the archive tells.
         """
-        arm, fold, dataset = run.arm, run.fold, self.dataset(run.fold)
-        classes, path = self.minority_classes(fold), self.site.image_list(fold, arm)
-        if arm.added == COPIES:
-            if not path.is_file():
-                count = self._per_class(fold, [other for other in self._candidates() if other.added == COPIES])
-                added_images.write_copies(path, classes, count, dataset, self.config["seed"])
-        else:
-            folder = self.site.generator(fold, arm.generator)
-            selected = folder / "selected" / select.SELECTED
-            self._draw_pool(fold, arm.generator, classes)
-            if not selected.is_file():
-                self._select(fold, arm.generator, classes)
-            if arm.count == BALANCED and not path.is_file():
-                added_images.write_balanced(path, selected, classes, dataset)
-            if not path.is_file():
-                added_images.write_unselected(path, folder / "pool", classes, dataset)
+        arm = run.arm
+        path = self.site.image_list(run.fold, arm)
+        # A list that is there is enough, whether or not what it was made of is.
+        if not path.is_file():
+            self._list_images(arm, run.fold, path)
         if arm.count == BALANCED:
             return None
         return min(arm.count, len(files.read_json(path)["images"]))
+
+    def _list_images(self, arm: Arm, fold: int, path: Path) -> None:
+        dataset, classes = self.dataset(fold), self.minority_classes(fold)
+        if arm.added == COPIES:
+            count = self._per_class(fold, [other for other in self._candidates() if other.added == COPIES])
+            added_images.write_copies(path, classes, count, dataset, self.config["seed"])
+            return
+        folder = self.site.generator(fold, arm.generator)
+        selected = folder / "selected" / select.SELECTED
+        if not selected.is_file():
+            self._draw_pool(fold, arm.generator, classes)
+            self._select(fold, arm.generator, classes)
+        if arm.count == BALANCED:
+            added_images.write_balanced(path, selected, classes, dataset)
+        elif path != selected:
+            self._draw_pool(fold, arm.generator, classes)
+            added_images.write_unselected(path, folder / "pool", classes, dataset)
 
     def _candidates(self) -> list[Arm]:
         return [candidate for arm in self.arms.values() for candidate in arm.candidates()]
