@@ -36,7 +36,8 @@ def make_step(**fields):
 
 
 def initial(step):
-    drawn = initial_weights.draw(step.initial_state, 0)
+    with jax.enable_x64(True):
+        drawn = initial_weights.draw(step.initial_state, 0)
     return jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, drawn)
 
 
