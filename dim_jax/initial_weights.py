@@ -26,12 +26,11 @@ def draw(init: Callable[[jax.Array], Tree], seed: int) -> Tree:
 
     Args:
       init: can be compiled; what it computes beside its result is left out.
-      seed: of the key, from 0 to 2^32 - 1.
+      seed: of the key, from 0 to 2^31 - 1.
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        # A constant of the program, or the sums would stay in it.
-        data = np.array([_FIRST, seed], np.uint32)
-        return jax.device_get(jax.jit(lambda: init(jax.random.wrap_key_data(data, impl=_IMPL)))())
+        # The key is a constant of the program, or the sums would stay in it.
+        return jax.device_get(jax.jit(lambda: init(jax.random.key(seed, impl=_IMPL)))())
 
 
 def _seed(seed: jax.Array) -> jax.Array:
