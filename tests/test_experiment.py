@@ -110,8 +110,11 @@ def test_running_it_again_trains_nothing(finished, capsys):
 
 def test_another_arm_may_be_asked_for_later_and_another_network_may_not(finished, tmp_path, capsys):
     finished = shutil.copytree(finished, tmp_path / "dim")
+    selection = finished / "phantom" / "fold0" / "gcgan" / "selected"
+    shutil.rmtree(selection)
     wanted = "--config.only=cross_entropy,dim,copies_30,unselected_30"
     assert run(finished, wanted, "--config.folds=(0,)") == 0
+    assert not selection.exists()  # neither finished runs nor unselected images need one
     found = files.read_json(finished / "results.json")["sites"][0]
     assert {arm["name"] for arm in found["arms"]} >= {"copies_30", "unselected_30", "logit_adjusted"}
     copies = next(arm for arm in found["arms"] if arm["name"] == "copies_30")

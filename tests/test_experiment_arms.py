@@ -104,6 +104,8 @@ def set_field(config, name, value):
     ("arms.dim.count", 0, "do not go together"),
     ("arms.dim.count", -2, "do not go together"),
     ("arms.fafl.count", 3, "do not go together"),
+    ("arms.unselected_30.count", -1, "only selected images and copies balance the classes"),
+    ("arms.unselected_30.tune", {"field": "count", "values": [15, -1]}, "only selected images and copies balance"),
     ("arms.fafl.tau", -1.0, "tau=-1.0 must be at least 0"),
     ("arms.fafl.tune", {"field": "set.loss.m", "values": [1.0]}, "give at least two values"),
     ("arms.fafl.tune", {"field": "set.loss.q", "values": [1.0, 2.0]}, "'loss.q' is not a field"),

@@ -24,7 +24,7 @@ class Arm:
       settings: fields of the classifier's configuration that it sets, as (dotted name, value).
       added: where more images come from: a generator's name (selected images), that name with "_unselected" behind it,
         "copies" (real training images of the minority classes once more), or "".
-      count: how many images it adds over all minority classes, or BALANCED.
+      count: how many images it adds over all minority classes, or BALANCED, which those "_unselected" can't be.
       tau: strength of post-hoc logit adjustment; 0: none.
       tuned: dotted name of what every fold's validation images choose; "": nothing.
       values: what it may be.
@@ -115,6 +115,8 @@ def _read_arm(name: str, fields: Mapping[str, Any], config: Config) -> Arm:
         raise ValueError(f"{where}.added={added!r} is unknown; choose one of {', '.join(sources)}")
     if bool(added) != (count != 0 or arm.tuned == "count") or count < BALANCED:
         raise ValueError(f"{where}: added={added!r} and count={count} do not go together; give both or neither")
+    if added.endswith(UNSELECTED) and BALANCED in (arm.values if arm.tuned == "count" else [count]):
+        raise ValueError(f"{where}: only selected images and copies balance the classes; give {added} a number of them")
     if arm.tuned and len(arm.values) < 2:
         raise ValueError(f"{where}.tune: give at least two values for {arm.tuned}")
     if not arm.tau >= 0:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dim_jax.experiment.arms import COPIES, UNSELECTED, Arm, Config, with_settings
+from dim_jax.experiment.arms import BALANCED, COPIES, UNSELECTED, Arm, Config, with_settings
+from dim_jax.select import SELECTED
 from dim_jax.workdir import flatten
 
 DATA = "data"
@@ -32,6 +33,10 @@ class Site:
         """Returns the folder of a generator: its runs, pool and selection."""
         return self.fold(fold) / name
 
+    def selected(self, fold: int, name: str) -> Path:
+        """Returns the list of the images selected from a generator's pool, in the folder of its selection."""
+        return self.generator(fold, name) / "selected" / SELECTED
+
     def image_list(self, fold: int, arm: Arm) -> Path:
         """Returns the list of the images that an arm adds."""
         if arm.added == COPIES:
@@ -39,7 +44,7 @@ class Site:
         folder = self.generator(fold, arm.generator)
         if arm.added.endswith(UNSELECTED):
             return folder / "unselected.json"
-        return folder / "balanced.json" if arm.count < 0 else folder / "selected" / "selected.json"
+        return folder / "balanced.json" if arm.count == BALANCED else self.selected(fold, arm.generator)
 
 
 @dataclass(frozen=True)

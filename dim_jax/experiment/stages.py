@@ -10,7 +10,7 @@ from dim_jax import files, generate, parallel, pools, select, selection
 from dim_jax.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.experiment import added_images, archive, plan
-from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
+from dim_jax.experiment.arms import BALANCED, COPIES, UNSELECTED, Arm, Config
 from dim_jax.experiment.plan import Run, Site
 from dim_jax.prepare import PHANTOM, TFDS, prepare
 
@@ -128,16 +128,16 @@ class Experiment:
             count = self._per_class(fold, [other for other in self._candidates() if other.added == COPIES])
             added_images.write_copies(path, classes, count, dataset, self.config["seed"])
             return
-        folder = self.site.generator(fold, arm.generator)
-        selected = folder / "selected" / select.SELECTED
+        selected = self.site.selected(fold, arm.generator)
+        if arm.added.endswith(UNSELECTED):
+            self._draw_pool(fold, arm.generator, classes)
+            added_images.write_unselected(path, self.site.generator(fold, arm.generator) / "pool", classes, dataset)
+            return
         if not selected.is_file():
             self._draw_pool(fold, arm.generator, classes)
             self._select(fold, arm.generator, classes)
         if arm.count == BALANCED:
             added_images.write_balanced(path, selected, classes, dataset)
-        elif path != selected:
-            self._draw_pool(fold, arm.generator, classes)
-            added_images.write_unselected(path, folder / "pool", classes, dataset)
 
     def _candidates(self) -> list[Arm]:
         return [candidate for arm in self.arms.values() for candidate in arm.candidates()]
@@ -180,10 +180,9 @@ class Experiment:
         if not (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file():
             self.train(run)
         keep = self._most_kept(fold, name)
-        rules = {key: options[key] for key in vars(selection.Rules())}
-        found = select.select(
-            folder / "pool", self.site.data, run.folder(self.site), folder / "selected", keep, selection.Rules(**rules)
-        )
+        rules = selection.Rules(**{key: options[key] for key in vars(selection.Rules())})
+        out = self.site.selected(fold, name).parent
+        found = select.select(folder / "pool", self.site.data, run.folder(self.site), out, keep, rules)
         say(select.summary(found))
         parallel.forget_programs()
 
@@ -211,7 +210,7 @@ class Experiment:
             lines.append([
                 "select", f"--pool={folder / 'pool'}", f"--data={self.site.data}",
                 f"--classifier={self._judge(run.fold).folder(self.site)}", f"--keep={self._most_kept(run.fold, name)}",
-                *rules, f"--out={folder / 'selected'}",
+                *rules, f"--out={self.site.selected(run.fold, name).parent}",
             ])  # fmt: skip
         lines.append(["train", f"--workdir={run.folder(self.site)}"])
         return [f"python -m dim_jax.{command} {shlex.join(options)}" for command, *options in lines]
@@ -221,7 +220,7 @@ def facts_of_selection(site: Site, folds: Sequence[int], name: str) -> list[dict
     """Returns what selections of a generator's images found, one entry per fold and class, as far as they are made."""
     entries = []
     for fold in folds:
-        path = site.generator(fold, name) / "selected" / select.SELECTED
+        path = site.selected(fold, name)
         if path.is_file():
             classes = files.read_json(path)["classes"]
             entries += [{"fold": fold, "class": label, **found} for label, found in classes.items()]
