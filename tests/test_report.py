@@ -304,6 +304,17 @@ def test_data_are_counted_per_class_and_split(one: str) -> None:
     assert "2 near-duplicate pairs." in page.text
 
 
+def test_generated_images_are_counted_by_class(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    config = files.read_json(folder / "config.json")
+    files.write_json(folder / "config.json", config | {"data": config["data"] | {"generated": "pool/selected.json"}})
+    entries = [{"path": f"{at}.png", "label": name} for at, name in enumerate(["polyp", "normal", "polyp"])]
+    files.write_json(folder / "generated.json", {"images": entries})
+    facts = dict(Page(report.render([folder])).table("About the data"))
+    assert facts["Generated training images"] == "3: 1 normal, 2 polyp"
+    assert facts["Generated images listed in"] == "pool/selected.json"
+
+
 def test_header_names_the_run_and_disclaims(one: str) -> None:
     page = Page(one)
     for words in (
@@ -365,7 +376,13 @@ def test_images_and_predictions_that_went_away_are_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("config.json", "{"), ("manifest.json", "[]"), ("split.json", "{}"), ("eval/test/metrics.json", "null")],
+    [
+        ("config.json", "{"),
+        ("manifest.json", "[]"),
+        ("split.json", "{}"),
+        ("generated.json", '{"images": [3]}'),
+        ("eval/test/metrics.json", "null"),
+    ],
 )
 def test_damaged_files_are_said_and_the_rest_is_shown(tmp_path: Path, name: str, content: str) -> None:
     run = make_run(tmp_path / "run")

@@ -1,5 +1,6 @@
 """Reading whatever a run directory holds so far; what is missing or damaged is said in words instead of raised."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ class Run:
       environment: versions, devices, time of the start.
       manifest, fold: the images, and the split of them this run used.
       split_method: how the split was drawn, and its seed.
+      generated: how many generated images there were to train on, by class.
       data_warnings: what `prepare` warned of.
       data_seconds: how long `prepare` took, or None where it was not written down.
       curves: rows of `curves.tidy`.
@@ -43,6 +45,7 @@ class Run:
     manifest: "Manifest | None"
     fold: "Fold | None"
     split_method: str
+    generated: dict[str, int]
     data_warnings: list[str]
     data_seconds: float | None
     curves: list[tuple[str, str, int, float, float]]
@@ -91,6 +94,7 @@ def read(name: str, folder: Path) -> Run:
         manifest=manifest,
         fold=fold,
         split_method=split_method,
+        generated=_generated(folder, problems),
         data_warnings=[str(item) for item in data_warnings] if isinstance(data_warnings, list) else [],
         data_seconds=float(data_seconds) if is_number(data_seconds) else None,
         curves=curves.tidy(records),
@@ -112,6 +116,20 @@ def _object(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{name} is damaged: it does not hold a JSON object.")
         return {}
     return content
+
+
+def _generated(folder: Path, problems: list[str]) -> dict[str, int]:
+    from dim_jax.data.dataset import GENERATED_FILE
+
+    if not (folder / GENERATED_FILE).is_file():
+        return {}
+    images = _object(folder, GENERATED_FILE, problems).get("images", [])
+    try:
+        counted = Counter(entry["label"] for entry in images)
+        return dict(sorted(counted.items()))
+    except (KeyError, TypeError):
+        problems.append(f"{GENERATED_FILE} is damaged: its images have no labels; the page does not count them.")
+        return {}
 
 
 def _evaluation(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:

@@ -172,7 +172,10 @@ def data_summary(run: Run) -> dict[str, Any] | None:
             facts.append((f"Normalisation, {name} (RGB)", ", ".join(wording.number(float(value)) for value in values)))
     size, generated = run.setting("data", "image_size"), run.setting("data", "generated")
     facts += [("Image size", f"{size} px")] if size else []
-    facts += [("Generated training images", str(generated))] if generated else []
+    if run.generated:
+        parts = ", ".join(f"{number} {name}" for name, number in run.generated.items())
+        facts.append(("Generated training images", f"{sum(run.generated.values())}: {parts}"))
+    facts += [("Generated images listed in", str(generated))] if generated else []
     facts.append(("Images read from", str(manifest.root)))
     unique = list(dict.fromkeys(warnings))
     counted = [
