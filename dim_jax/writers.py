@@ -41,7 +41,7 @@ class MetricWriter:
         ]
         files.write_text(path, "".join(_line(record) for record in kept))
         self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = _tensorboard_writer(Path(workdir) / TENSORBOARD) if tensorboard else None
+        self._wants_tensorboard, self._tensorboard = tensorboard, None
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Writes the line {"step": step, "split": split, **values} and makes sure it is on disk.
@@ -53,6 +53,11 @@ class MetricWriter:
             self._file.write(_line({"step": step, "split": split, **values}))
             self._file.flush()
             os.fsync(self._file.fileno())
+        if self._wants_tensorboard:
+            # Not before: clu imports TensorFlow, which takes seconds that the first step need not wait for.
+            with self._tensorboard_errors():
+                self._tensorboard = _tensorboard_writer(self._path.parent / TENSORBOARD)
+            self._wants_tensorboard = False
         if self._tensorboard is not None:
             kinds = int | float | np.number
             numbers = {f"{split}/{name}": value for name, value in values.items() if isinstance(value, kinds)}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dim_jax import files
+from dim_jax import files, writers
 from dim_jax.writers import FILE_NAME, MetricWriter, read_lines
 
 
@@ -151,6 +151,18 @@ def test_where_clu_cannot_write_events_the_lines_are_written_all_the_same(tmp_pa
     writer.close()
     assert lines(tmp_path) == [{"step": 1, "split": "train", "loss": 2.0}]
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_the_first_line_does_not_wait_for_tensorboard(tmp_path, monkeypatch):
+    """What opens it imports TensorFlow."""
+    found = []
+    monkeypatch.setattr(writers, "_tensorboard_writer", lambda folder: found.append((folder, lines(tmp_path))))
+    writer = MetricWriter(tmp_path, 0, tensorboard=True)
+    assert not found
+    for step in (1, 2):
+        writer.write(step, "train", {"loss": 2.0})
+    writer.close()
+    assert found == [(tmp_path / "tensorboard", [{"step": 1, "split": "train", "loss": 2.0}])]
 
 
 def test_tensorboard_gets_every_number_under_its_split(tmp_path):
