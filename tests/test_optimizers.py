@@ -3,7 +3,8 @@ import numpy as np
 import optax
 import pytest
 
-from dim_jax.optimizers import make_optimizer, make_schedule, scaled_learning_rate
+from dim_jax import optimizers
+from dim_jax.optimizers import SMALL, global_norm, make_optimizer, make_schedule, scaled_learning_rate
 
 
 def test_warmup_rises_from_zero_and_cosine_ends_at_zero():
@@ -48,6 +49,41 @@ def test_clipping_bounds_the_global_norm():
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     np.testing.assert_allclose(optax.global_norm(updates), 1.0, rtol=1e-6)
     np.testing.assert_allclose(updates["a"] / updates["b"][0], -0.75 * np.ones(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [
+    {"name": "adam", "weight_decay": 1e-2}, {"name": "rmsprop", "clip_norm": 1.0}, {"name": "sgd", "momentum": 0.9},
+])  # fmt: skip
+@pytest.mark.parametrize("at_a_time", [2, 48])
+def test_tensors_updated_together_move_as_each_alone(options, at_a_time, monkeypatch):
+    """Large and small ones, three steps; what is kept between steps has the layout of the tensors themselves."""
+    monkeypatch.setattr(optimizers, "JOINED", at_a_time)
+    shapes = {"bias": (64,), "depthwise": (5, 5, 1, 96), "gain": (), "kernel": (3, 3, 64, 64), "scale": (64,)}
+    assert sum(np.prod(shape) >= SMALL for shape in shapes.values()) == 1
+    rng = np.random.default_rng(0)
+    draw = lambda: {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}  # noqa: E731
+    params, gradients = draw(), [draw() for _ in range(3)]
+    alone, parts = params, gradients
+    if "clip_norm" in options:  # the norm is of all tensors, so that one alone must hold them all
+        join = lambda tree: {"all": np.concatenate([np.ravel(value) for value in tree.values()])}  # noqa: E731
+        alone, parts = join(params), [join(gradient) for gradient in gradients]
+    optimizer = make_optimizer(learning_rate=0.1, **options)
+    state = optimizer.init(params)
+    layout = jax.tree.map(np.shape, state)
+    states = {name: optimizer.init({name: value}) for name, value in alone.items()}
+    for gradient, part in zip(gradients, parts, strict=True):
+        updates, state = optimizer.update(gradient, state, params)
+        for name, value in alone.items():
+            one, states[name] = optimizer.update({name: part[name]}, states[name], {name: value})
+            mine = join(updates)[name] if name == "all" else updates[name]
+            np.testing.assert_allclose(mine, one[name], rtol=2e-6)
+    assert jax.tree.map(np.shape, state) == layout
+
+
+def test_the_global_norm_is_that_of_all_numbers():
+    tree = {"kernel": np.full((3, 3, 64, 64), 0.5, np.float32), "bias": np.ones(7, np.float32), "gain": np.float32(2)}
+    np.testing.assert_allclose(global_norm(tree), np.sqrt(36864 * 0.25 + 7 + 4), rtol=1e-6)
+    np.testing.assert_allclose(global_norm({"bias": np.full(4, 3.0, np.float32)}), 6.0)
 
 
 def test_unknown_names_are_told_with_the_choices():

@@ -14,7 +14,7 @@ from dim_jax.augment import augment, normalize
 from dim_jax.explain import grad_cam, has_map
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
-from dim_jax.optimizers import Schedule
+from dim_jax.optimizers import Schedule, global_norm
 from dim_jax.state import TrainState, example_keys
 from dim_jax.steps.batch_images import Batch, images_of
 
@@ -88,7 +88,7 @@ def make_train_step(
         metrics = {
             "loss": cross_replica_sum(share),
             "accuracy": cross_replica_sum(correct) / num_examples,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": global_norm(gradient),
             "learning_rate": jnp.asarray(constants.schedule(state.step), jnp.float32),
         }
         state = state.replace(

@@ -12,6 +12,7 @@ from jax import lax
 
 from dim_jax import diff_augment, gan_losses, scales
 from dim_jax.augment import augment
+from dim_jax.optimizers import global_norm
 from dim_jax.state import GanState, Network, example_keys, step_key
 from dim_jax.steps.batch_images import Batch, images_of
 
@@ -115,7 +116,7 @@ class GanTrainStep:
         generator = self._updated(state.generator, gradient, seen_by_generator)
         metrics |= {
             "generator_loss": self._sum(share),
-            "generator_gradient_norm": optax.global_norm(gradient),
+            "generator_gradient_norm": global_norm(gradient),
             "augment_probability": probability,
             "learning_rate": jnp.asarray(self.learning_rate, jnp.float32),
         }
@@ -208,7 +209,7 @@ class GanTrainStep:
         gradient, (seen, metrics) = jax.grad(share_of_loss, has_aux=True)(network.params)
         gradient = self._sum(gradient)
         metrics = {name: self._sum(value) for name, value in metrics.items()}
-        metrics["discriminator_gradient_norm"] = optax.global_norm(gradient)
+        metrics["discriminator_gradient_norm"] = global_norm(gradient)
         return self._updated(network, gradient, seen), metrics
 
     def _updated(self, network: Network, gradient: Any, seen: Any) -> Network:
