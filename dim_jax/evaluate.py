@@ -195,11 +195,11 @@ def evaluate(
       FileNotFoundError: there is no run or no checkpoint.
       ValueError: the split is empty or unknown, or something is broken.
     """
-    from dim_jax import loop, parallel
+    from dim_jax import compilation, loop, parallel
     from dim_jax.metrics import classification_metrics
 
     started = time.perf_counter()
-    parallel.enable_compilation_cache()
+    compilation.speed_up()
     workdir = Path(workdir)
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")

@@ -37,7 +37,7 @@ def generate(
       FileNotFoundError: there is no run, or no checkpoint yet.
       ValueError: an option makes no sense, or the run is not a GAN's.
     """
-    from dim_jax import parallel, pools, synthesis
+    from dim_jax import compilation, parallel, pools, synthesis
     from dim_jax.progress import Progress
     from dim_jax.synthesis import GROUP
 
@@ -47,7 +47,7 @@ def generate(
         raise ValueError(f"--first-seed={first_seed} must be at least 0, and the last seed at most {MOST_SEEDS - 1}")
     if not 0 < truncation <= MOST_TRUNCATION:
         raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
-    parallel.enable_compilation_cache()
+    compilation.speed_up()
     run = parallel.on_first_host(lambda: synthesis.open_run(workdir))
     name = _label(run, label)
     # Whole groups, since each is computed together: no two hosts do the same work.

@@ -3,10 +3,8 @@
 A host is a process with devices of its own; all of them run the same program. What lies on disk is host 0's.
 """
 
-import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -25,18 +23,6 @@ Value = TypeVar("Value")
 def connect_devices() -> None:
     """Has all devices send one another a number; all hosts must ask at the same time."""
     jax.pmap(lambda count: lax.psum(count, AXIS), AXIS)(np.ones(jax.local_device_count()))
-
-
-def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk for the next start, in JAX_COMPILATION_CACHE_DIR or ~/.cache/dim_jax/xla."""
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "dim_jax" / "xla"))
-
-
-def forget_programs() -> None:
-    """Lets go of compiled programs; each holds tens of memory maps, of which a process may have 65,530."""
-    jax.clear_caches()
 
 
 def check_batch_size(name: str, size: int) -> None:

@@ -155,7 +155,7 @@ def predict(
     """
     import jax
 
-    from dim_jax import evaluate, parallel
+    from dim_jax import compilation, evaluate, parallel
     from dim_jax.calibration import probabilities
     from dim_jax.classifier_run import open_run
 
@@ -170,7 +170,7 @@ def predict(
     if batch_size < 1 or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
     temperature, abstention = _fitted(workdir, run, calibrate, coverage)
-    parallel.enable_compilation_cache()
+    compilation.speed_up()
     devices = jax.device_count()
     batch_size = min(batch_size, len(paths))
     data = run.config["data"]

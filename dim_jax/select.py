@@ -61,7 +61,7 @@ def select(
       FileNotFoundError: there is no pool, no data, no run, no such weights, or an image is gone.
       ValueError: the three are not of one split, the classifier has seen generated images, or something is broken.
     """
-    from dim_jax import parallel
+    from dim_jax import compilation
 
     out = Path(os.path.abspath(out))
     if keep < 1:
@@ -72,7 +72,7 @@ def select(
         raise ValueError(f"--out={out} is a file; choose a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / SELECTED).is_file():
         raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
-    parallel.enable_compilation_cache()
+    compilation.speed_up()
     found = gather(pool, data, classifier)
     seen = look(found, features, inception_weights)
     chosen = [_choose(found, seen, each, keep, rules) for each in found.pools]

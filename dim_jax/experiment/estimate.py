@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dim_jax import parallel
+from dim_jax import compilation, parallel
 from dim_jax.experiment import plan, stages
 from dim_jax.experiment.arms import Arm, Config
 from dim_jax.experiment.plan import Run
@@ -112,5 +112,5 @@ def _cost(trainer: object, config: Config, folder: Path) -> Cost:
     training = seconds[1] * steps / schedule.steps_per_dispatch + evaluation * -(-steps // schedule.eval_every)
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(task.state))
     copies = config["train"]["keep_checkpoints"] + (task.best_metric is not None)
-    parallel.forget_programs()
+    compilation.forget_programs()
     return Cost(seconds[0] - seconds[1] + first_evaluation - evaluation, training, size * copies)

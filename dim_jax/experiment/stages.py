@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax import files, generate, parallel, pools, select, selection
+from dim_jax import compilation, files, generate, pools, select, selection
 from dim_jax.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.experiment import added_images, archive, plan
@@ -106,7 +106,7 @@ class Experiment:
 
         log.info("working on %s", folder)
         trainer(config["trainer"])(config, folder, describe=False)
-        parallel.forget_programs()
+        compilation.forget_programs()
 
     def add_images(self, run: Run) -> int | None:
         """Makes the list of the images that a run adds, from the GAN on, and returns how many of it to take.
@@ -168,7 +168,7 @@ class Experiment:
         for label in missing:
             source = folders.get(label) or folders[""]
             generate.generate(source, folder / "pool", options["images"], label=label, truncation=options["truncation"])
-            parallel.forget_programs()
+            compilation.forget_programs()
 
     def _is_drawn(self, folder: Path) -> bool:
         path = folder / pools.FILE_NAME
@@ -184,7 +184,7 @@ class Experiment:
         out = self.site.selected(fold, name).parent
         found = select.select(folder / "pool", self.site.data, run.folder(self.site), out, keep, rules)
         say(select.summary(found))
-        parallel.forget_programs()
+        compilation.forget_programs()
 
     def _judge(self, fold: int) -> Run:
         """Returns the run that says whether a generated image is of its class."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from dim_jax import files, loop, parallel, workdir
+from dim_jax import compilation, files, loop, parallel, workdir
 from dim_jax.command_line import say
 from dim_jax.data import backends
 from dim_jax.data import dataset as datasets
@@ -59,7 +59,7 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
       FileNotFoundError, ValueError: the configuration or the data make no sense.
       FloatingPointError: training diverged.
     """
-    parallel.enable_compilation_cache()
+    compilation.speed_up()
     source, is_raw, grown = parallel.on_first_host(lambda: _check(job, config, run))
     if dry_run:
         if is_raw:
