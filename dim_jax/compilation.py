@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-COLLECTED_EVERY = 100_000  # new objects; Python's own 700 make a fifth to a seventh of tracing a network
+COLLECTED_EVERY = 100_000  # new objects; by Python's own 700, an eighth of a start until the program is read goes there
 
 
 def speed_up() -> None:

@@ -44,6 +44,11 @@ class Arm:
         """The generator whose images it adds, or ""."""
         return "" if self.added == COPIES else self.added.removesuffix(UNSELECTED)
 
+    @property
+    def is_unselected(self) -> bool:
+        """Whether it adds a generator's images as they were drawn."""
+        return self.added.endswith(UNSELECTED)
+
     def candidates(self) -> list["Arm"]:
         """Returns the arm with each of the values it may have, none of them tuned; itself where nothing is."""
         return [self.with_value(value) for value in self.values] if self.tuned else [self]
@@ -115,7 +120,7 @@ def _read_arm(name: str, fields: Mapping[str, Any], config: Config) -> Arm:
         raise ValueError(f"{where}.added={added!r} is unknown; choose one of {', '.join(sources)}")
     if bool(added) != (count != 0 or arm.tuned == "count") or count < BALANCED:
         raise ValueError(f"{where}: added={added!r} and count={count} do not go together; give both or neither")
-    if added.endswith(UNSELECTED) and BALANCED in (arm.values if arm.tuned == "count" else [count]):
+    if arm.is_unselected and BALANCED in (arm.values if arm.tuned == "count" else [count]):
         raise ValueError(f"{where}: only selected images and copies balance the classes; give {added} a number of them")
     if arm.tuned and len(arm.values) < 2:
         raise ValueError(f"{where}.tune: give at least two values for {arm.tuned}")

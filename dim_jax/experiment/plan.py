@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dim_jax.experiment.arms import BALANCED, COPIES, UNSELECTED, Arm, Config, with_settings
+from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config, with_settings
 from dim_jax.select import SELECTED
 from dim_jax.workdir import flatten
 
@@ -42,7 +42,7 @@ class Site:
         if arm.added == COPIES:
             return self.fold(fold) / "copies.json"
         folder = self.generator(fold, arm.generator)
-        if arm.added.endswith(UNSELECTED):
+        if arm.is_unselected:
             return folder / "unselected.json"
         return folder / "balanced.json" if arm.count == BALANCED else self.selected(fold, arm.generator)
 

@@ -10,7 +10,7 @@ from dim_jax import compilation, files, generate, pools, select, selection
 from dim_jax.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.experiment import added_images, archive, plan
-from dim_jax.experiment.arms import BALANCED, COPIES, UNSELECTED, Arm, Config
+from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
 from dim_jax.experiment.plan import Run, Site
 from dim_jax.prepare import PHANTOM, TFDS, prepare
 
@@ -128,11 +128,11 @@ class Experiment:
             count = self._per_class(fold, [other for other in self._candidates() if other.added == COPIES])
             added_images.write_copies(path, classes, count, dataset, self.config["seed"])
             return
-        selected = self.site.selected(fold, arm.generator)
-        if arm.added.endswith(UNSELECTED):
+        if arm.is_unselected:
             self._draw_pool(fold, arm.generator, classes)
             added_images.write_unselected(path, self.site.generator(fold, arm.generator) / "pool", classes, dataset)
             return
+        selected = self.site.selected(fold, arm.generator)
         if not selected.is_file():
             self._draw_pool(fold, arm.generator, classes)
             self._select(fold, arm.generator, classes)
