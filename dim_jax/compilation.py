@@ -18,7 +18,9 @@ def speed_up() -> None:
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "dim_jax" / "xla"))
-    gc.set_threshold(max(COLLECTED_EVERY, gc.get_threshold()[0]), *gc.get_threshold()[1:])
+    youngest, *older = gc.get_threshold()
+    if 0 < youngest < COLLECTED_EVERY:  # 0: whoever runs this wants no collection at all
+        gc.set_threshold(COLLECTED_EVERY, *older)
 
 
 def forget_programs() -> None:

@@ -5,10 +5,9 @@ dataset. What has been prepared is never redrawn.
 """
 
 import contextlib
-import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +15,11 @@ from dim_jax import command_line, files
 
 # Heavy imports wait until there is something to do, so that --help answers at once.
 if TYPE_CHECKING:
-    from dim_jax.data.reading import ReadImage
     from dim_jax.data.sources import Listing
 
 PHANTOM = "phantom"
 TFDS = "tfds:"
 MOST_SIDE, MOST_SCALE = 4096, 100
-REPORT_NAME = "data_report.json"
 EXAMPLES = """\
   python -m dim_jax.prepare --source=phantom --out=data/phantom --scale=0.2 --image-size=96
   python -m dim_jax.prepare --source=slides --out=data/slides --group-regex='^[^/]+/([0-9]+)-'
@@ -113,11 +110,14 @@ def prepare(
         command_line.say(f"{out} is already prepared with these options; nothing to do")
         return out
     _check_options(options, out, folds, validation, test, scale)
+    from dim_jax.data import preparation
 
+    started = time.perf_counter()
     new_parents = [folder for folder in out.parents if not folder.exists()]
     try:
         with files.replacement(out, is_folder=True) as partial:
-            _prepare_into(partial, options, strict, {"data_dir": data_dir, "manual_dir": manual_dir})
+            listing = _list(partial, options, {"data_dir": data_dir, "manual_dir": manual_dir})
+            preparation.write(partial, listing, options, strict, started)
     except BaseException:
         with contextlib.suppress(OSError):
             for folder in new_parents:
@@ -129,16 +129,18 @@ def prepare(
 
 def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
     """Says whether `out` holds data prepared with these options; raises when it holds anything else."""
+    from dim_jax.data.dataset import REPORT_FILE
+
     if not out.exists():
         return False
     if not out.is_dir():
         raise ValueError(f"{out} is a file; choose another --out")
-    if not (out / "split.json").is_file() or not (out / REPORT_NAME).is_file():
+    if not (out / "split.json").is_file() or not (out / REPORT_FILE).is_file():
         if any(out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no prepared data; choose another --out")
         return False
     # Data that were prepared before there was --exclude left nothing out.
-    previous = {"exclude": []} | (files.read_object(out / REPORT_NAME).get("options") or {})
+    previous = {"exclude": []} | (files.read_object(out / REPORT_FILE).get("options") or {})
     differing = [
         f"{key} was {previous.get(key)!r} and is now {value!r}"
         for key, value in files.to_json(options).items()
@@ -181,63 +183,6 @@ def _check_options(
         )
 
 
-def _prepare_into(folder: Path, options: dict[str, Any], strict: bool, tfds_folders: dict[str, Any]) -> None:
-    import numpy as np
-
-    from dim_jax.data import data_report, near_duplicates, packed, reading, splits
-    from dim_jax.data import manifest as manifests
-
-    started = time.perf_counter()
-    listing = _list(folder, options, tfds_folders)
-    automatic = "manifest" if listing.has_split else "group"
-    method = automatic if options["split"] == "auto" else options["split"]
-    if method == "manifest" and not listing.has_split:
-        raise ValueError("--split=manifest needs a manifest.csv with a split column; add it or choose another split")
-    progress, converted = _progress("reading images"), folder / "converted"
-    read, unreadable = reading.read_all(listing.images, listing.root, converted, options["image_size"], progress)
-    _check_readable(read, unreadable, listing.classes, strict)
-
-    manifest = manifests.Manifest(
-        root=listing.root,
-        classes=listing.classes,
-        rows=tuple(image.row for image in read),
-        converted_root=converted if any(image.conversion for image in read) else None,
-    )
-    exact = near_duplicates.exact_pairs([row.sha256 for row in manifest.rows])
-    near = near_duplicates.near_pairs([image.signature for image in read])
-    digests = np.array([row.sha256 for row in manifest.rows])
-    near = near[digests[near[:, 0]] != digests[near[:, 1]]]
-    units = splits.units_of([row.group for row in manifest.rows], np.concatenate([exact, near]))
-    if method == "manifest":
-        assignments = (_as_listed(read),)
-    else:
-        shares = {key: options[key] for key in ("folds", "validation", "test") if options[key] is not None}
-        assignments = splits.draw(manifest.labels, units, method, seed=options["seed"], **shares)
-        if method == "group" and not any(row.group for row in manifest.rows):
-            method = "image"
-    moments = np.stack([image.moments for image in read])
-    folds = tuple(splits.Fold(each, *reading.channel_statistics(moments, each)) for each in assignments)
-    split = splits.Split(method, options["seed"], folds)
-    facts = {
-        "options": options,
-        "converted": [{"path": image.listed.path, "reason": image.conversion} for image in read if image.conversion],
-        "unreadable": unreadable,
-        "ignored": listing.ignored,
-        "notes": listing.notes,
-    }
-    if options["pack"]:
-        manifest = dataclasses.replace(manifest, packed=folder / packed.FILE_NAME)
-        packed.write(manifest, options["image_size"], options["pack"], _progress("packing pixels"))
-    facts["seconds"] = round(time.perf_counter() - started, 3)
-    report = data_report.build(manifest, split, units, exact, near, facts)
-    data_report.contact_sheet(manifest, split).save(folder / "examples.png")
-    files.write_text(folder / "data_report.txt", data_report.text(report))
-    manifests.save(manifest, folder)
-    files.write_json(folder / REPORT_NAME, report)
-    splits.save(split, manifest, folder)
-    command_line.say(data_report.text(report).rstrip("\n"))
-
-
 def _list(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
     from dim_jax.data import sources
 
@@ -248,12 +193,13 @@ def _list(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -
 
 def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
     from dim_jax.data import sources
+    from dim_jax.progress import showing
 
     if (options["source"] or "").startswith(TFDS):
         from dim_jax.data import tfds_source
 
         chosen = {key: options[key] for key in ("group_regex", "classes", "split")}
-        name, progress = options["source"].removeprefix(TFDS), _progress("writing images")
+        name, progress = options["source"].removeprefix(TFDS), showing("writing images")
         return tfds_source.listing(folder / "images", name, **chosen, **tfds_folders, progress=progress)
     if options["source"] != PHANTOM:
         return sources.listing(
@@ -262,48 +208,9 @@ def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any
     from dim_jax.data import phantom
 
     root = folder / "images"
-    drawn = phantom.write(root, options["image_size"], options["scale"], options["seed"], _progress("drawing tissue"))
+    drawn = phantom.write(root, options["image_size"], options["scale"], options["seed"], showing("drawing tissue"))
     listed = [sources.Listed(path, label, case, where=path) for path, label, case in sorted(drawn)]
     return sources.Listing(root, sources.class_order(listed, options["classes"] or phantom.CLASSES), listed)
-
-
-def _progress(description: str) -> Callable[[int, int], None]:
-    """Returns a function of (images done, images in all) that shows a bar, or lines where there is no terminal."""
-    from dim_jax.progress import Progress
-
-    shown: list[Progress] = []
-
-    def show(done: int, total: int) -> None:
-        if not shown:
-            shown.append(Progress(description, total))
-        shown[0].update(done)
-        if done == total:
-            shown[0].close()
-
-    return show
-
-
-def _check_readable(
-    read: "list[ReadImage]", unreadable: list[dict[str, str]], classes: Sequence[str], strict: bool
-) -> None:
-    first = "; ".join(f"{item['path']}: {item['reason']}" for item in unreadable[:3])
-    if unreadable and strict:
-        raise ValueError(f"{len(unreadable)} images cannot be read ({first}); mend them or leave out --strict")
-    found = {image.row.label for image in read}
-    for name in classes:
-        if name not in found:
-            raise ValueError(f"no image of class {name!r} can be read ({first}); mend the files or drop the class")
-
-
-def _as_listed(read: "list[ReadImage]") -> tuple[str, ...]:
-    """Returns the split column, once it is sure that nothing is missing."""
-    from dim_jax.data import splits
-
-    assignment = tuple(image.listed.split for image in read)
-    for name in splits.NAMES:
-        if name not in assignment:
-            raise ValueError(f"the split column has no readable {name!r} images; add some or draw with --split=group")
-    return assignment
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -56,6 +57,20 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def showing(description: str) -> Callable[[int, int], None]:
+    """Returns a function of (images done, images in all) that shows their progress."""
+    shown: list[Progress] = []
+
+    def show(done: int, total: int) -> None:
+        if not shown:
+            shown.append(Progress(description, total))
+        shown[0].update(done)
+        if done == total:
+            shown[0].close()
+
+    return show
 
 
 def _clock(seconds: float) -> str:

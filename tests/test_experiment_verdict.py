@@ -190,11 +190,11 @@ def test_near_duplicates_of_different_cases_become_one_case(data):
 ])  # fmt: skip
 def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experiment, tmp_path, metrics_of_pool):
     entry = {
-        "fold": 0, "class": "normal", "generated": 24, "kept": 1, "reject_rate": 23 / 24,
+        "fold": 0, "list": "list.json", "class": "normal", "generated": 24, "kept": 1, "reject_rate": 23 / 24,
         "rejected": {"copy_of_training_image": 0, "wrong_class": 23}, "metrics": {"pool": metrics_of_pool},
     }  # fmt: skip
     found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {"gcgan": [entry]}}
-    files.write_json(tmp_path / experiment_page.RESULTS, {"format": 1, "sites": [found], "diverged": []})
+    experiment_page.write_results(tmp_path, [found], [])
     page, _, names = experiment_page.render(tmp_path)
     assert names == ["set"] and "Images of gcgan" in page and "96%" in page
 
@@ -203,7 +203,7 @@ def test_results_without_the_commands_of_their_runs_are_shown_all_the_same(exper
     """Commands name folders of one machine: shared results leave them out, as those under docs/results do."""
     run = {"fold": 0, "seed": 0, "arm": "fafl", "finished": True, "checkpoint_step": 8}
     found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [run]}
-    files.write_json(tmp_path / experiment_page.RESULTS, {"format": 1, "sites": [found], "diverged": []})
+    experiment_page.write_results(tmp_path, [found], [])
     assert "1 of 1 are finished" in experiment_page.render(tmp_path)[0]
 
 
@@ -212,7 +212,7 @@ def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
     words = ("normal", "polyp", "FAFL", "adjusted", "help")
     names = dict(zip(words, EVIL, strict=True))
     found = renamed(files.to_json(found), names) | {"metric": found["metric"]}
-    files.write_json(tmp_path / experiment_page.RESULTS, {"format": 1, "sites": [found], "diverged": list(EVIL)})
+    experiment_page.write_results(tmp_path, [found], list(EVIL))
     page, written, _ = experiment_page.render(tmp_path)
     assert_harmless(page, is_page=True)
     assert "&lt;script&gt;" in page and r"\x1b[2J" in page

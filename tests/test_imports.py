@@ -38,7 +38,7 @@ ALLOWED = {
     "reporting": {"reporting", "data", "writers"}, "report": {"reporting"},
     "trainers": {"models", "losses", "gan_losses", "metrics", "optimizers", "state", "steps", "data", "parallel",
                  "loop", "workdir", "evaluate", "synthesis", "sample_sheets", "interop", "prepare", "report",
-                 "progress", "experiment", "trainers", "transition", "initial_weights", "compilation"},
+                 "reporting", "progress", "experiment", "trainers", "transition", "initial_weights", "compilation"},
     "experiment": {"added_fields", "compilation", "data", "generate", "losses", "metrics", "parallel", "pools",
                    "prepare", "reporting", "select", "selection", "statistics", "trainers", "workdir", "experiment"},
     "train": {"added_fields", "joining", "parallel", "trainers"}, "calibration": set(),

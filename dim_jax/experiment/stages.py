@@ -217,11 +217,15 @@ class Experiment:
 
 
 def facts_of_selection(site: Site, folds: Sequence[int], name: str) -> list[dict[str, Any]]:
-    """Returns what selections of a generator's images found, one entry per fold and class, as far as they are made."""
+    """Returns what selections of a generator's images found, one entry per fold and class, as far as they are made.
+
+    Its "list" is the list of the kept images, relative to the dataset's folder.
+    """
     entries = []
     for fold in folds:
         path = site.selected(fold, name)
         if path.is_file():
+            place = {"fold": fold, "list": path.relative_to(site.root).as_posix()}
             classes = files.read_json(path)["classes"]
-            entries += [{"fold": fold, "class": label, **found} for label, found in classes.items()]
+            entries += [{**place, "class": label, **found} for label, found in classes.items()]
     return entries

@@ -12,11 +12,16 @@ from dim_jax.command_line import printable
 from dim_jax.reporting import figures, pages, results, tables, thumbnails, wording
 from dim_jax.reporting.tables import Table
 
-RESULTS = "results.json"
+RESULTS, FORMAT = "results.json", 2  # 1 did not tell where a selection's images are listed
 METRICS = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
 POOLED = ("macro_auroc", "expected_calibration_error")
 MOST_KEPT = 24
 SHEET_SIDE = 1400
+
+
+def write_results(folder: Path, sites: Sequence[Mapping[str, Any]], diverged: Sequence[str]) -> None:
+    """Writes what the page shows: an entry per dataset as `verdict.judge` makes it, and the runs that diverged."""
+    files.write_json(folder / RESULTS, {"format": FORMAT, "sites": list(sites), "diverged": list(diverged)})
 
 
 def render(folder: Path) -> tuple[str, list[list[Table]], list[str]]:
@@ -24,7 +29,7 @@ def render(folder: Path) -> tuple[str, list[list[Table]], list[str]]:
 
     Raises:
       FileNotFoundError: no results are there yet.
-      ValueError: the file of results is broken.
+      ValueError: the file of results is broken, or of another version.
     """
     path = folder / RESULTS
     if not path.is_file():
@@ -33,8 +38,11 @@ def render(folder: Path) -> tuple[str, list[list[Table]], list[str]]:
             f"--workdir={folder}"
         )
     content = files.read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("sites"), list):
-        raise ValueError(f"{path} does not hold results; run python -m dim_jax.train --workdir={folder} again")
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("sites"), list):
+        raise ValueError(
+            f"{path} does not hold results as this version writes them; run python -m dim_jax.train "
+            f"--workdir={folder} again"
+        )
     names = [site["name"] for site in content["sites"]]
     sites = [
         tables.owned(_site(number, site, folder / site["name"]), site["name"])
@@ -290,15 +298,15 @@ def _generator(name: str, entries: Sequence[Mapping[str, Any]], folder: Path) ->
             "precision": wording.number(metrics["precision"]["value"] if metrics else None),
             "recall": wording.number(metrics["recall"]["value"] if metrics else None),
         })  # fmt: skip
-    first = min(entry["fold"] for entry in entries)
-    selected = folder / f"fold{first}" / name / "selected"
+    first = min(entries, key=lambda entry: entry["fold"])
+    kept = folder / first["list"]
     return {
         "name": name,
         "rows": rows,
-        "fold": first,
-        "kept": _kept_images(selected),
-        "pairs": _picture(selected / "closest_pairs.png"),
-        "page": selected / "report.html",
+        "fold": first["fold"],
+        "kept": _kept_images(kept),
+        "pairs": _picture(kept.with_name("closest_pairs.png")),
+        "page": kept.with_name("report.html"),
         "csv": Table(
             f"selection_{name}",
             f"selection of the images of {name}",
@@ -308,13 +316,12 @@ def _generator(name: str, entries: Sequence[Mapping[str, Any]], folder: Path) ->
     }
 
 
-def _kept_images(selected: Path) -> list[dict[str, Any]]:
-    path = selected / "selected.json"
+def _kept_images(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     shown = []
     for entry in files.read_json(path)["images"][:MOST_KEPT]:
-        pixels = thumbnails.read(selected / entry["path"])
+        pixels = thumbnails.read(path.parent / entry["path"])
         if pixels is not None:
             shown.append({"uri": thumbnails.data_uri(pixels), "label": entry["label"], "seed": entry["seed"]})
     return shown

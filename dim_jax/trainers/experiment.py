@@ -7,15 +7,16 @@ from typing import Any
 
 from dim_jax import configuration, files, parallel, workdir
 from dim_jax.command_line import say
+from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.image_files import safe_name
 from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import plan, stages, verdict
 from dim_jax.experiment.arms import Arm, Config
 from dim_jax.experiment.plan import Run, Site
 from dim_jax.progress import Progress
+from dim_jax.reporting import experiment_page
 from dim_jax.trainers import classifier, gan
 
-RESULTS = "results.json"
 # An experiment may be extended, and asked more: every run checks its own configuration.
 MAY_DIFFER = ("folds", "seeds", "only", "arms", "questions", "order", "not_run", "resamples", "generators")
 
@@ -66,15 +67,15 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
         files.write_json(run / workdir.CONFIG, config)
         with workdir.logging_to(run):
             diverged = _carry_out([stages.Experiment(config, site, arms) for site in sites], names)
-            found = {"format": 1, "sites": [], "diverged": diverged}
+            found = []
             for site in sites:
                 experiment = stages.Experiment(config, site, arms)
-                found["sites"].append(
+                found.append(
                     verdict.judge(experiment, questions, _folds(config), config["seeds"], _near_duplicates(site))
                     | {"runs": _runs(experiment, names)}
                 )
-            files.write_json(run / RESULTS, found)
-            for entry in found["sites"]:
+            experiment_page.write_results(run, found, diverged)
+            for entry in found:
                 say(f"{entry['name']}:")
                 for answer in entry["answers"]:
                     say(f"  {answer['sentence']}")
@@ -130,7 +131,7 @@ def _folds(config: Config) -> list[int]:
 
 
 def _near_duplicates(site: Site) -> list[list[str]]:
-    path = site.data / "data_report.json"
+    path = site.data / REPORT_FILE
     found = files.read_json(path).get("duplicates", {}) if path.is_file() else {}
     return [*found.get("exact", []), *found.get("near", [])]
 
