@@ -7,6 +7,7 @@ from typing import Any
 
 import networks
 import paired
+from processes import Options, Side
 
 from dim_jax import command_line
 
@@ -26,7 +27,7 @@ RECONSTRUCTIONS = ("pixels", "none")
 LEARNING_RATE, EMA_DECAY = 2e-4, 0.999
 
 
-def build_ours(options: paired.Options) -> paired.Side:
+def build_ours(options: Options) -> Side:
     """Makes our training step ready."""
     about = networks.our_device(options)
     import jax
@@ -66,7 +67,7 @@ def build_ours(options: paired.Options) -> paired.Side:
     return networks.training_side(options, step_over, initial, jax.random.key(0), (None, {}), about)
 
 
-def build_torch(options: paired.Options) -> paired.Side:
+def build_torch(options: Options) -> Side:
     """Makes PyTorch's training step ready."""
     device, about = networks.their_device(options)
     import torch
@@ -95,7 +96,7 @@ def build_torch(options: paired.Options) -> paired.Side:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return paired.Side(turn, about)
+    return Side(turn, about)
 
 
 def main(arguments: Sequence[str]) -> None:

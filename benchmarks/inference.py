@@ -6,6 +6,7 @@ from typing import Any
 
 import networks
 import paired
+from processes import Options, Side
 
 from dim_jax import command_line
 
@@ -19,7 +20,7 @@ EXAMPLES = """\
 """
 
 
-def build_ours(options: paired.Options) -> paired.Side:
+def build_ours(options: Options) -> Side:
     """Makes our evaluation step ready."""
     model, weights, about = networks.ours(options)
     import jax
@@ -47,10 +48,10 @@ def build_ours(options: paired.Options) -> paired.Side:
 
     # The work asked for is the forward pass; the maps are ours alone.
     normalized = jax.ShapeDtypeStruct(images.shape, np.float32)
-    return paired.Side(turn, about, networks.gauge(options, model.apply, weights, normalized))
+    return Side(turn, about, networks.gauge(options, model.apply, weights, normalized))
 
 
-def build_torch(options: paired.Options) -> paired.Side:
+def build_torch(options: Options) -> Side:
     """Makes PyTorch's evaluation step ready."""
     model, device, about = networks.theirs(options)
     import torch
@@ -73,7 +74,7 @@ def build_torch(options: paired.Options) -> paired.Side:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return paired.Side(turn, about)
+    return Side(turn, about)
 
 
 def main(arguments: Sequence[str]) -> None:

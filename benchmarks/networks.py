@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paired
 import records
+from processes import Side
 
 NUM_CLASSES = 5
 MEAN = np.array((0.5203, 0.3638, 0.6511), np.float32)
@@ -74,7 +75,7 @@ def our_device(options: Options) -> dict[str, str]:
 
 
 def gauge(options: Options, step: Callable[..., Any], *arguments: Any) -> Callable[[], dict[str, float]]:
-    """Returns what paired.Side asks for: the work of `step(*arguments)`, one step on one device, and the device's peak.
+    """Returns what Side asks for: the work of `step(*arguments)`, one step on one device, and the device's peak.
 
     Args:
       step: traceable outside of pmap, so of networks without a device axis.
@@ -126,7 +127,7 @@ def training_side(
     constants: Any,
     pixels: Any,
     about: dict[str, str],
-) -> paired.Side:
+) -> Side:
     """Returns our side of a benchmark of training, which scans `steps_per_dispatch` steps in one dispatch.
 
     Args:
@@ -156,7 +157,7 @@ def training_side(
             state, _ = dispatch(state, batches, constants, pixels)
         jax.block_until_ready(state)
 
-    return paired.Side(turn, about, gauge(options, step_over(None), initial, one_batch, constants, pixels))
+    return Side(turn, about, gauge(options, step_over(None), initial, one_batch, constants, pixels))
 
 
 def their_device(options: Options) -> tuple[str, dict[str, str]]:

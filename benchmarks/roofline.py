@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import networks
 import paired
 import records
+from processes import Options
 
 from dim_jax import command_line
 
@@ -109,7 +110,7 @@ def _within(tree: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
     return tree
 
 
-def lrf_cnn(options: paired.Options) -> Iterator[list[Part]]:
+def lrf_cnn(options: Options) -> Iterator[list[Part]]:
     """Yields the parts of LRF-CNN."""
     import jax
 
@@ -121,7 +122,7 @@ def lrf_cnn(options: paired.Options) -> Iterator[list[Part]]:
     yield parts_of(Part(("lrf_cnn",), model.clone(axis_name=None), variables, arguments), (LRFCNN,))
 
 
-def gcgan(options: paired.Options) -> Iterator[list[Part]]:
+def gcgan(options: Options) -> Iterator[list[Part]]:
     """Yields the parts of the generator, then those of the discriminator."""
     import jax
 
@@ -219,7 +220,7 @@ def _bytes(tree: Any, dtype: str) -> int:
     return sum(leaf.size for leaf in leaves) * jnp.dtype(dtype).itemsize
 
 
-def measure(parts: Sequence[Part], options: paired.Options, peaks_here: Mapping[str, float]) -> list[dict[str, Any]]:
+def measure(parts: Sequence[Part], options: Options, peaks_here: Mapping[str, float]) -> list[dict[str, Any]]:
     """Times every part.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 
 import networks
 import paired
+from processes import Options, Side
 
 from dim_jax import command_line
 
@@ -23,7 +24,7 @@ LOSSES = ("published_fafl", "cross_entropy")
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-5
 
 
-def build_ours(options: paired.Options) -> paired.Side:
+def build_ours(options: Options) -> Side:
     """Makes our training step ready."""
     model, variables, about = networks.ours(options)
     import jax
@@ -56,7 +57,7 @@ def build_ours(options: paired.Options) -> paired.Side:
     return networks.training_side(options, step_over, initial, constants, None, about)
 
 
-def build_torch(options: paired.Options) -> paired.Side:
+def build_torch(options: Options) -> Side:
     """Makes PyTorch's training step ready."""
     model, device, about = networks.theirs(options)
     import torch
@@ -83,7 +84,7 @@ def build_torch(options: paired.Options) -> paired.Side:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return paired.Side(turn, about)
+    return Side(turn, about)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 import gpu  # noqa: E402
 import paired  # noqa: E402
+import processes  # noqa: E402
 import records  # noqa: E402
 import roofline  # noqa: E402
 
@@ -352,7 +353,7 @@ def counting(options):
         with open(options["notes"], "a", encoding="utf-8") as file:
             file.write(f"{options['mark']}{steps} ")
 
-    return paired.Side(turn, {"platform": "cpu"})
+    return processes.Side(turn, {"platform": "cpu"})
 
 
 def counting_b(options):
@@ -377,7 +378,7 @@ def busy(options):
         while time.perf_counter() < until:
             pass
 
-    return paired.Side(turn, {"platform": "cpu"})
+    return processes.Side(turn, {"platform": "cpu"})
 
 
 def failing(options):
@@ -385,7 +386,7 @@ def failing(options):
 
 
 def elsewhere(options):
-    return paired.Side(lambda steps: None, {"platform": "gpu"})
+    return processes.Side(lambda steps: None, {"platform": "gpu"})
 
 
 def dying(options):
@@ -393,8 +394,7 @@ def dying(options):
 
 
 @pytest.fixture
-def options(tmp_path, monkeypatch):
-    monkeypatch.setattr(paired, "SETTLE_SECONDS", 0)
+def options(tmp_path):
     return {"rounds": 3, "steps": 4, "batch_size": 5, "threads": 1, "notes": str(tmp_path / "notes"), "mark": "a"}
 
 
