@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -22,8 +23,9 @@ printed and the process has ended. imports: the same for importing what `train` 
 warm: from the start of `train` until its first step is in metrics.jsonl, with an empty compilation cache, then with
 the one that this left, in a new run directory each; both hold starting Python, imports, reading the packed pixels,
 drawing the initial weights, compiling the step or reading it from the cache, and the step itself. Of that, `dispatch`
-is the first dispatch alone, as the run tells it: compiling or reading, and the step. A run does one step per dispatch
-here and is ended after it. Files come from the system's file cache from the second round on."""
+is the first dispatch alone, as the run tells it: compiling or reading, and the step; `second step` is the dispatch
+after it, a step and nothing else, and what is left without as much is the time until the first step began. A run does
+one step per dispatch here and is ended after two. Files come from the system's file cache from the second round on."""
 EXAMPLES = """\
   python benchmarks/start.py --config=configs/classifier.py:test --image-size=32 --rounds=3 --json=start.json
   python benchmarks/start.py --image-size=299 --set=train.global_batch_size=8
@@ -49,14 +51,16 @@ def seconds_of(command: Sequence[str]) -> float:
     return seconds
 
 
-def first_step(arguments: Sequence[str], run: Path, cache: Path) -> dict[str, float]:
-    """Starts a run, ends it after its first step, and returns how many seconds that took, and its first dispatch.
+def first_steps(arguments: Sequence[str], run: Path, cache: Path) -> dict[str, float]:
+    """Starts a run, ends it after two steps, and returns seconds by what was waited for.
+
+    Returns:
+      "start to first step" from the start of the process to the end of the first step; of that "dispatch", the first;
+      "second step", of the next dispatch; "start until the first step", the first of these without the last.
 
     Raises:
       ValueError: the run ended before.
     """
-    import json
-
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("JAX_PERSISTENT_CACHE")}
     surroundings["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     metrics = run / "metrics.jsonl"
@@ -64,15 +68,33 @@ def first_step(arguments: Sequence[str], run: Path, cache: Path) -> dict[str, fl
         started = time.perf_counter()
         command = [sys.executable, "-m", "dim_jax.train", *arguments, f"--workdir={run}"]
         process = subprocess.Popen(command, stdout=printed, stderr=printed, env=surroundings, start_new_session=True)
+        first_line = None
         with _ended(process):
-            while not (metrics.is_file() and "\n" in metrics.read_text()):
+            while len(dispatches := _dispatches(metrics)) < 2:
+                if dispatches and first_line is None:
+                    first_line = time.perf_counter()
                 if process.poll() is not None:
                     printed.seek(0)
                     last = (printed.read().strip().splitlines() or ["no message"])[-1]
-                    raise ValueError(f"the run ended before its first step: {last}")
+                    raise ValueError(f"the run ended before its second step: {last}")
                 time.sleep(POLL_SECONDS)
-            seconds = time.perf_counter() - started
-    return {"seconds": seconds, "dispatch": json.loads(metrics.read_text().splitlines()[0])["seconds"]}
+    dispatch, step = dispatches[:2]
+    # Lines that came at once are as late as the second.
+    seconds = (time.perf_counter() if first_line is None else first_line) - started
+    return {
+        "start to first step": seconds,
+        "start, of that dispatch": dispatch,
+        "second step": step,
+        "start until the first step began": seconds - step,
+    }
+
+
+def _dispatches(metrics: Path) -> list[float]:
+    """Returns the seconds of every dispatch that the run has told of so far."""
+    if not metrics.is_file():
+        return []
+    lines = (json.loads(line) for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n"))
+    return [line["seconds"] for line in lines if line["split"] == "train"]
 
 
 @contextlib.contextmanager
@@ -108,9 +130,9 @@ def measure(options: Mapping[str, Any], data: Path, folder: Path) -> dict[str, l
             found.setdefault(f"{command} --help", []).append(seconds)
         found.setdefault("imports", []).append(seconds_of([sys.executable, "-c", IMPORTS]))
         for kind in ("cold", "warm"):
-            took = first_step(arguments, folder / f"{kind}{number}", folder / f"cache{number}")
-            found.setdefault(f"{kind} start to first step", []).append(took["seconds"])
-            found.setdefault(f"{kind} start, of that dispatch", []).append(took["dispatch"])
+            took = first_steps(arguments, folder / f"{kind}{number}", folder / f"cache{number}")
+            for name, seconds in took.items():
+                found.setdefault(f"{kind} {name}", []).append(seconds)
     return found
 
 

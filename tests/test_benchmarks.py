@@ -222,13 +222,15 @@ def test_a_second_start_finds_the_first_ones_programs(tmp_path):
     for name in ("train --help", "imports", "cold start to first step", "warm start to first step"):
         assert len(found[name]) == 1 and found[name][0] > 0 and name in done.stdout
     for kind in ("cold", "warm"):
-        assert found[f"{kind} start, of that dispatch"][0] < found[f"{kind} start to first step"][0]
+        (whole,), (dispatch,) = found[f"{kind} start to first step"], found[f"{kind} start, of that dispatch"]
+        (step,), (began,) = found[f"{kind} second step"], found[f"{kind} start until the first step began"]
+        assert step < dispatch < whole and began == pytest.approx(whole - step)
 
 
 def test_a_run_that_cannot_start_is_told(tmp_path):
     done = benchmark("start.py", f"--data={tmp_path}", "--rounds=1", "--commands=train")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the run ended before its first step: ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: the run ended before its second step: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("row", [*gpu.rows(), *gpu.tiny_rows()], ids=lambda row: row.name)
