@@ -231,6 +231,7 @@ def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
 def test_a_sentence_says_what_was_found_and_no_more(value, low, p_value, words):
     estimate = {"value": value, "low": low, "high": 0.031, "confidence": 0.95}
     answer = {"refused": None, "differences": {"macro_f1": estimate}, "p_value": p_value, "is_primary": True}
+    answer["is_shown"] = p_value < 0.05
     assert verdict.sentence(answer, "GCGAN images", "macro_f1") == f"GCGAN images changed Macro F1 {words}"
     exploratory = verdict.sentence(answer | {"is_primary": False}, "GCGAN images", "macro_f1")
     assert "Holm-corrected p" in exploratory

@@ -225,6 +225,7 @@ def _answer(
     arm, than = pooled[question.arm], pooled[question.than]
     seeds = [seed for seed in arm.seeds if seed in than.seeds]
     answer = {"name": question.name, "text": question.text, "arm": question.arm, "than": question.than, "seeds": seeds}
+    answer["is_shown"] = False
     if not seeds:
         return answer | {"refused": "the two arms have no seed in common yet"}
     sides = [_confusions(each, dataset, cases, seeds) for each in (arm, than)]
@@ -241,7 +242,10 @@ def _answer(
 
 
 def _correct(answers: Sequence[dict[str, Any]]) -> None:
-    """Corrects the p-values of the exploratory questions for their number; the primary one was fixed in advance."""
+    """Corrects the p-values of the exploratory questions for their number, and says which answers show anything.
+
+    The primary one was fixed in advance.
+    """
     tested = [answer for answer in answers if answer["refused"] is None]
     exploratory = [answer for answer in tested if not answer["is_primary"]]
     for answer in tested:
@@ -250,6 +254,8 @@ def _correct(answers: Sequence[dict[str, Any]]) -> None:
         corrected = statistics.holm([answer["p_value"] for answer in exploratory])
         for answer, value in zip(exploratory, corrected, strict=True):
             answer["p_value"] = float(value)
+    for answer in tested:
+        answer["is_shown"] = bool(answer["p_value"] < SIGNIFICANCE)
 
 
 def sentence(answer: Mapping[str, Any], subject: str, metric: str) -> str:
@@ -259,7 +265,7 @@ def sentence(answer: Mapping[str, Any], subject: str, metric: str) -> str:
     found = answer["differences"][metric]
     numbers = [100 * found[key] for key in ("value", "low", "high")]
     verdict = "not shown to help"
-    if answer["p_value"] < SIGNIFICANCE:
+    if answer["is_shown"]:
         verdict = "shown to help" if found["value"] > 0 else "shown to harm"
     kind = "" if answer["is_primary"] else "Holm-corrected "
     return (

@@ -12,7 +12,8 @@ from dim_jax.command_line import printable
 from dim_jax.reporting import figures, pages, results, tables, thumbnails, wording
 from dim_jax.reporting.tables import Table
 
-RESULTS, FORMAT = "results.json", 2  # 1 did not tell where a selection's images are listed
+RESULTS = "results.json"
+FORMAT = 2  # 1 did not tell where a selection's images are listed, nor which answers show anything
 METRICS = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
 POOLED = ("macro_auroc", "expected_calibration_error")
 MOST_KEPT = 24
@@ -65,8 +66,8 @@ def _site(number: int, site: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "facts": _facts(site),
         "metric": wording.label(metric),
         "has_primary": site["has_primary"],
-        "primary": [{"text": each["text"], "sentence": each["sentence"]} for each in primary],
-        "others": [{"text": each["text"], "sentence": each["sentence"]} for each in others],
+        "primary": primary,
+        "others": others,
         "unanswered": site["unanswered"],
         "missing": site["missing"],
         "cautions": _cautions(site),
