@@ -8,7 +8,7 @@ any test prediction was read. `--dry-run` prints the plan and starts nothing. Ru
 or folds may be asked for later.
 
 Variants, after a colon; several are joined by commas:
-  small        64 px, a quarter of the widths, five arms, one seed: for two CPU cores, what docs/results.md reports
+  small        64 px, a quarter of the widths, five networks a fold, one seed: for two CPU cores; see docs/results.md
   linear       every loss as a linear head on frozen EfficientNet-Lite0 features, five seeds: minutes per fold
   paper        {CE, GCGAN, FAFL, both} on every model there is, as in the published figure
   sensitivity  FAFL's parts alone, and its alpha0, beta0 and m around the published values
@@ -157,7 +157,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.gan.train.num_train_steps = 5_000
         config.seeds = (0,)
         if "paper" not in names and "sensitivity" not in names:
-            config.only = "cross_entropy,fafl,generated_30,dim,oversampling"
+            config.only = "cross_entropy,fafl,generated_30,dim,oversampling,logit_adjusted"
     if "demo" in names:
         # Drawn so small, the rarest class has too few images for a GAN of its own.
         _shrink(config, classifier.get_config("demo"), gan.get_config("conditional,small"))
@@ -245,6 +245,9 @@ def _protocol(config) -> None:
     ask["oversampling"] = question(
         "Is DIM better than drawing all classes equally often?", "DIM instead of oversampling", "dim", "oversampling"
     )
+    ask["oversampling_alone"] = question(
+        "Does drawing all classes equally often help?", "Oversampling", "oversampling", "cross_entropy"
+    )
     ask["copies"] = question(
         "Are generated images better than as many copies of real ones?",
         "Generated images instead of copies",
@@ -265,6 +268,9 @@ def _protocol(config) -> None:
     )
     ask["logit_adjusted"] = question(
         "Is DIM better than adjusting CE's logits afterwards?", "DIM instead of adjusting", "dim", "logit_adjusted"
+    )
+    ask["adjusting_alone"] = question(
+        "Does adjusting CE's logits afterwards help?", "Adjusting the logits", "logit_adjusted", "cross_entropy"
     )
     ask["finetuned_dim"] = question(
         "Does DIM help a fine-tuned ImageNet network?", "DIM on fine-tuned Lite0", "finetuned_dim", "finetuned"
