@@ -2,21 +2,19 @@
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import paired
 import records
-from processes import Side
+from processes import Options, Side
 
 NUM_CLASSES = 5
 MEAN = np.array((0.5203, 0.3638, 0.6511), np.float32)
 STD = np.array((0.2339, 0.2535, 0.1455), np.float32)
 STAGES = "64,128/192,224,256,288,320/320,384"
 GAN_SIZES = (64, 128, 256, 512, 1024)
-
-Options = Mapping[str, Any]
 
 
 def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser:

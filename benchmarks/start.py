@@ -70,17 +70,19 @@ def first_steps(arguments: Sequence[str], run: Path, cache: Path) -> dict[str, f
         process = subprocess.Popen(command, stdout=printed, stderr=printed, env=surroundings, start_new_session=True)
         first_line = None
         with _ended(process):
-            while len(dispatches := _dispatches(metrics)) < 2:
+            while True:
+                dispatches = _dispatches(metrics)
                 if dispatches and first_line is None:
                     first_line = time.perf_counter()
+                if len(dispatches) >= 2:
+                    break
                 if process.poll() is not None:
                     printed.seek(0)
                     last = (printed.read().strip().splitlines() or ["no message"])[-1]
                     raise ValueError(f"the run ended before its second step: {last}")
                 time.sleep(POLL_SECONDS)
     dispatch, step = dispatches[:2]
-    # Lines that came at once are as late as the second.
-    seconds = (time.perf_counter() if first_line is None else first_line) - started
+    seconds = first_line - started
     return {
         "start to first step": seconds,
         "start, of that dispatch": dispatch,
