@@ -144,8 +144,8 @@ class Silent:
     def __init__(self, generator):
         self.generator, self.latent_size = generator, generator.latent_size
 
-    def apply(self, variables, latents, train, labels, noise_keys, mutable):
-        return self.generator.apply(variables, latents, train, labels, mutable=mutable)
+    def apply(self, variables, latents, train, labels, noise_keys, strength, mutable):
+        return self.generator.apply(variables, latents, train, labels, None, strength, mutable=mutable)
 
 
 def our_draws(key, step, rows):
