@@ -7,7 +7,7 @@ import pytest
 from golden_rule import normal
 
 from dim_jax.interop import torch_names
-from dim_jax.models.layers import BatchNorm, Conv
+from dim_jax.models.layers import BatchNorm, Conv, prepare
 from dim_jax.models.lrf_cnn import LRFCNN
 
 
@@ -51,6 +51,19 @@ def test_bfloat16_stays_near_float32(small_variables):
     rough = SMALL.clone(dtype=jnp.bfloat16).apply(small_variables, images)[0]
     assert rough.dtype == jnp.float32
     np.testing.assert_allclose(rough, exact, atol=0.03 * float(np.abs(exact).max()))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_prepared_weights_give_the_same_numbers(small_variables, dtype):
+    model, images = SMALL.clone(dtype=dtype), normal("i", (4, 32, 32, 3))
+    made = prepare(model, small_variables, images[:1])
+    kept = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(made, is_leaf=lambda x: type(x) is tuple)}
+    assert kept == {"normalization", "matrix"} | ({"weights"} if dtype == jnp.bfloat16 else set())
+    # What is prepared is not made again of the variables.
+    gone = jax.tree.map(jnp.zeros_like, small_variables["batch_stats"])
+    got = model.apply({**small_variables, **made, "batch_stats": gone}, images)
+    for ours, wanted in zip(got, model.apply(small_variables, images), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 def test_depthwise_variant_is_lighter_and_widths_are_fields(small_variables):

@@ -17,6 +17,7 @@ from jax import lax
 
 from dim_jax.models import winograd
 from dim_jax.models.platforms import by_platform
+from dim_jax.models.precision import at_least_float32, product
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -52,18 +53,18 @@ _ADDING_CHANNELS = 64
 def formulation_on_cpu(x: jax.Array, kernel: jax.Array, dilation: int) -> Formulation:
     """Returns what XLA's CPU backend convolves x (N, H, W, C) by kernel (k, k, C, features) fastest with.
 
-    The costs, of a training step with the direct one's as 1, follow measurements on AVX-512 to a fifth or so.
+    The costs, of a training step with the direct one's in float32 as 1, follow measurements on AVX-512 to a fifth.
     """
     size, _, channels, features = kernel.shape
     if size == 1 or min(channels, features) < _MIN_CHANNELS:
         return Formulation.DIRECT
     real_share = math.prod(_real_share(side, size, dilation) for side in x.shape[1:3])
     costs = {
-        Formulation.DIRECT: 1.0,
+        # In bfloat16 only products are faster than in float32: XLA widens the operands of a convolution.
+        Formulation.DIRECT: 1.0 if x.dtype != jnp.bfloat16 else 1.5,
         Formulation.TAP_BY_TAP: real_share * (1 + _ADDING_CHANNELS / min(channels, features)),
     }
-    # Winograd's sums before the products need the digits of float32.
-    if size == 3 and x.dtype == jnp.float32:
+    if size == 3:
         costs[Formulation.WINOGRAD] = winograd.cost(x.shape, dilation)
     return min(costs, key=costs.__getitem__)
 
@@ -92,9 +93,9 @@ def _by_winograd(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 def _tap_by_tap(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """Adds up one matrix product per tap, of the pixels that it sees: where taps reach far, most see padding."""
     size, features = kernel.shape[0], kernel.shape[-1]
-    number, height, width, _ = x.shape
+    height, width = x.shape[1:3]
     taps = iter(jnp.split(kernel.reshape(-1, features), size * size))
-    total = jnp.zeros((number, height, width, features), x.dtype)
+    total = 0
     for down in _offsets(size, dilation):
         top, bottom = _inside(height, down)
         for across in _offsets(size, dilation):
@@ -103,8 +104,8 @@ def _tap_by_tap(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
             if top < bottom and left < right:
                 seen = x[:, top + down : bottom + down, left + across : right + across]
                 margins = ((0, 0), (top, height - bottom), (left, width - right), (0, 0))
-                total += jnp.pad(pointwise_convolution(seen, tap), margins)
-    return total
+                total += jnp.pad(_wide_pointwise(seen, tap), margins)
+    return total.astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -142,7 +143,7 @@ def _kernel_gradient(padded: jax.Array, kernel: jax.Array, gradient: jax.Array, 
     def tap(number: jax.Array) -> jax.Array:
         corner = (0, number // size * dilation, number % size * dilation, 0)
         pixels = lax.dynamic_slice(padded, corner, seen)
-        return lax.dot_general(pixels.reshape(-1, channels), gradient.reshape(-1, features), (((0,), (0,)), ((), ())))
+        return product(pixels.reshape(-1, channels).T, gradient.reshape(-1, features)).astype(kernel.dtype)
 
     return lax.map(tap, jnp.arange(size * size)).reshape(kernel.shape)
 
@@ -150,7 +151,11 @@ def _kernel_gradient(padded: jax.Array, kernel: jax.Array, gradient: jax.Array, 
 def pointwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns x (N, H, W, C) @ kernel (C, features)."""
     # As one matrix: with four axes, XLA's CPU backend lays the operands of its gradients out anew.
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    return _wide_pointwise(x, kernel).astype(x.dtype)
+
+
+def _wide_pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def valid_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -211,7 +216,7 @@ def _as_matrix_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Arra
     size, _, channels, features = kernel.shape
     height, width = x.shape[1:3]
     copies = seen_by_taps(_padded(x, size, 1), size, height, width, stride=stride)
-    return jnp.concatenate(copies, axis=-1) @ kernel.reshape(size * size * channels, features)
+    return pointwise_convolution(jnp.concatenate(copies, axis=-1), kernel.reshape(size * size * channels, features))
 
 
 def _convolution(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
@@ -248,9 +253,10 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) ->
     """
     size, _, channels = kernel.shape
     height, width = x.shape[1:3]
-    padded = _padded(x, size, dilation)
+    padded = _padded(at_least_float32(x), size, dilation)
     copies = seen_by_taps(padded, size, height, width, dilation=dilation)
-    return sum(copy * tap for copy, tap in zip(copies, kernel.reshape(size * size, channels), strict=True))
+    taps = at_least_float32(kernel).reshape(size * size, channels)
+    return sum(copy * tap for copy, tap in zip(copies, taps, strict=True)).astype(x.dtype)
 
 
 def _depthwise_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -263,15 +269,16 @@ def _depthwise_backward(
     x, kernel = saved
     size = kernel.shape[0]
     height, width = x.shape[1:3]
-    padded = _padded(x, size, dilation)
+    padded, wide_gradient = _padded(at_least_float32(x), size, dilation), at_least_float32(gradient)
 
     def row(number: jax.Array) -> jax.Array:
         # A row of taps at a time, for the same reason.
         rows = lax.dynamic_slice_in_dim(padded, number * dilation, height, axis=1)
         starts = range(0, size * dilation, dilation)
-        return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * gradient) for start in starts])
+        return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * wide_gradient) for start in starts])
 
-    return depthwise_convolution(gradient, kernel[::-1, ::-1], dilation), lax.map(row, jnp.arange(size))
+    for_kernel = lax.map(row, jnp.arange(size)).astype(kernel.dtype)
+    return depthwise_convolution(gradient, kernel[::-1, ::-1], dilation), for_kernel
 
 
 def _sum_over_pixels(x: jax.Array) -> jax.Array:

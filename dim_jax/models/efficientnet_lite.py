@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from dim_jax.models.convolutions import depthwise_convolution, pointwise_convolution
-from dim_jax.models.layers import BatchNorm, Dtype, Linear, at_least_float32, fan_in_uniform, shown_feature_map
+from dim_jax.models.layers import BatchNorm, Dtype, Linear, fan_in_uniform, shown_feature_map
+from dim_jax.models.precision import at_least_float32
 from dim_jax.models.same_padding import strided_convolution, strided_depthwise_convolution
 
 # Collection and name under which the maps at strides 2, 4, 8, ... can be asked for.

@@ -11,7 +11,8 @@ from jax import lax
 
 from dim_jax.models.convolutions import valid_convolution
 from dim_jax.models.gcgan_blocks import CompoundUpBlock, Decoder, DownBlock, Gate, UpBlock, gated_linear, leaky_relu
-from dim_jax.models.layers import BatchNorm, Dtype, at_least_float32
+from dim_jax.models.layers import BatchNorm, Dtype
+from dim_jax.models.precision import at_least_float32
 from dim_jax.models.resizing import halving_convolution
 from dim_jax.models.spectral import SpectralConv, SpectralEmbedding, SpectralSeed
 from dim_jax.scales import small_size

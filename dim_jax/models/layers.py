@@ -20,6 +20,7 @@ from dim_jax.models.convolutions import (
     strided_convolution,
 )
 from dim_jax.models.platforms import runs_on_cpu
+from dim_jax.models.precision import at_least_float32
 
 Dtype = Any
 
@@ -48,11 +49,6 @@ def prepared(layer: nn.Module, name: str, make: Callable[[], Any]) -> Any:
     if is_preparing(layer):
         layer.put_variable(PREPARED, name, value)
     return value
-
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """Returns `x` in float32, or in its own dtype where that is wider: sums over many values need the digits."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -102,7 +98,10 @@ class Conv(nn.Module):
         return self.param("kernel", init, shape), self.param("bias", init, (self.features,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = (array.astype(self.dtype) for array in self.weights(x.shape[-1]))
+        def cast() -> tuple[jax.Array, ...]:
+            return tuple(array.astype(self.dtype) for array in self.weights(x.shape[-1]))
+
+        kernel, bias = cast() if self.dtype == jnp.float32 else prepared(self, "weights", cast)
         x = x.astype(self.dtype)
         if self.depthwise:
             return depthwise_convolution(x, kernel[:, :, 0], self.dilation) + bias
@@ -241,8 +240,13 @@ def normalize_together(layers: Sequence[BatchNorm], x: jax.Array, train: bool) -
                 for variable, part in zip(running, jnp.split(new, len(layers)), strict=True):
                     variable.value = first.momentum * variable.value + (1 - first.momentum) * part
     else:
-        mean, var = (jnp.concatenate([variable.value for variable in running]) for running in (means, variances))
-        y = (at_least_float32(x) - mean) * (scale * lax.rsqrt(var + first.epsilon)) + bias
+
+        def vectors() -> tuple[jax.Array, ...]:
+            mean, var = (jnp.concatenate([variable.value for variable in running]) for running in (means, variances))
+            return mean, scale * lax.rsqrt(var + first.epsilon), bias
+
+        mean, gain, offset = prepared(first, "normalization", vectors)
+        y = (at_least_float32(x) - mean) * gain + offset
     return y.astype(first.dtype)
 
 

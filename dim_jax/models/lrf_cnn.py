@@ -12,12 +12,12 @@ from dim_jax.models.layers import (
     DepthwiseSeparable,
     Dtype,
     Linear,
-    at_least_float32,
     max_pool,
     normalize_together,
     shown_feature_map,
     side_by_side,
 )
+from dim_jax.models.precision import at_least_float32
 
 # Per branch: side of the depthwise kernel, and the dilation of the 3x3 convolution after it (0: none).
 BRANCHES = ((3, 0), (3, 3), (5, 3), (5, 5))

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from dim_jax.models.convolutions import pointwise_convolution, valid_convolution
-from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, at_least_float32, fan_in_uniform, shown_feature_map
+from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, fan_in_uniform, shown_feature_map
+from dim_jax.models.precision import at_least_float32
 
 
 def haar(x: jax.Array) -> tuple[jax.Array, jax.Array]:

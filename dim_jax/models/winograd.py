@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dim_jax.models.precision import at_least_float32, product
+
 # Tiles that stick out over the edge cost as much as whole ones: up to this ratio of tiled to real pixels was measured.
 _MAX_OVERHANG = 1.7
 
@@ -32,8 +34,9 @@ def cost(shape: Sequence[int], dilation: int) -> float:
 
 def transform_kernel(kernel: jax.Array) -> tuple[jax.Array, ...]:
     """Returns what `winograd_convolution` multiplies by: 16 matrices (C, features) for a kernel (3, 3, C, features)."""
-    matrices = (matrix for row in _transform_taps(kernel, 0) for matrix in _transform_taps(row, 1))
-    return tuple(matrix.reshape(kernel.shape[2:]) for matrix in matrices)
+    rows = _transform_taps(at_least_float32(kernel), 0)
+    matrices = (matrix for row in rows for matrix in _transform_taps(row, 1))
+    return tuple(matrix.reshape(kernel.shape[2:]).astype(kernel.dtype) for matrix in matrices)
 
 
 def winograd_convolution(x: jax.Array, matrices: Sequence[jax.Array], dilation: int = 1) -> jax.Array:
@@ -44,21 +47,21 @@ def winograd_convolution(x: jax.Array, matrices: Sequence[jax.Array], dilation: 
       dilation: spacing of the kernel's taps in pixels.
     """
     batch, height, width, channels = x.shape
-    features, d = matrices[0].shape[-1], dilation
+    features, d, dtype = matrices[0].shape[-1], dilation, x.dtype
     down, across = _tiles(height, d), _tiles(width, d)
     # Images innermost, after the pixels: loops over few tiles would be unrolled, which takes seconds to compile.
     margins = ((d, d * (2 * down + 1) - height), (d, d * (2 * across + 1) - width), (0, 0), (0, 0))
     x = lax.optimization_barrier(jnp.pad(x.transpose(1, 2, 0, 3), margins))
-    x = x.reshape(2 * down + 2, d, 2 * across + 2, d, batch * channels)
+    x = at_least_float32(x.reshape(2 * down + 2, d, 2 * across + 2, d, batch * channels))
     parts = (part for rows in _transform_tiles(x, 0) for part in _transform_tiles(rows, 2))
     products = [
-        (part.reshape(-1, channels) @ matrix).reshape(down, d, across, d, batch * features)
+        product(part.reshape(-1, channels).astype(dtype), matrix).reshape(down, d, across, d, batch * features)
         for part, matrix in zip(parts, matrices, strict=True)
     ]
     by_column = [_to_outputs(products[column::4]) for column in range(4)]
     outputs = [jnp.stack(_to_outputs(columns), axis=3) for columns in zip(*by_column, strict=True)]
     y = jnp.stack(outputs, axis=1).reshape(2 * d * down, 2 * d * across, batch, features)
-    return y[:height, :width].transpose(2, 0, 1, 3)
+    return y[:height, :width].transpose(2, 0, 1, 3).astype(dtype)
 
 
 def _tiles(side: int, dilation: int) -> int:
