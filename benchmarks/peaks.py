@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dim_jax.models.precision import product
+
 # Side of the product's matrices, and bytes to copy; a device takes milliseconds for either.
 MATRIX_SIDES = {"cpu": 2048, "gpu": 8192}
 COPIED_BYTES = {"cpu": 2**28, "gpu": 2**30}
@@ -15,14 +17,14 @@ ROUNDS, SECONDS_PER_ROUND = 3, 0.2
 
 
 def matmul_flops_per_second(dtype: str) -> float:
-    """Returns the best rate of a product of two large square matrices of this dtype, at JAX's default precision.
+    """Returns the best rate of a product of two large square matrices of this dtype, multiplied as the networks do.
 
-    On a GPU, float32 is therefore multiplied in TF32, as in the networks. Random numbers: zeros take less power.
+    On a GPU, float32 is therefore multiplied in TF32. Random numbers: zeros take less power.
     """
     side = MATRIX_SIDES.get(jax.default_backend(), MATRIX_SIDES[LARGEST])
     x, y = (jax.random.normal(key, (side, side)).astype(dtype) for key in jax.random.split(jax.random.key(0)))
-    product = jax.jit(jnp.matmul)
-    return 2 * side**3 / min(seconds_per_call(lambda: product(x, y), ROUNDS))
+    multiply = jax.jit(product)
+    return 2 * side**3 / min(seconds_per_call(lambda: multiply(x, y), ROUNDS))
 
 
 def copied_bytes_per_second() -> float:

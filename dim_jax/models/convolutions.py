@@ -9,6 +9,7 @@ products or tap by tap where that is faster, and its gradients with it.
 
 import enum
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -32,8 +33,8 @@ def convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array
     direct = partial(_direct_convolution, dilation=dilation)
     if formulation == Formulation.DIRECT:
         return direct(x, kernel)  # what the platforms share is traced once
-    on_cpu = _tap_by_tap if formulation == Formulation.TAP_BY_TAP else _by_winograd
-    return by_platform(x, kernel, cpu=partial(on_cpu, dilation=dilation), default=direct)
+    on_cpu = partial(convolution_by_matrices, dilation=dilation, formulation=formulation)
+    return by_platform(x, kernel, cpu=lambda x, kernel: on_cpu(x, matrices_of(kernel, formulation)), default=direct)
 
 
 class Formulation(enum.Enum):
@@ -86,16 +87,26 @@ def _inside(side: int, offset: int) -> tuple[int, int]:
     return max(0, -offset), min(side, side - offset)
 
 
-def _by_winograd(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    return winograd.winograd_convolution(x, winograd.transform_kernel(kernel), dilation)
+def matrices_of(kernel: jax.Array, formulation: Formulation) -> tuple[jax.Array, ...]:
+    """Returns the matrices (C, features) that `convolution_by_matrices` multiplies by in place of the kernel."""
+    if formulation == Formulation.WINOGRAD:
+        return winograd.transform_kernel(kernel)
+    return tuple(kernel.reshape(-1, *kernel.shape[2:]))
 
 
-def _tap_by_tap(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+def convolution_by_matrices(
+    x: jax.Array, matrices: Sequence[jax.Array], dilation: int, formulation: Formulation
+) -> jax.Array:
+    """Returns `convolution` of x (N, H, W, C), in a formulation that is not the direct one, by its `matrices_of`."""
+    form = winograd.winograd_convolution if formulation == Formulation.WINOGRAD else _tap_by_tap
+    return form(x, matrices, dilation)
+
+
+def _tap_by_tap(x: jax.Array, taps: Sequence[jax.Array], dilation: int) -> jax.Array:
     """Adds up one matrix product per tap, of the pixels that it sees: where taps reach far, most see padding."""
-    size, features = kernel.shape[0], kernel.shape[-1]
+    size = math.isqrt(len(taps))
     height, width = x.shape[1:3]
-    taps = iter(jnp.split(kernel.reshape(-1, features), size * size))
-    total = 0
+    taps, total = iter(taps), 0
     for down in _offsets(size, dilation):
         top, bottom = _inside(height, down)
         for across in _offsets(size, dilation):
@@ -199,17 +210,30 @@ def _valid_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> 
 _valid_convolution.defvjp(_valid_forward, _valid_backward)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolves x (N, H, W, C) with kernel (k, k, C, features), padded by k // 2 zeros, at every `stride`-th pixel.
 
-    On CPU it is one matrix product over shifted copies, which suits few input channels.
+    On CPU its gradients are those of one matrix product over shifted copies, which suits few input channels.
     """
-    return by_platform(
-        x,
-        kernel,
-        cpu=partial(_as_matrix_product, stride=stride),
-        default=lambda x, kernel: _convolution(x, kernel, stride, 1),
-    )
+    return _convolution(x, kernel, stride, 1)
+
+
+def _strided_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return strided_convolution(x, kernel, stride), (x, kernel)
+
+
+def _strided_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def pulled_back(form: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        return lambda x, kernel, gradient: jax.vjp(partial(form, stride=stride), x, kernel)[1](gradient)
+
+    plain = partial(_convolution, dilation=1)
+    return by_platform(*saved, gradient, cpu=pulled_back(_as_matrix_product), default=pulled_back(plain))
+
+
+strided_convolution.defvjp(_strided_forward, _strided_backward)
 
 
 def _as_matrix_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dim_jax.models import winograd
 from dim_jax.models.convolutions import (
     Formulation,
     convolution,
+    convolution_by_matrices,
     depthwise_convolution,
     formulation_on_cpu,
+    matrices_of,
     pointwise_convolution,
     strided_convolution,
 )
@@ -109,13 +110,12 @@ class Conv(nn.Module):
             return strided_convolution(x, kernel, self.stride) + bias
         if self.kernel_size == 1:
             return pointwise_convolution(x, kernel[0, 0]) + bias
-        is_tiled = self.has_variable(PREPARED, "winograd")
-        if is_preparing(self) and runs_on_cpu():
-            is_tiled = formulation_on_cpu(x, kernel, self.dilation) == Formulation.WINOGRAD
-        if not is_tiled:
+        formulation = formulation_on_cpu(x, kernel, self.dilation)
+        is_prepared = self.has_variable(PREPARED, "matrices") or (is_preparing(self) and runs_on_cpu())
+        if formulation == Formulation.DIRECT or not is_prepared:
             return convolution(x, kernel, self.dilation) + bias
-        matrices = prepared(self, "winograd", lambda: winograd.transform_kernel(kernel))
-        return winograd.winograd_convolution(x, matrices, self.dilation) + bias
+        matrices = prepared(self, "matrices", lambda: matrices_of(kernel, formulation))
+        return convolution_by_matrices(x, matrices, self.dilation, formulation) + bias
 
 
 class Linear(nn.Module):
