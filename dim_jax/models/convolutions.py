@@ -4,7 +4,7 @@ XLA's CPU backend computes a plain convolution well, but inside a loop, as `lax.
 autodiff derives from it take a path that was measured 20 to 60 times slower. So their gradients are stated here: that
 for the input is a plain convolution again, that for the kernel one matrix product per tap. A grouped convolution takes
 the slow path even forward, so a depthwise one is a sum of shifted products. One with many channels goes by Winograd's
-products or tap by tap where that is faster, and its gradients with it.
+products or tap by tap where that is faster, and its gradients with it. In bfloat16 only products are fast on CPU.
 """
 
 import enum
