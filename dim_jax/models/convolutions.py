@@ -277,7 +277,7 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) ->
     """
     size, _, channels = kernel.shape
     height, width = x.shape[1:3]
-    padded = _padded(at_least_float32(x), size, dilation)
+    padded = at_least_float32(_padded(x, size, dilation))
     copies = seen_by_taps(padded, size, height, width, dilation=dilation)
     taps = at_least_float32(kernel).reshape(size * size, channels)
     return sum(copy * tap for copy, tap in zip(copies, taps, strict=True)).astype(x.dtype)
@@ -293,11 +293,12 @@ def _depthwise_backward(
     x, kernel = saved
     size = kernel.shape[0]
     height, width = x.shape[1:3]
-    padded, wide_gradient = _padded(at_least_float32(x), size, dilation), at_least_float32(gradient)
+    padded = _padded(x, size, dilation)
 
     def row(number: jax.Array) -> jax.Array:
         # A row of taps at a time, for the same reason.
-        rows = lax.dynamic_slice_in_dim(padded, number * dilation, height, axis=1)
+        rows = at_least_float32(lax.dynamic_slice_in_dim(padded, number * dilation, height, axis=1))
+        wide_gradient = at_least_float32(gradient)
         starts = range(0, size * dilation, dilation)
         return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * wide_gradient) for start in starts])
 
