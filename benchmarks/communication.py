@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 SUMMARY = """\
 Compiles the training step of LRF-CNN or GCGAN for a few fake devices of the CPU and lists its collectives: how many
@@ -125,7 +125,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from dim_jax import initial_weights, parallel
+    from dim_jax.training import initial_weights, parallel
 
     devices, side = options["devices"], options["image_size"]
     rows = devices * options["batch_size"]
@@ -167,10 +167,11 @@ def _classifier(options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from dim_jax import losses, optimizers, parallel
+    from dim_jax import losses
     from dim_jax.models import make_classifier
-    from dim_jax.state import TrainState
     from dim_jax.steps.classifier import Constants, make_train_step
+    from dim_jax.training import optimizers, parallel
+    from dim_jax.training.state import TrainState
 
     num_classes, side = 5, options["image_size"]
     model = make_classifier("lrf_cnn", num_classes, axis_name=parallel.AXIS, width=options["width"])
@@ -192,9 +193,10 @@ def _classifier(options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
 def _gan(options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     import jax
 
-    from dim_jax import gan_losses, optimizers, parallel
+    from dim_jax.losses import gan as gan_losses
     from dim_jax.models import make_gan
     from dim_jax.steps.gan import GanTrainStep
+    from dim_jax.training import optimizers, parallel
 
     generator, discriminator = make_gan(options["image_size"], 0, width=options["width"], axis_name=parallel.AXIS)
     step = GanTrainStep(
@@ -253,7 +255,7 @@ def main(arguments: Sequence[str]) -> None:
     found = measure(options)
     _print(options, found)
     if options["json"]:
-        from dim_jax import files
+        from dim_jax.runs import files
 
         files.write_json(options["json"], {"options": options, **found})
 

@@ -13,7 +13,7 @@ from typing import Any
 import records
 from PIL import Image, features
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 SUMMARY = """\
 Decodes JPEGs of the size that a microscope's camera makes and shrinks them, by the `tf` backend (tf.data, nothing kept

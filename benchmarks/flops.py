@@ -6,7 +6,7 @@ from unittest import mock
 
 import jax
 
-from dim_jax.models import platforms
+from dim_jax.models.kernels import platforms
 
 
 def of_program(function: Callable[..., Any], *arguments: Any) -> float:

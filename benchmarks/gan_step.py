@@ -9,7 +9,7 @@ import networks
 import paired
 from processes import Options, Side
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 SUMMARY = """\
 Times training steps of GCGAN (the discriminator's update, then the generator's, both by RMSprop, and the average of
@@ -32,9 +32,10 @@ def build_ours(options: Options) -> Side:
     about = networks.our_device(options)
     import jax
 
-    from dim_jax import gan_losses, initial_weights, optimizers, parallel
+    from dim_jax.losses import gan as gan_losses
     from dim_jax.models import make_gan
     from dim_jax.steps.gan import GanTrainStep
+    from dim_jax.training import initial_weights, optimizers, parallel
 
     distance = None
     if options["reconstruction"] == "pixels":

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import paired
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
+from dim_jax.runs import files
 
 SUMMARY = """\
 Runs the benchmarks of this folder on one GPU, each row in a process of its own, and keeps what they found in the folder

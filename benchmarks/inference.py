@@ -8,7 +8,7 @@ import networks
 import paired
 from processes import Options, Side
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 SUMMARY = """\
 Times inference of LRF-CNN (uint8 image to logits and features), ours through the pmapped step that `evaluate` runs,
@@ -26,9 +26,10 @@ def build_ours(options: Options) -> Side:
     import jax
     import numpy as np
 
-    from dim_jax import explain, parallel
     from dim_jax.models.layers import prepare
+    from dim_jax.steps import grad_cam as explain
     from dim_jax.steps.classifier import make_eval_step
+    from dim_jax.training import parallel
 
     dispatch = parallel.pmap_eval_step(make_eval_step(model))
     variables = parallel.replicate(weights)

@@ -13,7 +13,8 @@ import networks
 import paired
 import records
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
+from dim_jax.runs import files
 
 SUMMARY = """\
 Trains a few epochs with each backend in turn through the loop that `train` runs (no validation), and reads from its
@@ -41,10 +42,10 @@ def train(options: dict[str, Any], backend: str) -> dict[str, Any]:
     """Trains with one backend and returns what its metric lines say of the time."""
     import dataclasses
 
-    from dim_jax import loop
     from dim_jax.data.dataset import open_dataset
     from dim_jax.data.sampler import make_sampler
     from dim_jax.trainers import classifier
+    from dim_jax.training import loop
 
     config = config_of(options, backend)
     data = open_dataset(options["data"])

@@ -101,8 +101,8 @@ def ours(options: Options) -> tuple[Any, dict[str, Any], dict[str, str]]:
     about = our_device(options)
     import jax.numpy as jnp
 
-    from dim_jax import initial_weights, parallel
     from dim_jax.models import make_classifier
+    from dim_jax.training import initial_weights, parallel
 
     model = make_classifier(
         "lrf_cnn",
@@ -136,7 +136,7 @@ def training_side(
     """
     import jax
 
-    from dim_jax import parallel
+    from dim_jax.training import parallel
 
     dispatch, state = parallel.pmap_train_step(step_over(parallel.AXIS)), parallel.replicate(initial)
 

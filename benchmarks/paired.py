@@ -13,7 +13,7 @@ from typing import Any
 import records
 from processes import Build, Options, Worker, workers
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 DTYPES = ("float32", "bfloat16")
 PLATFORMS = ("default", "cpu", "gpu")

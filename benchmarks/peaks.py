@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.precision import product
+from dim_jax.models.kernels.precision import product
 
 # Side of the product's matrices, and bytes to copy; a device takes milliseconds for either.
 MATRIX_SIDES = {"cpu": 2048, "gpu": 8192}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from dim_jax import files
+from dim_jax.runs import files
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

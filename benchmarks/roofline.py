@@ -9,7 +9,7 @@ import paired
 import records
 from processes import Options
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 SUMMARY = """\
 Times the parts of LRF-CNN (stem, blocks, head) or of GCGAN's two networks, each as a program of its own on inputs of
@@ -127,7 +127,7 @@ def gcgan(options: Options) -> Iterator[list[Part]]:
     import jax
 
     from dim_jax.models import gcgan, make_gan
-    from dim_jax.scales import small_size
+    from dim_jax.models.scales import small_size
 
     count, size = options["batch_size"], options["image_size"]
     generator, discriminator = make_gan(
@@ -152,7 +152,7 @@ def _initial(network: Part) -> Mapping[str, Any]:
     """Draws the variables of a network, from one example."""
     import jax
 
-    from dim_jax import initial_weights
+    from dim_jax.training import initial_weights
 
     def init(key: jax.Array) -> Any:
         arguments = list(network.arguments)

@@ -15,7 +15,7 @@ from typing import Any
 
 import records
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 SUMMARY = """\
 Times what a user waits for, each time in a new process, from its start on. help: until `--help` of a command has been

@@ -10,7 +10,7 @@ import networks
 import paired
 from processes import Options, Side
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 SUMMARY = """\
 Times training steps of LRF-CNN (forward, backward, Adam with L2, batch statistics; no augmentation), ours through the
@@ -31,9 +31,10 @@ def build_ours(options: Options) -> Side:
     import jax.numpy as jnp
     import numpy as np
 
-    from dim_jax import losses, optimizers
-    from dim_jax.state import TrainState
+    from dim_jax import losses
     from dim_jax.steps.classifier import Constants, make_train_step
+    from dim_jax.training import optimizers
+    from dim_jax.training.state import TrainState
 
     schedule = optimizers.make_schedule("constant", LEARNING_RATE, num_train_steps=1)
     optimizer = functools.partial(optimizers.make_optimizer, "adam", weight_decay=WEIGHT_DECAY)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
+from dim_jax.runs import files
 
 if TYPE_CHECKING:
     from dim_jax.data.dataset import Dataset
@@ -68,9 +69,9 @@ class Predictor:
         """
         import jax.numpy as jnp
 
-        from dim_jax import parallel
         from dim_jax.models.layers import prepare
         from dim_jax.steps.classifier import make_eval_step
+        from dim_jax.training import parallel
 
         parallel.check_batch_size("config.train.eval_batch_size", batch_size)
         self.model, self.images, self.pixels = model, images, parallel.replicate(images.pixels)
@@ -85,7 +86,7 @@ class Predictor:
         """Returns the variables of a restored `state` that the model takes; raises ValueError where they do not fit."""
         import jax
 
-        from dim_jax.state import fitting
+        from dim_jax.training.state import fitting
 
         image = jax.ShapeDtypeStruct((1, *self.images.shape), np.float32)
         expected = jax.eval_shape(self.model.init, jax.random.key(0), image)
@@ -99,9 +100,9 @@ class Predictor:
         """
         import jax
 
-        from dim_jax import parallel
         from dim_jax.data.batches import evaluation_plan
-        from dim_jax.explain import PREDICTED
+        from dim_jax.steps.grad_cam import PREDICTED
+        from dim_jax.training import parallel
 
         class_of = {} if explained is None else dict(zip(rows.tolist(), explained.tolist(), strict=True))
         plan = evaluation_plan(rows, self._batch_size, jax.process_index(), jax.process_count())
@@ -140,8 +141,8 @@ def open_run(workdir: str | Path, trainer: str = "classifier") -> tuple[dict[str
       FileNotFoundError: `workdir` holds no run, or its images are gone.
       ValueError: a file of it is broken.
     """
-    from dim_jax import configuration
     from dim_jax.data.dataset import open_dataset
+    from dim_jax.runs import configuration
 
     config = configuration.read(workdir, trainer)
     data = config["data"]
@@ -155,11 +156,11 @@ def open_run(workdir: str | Path, trainer: str = "classifier") -> tuple[dict[str
 
 def make_predictor(config: dict[str, Any], dataset: "Dataset") -> Predictor:
     """Returns a predictor with the model, preprocessing and batch size of a configuration."""
-    from dim_jax import parallel
     from dim_jax.data.backends import make_images
     from dim_jax.data.frozen_features import FrozenNetwork
-    from dim_jax.interop import pretrained
     from dim_jax.models import make_classifier
+    from dim_jax.training import parallel
+    from dim_jax.weights import pretrained
 
     data, network = config["data"], None
     if data["backend"] == "features":
@@ -195,8 +196,8 @@ def evaluate(
       FileNotFoundError: there is no run or no checkpoint.
       ValueError: the split is empty or unknown, or something is broken.
     """
-    from dim_jax import compilation, loop, parallel
-    from dim_jax.metrics import classification_metrics
+    from dim_jax.evaluation.metrics import classification_metrics
+    from dim_jax.training import compilation, loop, parallel
 
     started = time.perf_counter()
     compilation.speed_up()
@@ -249,7 +250,8 @@ def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> N
 
 def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
     """Returns how the maps of some images change when the last block forgets what it learned."""
-    from dim_jax import explain, parallel
+    from dim_jax.steps import grad_cam as explain
+    from dim_jax.training import parallel
 
     chosen = np.unique(np.linspace(0, len(predictions.index) - 1, CHECKED_MAPS).astype(int))
     params = explain.shuffle_weights(variables["params"], predictor.model.last_block)
@@ -264,7 +266,7 @@ def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions
 
 def _training_seconds_per_100_images(workdir: Path, config: dict[str, Any]) -> float | None:
     """The median over the logged dispatches, none of which holds a compilation."""
-    from dim_jax import writers
+    from dim_jax.training import writers
 
     logged = [record.get("seconds_per_step") for record in writers.read(workdir)]
     seconds = [value for value in logged if writers.is_number(value) and value > 0]
@@ -294,7 +296,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
-    from dim_jax import joining
+    from dim_jax.training import hosts as joining
 
     joining.join()
     command_line.say(summary(evaluate(options.workdir, options.split, options.checkpoint)))

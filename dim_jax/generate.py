@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dim_jax import command_line
+from dim_jax.cli import command_line
 
 EXAMPLES = """  python -m dim_jax.generate --workdir=runs/gan_normal --num=200 --out=pool
   python -m dim_jax.generate --workdir=runs/gan_all --label=normal --num=200 --out=pool    # a class-conditional GAN"""
@@ -37,9 +37,10 @@ def generate(
       FileNotFoundError: there is no run, or no checkpoint yet.
       ValueError: an option makes no sense, or the run is not a GAN's.
     """
-    from dim_jax import compilation, parallel, pools, synthesis
-    from dim_jax.progress import Progress
-    from dim_jax.synthesis import GROUP
+    from dim_jax.cli.progress import Progress
+    from dim_jax.gan import pools, synthesis
+    from dim_jax.gan.synthesis import GROUP
+    from dim_jax.training import compilation, parallel
 
     if not 1 <= num <= MOST_IMAGES:
         raise ValueError(f"--num={num} must be at least 1 and at most {MOST_IMAGES}")
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
-    from dim_jax import joining
+    from dim_jax.training import hosts as joining
 
     joining.join()
     folder = generate(options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
+from dim_jax.runs import files
 
 if TYPE_CHECKING:
-    from dim_jax.calibration import Abstention
-    from dim_jax.classifier_run import ClassifierRun
     from dim_jax.evaluate import Predictions
+    from dim_jax.evaluation.calibration import Abstention
+    from dim_jax.evaluation.classifier_run import ClassifierRun
 
 SUMMARY = """\
 Classifies images, anywhere below folders or single files, with a trained or imported classifier. They are shrunk and
@@ -155,9 +156,10 @@ def predict(
     """
     import jax
 
-    from dim_jax import compilation, evaluate, parallel
-    from dim_jax.calibration import probabilities
-    from dim_jax.classifier_run import open_run
+    from dim_jax import evaluate
+    from dim_jax.evaluation.calibration import probabilities
+    from dim_jax.evaluation.classifier_run import open_run
+    from dim_jax.training import compilation, parallel
 
     for folder in given:
         if Path(folder).is_dir() and Path(out).resolve().is_relative_to(Path(folder).resolve()):
@@ -222,7 +224,7 @@ def _fitted(
     workdir: str | Path, run: "ClassifierRun", calibrate: bool, coverage: float | None
 ) -> tuple[float, "Abstention | None"]:
     """Returns the temperature and the rule of abstention that the validation images give."""
-    from dim_jax.calibration import fit_abstention, fit_temperature, probabilities
+    from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
 
     if not calibrate and coverage is None:
         return 1.0, None

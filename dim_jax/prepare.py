@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
+from dim_jax.runs import files
 
 # Heavy imports wait until there is something to do, so that --help answers at once.
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ def _list(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -
 
 
 def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
+    from dim_jax.cli.progress import showing
     from dim_jax.data import sources
-    from dim_jax.progress import showing
 
     if (options["source"] or "").startswith(TFDS):
         from dim_jax.data import tfds_source

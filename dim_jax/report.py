@@ -8,9 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
 from dim_jax.reporting.bands import confidence_band
 from dim_jax.reporting.curves import load_curves, run_directories
+from dim_jax.runs import files
 
 __all__ = ["confidence_band", "load_curves", "main", "render", "write"]
 

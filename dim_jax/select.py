@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax import command_line, files, pools, selection
-from dim_jax.candidates import CLASSIFIER, LITE0, Candidates, Inception, Seen, gather, look
+from dim_jax.cli import command_line
+from dim_jax.gan import pools, selection
+from dim_jax.gan.candidates import CLASSIFIER, LITE0, Candidates, Inception, Seen, gather, look
+from dim_jax.runs import files
 
 EXAMPLES = """  python -m dim_jax.select --pool=pool --data=DATA --classifier=runs/a --keep=20 --out=selected
   python -m dim_jax.select --pool=pool/normal --data=DATA --classifier=runs/a --out=selected --distance-slack=1.2"""
@@ -61,7 +63,7 @@ def select(
       FileNotFoundError: there is no pool, no data, no run, no such weights, or an image is gone.
       ValueError: the three are not of one split, the classifier has seen generated images, or something is broken.
     """
-    from dim_jax import compilation
+    from dim_jax.training import compilation
 
     out = Path(os.path.abspath(out))
     if keep < 1:
@@ -117,7 +119,7 @@ def _choose(found: Candidates, seen: Seen, pool: pools.Pool, keep: int, rules: s
 
 def _compare(real: np.ndarray, generated: np.ndarray, groups: list[str], space: str) -> dict[str, Any]:
     """The metrics of some images, or why there are none."""
-    from dim_jax import generative_metrics
+    from dim_jax.gan import generative_metrics
 
     try:
         return generative_metrics.compare(real, generated, groups=groups, space=space)
@@ -129,7 +131,7 @@ def _compare_inception(
     inception: Inception, real: np.ndarray, generated: np.ndarray, groups: list[str]
 ) -> dict[str, Any]:
     """The metrics of some rows in the space of FID, and their inception score."""
-    from dim_jax import generative_metrics
+    from dim_jax.gan import generative_metrics
 
     found = _compare(inception.features[real], inception.features[generated], groups, inception.space)
     if "metrics" in found:

@@ -8,8 +8,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dim_jax import command_line, configuration, files
-from dim_jax.added_fields import complete
+from dim_jax.cli import command_line
+from dim_jax.runs import configuration, files
+from dim_jax.runs.added_fields import complete
 
 HELP = """usage: python -m dim_jax.train --config=FILE[:VARIANT] --workdir=RUN [--config.FIELD=VALUE ...] [--dry-run]
 
@@ -125,8 +126,9 @@ def main(arguments: Sequence[str]) -> None:
         command_line.say(HELP.rstrip("\n"))
         return
     command_line.start_logging()
-    from dim_jax import joining, parallel
     from dim_jax.trainers import trainer
+    from dim_jax.training import hosts as joining
+    from dim_jax.training import parallel
 
     joining.join()
     config, run, dry_run, profile = parallel.on_first_host(lambda: parse(arguments))

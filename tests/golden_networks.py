@@ -9,9 +9,9 @@ from golden_rule import GOLDEN, eight_samples, tensor
 from scipy.sparse.linalg import svds
 from torch_pickles import write_state_dict
 
-from dim_jax.interop import gcgan_names, pretrained
 from dim_jax.models.feature_nets import VGG16_GROUPS
 from dim_jax.models.gcgan import Discriminator, Generator
+from dim_jax.weights import gcgan_names, pretrained
 
 NUMBERS = np.load(GOLDEN / "gcgan.npz")
 SHAPES = json.loads((GOLDEN / "gcgan_state_dict.json").read_text())

@@ -41,14 +41,14 @@ WORK = {
 SHARES = {"classifier": 0.4, "gan": 0.3, "experiment": 0.3}
 # Names of moments -> module, attribute.
 POINTS = {
-    "step": ("dim_jax.parallel", "pmap_train_step"),
-    "metrics line": ("dim_jax.writers", "MetricWriter.write"),
+    "step": ("dim_jax.training.parallel", "pmap_train_step"),
+    "metrics line": ("dim_jax.training.writers", "MetricWriter.write"),
     "evaluation": ("dim_jax.evaluate", "Predictor.__call__"),
-    "sample sheets": ("dim_jax.sample_sheets", "SampleSheets.draw"),
-    "checkpoint": ("dim_jax.checkpoints", "save"),
+    "sample sheets": ("dim_jax.gan.sample_sheets", "SampleSheets.draw"),
+    "checkpoint": ("dim_jax.training.checkpoints", "save"),
     "rename": ("os", "replace"),
     "predictions": ("dim_jax.evaluate", "evaluate"),
-    "pool": ("dim_jax.pools", "Writer.write"),
+    "pool": ("dim_jax.gan.pools", "Writer.write"),
     "selection": ("dim_jax.select", "select"),
     "report": ("dim_jax.report", "write"),
 }
@@ -65,7 +65,8 @@ def work(arguments, journal, point, number, delay, signal_number):
     """
     import importlib
 
-    from dim_jax import command_line, train
+    from dim_jax import train
+    from dim_jax.cli import command_line
 
     seconds = collections.defaultdict(list)
 
@@ -131,7 +132,7 @@ def assert_equal(cut, whole):
     """Every run in both folders: parameters bit for bit, lines, best checkpoint, predictions, images; no leftovers."""
     import jax
 
-    from dim_jax import checkpoints, loop
+    from dim_jax.training import checkpoints, loop
 
     leftovers = [path for pattern in LEFTOVERS for path in cut.rglob(pattern)]
     assert not leftovers, leftovers

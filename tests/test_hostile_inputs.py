@@ -16,8 +16,9 @@ from hostile_inputs import CORPUS, Case, World, odd_images, write_pictures
 from test_convert import small_state_dict, write_gan
 from torch_pickles import write_state_dict
 
-from dim_jax import command_line, pools
+from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
+from dim_jax.gan import pools
 from dim_jax.interop import convert
 from dim_jax.prepare import prepare
 
@@ -119,7 +120,7 @@ def test_bombs_are_not_decoded(world, tmp_path):
             (slides / "normal" / f"{name}{Path(file).suffix}").write_bytes(make())
     code = (
         "import resource, sys\n"
-        "from dim_jax import command_line, prepare\n"
+        "from dim_jax import prepare; from dim_jax.cli import command_line\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         f"arguments = ['--image-size=16', '--source={world.slides}', '--out={tmp_path / 'first'}']\n"
         "assert command_line.run(prepare.main, arguments) == 0\n"

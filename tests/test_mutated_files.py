@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_report import make_data, make_run
 
-from dim_jax import configuration, files, pools, report, train
+from dim_jax import report, train
 from dim_jax.data import images, packed, sources, splits
 from dim_jax.data import manifest as manifests
-from dim_jax.interop import safetensor_files, torch_files
+from dim_jax.gan import pools
+from dim_jax.runs import configuration, files
+from dim_jax.weights import safetensor_files, torch_files
 
 # Few examples in every run of the suite, many when there is time for them.
 EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.slow)])

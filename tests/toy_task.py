@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 
-from dim_jax import checkpoints, loop, parallel
+from dim_jax.training import checkpoints, loop, parallel
 
 
 class Killed(Exception):

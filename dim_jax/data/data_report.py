@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dim_jax.command_line import printable
+from dim_jax.cli.command_line import printable
 from dim_jax.data import images, splits
 from dim_jax.data.manifest import Manifest
 from dim_jax.data.splits import Split

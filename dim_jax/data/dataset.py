@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax import files
-from dim_jax.command_line import printable
+from dim_jax.cli.command_line import printable
 from dim_jax.data import changes, splits
 from dim_jax.data import manifest as manifests
+from dim_jax.runs import files
 
 GENERATED_FILE = "generated.json"
 REPORT_FILE = "data_report.json"

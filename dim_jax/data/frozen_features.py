@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax import files
+from dim_jax.cli.progress import Progress
 from dim_jax.data import packed
 from dim_jax.data.batches import Batch, describe
 from dim_jax.data.dataset import Dataset
-from dim_jax.progress import Progress
+from dim_jax.runs import files
 
 BATCH = 32
 

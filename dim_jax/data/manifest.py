@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dim_jax import files
 from dim_jax.data import images
+from dim_jax.runs import files
 
 FILE_NAME = "manifest.json"
 VERSION = 1

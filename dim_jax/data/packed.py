@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax import files
 from dim_jax.data import images
 from dim_jax.data.manifest import Manifest
+from dim_jax.runs import files
 
 FILE_NAME = "packed.npz"
 CHUNK = 256  # images in work at a time

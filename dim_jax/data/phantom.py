@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
 from dim_jax.data import phantom_tissue
+from dim_jax.runs import files
 
 CLASSES = ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
 COUNTS = (60, 242, 563, 126, 750)

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
+from dim_jax.cli.progress import showing
 from dim_jax.data import data_report, near_duplicates, packed, reading, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.reading import ReadImage
 from dim_jax.data.sources import Listing
-from dim_jax.progress import showing
+from dim_jax.runs import files
 
 
 def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool, started: float) -> None:

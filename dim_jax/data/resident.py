@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from dim_jax.cli.progress import Progress
 from dim_jax.data import packed
 from dim_jax.data.batches import Batch, describe
 from dim_jax.data.dataset import Dataset
-from dim_jax.progress import Progress
 
 ROWS = 256
 

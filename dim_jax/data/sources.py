@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dim_jax import files
 from dim_jax.data.images import SUFFIXES
+from dim_jax.runs import files
 
 COLUMNS = ("path", "label", "group", "split")
 SEPARATORS = (",", ";", "\t")

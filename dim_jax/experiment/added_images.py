@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax import files
 from dim_jax.data.dataset import Dataset
+from dim_jax.runs import files
 
 
 def minority_classes(dataset: Dataset, share: float) -> list[str]:
@@ -51,7 +51,7 @@ def in_turn(images: Mapping[str, Sequence[Any]]) -> list[Any]:
 
 def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Dataset) -> None:
     """Lists all images of a pool by seed, as they were drawn."""
-    from dim_jax import pools
+    from dim_jax.gan import pools
 
     images = {each.label: [image.path for image in each.images] for each in pools.load(pool)}
     _write(path, {name: images[name] for name in classes}, dataset)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax import files
-from dim_jax.added_fields import AFTER_EXPERIMENTS
 from dim_jax.data.dataset import Dataset
-from dim_jax.workdir import MAY_DIFFER, flatten
+from dim_jax.runs import files
+from dim_jax.runs.added_fields import AFTER_EXPERIMENTS
+from dim_jax.runs.workdir import MAY_DIFFER, flatten
 
 SPLITS, KINDS = ("val", "test"), ("rows", "logits")
 # Where things lie is no part of what a run is; which images a list holds is told by its own digest.

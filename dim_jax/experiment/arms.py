@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dim_jax.command_line import comma_separated
-from dim_jax.workdir import flatten
+from dim_jax.cli.command_line import comma_separated
+from dim_jax.runs.workdir import flatten
 
 COPIES, UNSELECTED = "copies", "_unselected"
 BALANCED = -1  # as many added images as make all classes equal

@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dim_jax import compilation, parallel
 from dim_jax.experiment import plan, stages
 from dim_jax.experiment.arms import Arm, Config
 from dim_jax.experiment.plan import Run
 from dim_jax.reporting import wording
+from dim_jax.training import compilation, parallel
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax import compilation, files, generate, pools, select, selection
-from dim_jax.command_line import comma_separated, say
+from dim_jax import generate, select
+from dim_jax.cli.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.experiment import added_images, archive, plan
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
 from dim_jax.experiment.plan import Run, Site
+from dim_jax.gan import pools, selection
 from dim_jax.prepare import PHANTOM, TFDS, prepare
+from dim_jax.runs import files
+from dim_jax.training import compilation
 
 log = logging.getLogger(__name__)
 

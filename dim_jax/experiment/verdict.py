@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax import metrics, statistics
 from dim_jax.data import splits
 from dim_jax.data.dataset import Dataset
+from dim_jax.evaluation import metrics, statistics
 from dim_jax.experiment import added_images, stages
 from dim_jax.experiment.archive import Archived
 from dim_jax.experiment.arms import Arm, Question

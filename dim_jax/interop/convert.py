@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dim_jax import command_line, files
+from dim_jax.cli import command_line
+from dim_jax.runs import files
 
 if TYPE_CHECKING:
     from dim_jax.interop.imported_runs import Wanted
@@ -61,8 +62,8 @@ def import_file(path: str | Path, out: str | Path, wanted: "Wanted") -> str:
 
 
 def _told(saved: "Checkpoint", wanted: "Wanted", states: dict[str, tuple[int, Any]], out: Path) -> str:
-    from dim_jax import loop
     from dim_jax.interop import published_files
+    from dim_jax.training import loop
 
     lines = []
     for kind, network in saved.networks.items():
@@ -94,8 +95,8 @@ def export(run: str | Path, out: str | Path, to: str, checkpoint: str = "best") 
       FileNotFoundError: there is no run, or no checkpoint.
       ValueError: the published code has no such network.
     """
-    from dim_jax import configuration
-    from dim_jax.interop import safetensor_files, torch_writer
+    from dim_jax.runs import configuration
+    from dim_jax.weights import safetensor_files, torch_writer
 
     if Path(out).is_dir():
         raise ValueError(f"--out={out} is a folder; give the name of a file, for example {Path(out, 'model.pth')}")
@@ -114,9 +115,10 @@ def export(run: str | Path, out: str | Path, to: str, checkpoint: str = "best") 
 
 def _classifier(run: str | Path, checkpoint: str) -> tuple[dict[str, Any], str]:
     """Returns the state dict of a classifier's run, and what its user must know."""
-    from dim_jax import classifier_run
-    from dim_jax.interop import published_files, torch_names
+    from dim_jax.evaluation import classifier_run
+    from dim_jax.interop import published_files
     from dim_jax.models.lrf_cnn import LRFCNN
+    from dim_jax.weights import torch_names
 
     opened = classifier_run.open_run(run, checkpoint)
     if not isinstance(opened.model, LRFCNN):
@@ -134,9 +136,11 @@ def _classifier(run: str | Path, checkpoint: str) -> tuple[dict[str, Any], str]:
 
 def _gan(run: str | Path) -> tuple[dict[str, dict[str, Any]], str]:
     """Returns the two state dicts of a GAN's run, the generator's of averaged parameters, as the published N.pth."""
-    from dim_jax import checkpoints, configuration, loop
-    from dim_jax.interop import gcgan_names, published_files
+    from dim_jax.interop import published_files
     from dim_jax.models import make_gan
+    from dim_jax.runs import configuration
+    from dim_jax.training import checkpoints, loop
+    from dim_jax.weights import gcgan_names
 
     config = configuration.read(run)
     restored = checkpoints.restore(Path(run, loop.CHECKPOINTS))

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dim_jax import checkpoints, loop, workdir
 from dim_jax.data import dataset as datasets
-from dim_jax.interop import gcgan_names, torch_names
 from dim_jax.interop.published_files import CLASSIFIER, DISCRIMINATOR, GENERATOR, Checkpoint, OptimizerState
 from dim_jax.models import make_classifier, make_gan
 from dim_jax.models.layers import Linear
-from dim_jax.optimizers import make_optimizer
-from dim_jax.state import GanState, Network, TrainState
+from dim_jax.runs import workdir
+from dim_jax.training import checkpoints, loop
+from dim_jax.training.optimizers import make_optimizer
+from dim_jax.training.state import GanState, Network, TrainState
+from dim_jax.weights import gcgan_names, torch_names
 
 CLASSES = ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
 IMAGE_SIZE = 299

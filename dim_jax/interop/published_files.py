@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.interop import safetensor_files, torch_files
-from dim_jax.interop.torch_names import STEP_COUNTER
+from dim_jax.weights import safetensor_files, torch_files
+from dim_jax.weights.torch_names import STEP_COUNTER
 
 CLASSIFIER, GENERATOR, DISCRIMINATOR = "classifier", "generator", "discriminator"
 # Tensors that tell which network a state dict is of.

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax.models.efficientnet_lite import Convolution
+from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, max_pool, shown_feature_map
-from dim_jax.models.precision import at_least_float32
 
 # Blocks and channels of every stage after the stem; each halves the size.
 CONVOLUTIONS = ((2, 96), (6, 192))

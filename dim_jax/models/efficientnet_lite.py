@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.convolutions import depthwise_convolution, pointwise_convolution
+from dim_jax.models.kernels.convolutions import depthwise_convolution, pointwise_convolution
+from dim_jax.models.kernels.precision import at_least_float32
+from dim_jax.models.kernels.same_padding import strided_convolution, strided_depthwise_convolution
 from dim_jax.models.layers import BatchNorm, Dtype, Linear, fan_in_uniform, shown_feature_map
-from dim_jax.models.precision import at_least_float32
-from dim_jax.models.same_padding import strided_convolution, strided_depthwise_convolution
 
 # Collection and name under which the maps at strides 2, 4, 8, ... can be asked for.
 INTERMEDIATES, TAPS = "intermediates", "taps"

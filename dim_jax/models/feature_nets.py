@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from dim_jax.models.efficientnet_lite import EfficientNetLite0, map_taps, scale_pixels
 from dim_jax.models.inception import InceptionV3
+from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import Conv, Dtype
-from dim_jax.models.precision import at_least_float32
 
 Distance = Callable[[Mapping[str, Any], jax.Array, jax.Array], jax.Array]
 

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dim_jax.models.convolutions import valid_convolution
 from dim_jax.models.gcgan_blocks import CompoundUpBlock, Decoder, DownBlock, Gate, UpBlock, gated_linear, leaky_relu
+from dim_jax.models.kernels.convolutions import valid_convolution
+from dim_jax.models.kernels.precision import at_least_float32
+from dim_jax.models.kernels.resizing import halving_convolution
 from dim_jax.models.layers import BatchNorm, Dtype
-from dim_jax.models.precision import at_least_float32
-from dim_jax.models.resizing import halving_convolution
+from dim_jax.models.scales import small_size
 from dim_jax.models.spectral import SpectralConv, SpectralEmbedding, SpectralSeed
-from dim_jax.scales import small_size
 
 SIZES = (64, 128, 256, 512, 1024)
 GATES, UP_BLOCKS, CONTEXTS = ("gc", "sle", "none"), ("residual", "compound", "plain"), ("map", "context")

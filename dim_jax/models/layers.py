@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dim_jax.models.convolutions import (
+from dim_jax.models.kernels.convolutions import (
     Formulation,
     convolution,
     convolution_by_matrices,
@@ -20,8 +20,8 @@ from dim_jax.models.convolutions import (
     pointwise_convolution,
     strided_convolution,
 )
-from dim_jax.models.platforms import runs_on_cpu
-from dim_jax.models.precision import at_least_float32
+from dim_jax.models.kernels.platforms import runs_on_cpu
+from dim_jax.models.kernels.precision import at_least_float32
 
 Dtype = Any
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -17,7 +18,6 @@ from dim_jax.models.layers import (
     shown_feature_map,
     side_by_side,
 )
-from dim_jax.models.precision import at_least_float32
 
 # Per branch: side of the depthwise kernel, and the dilation of the 3x3 convolution after it (0: none).
 BRANCHES = ((3, 0), (3, 3), (5, 3), (5, 5))

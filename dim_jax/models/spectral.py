@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dim_jax.models.convolutions import convolution, pointwise_convolution
+from dim_jax.models.kernels.convolutions import convolution, pointwise_convolution
 from dim_jax.models.layers import Dtype, fan_in_uniform
 
 COLLECTION = "spectral"

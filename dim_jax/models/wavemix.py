@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.convolutions import pointwise_convolution, valid_convolution
+from dim_jax.models.kernels.convolutions import pointwise_convolution, valid_convolution
+from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, fan_in_uniform, shown_feature_map
-from dim_jax.models.precision import at_least_float32
 
 
 def haar(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dim_jax.command_line import printable
+from dim_jax.cli.command_line import printable
 from dim_jax.reporting import figures, wording
 from dim_jax.reporting.predictions import Predictions
 from dim_jax.reporting.tables import Table

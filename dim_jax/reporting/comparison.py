@@ -7,7 +7,7 @@ from typing import Any
 from dim_jax.reporting import figures, gan_view, panels, run_directory, sheets, wording
 from dim_jax.reporting.run_directory import Run
 from dim_jax.reporting.tables import Table
-from dim_jax.writers import is_number
+from dim_jax.training.writers import is_number
 
 
 def view(runs: Sequence[Run]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax import files
-from dim_jax.command_line import printable
+from dim_jax.cli.command_line import printable
 from dim_jax.reporting import figures, pages, results, tables, thumbnails, wording
 from dim_jax.reporting.tables import Table
+from dim_jax.runs import files
 
 RESULTS = "results.json"
 FORMAT = 2  # 1 did not tell where a selection's images are listed, nor which answers show anything

@@ -9,7 +9,7 @@ from dim_jax.reporting import curves, panels, run_view, sheets, stages, wording
 from dim_jax.reporting.panels import Group
 from dim_jax.reporting.run_directory import Run
 from dim_jax.reporting.tables import Table
-from dim_jax.writers import is_number
+from dim_jax.training.writers import is_number
 
 GROUPS = (
     Group(

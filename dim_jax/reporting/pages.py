@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dim_jax.command_line import printable
+from dim_jax.cli.command_line import printable
 
 if TYPE_CHECKING:
     import jinja2

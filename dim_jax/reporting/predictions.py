@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax import files
 from dim_jax.reporting.run_directory import Run
+from dim_jax.runs import files
 
 NEEDED, OPTIONAL = ("index", "label", "logits"), ("features", "grad_cam")
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dim_jax import files
 from dim_jax.reporting import curves
-from dim_jax.writers import is_number
+from dim_jax.runs import files
+from dim_jax.training.writers import is_number
 
 if TYPE_CHECKING:
     from dim_jax.data.manifest import Manifest

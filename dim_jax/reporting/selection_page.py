@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dim_jax.command_line import printable
+from dim_jax.cli.command_line import printable
 from dim_jax.reporting import figures, pages, thumbnails, wording
 
 MOST_REJECTED = 12

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dim_jax.command_line import printable
+from dim_jax.cli.command_line import printable
 from dim_jax.reporting import figures, wording
 from dim_jax.reporting.run_directory import Run
 from dim_jax.reporting.tables import Table

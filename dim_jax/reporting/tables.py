@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dim_jax import files
-from dim_jax.command_line import printable
+from dim_jax.cli.command_line import printable
+from dim_jax.runs import files
 
 CONTENTS = "contents.json"
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")

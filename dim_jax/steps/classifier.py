@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from dim_jax.augment import augment, normalize
-from dim_jax.explain import grad_cam, has_map
+from dim_jax.augmentation.histology import augment, normalize
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
-from dim_jax.optimizers import Schedule, global_norm
-from dim_jax.state import TrainState, example_keys
 from dim_jax.steps.batch_images import Batch, images_of
+from dim_jax.steps.grad_cam import grad_cam, has_map
+from dim_jax.training.optimizers import Schedule, global_norm
+from dim_jax.training.state import TrainState, example_keys
 
 
 class Constants(flax.struct.PyTreeNode):

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from dim_jax import diff_augment, gan_losses, scales
-from dim_jax.augment import augment
-from dim_jax.optimizers import global_norm
-from dim_jax.state import GanState, Network, example_keys, step_key
+from dim_jax.augmentation import diff_augment
+from dim_jax.augmentation.histology import augment
+from dim_jax.losses import gan as gan_losses
+from dim_jax.models import scales
 from dim_jax.steps.batch_images import Batch, images_of
+from dim_jax.training.optimizers import global_norm
+from dim_jax.training.state import GanState, Network, example_keys, step_key
 
 MUTABLE = ("batch_stats", "spectral")
 RECONSTRUCTIONS = ("whole", "small", "part")

@@ -9,17 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax import configuration, evaluate, initial_weights, loop, losses, metrics, parallel
-from dim_jax.command_line import say
+from dim_jax import evaluate, losses
+from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
-from dim_jax.interop import pretrained
+from dim_jax.evaluation import metrics
 from dim_jax.models import make_classifier
 from dim_jax.models.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
-from dim_jax.optimizers import make_optimizer, make_schedule
-from dim_jax.state import TrainState
+from dim_jax.runs import configuration
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.trainers import job
+from dim_jax.training import initial_weights, loop, parallel
+from dim_jax.training.optimizers import make_optimizer, make_schedule
+from dim_jax.training.state import TrainState
+from dim_jax.weights import pretrained
 
 BEST_METRICS = ("macro_f1", "accuracy", "balanced_accuracy", "g_mean", "mcc", "macro_auroc")
 INITIAL_WEIGHTS = ("random", "imagenet")

@@ -7,17 +7,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from dim_jax import configuration, gan_losses, initial_weights, loop, parallel, transition
 from dim_jax.data import backends, packed
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.sampler import Sampler, make_sampler
-from dim_jax.interop import pretrained
+from dim_jax.gan import transition
+from dim_jax.gan.sample_sheets import NUM_RECONSTRUCTED, SampleSheets
+from dim_jax.gan.synthesis import STATISTICS
+from dim_jax.losses import gan as gan_losses
 from dim_jax.models import make_gan
-from dim_jax.optimizers import make_optimizer
-from dim_jax.sample_sheets import NUM_RECONSTRUCTED, SampleSheets
+from dim_jax.runs import configuration
 from dim_jax.steps.gan import GanTrainStep
-from dim_jax.synthesis import STATISTICS
 from dim_jax.trainers import job
+from dim_jax.training import initial_weights, loop, parallel
+from dim_jax.training.optimizers import make_optimizer
+from dim_jax.weights import pretrained
 
 MIN_IMAGES = 8
 SMALL_IMAGES = ("area", "nearest")

@@ -9,14 +9,15 @@ from typing import Any
 
 import jax
 
-from dim_jax import compilation, files, loop, parallel, workdir
-from dim_jax.command_line import say
+from dim_jax.cli.command_line import say
 from dim_jax.data import backends
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan
 from dim_jax.data.sampler import Sampler
-from dim_jax.optimizers import scaled_learning_rate
 from dim_jax.prepare import prepare
+from dim_jax.runs import files, workdir
+from dim_jax.training import compilation, loop, parallel
+from dim_jax.training.optimizers import scaled_learning_rate
 
 PREPARED = "data"
 

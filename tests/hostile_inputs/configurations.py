@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dim_jax import files
+from dim_jax.runs import files
 from hostile_inputs.corpus import CORPUS, Case, World, changed
 from hostile_inputs.prepared_data import trained
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dim_jax import files
+from dim_jax.runs import files
 
 SIDE = 24
 EVIL = ("<script>alert(1)</script>", "a\x1b[2J\x1b]0;owned\x07b", "q\"'&<b>", "=HYPERLINK(1)", "line\nbreak\ttab")

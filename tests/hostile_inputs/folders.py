@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dim_jax import files
 from dim_jax.data import manifest as manifests
+from dim_jax.runs import files
 from hostile_inputs.corpus import EVIL, Case, World, hostile, write_pictures
 from hostile_inputs.odd_images import PICTURE
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dim_jax import files
 from dim_jax.data import images
 from dim_jax.data import manifest as manifests
+from dim_jax.runs import files
 from hostile_inputs.corpus import CORPUS, SIDE, Case, Make, World
 
 # A picture of smooth colours, so that every copy of it looks alike after any encoding.

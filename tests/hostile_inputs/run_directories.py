@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax import files
+from dim_jax.runs import files
 from hostile_inputs.corpus import CORPUS, Case, World, hostile, write_pictures
 from hostile_inputs.odd_images import IMAGES
 

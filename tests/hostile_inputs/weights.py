@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax import checkpoints, files
+from dim_jax.runs import files
+from dim_jax.training import checkpoints
 from hostile_inputs.corpus import CORPUS, Case, World, hostile
 from hostile_inputs.odd_images import jpeg
 

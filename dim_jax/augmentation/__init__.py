@@ -1,0 +1,1 @@
+"""Augmentation of histology images and of what a discriminator sees."""

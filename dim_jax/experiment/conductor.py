@@ -1,0 +1,170 @@
+"""The DIM experiment, from images to one report: prepare, GANs, pools, selections, classifiers, statistics."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dim_jax.cli.command_line import say
+from dim_jax.cli.progress import Progress
+from dim_jax.data.dataset import REPORT_FILE
+from dim_jax.data.image_files import safe_name
+from dim_jax.experiment import arms as arms_of
+from dim_jax.experiment import plan, stages, verdict
+from dim_jax.experiment.arms import Arm, Config
+from dim_jax.experiment.plan import Run, Site
+from dim_jax.reporting import experiment_page
+from dim_jax.runs import configuration, files, workdir
+from dim_jax.trainers import classifier, gan
+from dim_jax.training import parallel
+
+# An experiment may be extended, and asked more: every run checks its own configuration.
+MAY_DIFFER = ("folds", "seeds", "only", "arms", "questions", "order", "not_run", "resamples", "generators")
+
+# Scores that pooled confusion matrices tell, so that cases can be resampled and exchanged.
+METRICS = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) -> None:
+    """Carries out the experiment in the folder `run`, going on where an earlier call stopped.
+
+    Args:
+      config: as configs/experiment.py makes it.
+      run: folder of the experiment.
+      dry_run: print the plan, and write nothing.
+      profile: must be 0: an experiment is many runs.
+
+    Raises:
+      FileNotFoundError, ValueError: the configuration or the data make no sense.
+    """
+    if profile:
+        raise ValueError(f"--profile={profile} is for one run; give it with the --workdir of a run of the experiment")
+    if not parallel.is_only_host():
+        raise ValueError(
+            "an experiment runs on one host; divide it with --config.folds or --config.seeds among hosts that each "
+            "have a --workdir of their own, then copy their predictions/ into one and run it there"
+        )
+    configuration.check(config)
+    arms = arms_of.read_arms(config)
+    questions = arms_of.read_questions(config, arms)
+    names = arms_of.chosen_names(config, arms)
+    _check_options(config, arms)
+    workdir.check_config(run, config, MAY_DIFFER)
+    sources = _sources(config)
+    if dry_run:
+        from dim_jax.experiment import estimate
+
+        for name, source in sources.items():
+            say(estimate.describe(source, name, config, arms, names))
+        return
+    with workdir.claim(run):
+        sites = [stages.open_site(source, name, run / name, config) for name, source in sources.items()]
+        if not (run / workdir.ENVIRONMENT).is_file():
+            import jax
+
+            workdir.write_start(run, config, [str(device) for device in jax.devices()])
+        files.write_json(run / workdir.CONFIG, config)
+        with workdir.logging_to(run):
+            diverged = _carry_out([stages.Experiment(config, site, arms) for site in sites], names)
+            found = []
+            for site in sites:
+                experiment = stages.Experiment(config, site, arms)
+                found.append(
+                    verdict.judge(experiment, questions, _folds(config), config["seeds"], _near_duplicates(site))
+                    | {"runs": _runs(experiment, names)}
+                )
+            experiment_page.write_results(run, found, diverged)
+            for entry in found:
+                say(f"{entry['name']}:")
+                for answer in entry["answers"]:
+                    say(f"  {answer['sentence']}")
+            from dim_jax import report
+
+            say(f"report: {report.write([run])}")
+
+
+def _carry_out(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:
+    """Trains what is not finished, and returns the runs that diverged."""
+    diverged = []
+    planned = [
+        (experiment, each)
+        for experiment in experiments
+        for each in plan.runs(experiment.arms, names, _folds(experiment.config), experiment.config["seeds"])
+    ]
+    waiting = [(experiment, each) for experiment, each in planned if experiment.archived(each) is None]
+    log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
+    progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h")
+    try:
+        for number, (experiment, each) in enumerate(waiting, start=1):
+            try:
+                # An image list may have needed it meanwhile.
+                if experiment.archived(each) is None:
+                    experiment.train(each)
+            except FloatingPointError as error:
+                log.error("%s diverged: %s", each, error)
+                diverged.append(f"{experiment.site.name}, {each}: {error}")
+            progress.update(len(planned) - len(waiting) + number, f"done: {each}")
+    finally:
+        progress.close()
+    return diverged
+
+
+def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What the report says of every run: whether it is finished, and the commands that make it again."""
+    config, entries = experiment.config, []
+    for run in plan.runs(experiment.arms, names, _folds(config), config["seeds"]):
+        found = experiment.archived(run)
+        entries.append({
+            "fold": run.fold,
+            "seed": run.seed,
+            "arm": run.arm.name,
+            "finished": found is not None,
+            "checkpoint_step": found.facts["checkpoint_step"] if found else None,
+            "commands": experiment.commands(run),
+        })  # fmt: skip
+    return entries
+
+
+def _folds(config: Config) -> list[int]:
+    return list(config["folds"]) or list(range(config["data"]["folds"]))
+
+
+def _near_duplicates(site: Site) -> list[list[str]]:
+    path = site.data / REPORT_FILE
+    found = files.read_json(path).get("duplicates", {}) if path.is_file() else {}
+    return [*found.get("exact", []), *found.get("near", [])]
+
+
+def _sources(config: Config) -> dict[str, str]:
+    """Returns the sources of images by the name of their folder."""
+    found: dict[str, str] = {}
+    for source in [config["data"]["path"], *config["data"]["more"]]:
+        if not source:
+            raise ValueError("config.data.path is empty; give a folder of class folders, tfds:NAME, or phantom")
+        name = safe_name(Path(source.rstrip("/").removeprefix("tfds:")).name)
+        number = 2
+        while name in found:
+            name, number = f"{name.rsplit('_', 1)[0] if number > 2 else name}_{number}", number + 1
+        found[name] = source
+    return found
+
+
+def _check_options(config: Config, arms: Mapping[str, Arm]) -> None:
+    """Raises ValueError for options that can be judged without the data."""
+    data = config["data"]
+    if config["metric"] not in METRICS:
+        raise ValueError(f"config.metric={config['metric']!r} is not compared here; use one of {', '.join(METRICS)}")
+    nowhere = Site("", Path(), Path())
+    for arm in arms.values():
+        for candidate in arm.candidates():
+            classifier.check_options(plan.classifier_config(config, Run(candidate, 0, 0), nowhere))
+    for name in {arm.generator for arm in arms.values() if arm.generator}:
+        for each in plan.gan_configs(config, name, 0, nowhere, ["any"]).values():
+            gan.check_options(each)
+    for fold in config["folds"]:
+        if not 0 <= fold < data["folds"]:
+            raise ValueError(f"config.folds names fold {fold}; there are folds 0 to {data['folds'] - 1}")
+    if not config["seeds"] or len(set(config["seeds"])) != len(config["seeds"]) or min(config["seeds"]) < 0:
+        raise ValueError(f"config.seeds={config['seeds']} must be different integers of at least 0, at least one")

@@ -1,0 +1,1 @@
+"""Generated images: drawing them, pools, metrics and selection."""

@@ -1,0 +1,1 @@
+"""Convolutions and resampling in the form that each platform runs fastest."""

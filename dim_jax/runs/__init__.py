@@ -1,0 +1,1 @@
+"""Run directories: their configuration, files and locks."""

@@ -1,0 +1,115 @@
+"""What a line of metrics says beside the losses: times of steps, waiting for data, memory. And traces of dispatches."""
+
+import contextlib
+import logging
+import os
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dim_jax.training import parallel
+
+PROFILE = "profile"
+WINDOW = 100
+PERCENTILES = (50, 90, 99)
+WARM_UP = 2
+
+log = logging.getLogger(__name__)
+
+
+class Clock:
+    """Times dispatches; the first one holds the compilation and is told as None."""
+
+    def __init__(self, steps_per_dispatch: int, images_per_step: int) -> None:
+        self._steps, self._images_per_step = steps_per_dispatch, images_per_step
+        self._is_first = True
+        self._seconds = self._waited = 0.0
+        self._window: deque[float] = deque(maxlen=WINDOW)
+
+    def start(self) -> None:
+        self._started, self._waited = time.perf_counter(), 0.0
+
+    def fetch(self, stream: Iterator[Any], output: jax.Array) -> Any:
+        """Takes the next batches; counts the time as waiting if the devices were done before the data."""
+        started = time.perf_counter()
+        batches = next(stream)
+        if output.is_ready():
+            self._waited = time.perf_counter() - started
+        return batches
+
+    def stop(self) -> None:
+        self._seconds = time.perf_counter() - self._started
+
+    def line(self) -> dict[str, float | None]:
+        """Returns the times of the last dispatch, and percentiles of `seconds_per_step` over the last 100 of them."""
+        percentiles = [f"seconds_per_step_p{each}" for each in PERCENTILES]
+        if self._is_first:
+            self._is_first = False
+            log.info("first dispatch: %.1f s, compilation included", self._seconds)
+            names = ("seconds_per_step", "images_per_second", "data_wait_share", *percentiles)
+            return {"seconds": self._seconds} | dict.fromkeys(names)
+        self._window.append(self._seconds / self._steps)
+        return {
+            "seconds": self._seconds,
+            "seconds_per_step": self._seconds / self._steps,
+            "images_per_second": self._steps * self._images_per_step / self._seconds,
+            "data_wait_share": self._waited / self._seconds,
+            **dict(zip(percentiles, np.percentile(self._window, PERCENTILES).tolist(), strict=True)),
+        }
+
+
+def memory() -> dict[str, int]:
+    """Returns the bytes that this process holds in the machine's memory and, where a device tells, in the first one's.
+
+    `host_bytes` is what is held now; where the system does not tell that, the most that was held so far.
+    """
+    return {"host_bytes": _resident_bytes()} | {
+        f"device_{name}": value for name, value in parallel.device_memory().items()
+    }
+
+
+def _resident_bytes() -> int:
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+class Trace:
+    """Traces some dispatches after the warm-up, for TensorBoard's profile page and for Perfetto."""
+
+    def __init__(self, workdir: Path, dispatches: int) -> None:
+        """Args:
+        workdir: run directory; the trace is written to profile/ in it.
+        dispatches: how many to trace; 0 for none.
+        """
+        self._folder, self._dispatches, self._count = workdir / PROFILE, dispatches, 0
+        self._is_open = False
+
+    def before_dispatch(self) -> None:
+        """Starts or ends the trace when it is time."""
+        if self._dispatches and self._count == WARM_UP:
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._is_open = True
+        if self._count == WARM_UP + self._dispatches:
+            self.close()
+        self._count += 1
+
+    def close(self) -> None:
+        """Writes the trace if one is open, and says where it is."""
+        if self._is_open:
+            self._is_open = False
+            jax.profiler.stop_trace()
+            log.info(
+                "trace of %d dispatches in %s: tensorboard --logdir=%s, or open its perfetto_trace.json.gz at "
+                "ui.perfetto.dev", self._count - WARM_UP, self._folder, self._folder
+            )  # fmt: skip
+        elif self._dispatches and self._count <= WARM_UP:
+            log.warning("no trace: it begins after %d dispatches, and %d were left", WARM_UP, self._count)

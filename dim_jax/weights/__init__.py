@@ -1,0 +1,1 @@
+"""Files of weights, read and written without running anything in them, and the published names of tensors."""

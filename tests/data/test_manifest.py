@@ -1,0 +1,159 @@
+"""The manifest, its CSV form and the list of generated images."""
+
+import csv
+import io
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dim_jax.data import manifest as manifests
+from dim_jax.data import sources
+from dim_jax.data.manifest import Manifest, Row
+from dim_jax.runs import files
+
+ROWS = (Row("a/1.png", "a", "case 1", "00", 4, 5), Row("b/ü 2.png", "b", "", "11", 6, 7))
+
+
+def images_in(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"pixels")
+
+
+def test_a_manifest_survives_saving(tmp_path):
+    manifest = Manifest(tmp_path / "elsewhere", ("b", "a"), ROWS)
+    manifests.save(manifest, tmp_path / "data")
+    loaded = manifests.load(tmp_path / "data")
+    assert loaded == manifest and loaded.fingerprint == manifest.fingerprint
+    assert loaded.labels.tolist() == [1, 0] and loaded.labels.dtype == np.int32
+    assert loaded.file(1) == tmp_path / "elsewhere" / "b" / "ü 2.png"
+
+
+def test_data_with_its_images_inside_can_be_moved(tmp_path):
+    data = tmp_path / "data"
+    images_in(data / "images", "a/1.png")
+    images_in(data / "converted", "b/2.tif.png")
+    rows = (ROWS[0], replace(ROWS[1], path="b/2.tif.png", converted=True))
+    manifests.save(Manifest(data / "images", ("a", "b"), rows, data / "converted"), data)
+    shutil.move(data, tmp_path / "moved")
+    loaded = manifests.load(tmp_path / "moved")
+    assert manifests.missing_files(loaded) == []
+    (tmp_path / "moved" / "images" / "a" / "1.png").unlink()
+    assert manifests.missing_files(loaded) == [tmp_path / "moved" / "images" / "a" / "1.png"]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda content: content.update(version=9), "version 9"),
+    (lambda content: content.pop("classes"), "lacks classes"),
+    (lambda content: content.update(classes=["a", "a"]), "different names"),
+    (lambda content: content.update(rows=[]), "'rows'"),
+    (lambda content: content.update(root=3), "'root'"),
+    (lambda content: content["rows"][1].pop("sha256"), "row 1 lacks 'sha256'"),
+    (lambda content: content["rows"][1].update(width="6"), "row 1: 'width' must be int"),
+    (lambda content: content["rows"][1].update(label="c"), "row 1: unknown label 'c'"),
+    (lambda content: content["rows"][1].update(path="../x.png"), "row 1: path '../x.png' leaves"),
+    (lambda content: content["rows"][0].update(path="/etc/x.png"), "row 0: path '/etc/x.png' leaves"),
+    (lambda content: content["rows"][1].update(path="a/1.png"), "row 1: 'a/1.png' is listed twice"),
+    (lambda content: content["rows"][1].update(converted=True), "converted_root"),
+])  # fmt: skip
+def test_a_broken_manifest_is_one_line_that_says_where(tmp_path, change, message):
+    path = manifests.save(Manifest(tmp_path, ("a", "b"), ROWS), tmp_path)
+    content = files.read_json(path)
+    change(content)
+    files.write_json(path, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        manifests.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_manifest_says_how_to_make_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"dim_jax\.prepare"):
+        manifests.load(tmp_path)
+
+
+def test_generated_images_are_found_beside_their_list(tmp_path):
+    for name in ("pool/b/seed1.png", "selected/a/seed2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    entries = [{"path": "../pool/b/seed1.png", "label": "b", "score": 1}, {"path": "a/seed2.png", "label": "a"}]
+    path = files.write_json(tmp_path / "selected" / "selected.json", {"images": entries})
+    expected = [(tmp_path / "pool/b/seed1.png", 1), (tmp_path / "selected/a/seed2.png", 0)]
+    assert manifests.load_generated(path, ("a", "b")) == expected
+    with pytest.raises(ValueError, match="image 0: unknown label 'b'"):
+        manifests.load_generated(path, ("a", "c"))
+    (tmp_path / "selected" / "a" / "seed2.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"image 1: .*seed2\.png"):
+        manifests.load_generated(path, ("a", "b"))
+    files.write_json(path, {"images": ["a/seed2.png"]})
+    with pytest.raises(ValueError, match="must hold"):
+        manifests.load_generated(path, ("a", "b"))
+
+
+letters = st.characters(codec="utf-8", exclude_characters="/\\", exclude_categories=["Cc", "Zs", "Zl", "Zp"])
+names = st.text(letters, min_size=1, max_size=12).filter(lambda name: name not in (".", "..") and name == name.strip())
+
+
+@settings(max_examples=30)
+@given(st.dictionaries(names, st.tuples(names, st.one_of(st.just(""), names)), min_size=1, max_size=5), st.booleans())
+def test_any_csv_of_existing_images_is_read_back(content, byte_order_mark):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "set with ü"
+        images_in(folder, *(f"i/{path}" for path in content))
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(["group", "path", "label", "stain"])
+        writer.writerows([group, f"i/{path}", label, "HE"] for path, (label, group) in content.items())
+        encoding = "utf-8-sig" if byte_order_mark else "utf-8"
+        (folder / "manifest.csv").write_bytes(table.getvalue().encode(encoding))
+        root, listed, has_split = sources.read_csv(folder / "manifest.csv")
+        assert root == folder and not has_split
+        assert {item.path[2:]: (item.label, item.group) for item in listed} == content
+        assert [item.path for item in listed] == sorted(item.path for item in listed)
+
+
+def test_csv_paths_are_relative_to_the_source_or_else_to_the_csv(tmp_path):
+    images_in(tmp_path, "pictures/a/1.png", "tables/b/2.png")
+    table = tmp_path / "tables" / "manifest.csv"
+    table.write_text("path,label,split\na/1.png,a,Validation\n")
+    root, listed, has_split = sources.read_csv(table, tmp_path / "pictures")
+    assert root == tmp_path / "pictures" and has_split and listed[0].split == "val"
+    table.write_text("path,label\nb/2.png,b\n")
+    assert sources.read_csv(table, tmp_path / "pictures")[0] == tmp_path / "tables"
+    table.write_text(f"path,label\n{tmp_path}/pictures/a/1.png,a\n")
+    assert sources.read_csv(table, tmp_path / "pictures")[1][0].path == "a/1.png"
+
+
+@pytest.mark.parametrize("text, error, message", [
+    ("file,class\na.png,a\n", ValueError, "lacks the columns path, label; found file, class"),
+    ("path,group\na.png,a\n", ValueError, "lacks the column label"),
+    ("", ValueError, "found none"),
+    ("path,label\n", ValueError, "lists no images"),
+    ("path,label\na.png,a\n./a.png,b\n", ValueError, "line 3: 'a.png' is already listed in line 2"),
+    ("path,label\na.png,a\nz.png,b\n", FileNotFoundError, "line 3: .*z.png does not exist"),
+    ("path,label\n../a.png,a\n", ValueError, "line 2: path '../a.png' leads outside"),
+    ("path,label\n/etc/passwd,a\n", ValueError, "line 2: path '/etc/passwd' leads outside"),
+    ("path,label\na.png,\n", ValueError, "line 2: the label is empty"),
+    ("path,label\n,a\n", ValueError, "line 2: the path is empty"),
+    ("path,label,split\na.png,a,later\n", ValueError, "line 2: unknown split 'later'"),
+    ("path,label\na.png,a,b,c\n", ValueError, "line 2: more cells"),
+    ("path,label\na.png\n", ValueError, "line 2: the label is empty"),
+])  # fmt: skip
+def test_a_broken_csv_is_one_line_that_says_where(tmp_path, text, error, message):
+    images_in(tmp_path, "a.png")
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(error, match=message) as caught:
+        sources.read_csv(tmp_path / "manifest.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_csv_in_another_encoding_says_so(tmp_path):
+    (tmp_path / "manifest.csv").write_bytes("path,label\nä.png,a\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="UTF-8"):
+        sources.read_csv(tmp_path / "manifest.csv")

@@ -1,0 +1,124 @@
+"""The arms and runs of an experiment, as its configuration describes them."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from dim_jax.experiment import arms as arms_of
+from dim_jax.experiment import plan
+from dim_jax.losses import LOSSES
+from dim_jax.models import CLASSIFIERS
+from dim_jax.runs import files
+
+PATH = Path(__file__).parents[2] / "configs" / "experiment.py"
+VARIANTS = ("", "small", "linear", "paper", "sensitivity", "demo", "test", "small,paper")
+
+
+def configuration(variant=""):
+    spec = importlib.util.spec_from_file_location("experiment", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return files.to_json(module.get_config(variant).to_dict())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_has_sound_arms_questions_and_an_answer_to_find(variant):
+    config = configuration(variant)
+    arms = arms_of.read_arms(config)
+    questions = arms_of.read_questions(config, arms)
+    trained = arms_of.chosen_names(config, arms)
+    asked = [config["primary"]] if config["primary"] else list(questions)
+    assert {arm for name in asked for arm in (questions[name].arm, questions[name].than)} <= set(trained)
+    for arm in arms.values():
+        for candidate in arm.candidates():
+            settings = dict(candidate.settings)
+            assert settings["loss.name"] in LOSSES
+            assert settings.get("model.name", config["classifier"]["model"]["name"]) in CLASSIFIERS
+
+
+def test_the_linear_variant_has_every_loss_and_the_paper_variant_every_model():
+    named = {dict(arm.settings)["loss.name"] for arm in arms_of.read_arms(configuration("linear")).values()}
+    assert named == set(LOSSES)
+    models = {dict(arm.settings)["model.name"] for arm in arms_of.read_arms(configuration("paper")).values()}
+    assert models == set(CLASSIFIERS) - {"linear"}
+
+
+def test_an_arm_with_values_to_choose_from_becomes_one_candidate_each():
+    arm = arms_of.Arm("fafl", "FAFL", (("loss.m", 4.0),), tuned="set.loss.m", values=(1.0, 16.0))
+    first, second = arm.candidates()
+    assert (first.name, second.name) == ("fafl_1_0", "fafl_16_0")
+    assert dict(second.settings)["loss.m"] == 16.0 and not second.tuned
+    counts = arms_of.Arm("more", "more", added="gcgan", tuned="count", values=(15, 30)).candidates()
+    assert [each.count for each in counts] == [15, 30]
+
+
+def test_candidates_that_differ_after_training_alone_share_one_run():
+    arms = {
+        "ce": arms_of.Arm("ce", "CE", (("loss.name", "cross_entropy"),)),
+        "adjusted": arms_of.Arm(
+            "adjusted", "CE", (("loss.name", "cross_entropy"),), tuned="tau", values=(0.5, 1.0)
+        ),
+        "other": arms_of.Arm("other", "more", (("loss.name", "cross_entropy"),), added="gcgan", count=15),
+    }  # fmt: skip
+    runs = plan.runs(arms, list(arms), folds=(0, 1), seeds=(0, 1, 2))
+    assert len(runs) == 2 * 3 * 2  # two trainings per fold and seed
+    assert {run.arm.name for run in runs} == {"ce", "other"}
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)  # the first seed is complete first
+
+
+def test_settings_reach_the_classifiers_configuration_and_no_other_field():
+    config = configuration()
+    site = plan.Site("x", Path("runs/x"), Path("DATA"))
+    arm = arms_of.read_arms(config)["dim"]
+    own = plan.classifier_config(config, plan.Run(arm, 2, 7), site, 30)
+    assert own["loss"]["name"] == "fafl" and own["seed"] == 7
+    assert own["data"]["fold"] == 2 and own["data"]["generated_count"] == 30
+    assert own["data"]["generated"].endswith("fold2/gcgan/selected/selected.json")
+    assert config["classifier"]["seed"] == 0  # the original is untouched
+    assert own["model"] == config["classifier"]["model"]
+
+
+def test_generators_differ_in_what_they_set_and_share_the_rest():
+    config, site = configuration(), plan.Site("x", Path("runs/x"), Path("DATA"))
+    gcgan, fastgan = (plan.gan_configs(config, name, 0, site, ["a"])["a"] for name in ("gcgan", "fastgan"))
+    assert gcgan["model"]["gate"] == "gc" and fastgan["model"]["gate"] == "sle"
+    assert gcgan["train"] == fastgan["train"]
+    alone = plan.gan_configs(config, "gcgan", 0, site, ["a", "b"])
+    assert {name: each["gan"]["label"] for name, each in alone.items()} == {"a": "a", "b": "b"}
+    config["gan"]["gan"]["conditional"] = True
+    assert list(plan.gan_configs(config, "gcgan", 0, site, ["a", "b"])) == [""]  # one draws all
+
+
+def set_field(config, name, value):
+    *path, last = name.split(".")
+    for part in path:
+        config = config[part]
+    config[last] = value
+
+
+@pytest.mark.parametrize("name, value, message", [
+    ("arms", {}, "config.arms is empty"),
+    ("arms.dim.set.loss", {"nam": "fafl"}, "'loss.nam' is not a field"),
+    ("arms.dim.added", "gan", "config.arms.dim.added='gan' is unknown; choose one of copies, fastgan"),
+    ("arms.dim.count", 0, "do not go together"),
+    ("arms.dim.count", -2, "do not go together"),
+    ("arms.fafl.count", 3, "do not go together"),
+    ("arms.unselected_30.count", -1, "only selected images and copies balance the classes"),
+    ("arms.unselected_30.tune", {"field": "count", "values": [15, -1]}, "only selected images and copies balance"),
+    ("arms.fafl.tau", -1.0, "tau=-1.0 must be at least 0"),
+    ("arms.fafl.tune", {"field": "set.loss.m", "values": [1.0]}, "give at least two values"),
+    ("arms.fafl.tune", {"field": "set.loss.q", "values": [1.0, 2.0]}, "'loss.q' is not a field"),
+    ("pool.judge", "dim", "must be an arm that adds no images"),
+    ("questions.dim.than", "ce", "config.questions.dim.than='ce' is not an arm"),
+    ("primary", "all", "config.primary='all' is not one of the questions"),
+    ("only", "cross_entropy,all", "config.only names 'all'"),
+])  # fmt: skip
+def test_a_configuration_that_makes_no_sense_is_refused_with_the_field(name, value, message):
+    config = configuration()
+    set_field(config, name, value)
+    with pytest.raises(ValueError) as caught:
+        arms = arms_of.read_arms(config)
+        arms_of.read_questions(config, arms)
+        arms_of.chosen_names(config, arms)
+    assert message in str(caught.value)

@@ -1,0 +1,238 @@
+"""What an experiment concludes from predictions: choices on validation, pooled test images, sentences."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile_inputs import EVIL, assert_harmless, renamed
+
+from dim_jax.data import splits
+from dim_jax.evaluation import metrics
+from dim_jax.experiment import archive, arms, plan, stages, verdict
+from dim_jax.prepare import prepare
+from dim_jax.reporting import experiment_page
+from dim_jax.runs import files
+
+FOLDS, SEEDS = (0, 1, 2), (0, 1)
+ARMS = {
+    "ce": arms.Arm("ce", "CE", (("loss.name", "cross_entropy"),)),
+    "tuned": arms.Arm("tuned", "FAFL", (("loss.name", "fafl"),), tuned="set.loss.m", values=(1.0, 4.0)),
+    "adjusted": arms.Arm("adjusted", "CE, adjusted", (("loss.name", "cross_entropy"),), tau=1.0),
+    "waiting": arms.Arm("waiting", "not trained", (("loss.name", "focal"),)),
+}
+QUESTIONS = {
+    "tuned": arms.Question("tuned", "Does FAFL help?", "FAFL", "tuned", "ce"),
+    "adjusted": arms.Question("adjusted", "Does adjusting help?", "Adjusting", "adjusted", "ce"),
+    "waiting": arms.Question("waiting", "And this?", "This", "waiting", "ce"),
+}
+CONFIG = {
+    "seed": 0, "metric": "macro_f1", "resamples": 300, "primary": "tuned", "minority_share": 0.6, "not_run": {},
+    "generators": {"gcgan": {}}, "data": {"folds": 3},
+    "classifier": {
+        "seed": 0, "loss": {"name": "", "m": 0.0}, "train": {"report": True},
+        "data": {"path": "", "fold": 0, "generated": "", "generated_count": -1},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare(
+        "phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=16, scale=0.15, split="kfold", folds=3
+    )
+
+
+def archived(experiment, run, quality):
+    """Writes the predictions of a run whose logits favour the truth by `quality` on validation and on test images."""
+    dataset = experiment.dataset(run.fold)
+    folder = run.folder(experiment.site)
+    for number, split in enumerate(archive.SPLITS):
+        rows = dataset.rows(split)[::-1]  # in no particular order
+        rng = np.random.default_rng([run.fold, run.seed, number])
+        logits = rng.normal(size=(len(rows), len(dataset.classes)))
+        logits[np.arange(len(rows)), dataset.labels[rows]] += quality[split]
+        files.write_json(folder / "eval" / split / "metrics.json", {"checkpoint_step": 8})
+        np.savez(folder / "eval" / split / "predictions.npz", index=rows, logits=logits.astype(np.float32))
+    config = plan.classifier_config(experiment.config, run, experiment.site)
+    archive.write(run.archive(experiment.site), folder, config, run.arm.count, dataset)
+
+
+@pytest.fixture
+def experiment(data, tmp_path):
+    """Two seeds and three folds of CE and of both candidates of FAFL, the second of which is better."""
+    found = stages.Experiment(CONFIG, plan.Site("set", tmp_path / "set", data), ARMS)
+    quality = {
+        "ce": {"val": 1.0, "test": 1.0},
+        "tuned_1_0": {"val": 1.0, "test": 9.0},  # best where it must not be looked at
+        "tuned_4_0": {"val": 3.0, "test": 3.0},
+    }
+    for run in plan.runs(ARMS, ["ce", "tuned", "adjusted"], FOLDS, SEEDS):
+        archived(found, run, quality[run.arm.name])
+    return found
+
+
+def test_every_test_image_is_judged_once_and_the_better_arm_is_found(experiment):
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
+    assert found["num_images"] == len(experiment.dataset(0))
+    entries = {entry["name"]: entry for entry in found["arms"]}
+    assert entries["tuned"]["chosen"] == [4.0, 4.0, 4.0]
+    assert np.sum(entries["ce"]["confusion_matrix"]) == pytest.approx(found["num_images"])
+    first, second = found["answers"]
+    assert first["is_primary"] and not second["is_primary"]
+    assert "FAFL changed Macro F1 by +" in first["sentence"] and first["sentence"].endswith("shown to help.")
+    assert found["missing"] == ["not trained"] and found["unanswered"] == ["And this?"]
+
+
+def test_pooled_scores_are_those_of_the_concatenated_predictions(experiment):
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
+    pooled = verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, SEEDS, "macro_f1")
+    dataset = experiment.dataset(0)
+    np.testing.assert_array_equal(pooled.rows, np.arange(len(dataset)))
+    expected = [
+        metrics.classification_metrics(dataset.labels, logits, dataset.classes)["macro_f1"] for logits in pooled.logits
+    ]
+    assert found["arms"][0]["scores"]["macro_f1"]["value"] == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_permuting_test_labels_changes_no_decision(experiment, monkeypatch):
+    """In each fold, whatever the labels of its test images are, the same candidate is chosen."""
+    training = plan.trained_as(ARMS)
+    for fold in FOLDS:
+        dataset = experiment.dataset(fold)
+        found = {
+            each.name: [experiment.archived(plan.Run(training[each.name], fold, seed)) for seed in SEEDS]
+            for each in ARMS["tuned"].candidates()
+        }
+        chosen = verdict.choose(ARMS["tuned"], found, dataset, "macro_f1")
+        assert chosen.values == () and chosen.name == "tuned_4_0"
+        test, rng = dataset.rows("test"), np.random.default_rng(fold)
+        labels = dataset.labels.copy()
+        labels[test] = rng.permutation(labels[test])
+        assert (labels != dataset.labels).any()
+        rows = [
+            dataclasses.replace(row, label=dataset.classes[label])
+            for row, label in zip(dataset.manifest.rows, labels, strict=True)
+        ]
+        permuted = dataclasses.replace(dataset, manifest=dataclasses.replace(dataset.manifest, rows=tuple(rows)))
+        assert verdict.choose(ARMS["tuned"], found, permuted, "macro_f1") == chosen
+        # And it does look at what it may look at.
+        val = dataset.rows("val")
+        labels = dataset.labels.copy()
+        labels[val] = (labels[val] + 1) % len(dataset.classes)
+        rows = [
+            dataclasses.replace(row, label=dataset.classes[label])
+            for row, label in zip(dataset.manifest.rows, labels, strict=True)
+        ]
+        moved = dataclasses.replace(dataset, manifest=dataclasses.replace(dataset.manifest, rows=tuple(rows)))
+        assert verdict.choose(ARMS["tuned"], found, moved, "macro_f1") != chosen
+
+
+def test_adjusting_afterwards_is_the_same_training_with_the_prior_taken_out(experiment):
+    plain = verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, SEEDS, "macro_f1")
+    moved = verdict.out_of_fold(experiment, ARMS["adjusted"], FOLDS, SEEDS, "macro_f1")
+    dataset = experiment.dataset(0)
+    counts = np.bincount(dataset.labels[dataset.rows("train")], minlength=len(dataset.classes))
+    test = np.isin(plain.rows, dataset.rows("test"))
+    np.testing.assert_allclose(
+        (plain.logits - moved.logits)[:, test],
+        np.broadcast_to(np.log(counts / counts.sum()), (2, test.sum(), len(counts))),
+        atol=1e-5,
+    )
+
+
+def test_a_seed_counts_only_when_all_folds_have_it(experiment):
+    run = plan.Run(plan.trained_as(ARMS)["ce"], 2, 1)
+    run.archive(experiment.site).unlink()
+    assert verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, SEEDS, "macro_f1").seeds == (0,)
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
+    assert next(answer for answer in found["answers"] if answer["name"] == "tuned")["seeds"] == [0]
+    assert verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, (1,), "macro_f1") is None
+
+
+def test_predictions_that_do_not_belong_here_are_refused(experiment, data):
+    run = plan.Run(ARMS["ce"], 0, 0)
+    path, config = run.archive(experiment.site), plan.classifier_config(CONFIG, run, experiment.site)
+    dataset = experiment.dataset(0)
+    assert archive.read(path, config, 0, dataset) is not None
+    with pytest.raises(ValueError, match="of another configuration"):
+        archive.read(path, config | {"seed": 5}, 0, dataset)
+    with pytest.raises(ValueError, match="on another split"):
+        archive.read(path, config, 0, experiment.dataset(1))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="is broken"):
+        archive.read(path, config, 0, dataset)
+
+
+def test_where_the_data_lie_is_no_part_of_what_a_run_is(experiment, tmp_path):
+    run = plan.Run(ARMS["ce"], 0, 0)
+    config = plan.classifier_config(CONFIG, run, experiment.site)
+    elsewhere = plan.classifier_config(CONFIG, run, plan.Site("set", tmp_path / "other", Path("elsewhere")))
+    assert config["data"]["path"] != elsewhere["data"]["path"]
+    assert archive.fingerprint(config, 0) == archive.fingerprint(elsewhere, 0) != archive.fingerprint(config, 30)
+
+
+def test_near_duplicates_of_different_cases_become_one_case(data):
+    dataset = stages.Experiment(CONFIG, plan.Site("set", data.parent, data), ARMS).dataset(0)
+    groups = [row.group for row in dataset.manifest.rows]
+    other = next(number for number, group in enumerate(groups) if group != groups[0])
+    alone = verdict.cases_of(dataset, [])
+    np.testing.assert_array_equal(alone, splits.units_of(groups, np.zeros((0, 2), np.int64)))
+    joined = verdict.cases_of(dataset, [[dataset.manifest.rows[0].path, dataset.manifest.rows[other].path]])
+    assert joined[0] == joined[other] and len(np.unique(joined)) == len(np.unique(alone)) - 1
+
+
+@pytest.mark.parametrize("metrics_of_pool", [
+    {"refused": "too few images"},
+    {"metrics": {
+        "kernel_distance": {"value": 0.4, "same_size": None}, "precision": {"value": 0.5}, "recall": {"value": 0.1},
+    }},
+])  # fmt: skip
+def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experiment, tmp_path, metrics_of_pool):
+    entry = {
+        "fold": 0, "list": "list.json", "class": "normal", "generated": 24, "kept": 1, "reject_rate": 23 / 24,
+        "rejected": {"copy_of_training_image": 0, "wrong_class": 23}, "metrics": {"pool": metrics_of_pool},
+    }  # fmt: skip
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {"gcgan": [entry]}}
+    experiment_page.write_results(tmp_path, [found], [])
+    page, _, names = experiment_page.render(tmp_path)
+    assert names == ["set"] and "Images of gcgan" in page and "96%" in page
+
+
+def test_results_without_the_commands_of_their_runs_are_shown_all_the_same(experiment, tmp_path):
+    """Commands name folders of one machine: shared results leave them out, as those under docs/results do."""
+    run = {"fold": 0, "seed": 0, "arm": "fafl", "finished": True, "checkpoint_step": 8}
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [run]}
+    experiment_page.write_results(tmp_path, [found], [])
+    assert "1 of 1 are finished" in experiment_page.render(tmp_path)[0]
+
+
+def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
+    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {}}
+    words = ("normal", "polyp", "FAFL", "adjusted", "help")
+    names = dict(zip(words, EVIL, strict=True))
+    found = renamed(files.to_json(found), names) | {"metric": found["metric"]}
+    experiment_page.write_results(tmp_path, [found], list(EVIL))
+    page, written, _ = experiment_page.render(tmp_path)
+    assert_harmless(page, is_page=True)
+    assert "&lt;script&gt;" in page and r"\x1b[2J" in page
+    for table in (table for group in written for table in group):
+        assert_harmless(table.text)
+        assert not any(
+            cell.startswith(("=", "+", "@")) for line in csv.reader(table.text.splitlines()) for cell in line
+        )
+
+
+@pytest.mark.parametrize("value, low, p_value, words", [
+    (0.012, -0.008, 0.3, "by +1.2 points, 95% interval -0.8 to +3.1, p = 0.3: not shown to help."),
+    (0.012, 0.002, 0.01, "by +1.2 points, 95% interval +0.2 to +3.1, p = 0.01: shown to help."),
+    (-0.05, -0.09, 0.001, "by -5.0 points, 95% interval -9.0 to +3.1, p = 0.001: shown to harm."),
+])  # fmt: skip
+def test_a_sentence_says_what_was_found_and_no_more(value, low, p_value, words):
+    estimate = {"value": value, "low": low, "high": 0.031, "confidence": 0.95}
+    answer = {"refused": None, "differences": {"macro_f1": estimate}, "p_value": p_value, "is_primary": True}
+    answer["is_shown"] = p_value < 0.05
+    assert verdict.sentence(answer, "GCGAN images", "macro_f1") == f"GCGAN images changed Macro F1 {words}"
+    exploratory = verdict.sentence(answer | {"is_primary": False}, "GCGAN images", "macro_f1")
+    assert "Holm-corrected p" in exploratory

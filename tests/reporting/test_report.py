@@ -1,0 +1,524 @@
+"""The report page: complete, honest about what is missing, free of outside references, and safe with any name."""
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dim_jax import report
+from dim_jax.cli import command_line
+from dim_jax.data import manifest as manifests
+from dim_jax.data import splits
+from dim_jax.reporting import figures, thumbnails
+from dim_jax.runs import files
+
+CLASSES = ("normal", "polyp", "adenocarcinoma")
+COUNTS = (6, 15, 39)
+HOSTILE = ("<script>alert(1)</script>", "$x_{", 'a"onload="b\x00\x1b\u202e&amp;')
+
+
+def make_data(folder: Path, classes: tuple[str, ...] = CLASSES, seed: int = 0) -> manifests.Manifest:
+    """Writes a manifest, a split and small noise images: one tenth validation, three tenths test."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number, (name, count) in enumerate(zip(classes, COUNTS, strict=True)):
+        for at in range(count):
+            path = f"class{number}/{at:03}.png"
+            (folder / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (12, 12, 3), np.uint8)).save(folder / "images" / path)
+            rows.append(manifests.Row(path, name, f"case{number}-{at}", f"{seed}-{number}-{at}", 12, 12))
+    manifest = manifests.Manifest(folder / "images", classes, tuple(rows))
+    assignment = tuple(
+        "val" if at % 10 == 0 else "test" if at % 10 in (1, 2, 3) else "train" for at in range(len(rows))
+    )
+    fold = splits.Fold(assignment, (0.65, 0.48, 0.7), (0.17, 0.21, 0.14))
+    manifests.save(manifest, folder)
+    splits.save(splits.Split("group", 7, (fold,)), manifest, folder)
+    return manifest
+
+
+def make_run(
+    folder: Path,
+    classes: tuple[str, ...] = CLASSES,
+    evaluated: tuple[str, ...] = ("val", "test"),
+    loss: str = "fafl",
+    seed: int = 0,
+) -> Path:
+    """Fabricates the run directory of a classifier with random predictions."""
+    manifest = make_data(folder, classes)
+    rng = np.random.default_rng(seed)
+    config = {
+        "trainer": "classifier",
+        "seed": seed,
+        "data": {"path": "data", "image_size": 12, "fold": 0},
+        "model": {"name": "lrf_cnn", "widths": [4, 8]},
+        "loss": {"name": loss, "variant": "corrected"},
+        "train": {"num_epochs": 5, "best_metric": "macro_f1"},
+    }
+    files.write_json(folder / "config.json", config)
+    files.write_json(
+        folder / "environment.json",
+        {"started": "2025-01-02T03:04:05", "python": "3.11", "versions": {"jax": "0.10.2"}, "devices": ["cpu:0"]},
+    )
+    files.write_json(folder / "data_report.json", {"warnings": ["2 near-duplicate pairs."]})
+    lines = []
+    for step in range(10, 101, 10):
+        train = {"loss": 2 / step, "accuracy": step / 120, "learning_rate": 1e-3, "seconds_per_step": 0.5}
+        lines.append({"step": step, "epoch": step / 20, "split": "train", **train})
+        if step % 20 == 0:
+            score = float(rng.uniform(0.3, 0.8))
+            lines.append({"step": step, "epoch": step / 20, "split": "val", "loss": 3 / step, "macro_f1": score})
+    files.write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    split = splits.load(folder, manifest)
+    for name in evaluated:
+        evaluate(folder, name, split.rows(0, name), manifest, rng)
+    return folder
+
+
+def evaluate(
+    folder: Path, name: str, index: np.ndarray, manifest: manifests.Manifest, rng: np.random.Generator
+) -> None:
+    """Writes eval/<name>/ with random logits of the rows `index`; the last class has no AUROC."""
+    label, number = manifest.labels[index], len(manifest.classes)
+    logits = rng.normal(size=(len(index), number)).astype(np.float32) + 2 * np.eye(number, dtype=np.float32)[label]
+    confusion = np.zeros((number, number), int)
+    np.add.at(confusion, (label, logits.argmax(1)), 1)
+    per_class = [
+        {
+            "class": manifest.classes[at],
+            "support": int(confusion[at].sum()),
+            "predicted": int(confusion[:, at].sum()),
+            "precision": float(rng.random()),
+            "recall": float(confusion[at, at] / max(1, confusion[at].sum())),
+            "f1": float(rng.random()),
+            "auroc": None if at == number - 1 else float(rng.random()),
+        }
+        for at in range(number)
+    ]
+    scores = {key: float(rng.random()) for key in ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "macro_auroc")}
+    metrics = {
+        "split": name,
+        "checkpoint_step": 80,
+        "num_images": len(index),
+        "classes": list(manifest.classes),
+        **scores,
+        "g_mean": None,
+        "expected_calibration_error": 0.0625,
+        "loss": 0.5,
+        "confusion_matrix": confusion,
+        "per_class": per_class,
+        "absent_classes": [],
+        "reliability": [
+            {"lower": 0.0, "upper": 0.5, "count": 0, "confidence": None, "accuracy": None},
+            {"lower": 0.5, "upper": 1.0, "count": len(index), "confidence": 0.8, "accuracy": 0.7},
+        ],
+        "training_seconds_per_100_images": 1.875,
+        "test_seconds_per_image": 0.00625,
+    }
+    files.write_json(folder / "eval" / name / "metrics.json", metrics)
+    features = np.zeros((len(index), 2), np.float32)
+    np.savez(folder / "eval" / name / "predictions.npz", index=index, label=label, logits=logits, features=features)
+
+
+class Page(HTMLParser):
+    """The elements, texts and tables of a page; a table is the list of its rows of cell texts, by caption."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.tables: list[tuple[str, list[list[str]]]] = []
+        self._in: list[str] = []
+        self.feed(html)
+        self.close()
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self._in.append(tag)
+        if tag == "table":
+            self.tables.append(("", []))
+        elif tag == "tr":
+            self.tables[-1][1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._in and self._in.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._in:
+            return
+        self.texts.append(data)
+        if self.tables and ("td" in self._in or "th" in self._in):
+            self.tables[-1][1][-1][-1] += " ".join(data.split())
+        elif "caption" in self._in and "small" not in self._in:
+            self.tables[-1] = (self.tables[-1][0] + data.strip(), self.tables[-1][1])
+
+    def table(self, caption: str) -> list[list[str]]:
+        """Returns the first table with this caption."""
+        return next(rows for title, rows in self.tables if title == caption)
+
+    def attributes(self, name: str) -> list[str]:
+        """Returns all values of an attribute."""
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A tested run, a tested run with another loss and seed, and one that is not tested."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        make_run(folder / "a"),
+        make_run(folder / "b", loss="cross_entropy", seed=1),
+        make_run(folder / "c", evaluated=()),
+    ]
+
+
+@pytest.fixture(scope="module")
+def one(runs: list[Path]) -> str:
+    return report.render(runs[:1])
+
+
+@pytest.fixture(scope="module")
+def three(runs: list[Path]) -> str:
+    return report.render(runs)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("hostile")
+    runs = [
+        make_run(folder / "<img src=x onerror=y> $z^{", HOSTILE),
+        make_run(folder / "$q_{\x07\u202e", HOSTILE, seed=1),
+    ]
+    files.write_json(runs[0] / "data_report.json", {"warnings": ["<b onclick=x>\x1b[2J"]})
+    config = files.read_json(runs[0] / "config.json")
+    files.write_json(runs[0] / "config.json", config | {"</style><script>": "</script>\x00"})
+    return report.render(runs)
+
+
+def test_page_refers_to_nothing_outside_itself(one: str, three: str) -> None:
+    for html in (one, three):
+        page = Page(html)
+        tags = {tag for tag, _ in page.elements}
+        assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video"}
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+            assert all(value.startswith(("data:image/", "data:text/csv", "#")) for value in page.attributes(name)), name
+        assert not re.search(r"@import|url\((?!#)|https?://", html)
+
+
+def test_ids_are_unique_and_every_inner_reference_has_a_target(three: str) -> None:
+    page = Page(three)
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    referred = [value[1:] for value in page.attributes("href") if value.startswith("#")]
+    referred += re.findall(r"url\(#([^)]+)\)", three)
+    assert referred and set(referred) <= set(ids)
+
+
+def test_page_is_accessible(three: str) -> None:
+    page = Page(three)
+    assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
+    assert all(attributes.get("alt") for tag, attributes in page.elements if tag == "img")
+    drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert drawings
+    assert all(item.get("aria-label") if item.get("role") == "img" else item["aria-hidden"] for item in drawings)
+
+
+def test_hostile_names_come_out_literally(hostile: str) -> None:
+    page = Page(hostile)
+    assert not {"script", "b\x00"} & {tag for tag, _ in page.elements}
+    assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
+    for name in (
+        *map(command_line.printable, HOSTILE),
+        "<img src=x onerror=y> $z^{",
+        r"$q_{\x07\u202e",
+        r"<b onclick=x>\x1b[2J",
+    ):
+        assert name in page.text
+    assert page.table("Images per class and split")[1][0] == HOSTILE[0]
+
+
+def test_control_characters_never_reach_the_page(hostile: str) -> None:
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", hostile)
+    assert r"\x00\x1b\u202e" in hostile
+
+
+def test_labels_of_figures_are_text_and_no_formula() -> None:
+    label = "".join(HOSTILE) + " $\\frac{1}{2}$"
+    line = figures.Line(np.arange(3.0), np.arange(3.0))
+    svg = figures.curves([line], label, "f-", f'alt "{label}', {1.0: 0})
+    root = ElementTree.fromstring(svg)
+    assert command_line.printable(label) in [element.text for element in root.iter("text")]
+    assert root.get("aria-label") == command_line.printable(f'alt "{label}')
+    assert not list(root.iter("script"))
+
+
+def test_figures_take_their_colours_from_the_page(one: str) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", one, re.S)
+    assert drawings
+    assert not any(re.search(r"#[0-9a-f]{6}", drawing) for drawing in drawings)
+    used = set(re.findall(r"var\((--[\w-]+)\)", one))
+    assert all(f"{name}:" in one for name in used)
+
+
+def test_metrics_shown_equal_those_in_the_files(runs: list[Path], one: str) -> None:
+    page = Page(one)
+    rows = {row[0]: row[1:] for row in page.table("Summary metrics")}
+    assert rows["Metric"] == ["test", "validation"]
+    for at, split in enumerate(("test", "val")):
+        content = files.read_json(runs[0] / "eval" / split / "metrics.json")
+        for key, name in (("macro_f1", "Macro F1"), ("mcc", "MCC"), ("accuracy", "Accuracy"), ("loss", "Loss")):
+            assert rows[name][at] == f"{content[key]:.3f}"
+        assert rows["G-mean"][at] == "–"
+        words = "validation" if split == "val" else split
+        per_class = page.table(f"Results per class, {words} split")[1:]
+        assert [row[0] for row in per_class] == list(CLASSES)
+        for shown, row in zip(per_class, content["per_class"], strict=True):
+            numbers = [row[key] for key in ("precision", "recall", "f1", "auroc")]
+            assert shown[2:4] == [str(row["support"]), str(row["predicted"])]
+            assert shown[4:] == ["–" if value is None else f"{value:.3f}" for value in numbers]
+        confusion = page.table(f"Confusion matrix, {words} split")[1:-1]
+        for shown, counts in zip(confusion, content["confusion_matrix"], strict=True):
+            expected = [f"{count}{100 * count / sum(counts):.0f} %" if count else "0" for count in counts]
+            assert shown[1:] == [*expected, str(sum(counts))]
+
+
+def test_data_are_counted_per_class_and_split(one: str) -> None:
+    page = Page(one)
+    rows = {row[0]: row[1:5] for row in page.table("Images per class and split")}
+    assert rows["Class"] == ["training", "validation", "test", "all"]
+    assert [int(rows[name][3]) for name in CLASSES] == list(COUNTS)
+    assert all(sum(map(int, rows[name][:3])) == int(rows[name][3]) for name in CLASSES)
+    facts = dict(page.table("About the data"))
+    assert facts["Split"] == "group, seed 7"
+    assert facts["Groups (patients or cases)"] == "60"
+    assert facts["Normalisation, mean (RGB)"] == "0.650, 0.480, 0.700"
+    assert "2 near-duplicate pairs." in page.text
+
+
+def test_generated_images_are_counted_by_class(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    config = files.read_json(folder / "config.json")
+    files.write_json(folder / "config.json", config | {"data": config["data"] | {"generated": "pool/selected.json"}})
+    entries = [{"path": f"{at}.png", "label": name} for at, name in enumerate(["polyp", "normal", "polyp"])]
+    files.write_json(folder / "generated.json", {"images": entries})
+    facts = dict(Page(report.render([folder])).table("About the data"))
+    assert facts["Generated training images"] == "3: 1 normal, 2 polyp"
+    assert facts["Generated images listed in"] == "pool/selected.json"
+
+
+def test_header_names_the_run_and_disclaims(one: str) -> None:
+    page = Page(one)
+    for words in (
+        "classifier · lrf_cnn · fafl corrected",
+        "2025-01-02 03:04",
+        "Research software, not a medical device",
+    ):
+        assert words in page.text
+    assert "checkpoint of step 80" in page.text and "Best step 80 (epoch 4)" in page.text
+
+
+def test_examples_are_the_most_confident_of_each_class(one: str) -> None:
+    label = np.array([0, 0, 0, 1])
+    logits = np.array([[1.0, 0], [5, 0], [0, 9], [0, 1]])
+    chosen = thumbnails.choose(np.array([10, 11, 12, 13]), label, logits, most=2)
+    assert [example.index for example in chosen[0]["right"]] == [11, 10]
+    assert [(example.index, example.predicted) for example in chosen[0]["wrong"]] == [(12, 1)]
+    assert chosen[0]["right"][0].probability == pytest.approx(1 / (1 + np.exp(-5)))
+    assert chosen[1]["wrong"] == []
+    assert "data:image/jpeg;base64," in one
+
+
+def test_what_is_missing_is_said_in_words(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    files.write_json(run / "config.json", {"trainer": "classifier"})
+    text = Page(report.render([run])).text
+    for words in (
+        "No split has been evaluated yet",
+        "The test split has not been evaluated yet",
+        "Nothing has been logged yet",
+        "There is no manifest.json",
+        "There is no environment.json",
+    ):
+        assert words in text
+
+
+def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluated=("val",))
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:4]) + "rubbish\n" + lines[4][:20])
+    text = Page(report.render([run])).text
+    assert "Training is not finished: epoch 1.5 of 5" in text
+    assert "The test split has not been evaluated yet" in text
+    assert "only the test split judges" in text
+    assert "1 line(s) of metrics.jsonl cannot be read" in text
+
+
+def test_images_and_predictions_that_went_away_are_said(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "images").rename(tmp_path / "moved")
+    text = Page(report.render([run])).text
+    assert re.search(r"(\d+) of \1 image files could not be read; they were in", text)
+    assert "image file not found: class2/" in text
+    (run / "eval" / "test" / "predictions.npz").write_bytes(b"PK\x03\x04 no archive")
+    assert "eval/test/predictions.npz cannot be read" in Page(report.render([run])).text
+    (run / "eval" / "test" / "predictions.npz").unlink()
+    assert "There is no eval/test/predictions.npz" in Page(report.render([run])).text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "{"),
+        ("manifest.json", "[]"),
+        ("split.json", "{}"),
+        ("generated.json", '{"images": [3]}'),
+        ("eval/test/metrics.json", "null"),
+    ],
+)
+def test_damaged_files_are_said_and_the_rest_is_shown(tmp_path: Path, name: str, content: str) -> None:
+    run = make_run(tmp_path / "run")
+    (run / name).write_text(content)
+    page = Page(report.render([run]))
+    assert Path(name).name in page.text
+    assert page.table("Summary metrics")
+
+
+def test_several_runs_stand_side_by_side(runs: list[Path], three: str) -> None:
+    page = Page(three)
+    head, *rows = page.table("Summary metrics")
+    assert [row[0] for row in rows] == ["a", "b", "c"]
+    values = [files.read_json(run / "eval" / "test" / "metrics.json")["macro_f1"] for run in runs[:2]]
+    best = int(np.argmax(values))
+    column = head.index("Macro F1")
+    assert rows[best][column] == f"{values[best]:.3f}(best)"
+    assert rows[1 - best][column] == f"{values[1 - best]:.3f}"
+    assert rows[2][column] == "–"
+    # Equal values have no best; losses of different kinds and times are not ranked.
+    for name in ("Calibration error (ECE)", "Loss", "Training, s per 100 images"):
+        assert not any("best" in row[head.index(name)] for row in rows)
+    assert "without a confidence interval proves nothing" in page.text
+    assert "trained with different losses" in page.text
+    assert "Not evaluated on the test split yet: c." in page.text
+    recalls = page.table("Recall per class")
+    assert recalls[0][1].startswith("normal")
+
+
+def test_differences_in_configuration_are_listed_and_marked(three: str) -> None:
+    page = Page(three)
+    rows = {row[0]: row[1:] for row in page.table("Fields that differ between the runs")}
+    assert rows == {"Field": ["a", "b", "c"], "seed": ["0", "1", "0"], "loss.name": ["fafl", "cross_entropy", "fafl"]}
+    configuration = {row[0]: row[1] for row in page.table("Configuration") if len(row) > 1}
+    assert configuration["name"] in ("fafldiffers", "lrf_cnn") and configuration["seed"] == "0differs"
+    assert configuration["variant"] == "corrected"
+
+
+def test_runs_on_different_images_are_not_called_comparable(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    assert "different images" not in Page(report.render([first, second])).text
+    make_data(second, seed=5)
+    text = Page(report.render([first, second])).text
+    assert "were evaluated on different images" in text and "were trained on different images" in text
+
+
+def test_groups_on_two_sides_of_the_split_are_warned_of(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    manifest = manifests.load(run)
+    rows = tuple(manifests.Row(**(vars(row) | {"group": "one"})) for row in manifest.rows)
+    changed = manifests.Manifest(manifest.root, manifest.classes, rows)
+    split = splits.load(run, manifest)
+    manifests.save(changed, run)
+    splits.save(split, changed, run)
+    assert "1 group(s) have images in more than one split" in Page(report.render([run])).text
+
+
+def test_curves_are_tidy(runs: list[Path]) -> None:
+    curves = report.load_curves(runs[:2])
+    assert list(curves) == ["run", "arm", "seed", "split", "step", "epoch", "metric", "value"]
+    assert len({len(column) for column in curves.values()}) == 1
+    chosen = (curves["run"] == "b") & (curves["split"] == "val") & (curves["metric"] == "loss")
+    assert curves["step"][chosen].tolist() == [20, 40, 60, 80, 100]
+    assert curves["epoch"][chosen].tolist() == [1, 2, 3, 4, 5]
+    assert curves["value"][chosen] == pytest.approx([3 / step for step in (20, 40, 60, 80, 100)])
+
+
+def test_curves_tolerate_a_line_being_written_and_keep_the_last_of_repeated_steps(tmp_path: Path) -> None:
+    lines = ['{"step": 2, "split": "val", "mcc": null}', '{"step": 1, "epoch": 0.5, "split": "train", "loss": 3}']
+    lines += ['{"step": 1, "epoch": 0.5, "split": "train", "loss": 2, "note": "x"}', '{"step": 3, "split": "tra']
+    files.write_text(tmp_path / "metrics.jsonl", "\n".join(lines))
+    curves = report.load_curves([tmp_path])
+    assert curves["metric"].tolist() == ["loss", "mcc"]
+    assert curves["value"].tolist() == pytest.approx([2.0, np.nan], nan_ok=True)
+    assert curves["epoch"].tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
+    files.write_text(tmp_path / "metrics.jsonl", "\n".join(lines) + "\n")
+    with pytest.warns(UserWarning, match=r"1 unreadable line\(s\): 4"):
+        report.load_curves([tmp_path])
+    files.write_text(tmp_path / "metrics.jsonl", "")
+    assert all(len(column) == 0 for column in report.load_curves([tmp_path]).values())
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for seed in ("seed0", "seed1"):
+        files.write_text(tmp_path / seed / "run" / "metrics.jsonl", '{"step": 1, "split": "val", "mcc": 1}\n')
+    curves = report.load_curves([tmp_path / "seed0" / "run", tmp_path / "seed1" / "run"])
+    assert curves["run"].tolist() == ["seed0/run", "seed1/run"]
+
+
+@pytest.mark.parametrize("case", ["absent", "empty", "twice", "folder"])
+def test_bad_input_is_one_line_and_writes_nothing(
+    tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "page.html"
+    arguments = {
+        "absent": [str(tmp_path / "nowhere"), f"--out={out}"],
+        "empty": [str(runs[0]), str(tmp_path / "empty"), f"--out={out}"],
+        "twice": [str(runs[0]), str(runs[0]), f"--out={out}"],
+        "folder": [str(runs[0]), f"--out={tmp_path}"],
+    }[case]
+    assert command_line.run(report.main, arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
+    if case in ("absent", "empty"):
+        assert "is not a run directory" in captured.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_equal_inputs_give_an_equal_page(runs: list[Path], three: str, tmp_path: Path) -> None:
+    path = report.write(runs, tmp_path / "new" / "page.html")
+    assert path.read_text(encoding="utf-8") == three
+
+
+def test_page_lands_in_the_first_run_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", evaluated=())
+    assert command_line.run(report.main, [str(run)]) == 0
+    assert (run / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_long_runs_are_thinned() -> None:
+    steps = np.arange(100_000.0)
+    svg = figures.curves([figures.Line(steps, np.sin(steps), markers=True)], "step", "f-", "long", {})
+    assert len(svg) < 30_000
+
+
+def test_help_needs_no_drawing_library() -> None:
+    program = (
+        "import sys; from dim_jax import report; from dim_jax.cli import command_line\n"
+        "try: report.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'matplotlib', 'jinja2', 'PIL', 'jax', 'scipy', 'sklearn', 'plotly'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout

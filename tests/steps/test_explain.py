@@ -1,0 +1,101 @@
+"""Grad-CAM: the definition, its scale, and that it depends on what was learned."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.models.lrf_cnn import LRFCNN
+from dim_jax.steps import grad_cam as explain
+
+
+class Bright(nn.Module):
+    """Its feature map is the image itself; class k is the mean of channel k, class 0 negated."""
+
+    @nn.compact
+    def __call__(self, images):
+        self.sow("intermediates", explain.FEATURE_MAP, images)
+        images = self.perturb(explain.FEATURE_MAP, images)
+        features = images.mean((1, 2))
+        return features * jnp.array([-1.0, 1.0, 2.0]), features
+
+
+def maps_of(images, classes):
+    return [np.asarray(output) for output in explain.grad_cam(Bright(), {}, jnp.asarray(images), jnp.asarray(classes))]
+
+
+def test_the_map_of_a_network_whose_answer_is_known():
+    """Class k of `Bright` looks at channel k alone, so its map is that channel over its maximum."""
+    images = np.random.default_rng(0).uniform(0.1, 1, (4, 5, 7, 3)).astype(np.float32)
+    logits, features, maps = maps_of(images, np.array([1, 2, 0, -1]))
+    np.testing.assert_allclose(features, images.mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(maps[0], images[0, :, :, 1] / images[0, :, :, 1].max(), rtol=1e-5)
+    np.testing.assert_allclose(maps[1], images[1, :, :, 2] / images[1, :, :, 2].max(), rtol=1e-5)
+    assert not maps[2].any()  # bright pixels speak against class 0
+    predicted = int(logits[3].argmax())
+    np.testing.assert_allclose(maps[3], images[3, :, :, predicted] / images[3, :, :, predicted].max(), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = LRFCNN(3, stem_width=8, stages=((8,), (12,)), attention_width=8)
+    variables = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 48, 48, 3)))
+    images = np.random.default_rng(0).normal(size=(6, 48, 48, 3)).astype(np.float32)
+    return model, {name: variables[name] for name in ("params", "batch_stats")}, images
+
+
+def test_it_changes_no_output_of_the_network(network):
+    model, variables, images = network
+    logits, features, maps = explain.grad_cam(model, variables, images, np.full(6, -1))
+    expected = model.apply(variables, images)
+    np.testing.assert_allclose(logits, expected[0], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(features, expected[1], rtol=1e-6, atol=1e-7)
+    assert maps.shape == (6, 6, 6)
+    largest = np.asarray(maps).max((1, 2))
+    assert set(np.round(largest, 5).tolist()) <= {0.0, 1.0} and maps.min() >= 0
+
+
+def test_it_is_the_gradient_of_the_class_asked_for(network):
+    """Against finite differences of the logit along each channel of the feature map."""
+    model, variables, images = network
+    image, wanted = images[:1], 2
+    _, _, maps = explain.grad_cam(model, variables, image, np.array([wanted]))
+    _, seen = model.apply(variables, image, mutable=["intermediates"])
+    activations = np.asarray(seen["intermediates"][explain.FEATURE_MAP][0])
+
+    def logit(shift):
+        perturbed = {**variables, "perturbations": {explain.FEATURE_MAP: jnp.asarray(shift, jnp.float32)}}
+        return float(model.apply(perturbed, image)[0][0, wanted])
+
+    weights = np.zeros(activations.shape[-1])
+    for channel in range(len(weights)):
+        shift = np.zeros_like(activations)
+        shift[..., channel] = 0.05
+        weights[channel] = (logit(shift) - logit(-shift)) / 0.1
+    expected = np.maximum((activations[0] * weights).sum(-1), 0)
+    np.testing.assert_allclose(maps[0], expected / max(expected.max(), 1e-30), atol=0.02)
+
+
+def test_maps_change_when_the_last_block_forgets_what_it_learned(network):
+    """The sanity check of Adebayo et al.: a map that stayed would show the image, not the network."""
+    model, variables, images = network
+    assert model.last_block in variables["params"] and f"block{2}" not in variables["params"]
+    shuffled = {**variables, "params": explain.shuffle_weights(variables["params"], model.last_block)}
+    for name, module in shuffled["params"].items():
+        for ours, theirs in zip(jax.tree.leaves(module), jax.tree.leaves(variables["params"][name]), strict=True):
+            assert np.array_equal(np.sort(ours, None), np.sort(theirs, None))
+            if name != model.last_block:
+                np.testing.assert_array_equal(ours, theirs)
+    classes = np.array([0, 1, 2, 0, 1, 2])
+    before = explain.grad_cam(model, variables, images, classes)[2]
+    after = explain.grad_cam(model, shuffled, images, classes)[2]
+    assert not np.allclose(before, after, atol=0.1)
+    assert abs(explain.rank_correlation(np.asarray(before), np.asarray(after))) < 0.8
+
+
+def test_rank_correlation_of_equal_reversed_and_empty_maps():
+    maps = np.random.default_rng(0).uniform(size=(3, 4, 4))
+    assert explain.rank_correlation(maps, maps**3) == pytest.approx(1)
+    assert explain.rank_correlation(maps, 1 - maps) == pytest.approx(-1)
+    assert explain.rank_correlation(maps, np.zeros_like(maps)) is None

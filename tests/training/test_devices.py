@@ -1,0 +1,180 @@
+"""One device or eight, one dispatch or many: the numbers are the same."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax import losses
+from dim_jax.models.lrf_cnn import LRFCNN
+from dim_jax.steps.classifier import Constants, make_train_step
+from dim_jax.training import parallel
+from dim_jax.training.optimizers import make_optimizer, make_schedule
+from dim_jax.training.state import TrainState, example_keys
+
+BATCH, SIZE, STEPS = 16, 16, 4
+SCHEDULE = make_schedule("constant", 0.05, num_train_steps=STEPS)
+COUNTS = np.array([4.0, 30.0, 200.0], np.float32)
+
+
+def batches(rng_seed=0):
+    rng = np.random.default_rng(rng_seed)
+    return [
+        {
+            "image": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8),
+            "label": rng.choice(3, BATCH, p=[0.1, 0.2, 0.7]).astype(np.int32),
+            "mask": np.ones(BATCH, np.float32),
+        }
+        for _ in range(STEPS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def initial_state():
+    model = LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    optimizer = make_optimizer("sgd", SCHEDULE)
+    params = variables["params"]
+    opt_state = optimizer.init(params)
+    return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
+
+
+def make_dispatch(name, optimizer="sgd", model=None):
+    model = model or LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4, axis_name=parallel.AXIS)
+    step = make_train_step(
+        model, losses.LOSSES[name], partial(make_optimizer, optimizer), axis_name=parallel.AXIS,
+        flip=True, rotate=True, stain_jitter=0.1,
+    )  # fmt: skip
+    values = {
+        "alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1, "keep_share": 0.6, "metric_weight": 1,
+        "max_margin": 5, "scale": 1, "effective_number_beta": 0.99, "reweight_from": 0.5,
+    }  # fmt: skip
+    mean, std = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)
+    constants = Constants(jax.random.key(3), mean, std, COUNTS, losses.hyper_parameters(name, values), SCHEDULE)
+    dispatch = parallel.pmap_train_step(step)
+    return lambda state, sharded: dispatch(state, sharded, constants, None)
+
+
+def train(dispatch, state, monkeypatch, devices, steps_per_dispatch=STEPS):
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
+    state, metrics = parallel.replicate(state), []
+    given = batches()
+    for first in range(0, STEPS, steps_per_dispatch):
+        state, found = dispatch(state, parallel.shard_steps(given[first : first + steps_per_dispatch]))
+        metrics.append(parallel.unreplicate(found))
+    metrics = {name: np.concatenate([found[name] for found in metrics]) for name in metrics[0]}
+    return parallel.unreplicate(state), metrics
+
+
+# published_fafl counts the classes of the global batch: a device that counted only its own would show here.
+@pytest.mark.parametrize("name", ["fafl", "published_fafl"])
+def test_eight_devices_give_the_numbers_of_one(name, initial_state, monkeypatch):
+    dispatch = make_dispatch(name)
+    one_state, one = train(dispatch, initial_state, monkeypatch, 1)
+    eight_state, eight = train(dispatch, initial_state, monkeypatch, 8)
+    for key in ("loss", "accuracy", "gradient_norm"):
+        np.testing.assert_allclose(eight[key], one[key], rtol=1e-5, atol=1e-7, err_msg=key)
+    # Under SGD the parameters are the sum of the gradients.
+    for ours, theirs in zip(jax.tree.leaves(eight_state), jax.tree.leaves(one_state), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+    assert one["loss"][0] != one["loss"][1]
+
+
+class LinearClassifier(nn.Module):
+    """What costs next to nothing to compile."""
+
+    @nn.compact
+    def __call__(self, images, train, rng):
+        calls = self.variable("batch_stats", "calls", jnp.zeros, ())
+        calls.value += 1
+        features = images[:, ::5, ::5].reshape(len(images), -1)
+        return nn.Dense(3)(features), features
+
+
+@pytest.fixture(scope="module")
+def linear_state():
+    variables = LinearClassifier().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), True, None)
+    params = variables["params"]
+    opt_state = make_optimizer("sgd", SCHEDULE).init(params)
+    return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
+
+
+@pytest.mark.parametrize("name", ["ldam", "ohem_cross_entropy", "soft_f1", "soft_mcc"])
+def test_losses_that_need_more_than_the_example_train_alike_on_eight_devices(name, linear_state, monkeypatch):
+    dispatch = make_dispatch(name, model=LinearClassifier())
+    one_state, one = train(dispatch, linear_state, monkeypatch, 1)
+    eight_state, eight = train(dispatch, linear_state, monkeypatch, 8)
+    for key in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(eight[key], one[key], rtol=1e-5, err_msg=key)
+    for ours, theirs in zip(jax.tree.leaves(eight_state), jax.tree.leaves(one_state), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+
+
+def test_a_loss_that_asks_for_it_is_told_the_progress_of_the_run(linear_state, monkeypatch):
+    def progress_itself(logits, labels, mask, class_counts, cross_replica_sum, *, progress):
+        return jnp.full(labels.shape, progress)
+
+    monkeypatch.setitem(losses.LOSSES, "progress_itself", progress_itself)
+    _, metrics = train(make_dispatch("progress_itself", model=LinearClassifier()), linear_state, monkeypatch, 8)
+    np.testing.assert_allclose(metrics["loss"], [0, 0.25, 0.5, 0.75], rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_dispatches_of_any_length_agree(length, initial_state, monkeypatch):
+    """To rounding: XLA unrolls a short scan and may fuse it otherwise. A run keeps to one length, so it is exact."""
+    dispatch = make_dispatch("fafl")
+    whole, _ = train(dispatch, initial_state, monkeypatch, 1, STEPS)
+    parts, _ = train(dispatch, initial_state, monkeypatch, 1, length)
+    for ours, theirs in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_sharding_lays_rows_out_in_order():
+    given = batches()
+    sharded = parallel.shard_steps(given)
+    devices = jax.local_device_count()
+    assert sharded["image"].shape == (devices, STEPS, BATCH // devices, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(np.concatenate(sharded["row"][:, 0]), np.arange(BATCH))
+    np.testing.assert_array_equal(np.concatenate(sharded["label"][:, 2]), given[2]["label"])
+
+
+def test_replicated_trees_come_back_whole():
+    tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.int32(4)}
+    back = parallel.unreplicate(parallel.replicate(tree))
+    np.testing.assert_array_equal(back["a"], tree["a"])
+    assert back["b"] == 4 and back["b"].shape == ()
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"config\.train\.global_batch_size=12 must be a multiple of the 8 devices"):
+        parallel.check_batch_size("config.train.global_batch_size", 12)
+
+
+def test_example_keys_depend_on_step_and_row_alone():
+    key = jax.random.key(0)
+    rows = jnp.array([5, 2])
+    one = jax.random.key_data(example_keys(key, jnp.int32(7), rows))
+    other = jax.random.key_data(example_keys(key, jnp.int32(7), rows[::-1]))
+    np.testing.assert_array_equal(one, other[::-1])
+    assert not np.array_equal(one, jax.random.key_data(example_keys(key, jnp.int32(8), rows)))
+
+
+def test_training_learns_to_tell_bright_from_dark(initial_state):
+    """The whole step on a task anyone can do: a broken gradient, mask or normalisation would not get there."""
+    dispatch = make_dispatch("fafl", "adam")
+    rng = np.random.default_rng(0)
+    opt_state = make_optimizer("adam", SCHEDULE).init(initial_state.params)
+    state = parallel.replicate(initial_state.replace(opt_state=opt_state))
+    for _ in range(15):
+        steps = []
+        for _ in range(STEPS):
+            labels = rng.integers(0, 3, BATCH).astype(np.int32)
+            level = np.array([60, 130, 200])[labels][:, None, None, None]
+            image = np.clip(level + rng.normal(0, 10, (BATCH, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+            steps.append({"image": image, "label": labels, "mask": np.ones(BATCH, np.float32)})
+        state, metrics = dispatch(state, parallel.shard_steps(steps))
+    assert parallel.unreplicate(metrics)["accuracy"].mean() > 0.8

@@ -1,0 +1,212 @@
+"""The loop on a task of a few numbers: schedule, best checkpoint, resume, divergence."""
+
+import dataclasses
+import gzip
+import json
+import logging
+import os
+import shutil
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy_task import SCHEDULE, Killed, assert_ends_alike, fit, lines, make_task
+
+from dim_jax.cli import stopping
+from dim_jax.training import checkpoints, loop, parallel
+from dim_jax.training.writers import MetricWriter
+
+
+def test_one_line_per_dispatch_and_per_evaluation_in_order(tmp_path):
+    fit(tmp_path, make_task())
+    found = lines(tmp_path)
+    assert [line["step"] for line in found if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in found if line["split"] == "val"] == [6, 12]
+    assert found[0]["epoch"] == pytest.approx(0.4) and found[0]["learning_rate"] == pytest.approx(0.2)
+
+
+def test_the_best_checkpoint_is_the_best_evaluation_not_the_last(tmp_path):
+    best = fit(tmp_path, make_task())
+    assert best == {"step": 6, "value": 0.0, "metric": "score"}
+    assert checkpoints.steps(tmp_path / loop.BEST) == [6]
+    assert int(checkpoints.restore(tmp_path / loop.BEST).state["step"]) == 6
+    assert checkpoints.steps(tmp_path / loop.CHECKPOINTS) == [8, 12]
+
+
+@pytest.mark.parametrize(
+    ("die_in", "die_at"),
+    [("batches", 2), ("batches", 6), ("batches", 8), ("batches", 10), ("evaluate", 6), ("evaluate", 12)],
+)
+def test_a_run_that_died_and_resumed_ends_as_one_that_did_not(tmp_path, die_in, die_at):
+    best = fit(tmp_path / "whole", make_task())
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut", make_task(die_at=die_at, die_in=die_in))
+    assert fit(tmp_path / "cut", make_task()) == best
+    assert_ends_alike(tmp_path / "cut", tmp_path / "whole")
+
+
+def signalled(task, number, at_step, where):
+    """The task, that gets a signal in the dispatch or the evaluation which ends at a step."""
+
+    def after_dispatch(state, batches):
+        before = int(parallel.unreplicate(state["step"]))
+        found = task.dispatch(state, batches)
+        if where == "dispatch" and before + 2 == at_step:
+            os.kill(os.getpid(), number)
+        return found
+
+    def in_evaluation(state):
+        values = task.evaluate(state)
+        if where == "evaluation" and int(parallel.unreplicate(state["step"])) == at_step:
+            os.kill(os.getpid(), number)
+        return values
+
+    return dataclasses.replace(task, dispatch=after_dispatch, evaluate=in_evaluation)
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+@pytest.mark.parametrize(
+    ("where", "at_step"),
+    [("dispatch", 2), ("dispatch", 6), ("dispatch", 10), ("dispatch", 12), ("evaluation", 6), ("evaluation", 12)],
+)
+def test_a_run_that_a_signal_stopped_goes_on_from_that_very_step(tmp_path, number, where, at_step):
+    before = signal.getsignal(number)
+    best = fit(tmp_path / "whole", make_task())
+    with pytest.raises(stopping.Stopped, match=f"at step {at_step} of 12"):
+        fit(tmp_path / "cut", signalled(make_task(), number, at_step, where))
+    assert checkpoints.steps(tmp_path / "cut" / loop.CHECKPOINTS)[-1] == at_step
+    assert signal.getsignal(number) is before
+    trained = []
+    task = make_task()
+    again = dataclasses.replace(task, batches=lambda start: trained.append(start) or task.batches(start))
+    assert fit(tmp_path / "cut", again) == best
+    assert trained == [at_step]
+    assert_ends_alike(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_run_that_was_stopped_twice_at_one_evaluation_has_its_line_once(tmp_path):
+    best = fit(tmp_path / "whole", make_task())
+    for _ in range(2):
+        with pytest.raises(stopping.Stopped):
+            fit(tmp_path / "cut", signalled(make_task(), signal.SIGTERM, 6, "evaluation"))
+    # Its line is written, and then the run is killed before its checkpoint is.
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoints, "save", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        fit(tmp_path / "cut", make_task())
+    assert [line["step"] for line in lines(tmp_path / "cut") if line["split"] == "val"] == [6]
+    assert fit(tmp_path / "cut", make_task()) == best
+    assert_ends_alike(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("score_of_the_rerun", [-10.0, 10.0])
+def test_a_run_killed_after_its_best_checkpoint_goes_on_from_there_and_does_not_judge_it_again(
+    tmp_path, monkeypatch, score_of_the_rerun
+):
+    """On a GPU a second time gives other numbers; best/ and the notes of later checkpoints must tell of one time."""
+    schedule = loop.Schedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=8)
+    with pytest.raises(Killed):
+        fit(tmp_path, make_task(die_at=8), schedule)
+    assert not checkpoints.steps(tmp_path / loop.CHECKPOINTS) and checkpoints.steps(tmp_path / loop.BEST) == [6]
+    best = fit(tmp_path, make_task(validation=lambda step: -1.0 if step > 6 else score_of_the_rerun), schedule)
+    assert best == checkpoints.restore(tmp_path / loop.BEST).notes["best"] == {
+        "step": 6, "value": 0.0, "metric": "score",
+    }  # fmt: skip
+    assert checkpoints.restore(tmp_path / loop.CHECKPOINTS).notes["best"] == best
+
+
+def test_a_run_killed_between_its_last_best_checkpoint_and_its_last_one_still_gets_that(tmp_path):
+    task = make_task(validation=float)
+    best = fit(tmp_path, task)
+    shutil.rmtree(tmp_path / loop.CHECKPOINTS / "12")
+    assert fit(tmp_path, make_task(validation=float, die_at=0)) == best
+    assert checkpoints.restore(tmp_path / loop.CHECKPOINTS).step == 12
+
+
+def test_where_the_best_checkpoint_is_damaged_the_next_evaluation_is_kept_and_this_is_said(tmp_path, caplog):
+    with pytest.raises(Killed):
+        fit(tmp_path, make_task(die_at=10))
+    (tmp_path / loop.BEST / "6" / checkpoints.NOTES).write_text("{}")
+    with caplog.at_level(logging.WARNING):
+        best = fit(tmp_path, make_task())
+    assert best["step"] == 12 and checkpoints.steps(tmp_path / loop.BEST) == [12]
+    assert f"{tmp_path / loop.BEST / '6'} is gone or damaged" in caplog.text
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    best = fit(tmp_path, make_task())
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert fit(tmp_path, make_task(die_at=0)) == best
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_that_steps_metrics(tmp_path):
+    task = make_task(loss=lambda step: float("nan") if step >= 7 else 1.0)
+    with pytest.raises(FloatingPointError, match=r"not finite at step 7 .*loss=nan"):
+        fit(tmp_path, task)
+    last = lines(tmp_path)[-1]
+    assert last["split"] == "diverged" and last["step"] == 7 and last["loss"] == "nan"
+    assert checkpoints.steps(tmp_path / loop.CHECKPOINTS) == [4]
+
+
+def test_durations_are_rounded_up_to_whole_dispatches():
+    schedule = loop.Schedule.in_dispatches(8, num_train_steps=100.5, eval_every=3.2, checkpoint_every=16)
+    assert schedule == loop.Schedule(8, 104, 8, 16)
+    with pytest.raises(ValueError, match="eval_every"):
+        loop.Schedule.in_dispatches(8, num_train_steps=100, eval_every=0, checkpoint_every=1)
+
+
+def test_the_first_dispatch_is_not_timed_because_it_compiles(tmp_path):
+    fit(tmp_path, make_task())
+    train = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    timed = [line["seconds_per_step"] for line in train if line["split"] == "train"]
+    assert timed[0] is None and all(seconds > 0 for seconds in timed[1:])
+
+
+def test_every_line_tells_percentiles_of_the_step_time_and_the_memory(tmp_path):
+    fit(tmp_path, make_task())
+    train = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first, *others = [line for line in train if line["split"] == "train"]
+    names = [f"seconds_per_step_p{each}" for each in (50, 90, 99)]
+    assert [first[name] for name in names] == [None] * 3
+    for number, line in enumerate(others, start=1):
+        times = [other["seconds_per_step"] for other in others[:number]]
+        np.testing.assert_allclose([line[name] for name in names], np.percentile(times, (50, 90, 99)))
+        assert 1e7 < line["host_bytes"] < 1e12
+
+
+def test_the_log_tells_the_compilation_every_evaluation_and_every_checkpoint(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "dim_jax"):
+        fit(tmp_path, make_task())
+    evaluations = ("step 6: val score -0.0000 in ", "step 12: val score -6.0000 in ")
+    for said in ("first dispatch: ", *evaluations, *(f"step {step}: checkpoint in " for step in (4, 8, 12))):
+        assert sum(message.startswith(said) for message in caplog.messages) == 1, said
+
+
+def test_a_trace_of_some_dispatches_can_be_opened_and_the_log_says_where(tmp_path, caplog):
+    from dim_jax.training.instruments import PROFILE
+
+    with caplog.at_level(logging.INFO, "dim_jax"):
+        loop.fit(make_task(), SCHEDULE, tmp_path, tensorboard=False, profile=2)
+    assert f"trace of 2 dispatches in {tmp_path / PROFILE}" in caplog.text
+    (perfetto,) = (tmp_path / PROFILE).rglob("perfetto_trace.json.gz")
+    assert json.loads(gzip.decompress(perfetto.read_bytes()))["traceEvents"]
+    assert list((tmp_path / PROFILE).glob("plugins/profile/*/*.xplane.pb"))  # what TensorBoard reads
+    loop.fit(make_task(), SCHEDULE, tmp_path, tensorboard=False, profile=2)
+    assert "no trace: it begins after 2 dispatches, and 0 were left" in caplog.text
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    fit(tmp_path, make_task())
+    other = dataclasses.replace(make_task(), state={"w": jnp.zeros(3), "step": np.int32(0)})
+    with pytest.raises(ValueError, match="does not fit this model"):
+        fit(tmp_path, other, loop.Schedule(2, 24, 6, 4))
+
+
+def test_metric_lines_after_the_resumed_step_are_written_again_not_twice(tmp_path):
+    writer = MetricWriter(tmp_path, 0, tensorboard=False)
+    for step in (2, 4, 6):
+        writer.write(step, "train", {"loss": 1.0})
+    writer.close()
+    MetricWriter(tmp_path, 4, tensorboard=False).close()
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4]

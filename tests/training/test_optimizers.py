@@ -1,0 +1,103 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from dim_jax.training import optimizers
+from dim_jax.training.optimizers import SMALL, global_norm, make_optimizer, make_schedule, scaled_learning_rate
+
+
+def test_warmup_rises_from_zero_and_cosine_ends_at_zero():
+    schedule = make_schedule("cosine", 1.0, num_train_steps=110, warmup_steps=10)
+    assert schedule(0) == 0
+    np.testing.assert_allclose([schedule(5), schedule(10), schedule(60), schedule(110)], [0.5, 1, 0.5, 0], atol=1e-6)
+
+
+def test_step_schedule_halves_after_each_period():
+    schedule = make_schedule("step", 1.0, num_train_steps=100, decay_steps=20)
+    np.testing.assert_allclose([schedule(step) for step in (0, 19, 20, 39, 40)], [1, 1, 0.5, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("name", ["constant", "step", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_schedules_are_those_of_optax(name, warmup):
+    ours = make_schedule(name, 0.03, num_train_steps=90, warmup_steps=warmup, decay_steps=20, decay_rate=0.7)
+    theirs = {
+        "constant": optax.constant_schedule(0.03),
+        "step": optax.exponential_decay(0.03, 20, 0.7, staircase=True),
+        "cosine": optax.cosine_decay_schedule(0.03, 90 - warmup),
+    }[name]
+    if warmup:
+        theirs = optax.join_schedules([optax.linear_schedule(0.0, 0.03, warmup), theirs], [warmup])
+    steps = np.arange(100)
+    np.testing.assert_allclose([ours(step) for step in steps], [theirs(step) for step in steps], rtol=1e-5, atol=1e-9)
+
+
+def test_runs_of_other_lengths_and_rates_share_one_program():
+    rate = jax.jit(lambda schedule, step: schedule(step))
+    found = [
+        rate(make_schedule("cosine", peak, num_train_steps=steps, warmup_steps=steps // 10), 30)
+        for peak, steps in ((1.0, 60), (0.5, 90), (2.0, 600))
+    ]
+    assert len(set(map(float, found))) == 3 and rate._cache_size() == 1
+
+
+def test_clipping_bounds_the_global_norm():
+    optimizer = make_optimizer("sgd", 1.0, clip_norm=1.0)
+    params = {"a": np.zeros(3), "b": np.zeros(2)}
+    gradient = {"a": np.full(3, 30.0, np.float32), "b": np.full(2, -40.0, np.float32)}
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(optax.global_norm(updates), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(updates["a"] / updates["b"][0], -0.75 * np.ones(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [
+    {"name": "adam", "weight_decay": 1e-2}, {"name": "rmsprop", "clip_norm": 1.0}, {"name": "sgd", "momentum": 0.9},
+])  # fmt: skip
+@pytest.mark.parametrize("at_a_time", [2, 48])
+def test_tensors_updated_together_move_as_each_alone(options, at_a_time, monkeypatch):
+    """Large and small ones, three steps; what is kept between steps has the layout of the tensors themselves."""
+    monkeypatch.setattr(optimizers, "JOINED", at_a_time)
+    shapes = {"bias": (64,), "depthwise": (5, 5, 1, 96), "gain": (), "kernel": (3, 3, 64, 64), "scale": (64,)}
+    assert sum(np.prod(shape) >= SMALL for shape in shapes.values()) == 1
+    rng = np.random.default_rng(0)
+    draw = lambda: {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}  # noqa: E731
+    params, gradients = draw(), [draw() for _ in range(3)]
+    alone, parts = params, gradients
+    if "clip_norm" in options:  # the norm is of all tensors, so that one alone must hold them all
+        join = lambda tree: {"all": np.concatenate([np.ravel(value) for value in tree.values()])}  # noqa: E731
+        alone, parts = join(params), [join(gradient) for gradient in gradients]
+    optimizer = make_optimizer(learning_rate=0.1, **options)
+    state = optimizer.init(params)
+    layout = jax.tree.map(np.shape, state)
+    states = {name: optimizer.init({name: value}) for name, value in alone.items()}
+    for gradient, part in zip(gradients, parts, strict=True):
+        updates, state = optimizer.update(gradient, state, params)
+        for name, value in alone.items():
+            one, states[name] = optimizer.update({name: part[name]}, states[name], {name: value})
+            mine = join(updates)[name] if name == "all" else updates[name]
+            np.testing.assert_allclose(mine, one[name], rtol=2e-6)
+    assert jax.tree.map(np.shape, state) == layout
+
+
+def test_the_global_norm_is_that_of_all_numbers():
+    tree = {"kernel": np.full((3, 3, 64, 64), 0.5, np.float32), "bias": np.ones(7, np.float32), "gain": np.float32(2)}
+    np.testing.assert_allclose(global_norm(tree), np.sqrt(36864 * 0.25 + 7 + 4), rtol=1e-6)
+    np.testing.assert_allclose(global_norm({"bias": np.full(4, 3.0, np.float32)}), 6.0)
+
+
+def test_unknown_names_are_told_with_the_choices():
+    with pytest.raises(ValueError, match="choose adam"):
+        make_optimizer("adamw2", 1.0)
+    with pytest.raises(ValueError, match="choose constant"):
+        make_schedule("linear", 1.0, num_train_steps=1)
+
+
+def test_the_learning_rate_follows_the_batch_as_the_rule_says():
+    found = [scaled_learning_rate(0.1, rule, 512, 32) for rule in ("none", "sqrt", "linear")]
+    np.testing.assert_allclose(found, [0.1, 0.4, 1.6])
+    assert [scaled_learning_rate(0.1, rule, 32, 32) for rule in ("none", "sqrt", "linear")] == [0.1] * 3
+    with pytest.raises(ValueError, match="learning_rate_scaling='square': choose none, linear, sqrt"):
+        scaled_learning_rate(0.1, "square", 32, 32)
+    with pytest.raises(ValueError, match="reference_batch_size=0"):
+        scaled_learning_rate(0.1, "sqrt", 32, 0)
