@@ -38,7 +38,7 @@ Read = Callable[[], int]  # reads every picture so many times and returns how ma
 def draw(folder: Path, count: int, width: int, height: int) -> Path:
     """Draws pictures as JPEGs into class folders, prepares them, and returns the folder of the prepared data."""
     from dim_jax.data import phantom
-    from dim_jax.prepare import prepare
+    from dim_jax.data.preparation import prepare_dataset
 
     for number in range(count):
         label = phantom.CLASSES[number % 2]
@@ -47,7 +47,7 @@ def draw(folder: Path, count: int, width: int, height: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture[:height, :width]).save(path, quality=QUALITY, subsampling="4:2:0")
     with contextlib.redirect_stdout(io.StringIO()):
-        return prepare(folder / "pictures", folder / "data", split="random_image", image_size=64)
+        return prepare_dataset(folder / "pictures", folder / "data", split="random_image", image_size=64)
 
 
 def readers(data: Path, options: dict[str, Any]) -> dict[str, Read]:

@@ -178,11 +178,13 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = options["data"]
         if data is None:
-            from dim_jax.prepare import prepare
+            from dim_jax.data.preparation import prepare_dataset
 
             size = options["image_size"]
             with contextlib.redirect_stdout(io.StringIO()):
-                data = prepare("phantom", Path(folder) / "data", image_size=size, scale=PHANTOM_SCALE, pack="squash")
+                data = prepare_dataset(
+                    "phantom", Path(folder) / "data", image_size=size, scale=PHANTOM_SCALE, pack="squash"
+                )
         found = measure(options, Path(data).absolute(), Path(folder))
     title = " ".join([f"Starts of {options['config']}: {options['image_size']} px", *options["set"]])
     found = {"seconds": found, "about": records.versions("jax", "jaxlib", "flax"), "environment": surroundings}

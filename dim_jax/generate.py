@@ -1,96 +1,12 @@
 """Draws images from a trained GAN: pool/<class>/seed00042.png, and where they come from in pool.json."""
 
-import itertools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dim_jax.cli import command_line
 
 EXAMPLES = """  python -m dim_jax.generate --workdir=runs/gan_normal --num=200 --out=pool
   python -m dim_jax.generate --workdir=runs/gan_all --label=normal --num=200 --out=pool    # a class-conditional GAN"""
-AT_ONCE = 64
-MOST_IMAGES, MOST_SEEDS, MOST_TRUNCATION = 10**6, 2**31, 10
-
-
-def generate(
-    workdir: str | Path,
-    out: str | Path,
-    num: int,
-    first_seed: int = 0,
-    label: str | None = None,
-    truncation: float = 1.0,
-) -> Path:
-    """Writes the images of the seeds `first_seed` to `first_seed + num - 1` to `out/<class>/`; each host draws a part.
-
-    Args:
-      workdir: run directory of a GAN.
-      out: folder of the pool.
-      num: number of images, at least 1.
-      label: the class to draw; needed where the GAN draws several.
-      truncation: see synthesis.Synthesizer.images.
-
-    Returns:
-      The folder of the class.
-
-    Raises:
-      FileNotFoundError: there is no run, or no checkpoint yet.
-      ValueError: an option makes no sense, or the run is not a GAN's.
-    """
-    from dim_jax.cli.progress import Progress
-    from dim_jax.gan import pools, synthesis
-    from dim_jax.gan.synthesis import GROUP
-    from dim_jax.training import compilation, parallel
-
-    if not 1 <= num <= MOST_IMAGES:
-        raise ValueError(f"--num={num} must be at least 1 and at most {MOST_IMAGES}")
-    if not 0 <= first_seed <= MOST_SEEDS - num:
-        raise ValueError(f"--first-seed={first_seed} must be at least 0, and the last seed at most {MOST_SEEDS - 1}")
-    if not 0 < truncation <= MOST_TRUNCATION:
-        raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
-    compilation.speed_up()
-    run = parallel.on_first_host(lambda: synthesis.open_run(workdir))
-    name = _label(run, label)
-    # Whole groups, since each is computed together: no two hosts do the same work.
-    groups = parallel.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
-    wanted = range(first_seed, first_seed + num)
-    seeds = [seed for group in groups for seed in range(group * GROUP, (group + 1) * GROUP) if seed in wanted]
-    progress = Progress("generate", len(seeds), 0, 1)
-
-    def images():
-        for start in range(0, len(seeds), AT_ONCE):
-            some = seeds[start : start + AT_ONCE]
-            yield from run.synthesizer.images(some, run.classes.index(name), truncation)
-            progress.update(start + len(some))
-
-    def make_writer():
-        return pools.Writer(
-            out,
-            name,
-            workdir=run.workdir,
-            checkpoint_step=run.step,
-            model_sha256=run.synthesizer.model_hash,
-            split_sha256=run.split_sha256,
-            truncation=truncation,
-        )
-
-    try:
-        writer = parallel.on_all_hosts(make_writer)
-        written = parallel.from_all_hosts(parallel.on_all_hosts(lambda: writer.write(images(), seeds)))
-        return parallel.on_first_host(lambda: writer.list(dict(itertools.chain(*map(dict.items, written)))))
-    finally:
-        progress.close()
-
-
-def _label(run: "object", label: str | None) -> str:
-    """Returns the class to draw."""
-    if run.label is not None:
-        if label not in (None, run.label):
-            raise ValueError(f"--label={label}: {run.workdir} draws {run.label} alone")
-        return run.label
-    if label not in run.classes:
-        raise ValueError(f"--label={label}: {run.workdir} draws {', '.join(run.classes)}; choose one of them")
-    return label
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -107,10 +23,13 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
+    from dim_jax.gan.generation import generate_pool
     from dim_jax.training import hosts as joining
 
     joining.join()
-    folder = generate(options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation)
+    folder = generate_pool(
+        options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation
+    )
     command_line.say(f"{options.num} images in {folder}")
 
 

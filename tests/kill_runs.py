@@ -43,14 +43,14 @@ SHARES = {"classifier": 0.4, "gan": 0.3, "experiment": 0.3}
 POINTS = {
     "step": ("dim_jax.training.parallel", "pmap_train_step"),
     "metrics line": ("dim_jax.training.writers", "MetricWriter.write"),
-    "evaluation": ("dim_jax.evaluate", "Predictor.__call__"),
+    "evaluation": ("dim_jax.evaluation.predictor", "Predictor.__call__"),
     "sample sheets": ("dim_jax.gan.sample_sheets", "SampleSheets.draw"),
     "checkpoint": ("dim_jax.training.checkpoints", "save"),
     "rename": ("os", "replace"),
-    "predictions": ("dim_jax.evaluate", "evaluate"),
+    "predictions": ("dim_jax.evaluation.split_evaluation", "evaluate_split"),
     "pool": ("dim_jax.gan.pools", "Writer.write"),
-    "selection": ("dim_jax.select", "select"),
-    "report": ("dim_jax.report", "write"),
+    "selection": ("dim_jax.gan.pool_selection", "select_images"),
+    "report": ("dim_jax.reporting.run_page", "write_report"),
 }
 MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "host_bytes", "device_")
 NOT_FOUND = ("seconds_per_100_training_images", "seconds_per_test_image", "data", "runs", "workdir", "folder")
@@ -206,10 +206,10 @@ def ends(name, arguments, out, kills, stops, rng):
 
 def kill(kinds, out, kills, stops, seed):
     """Ends runs of several kinds `kills` and `stops` times in all; returns the counts by (kind, signal, point)."""
-    from dim_jax.prepare import prepare
+    from dim_jax.data.preparation import prepare_dataset
 
     rng, hit = np.random.default_rng(seed), {}
-    data = prepare("phantom", out / "data", image_size=64, scale=0.05)
+    data = prepare_dataset("phantom", out / "data", image_size=64, scale=0.05)
     for place, name in enumerate(kinds):
         last = place == len(kinds) - 1
         shares = [round(number * SHARES[name]) for number in (kills, stops)]

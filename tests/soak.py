@@ -101,7 +101,7 @@ def growth(seen):
 
 
 def main():
-    from dim_jax.prepare import prepare
+    from dim_jax.data.preparation import prepare_dataset
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=10_000, help="steps of each run (default: %(default)s)")
@@ -109,7 +109,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="new folder for the runs")
     options = parser.parse_args()
     out = options.out.absolute()
-    data = prepare("phantom", out / "data", image_size=64, scale=0.05)
+    data = prepare_dataset("phantom", out / "data", image_size=64, scale=0.05)
     for name in options.kinds:
         trainer, backend = name.split("/")
         run = out / f"{trainer}_{backend}"

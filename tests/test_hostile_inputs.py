@@ -18,9 +18,9 @@ from torch_pickles import write_state_dict
 
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.gan import pools
 from dim_jax.interop import convert
-from dim_jax.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 OUTCOMES = defaultdict(Counter)  # group -> (command, outcome) -> number of inputs
@@ -32,7 +32,7 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     for number, name in enumerate(("normal", "polyp")):
         write_pictures(root / "slides" / name, 6, 10 * number)
-    data = prepare("phantom", root / "data", image_size=32, scale=0.03)
+    data = prepare_dataset("phantom", root / "data", image_size=32, scale=0.03)
     dataset = open_dataset(data)
     weights, pair = write_state_dict(root / "a.pth", small_state_dict()), write_gan(root / "all_1.pth")
     classes = ",".join(dataset.classes)

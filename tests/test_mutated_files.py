@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_report import make_data, make_run
 
-from dim_jax import report, train
 from dim_jax.data import images, packed, sources, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.gan import pools
-from dim_jax.runs import configuration, files
+from dim_jax.reporting import run_page
+from dim_jax.runs import config_flags, configuration, files
 from dim_jax.weights import safetensor_files, torch_files
 
 # Few examples in every run of the suite, many when there is time for them.
@@ -242,7 +242,7 @@ def test_any_override_is_taken_or_refused(examples, tmp_path):
 
     @property_of(max(examples // 4, 10), st.sampled_from(names) | st.text(max_size=8), texts | scalars.map(str))
     def holds(name, text):
-        found = refused_or_read(train.parse, [config, f"--config.{name}={text}", f"--workdir={tmp_path}"])
+        found = refused_or_read(config_flags.parse_flags, [config, f"--config.{name}={text}", f"--workdir={tmp_path}"])
         if found:
             configuration.check_plain(found[0])
 
@@ -285,7 +285,7 @@ def test_a_page_is_written_whatever_a_run_directory_holds(examples, tmp_path):
         name, content = change
         (run / name).write_text(json.dumps(content))
         try:
-            page = report.render([run])
+            page = run_page.render_report([run])
         finally:
             (run / name).write_text(json.dumps(whole[name]))
         assert page.startswith("<!DOCTYPE html>")
@@ -303,7 +303,7 @@ def test_no_name_of_a_class_becomes_part_of_a_page(examples, tmp_path):
 
     @property_of(examples, names_of_classes)
     def holds(names):
-        page = report.render([make_run(tmp_path / f"{next(runs)}", classes=tuple(names))])
+        page = run_page.render_report([make_run(tmp_path / f"{next(runs)}", classes=tuple(names))])
         # What a browser or a terminal obeys; the page itself has line ends alone.
         assert not set(page) & {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))}
         assert "<script" not in page.lower().replace("&lt;script", "")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from dim_jax.data import images
 from dim_jax.data.dataset import Dataset
+from dim_jax.data.frozen_features import FrozenFeatures
+from dim_jax.data.resident import ResidentImages
 
 if TYPE_CHECKING:
     from dim_jax.data.frozen_features import FrozenFeatures, FrozenNetwork
@@ -59,8 +61,6 @@ def make_images(
     if backend == "features":
         if network is None:
             raise ValueError("config.data.backend=features has no pixels to offer here; choose tf or resident")
-        from dim_jax.data.frozen_features import FrozenFeatures
-
         return FrozenFeatures(dataset, image_size, resize, network)
     needed = math.prod((len(dataset), image_size, image_size, 3))
     if device_bytes is not None and needed > device_bytes / 2:
@@ -68,6 +68,4 @@ def make_images(
             f"{len(dataset)} images of {image_size} px need {needed / 2**30:.1f} GiB, more than half of a device's "
             f"{device_bytes / 2**30:.1f} GiB; use config.data.backend=tf or a smaller config.data.image_size"
         )
-    from dim_jax.data.resident import ResidentImages
-
     return ResidentImages(dataset, image_size, resize)

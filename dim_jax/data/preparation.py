@@ -1,101 +1,197 @@
-"""From listed images to a folder of prepared data: read, look for pairs, split, measure, report."""
+"""Prepares a dataset: lists and checks its images, divides them into training, validation and test, and reports.
 
-import dataclasses
+Everything is written into a folder beside the target that is renamed at the end, so an interrupted run leaves no half
+dataset. What has been prepared is never redrawn.
+"""
+
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import showing
-from dim_jax.data import data_report, near_duplicates, packed, reading, splits
-from dim_jax.data import manifest as manifests
+from dim_jax.data import images, phantom, prepared_folder, sources, splits
 from dim_jax.data.dataset import REPORT_FILE
-from dim_jax.data.reading import ReadImage
-from dim_jax.data.sources import Listing
 from dim_jax.runs import files
 
+# Heavy imports wait until there is something to do, so that --help answers at once.
+if TYPE_CHECKING:
+    from dim_jax.data.sources import Listing
 
-def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool, started: float) -> None:
-    """Writes everything that prepared data are into an empty folder, and says the report.
+PHANTOM = "phantom"
+TFDS = "tfds:"
+MOST_SIDE, MOST_SCALE = 4096, 100
+
+
+def prepare_dataset(
+    source: str | Path | None,
+    out: str | Path,
+    *,
+    manifest: str | Path | None = None,
+    group_regex: str | None = None,
+    classes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    image_size: int = 299,
+    split: str | None = None,
+    folds: int = 5,
+    validation: float = 0.2,
+    test: float = 0.2,
+    seed: int = 0,
+    scale: float = 1.0,
+    pack: str | None = None,
+    strict: bool = False,
+    data_dir: str | Path | None = None,
+    manual_dir: str | Path | None = None,
+) -> Path:
+    """Prepares `source` into the folder `out`; does nothing when that was done with the same options.
 
     Args:
-      folder: where to.
-      listing: the images.
-      options: those of `prepare.prepare`, checked; kept in the report.
+      source: a folder with one folder per class, or with a manifest.csv; "phantom" for drawn tissue; "tfds:NAME" for
+        a set of TensorFlow Datasets; None with `manifest`.
+      out: folder to make; it must be new or empty.
+      manifest: CSV with the columns path, label and optionally group and split.
+      group_regex: finds the group (patient or case) in an image's path: its first capturing group, or its whole match.
+      classes: class names in label order; sorted, or for the phantom clinical, when None.
+      exclude: classes to leave out.
+      image_size: side in pixels at which mean and std are measured, and at which phantoms are drawn.
+      split: "group", "random_image", "kfold" or "manifest"; None takes the CSV's split column, or else "group".
+      folds: number of folds of "kfold".
+      validation, test: shares of the images, for "group" and "random_image".
+      seed: seed of the split and of the phantom.
+      scale: size of the phantom set, 1 for that of EBHI.
+      pack: also write the pixels at `image_size`, made square by this policy ("squash", "crop" or "pad").
       strict: refuse unreadable images instead of leaving them out.
-      started: when preparing began, by time.perf_counter(); the report tells how long it took.
+      data_dir, manual_dir: where TFDS keeps what it has built, and what was downloaded by hand for it; None for its own
+        choice.
+
+    Returns:
+      The absolute path of `out`.
 
     Raises:
-      ValueError: the images cannot be read, or cannot be split as asked.
+      FileNotFoundError: the source, the CSV or an image it lists does not exist.
+      ValueError: an option or the data make no sense, or `out` was prepared otherwise.
     """
-    automatic = "manifest" if listing.has_split else "group"
-    method = automatic if options["split"] == "auto" else options["split"]
-    if method == "manifest" and not listing.has_split:
-        raise ValueError("--split=manifest needs a manifest.csv with a split column; add it or choose another split")
-    converted, progress = folder / "converted", showing("reading images")
-    read, unreadable = reading.read_all(listing.images, listing.root, converted, options["image_size"], progress)
-    _check_readable(read, unreadable, listing.classes, strict)
-
-    manifest = manifests.Manifest(
-        root=listing.root,
-        classes=listing.classes,
-        rows=tuple(image.row for image in read),
-        converted_root=converted if any(image.conversion for image in read) else None,
-    )
-    exact = near_duplicates.exact_pairs([row.sha256 for row in manifest.rows])
-    near = near_duplicates.near_pairs([image.signature for image in read])
-    digests = np.array([row.sha256 for row in manifest.rows])
-    near = near[digests[near[:, 0]] != digests[near[:, 1]]]
-    units = splits.units_of([row.group for row in manifest.rows], np.concatenate([exact, near]))
-    if method == "manifest":
-        assignments = (_as_listed(read),)
-    else:
-        shares = {key: options[key] for key in ("folds", "validation", "test") if options[key] is not None}
-        assignments = splits.draw(manifest.labels, units, method, seed=options["seed"], **shares)
-        if method == "group" and not any(row.group for row in manifest.rows):
-            method = "image"
-    moments = np.stack([image.moments for image in read])
-    folds = tuple(splits.Fold(each, *reading.channel_statistics(moments, each)) for each in assignments)
-    split = splits.Split(method, options["seed"], folds)
-    facts = {
-        "options": options,
-        "converted": [{"path": image.listed.path, "reason": image.conversion} for image in read if image.conversion],
-        "unreadable": unreadable,
-        "ignored": listing.ignored,
-        "notes": listing.notes,
+    out = Path(os.path.realpath(out))
+    if source is None and manifest is None:
+        raise ValueError("nothing to prepare; give --source=FOLDER, --source=phantom or --manifest=FILE.csv")
+    is_phantom = str(source) == PHANTOM
+    is_folder = source is not None and not is_phantom and not str(source).startswith(TFDS)
+    if (data_dir or manual_dir) and not str(source).startswith(TFDS):
+        raise ValueError("--data-dir and --manual-dir are only for --source=tfds:NAME; drop them")
+    if manifest is None and is_folder and Path(source, "manifest.csv").is_file():
+        manifest = Path(source, "manifest.csv")
+        command_line.say(f"using {manifest}")
+    options = {
+        "source": os.path.abspath(source) if is_folder else None if source is None else str(source),
+        "manifest": None if manifest is None else os.path.abspath(manifest),
+        "group_regex": group_regex,
+        "classes": None if classes is None else list(classes),
+        "exclude": list(exclude),
+        "image_size": image_size,
+        "split": split or "auto",
+        "folds": folds if split == "kfold" else None,
+        "validation": None if split in ("kfold", "manifest") else validation,
+        "test": None if split in ("kfold", "manifest") else test,
+        "seed": seed,
+        "scale": scale if is_phantom else None,
+        "pack": pack,
     }
-    if options["pack"]:
-        manifest = dataclasses.replace(manifest, packed=folder / packed.FILE_NAME)
-        packed.write(manifest, options["image_size"], options["pack"], showing("packing pixels"))
-    facts["seconds"] = round(time.perf_counter() - started, 3)
-    report = data_report.build(manifest, split, units, exact, near, facts)
-    data_report.contact_sheet(manifest, split).save(folder / "examples.png")
-    files.write_text(folder / "data_report.txt", data_report.text(report))
-    manifests.save(manifest, folder)
-    files.write_json(folder / REPORT_FILE, report)
-    splits.save(split, manifest, folder)
-    command_line.say(data_report.text(report).rstrip("\n"))
+    if is_folder:
+        root = Path(os.path.realpath(source))
+        if out.is_relative_to(root) or root.is_relative_to(out):
+            raise ValueError(f"--out={out} and --source={root} lie inside each other; choose an --out elsewhere")
+    if _is_prepared(out, options):
+        command_line.say(f"{out} is already prepared with these options; nothing to do")
+        return out
+    _check_options(options, out, folds, validation, test, scale)
+    started = time.perf_counter()
+    new_parents = [folder for folder in out.parents if not folder.exists()]
+    try:
+        with files.replacement(out, is_folder=True) as partial:
+            listing = _list(partial, options, {"data_dir": data_dir, "manual_dir": manual_dir})
+            prepared_folder.write(partial, listing, options, strict, started)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for folder in new_parents:
+                folder.rmdir()
+        raise
+    command_line.say(f"prepared {out}")
+    return out
 
 
-def _check_readable(
-    read: list[ReadImage], unreadable: list[dict[str, str]], classes: Sequence[str], strict: bool
+def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
+    """Says whether `out` holds data prepared with these options; raises when it holds anything else."""
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise ValueError(f"{out} is a file; choose another --out")
+    if not (out / "split.json").is_file() or not (out / REPORT_FILE).is_file():
+        if any(out.iterdir()):
+            raise ValueError(f"{out} is not empty and holds no prepared data; choose another --out")
+        return False
+    # Data that were prepared before there was --exclude left nothing out.
+    previous = {"exclude": []} | (files.read_object(out / REPORT_FILE).get("options") or {})
+    differing = [
+        f"{key} was {previous.get(key)!r} and is now {value!r}"
+        for key, value in files.to_json(options).items()
+        if previous.get(key) != value
+    ]
+    if differing:
+        raise ValueError(f"{out} was prepared with other options ({'; '.join(differing)}); choose another --out")
+    return True
+
+
+def _check_options(
+    options: dict[str, Any], out: Path, folds: int, validation: float, test: float, scale: float
 ) -> None:
-    first = "; ".join(f"{item['path']}: {item['reason']}" for item in unreadable[:3])
-    if unreadable and strict:
-        raise ValueError(f"{len(unreadable)} images cannot be read ({first}); mend them or leave out --strict")
-    found = {image.row.label for image in read}
-    for name in classes:
-        if name not in found:
-            raise ValueError(f"no image of class {name!r} can be read ({first}); mend the files or drop the class")
+    if not 8 <= options["image_size"] <= MOST_SIDE:
+        raise ValueError(f"--image-size={options['image_size']} must be at least 8 pixels and at most {MOST_SIDE}")
+    if options["split"] not in (*splits.METHODS, "auto"):
+        raise ValueError(f"--split={options['split']} is unknown; use {', '.join(splits.METHODS)}")
+    if options["split"] != "manifest":
+        method = "group" if options["split"] == "auto" else options["split"]
+        splits.part_shares(method, folds, validation, test)
+    if options["seed"] < 0:
+        raise ValueError(f"--seed={options['seed']} must not be negative")
+    is_phantom = options["source"] == PHANTOM
+    if is_phantom and (options["manifest"] or options["group_regex"]):
+        raise ValueError("--source=phantom knows its images and cases; drop --manifest and --group-regex")
+    if not is_phantom and scale != 1:
+        raise ValueError(f"--scale={scale} is only for --source=phantom; drop it")
+    if not 0 < scale <= MOST_SCALE:
+        raise ValueError(f"--scale={scale} must be positive and at most {MOST_SCALE}")
+    if options["pack"] not in (None, *images.POLICIES):
+        raise ValueError(f"--pack={options['pack']} is no policy; use {', '.join(images.POLICIES)}")
+    is_tfds = (options["source"] or "").startswith(TFDS)
+    if is_tfds and (options["manifest"] or options["source"] == TFDS):
+        raise ValueError("--source=tfds:NAME names a set, which lists its images; give NAME and no --manifest")
+    if options["source"] and not is_phantom and not is_tfds and not os.path.isdir(options["source"]):
+        raise FileNotFoundError(
+            f"{options['source']}: no such folder; --source is phantom, tfds:NAME or a folder of images"
+        )
 
 
-def _as_listed(read: list[ReadImage]) -> tuple[str, ...]:
-    """Returns the split column, once it is sure that nothing is missing."""
-    assignment = tuple(image.listed.split for image in read)
-    for name in splits.NAMES:
-        if name not in assignment:
-            raise ValueError(f"the split column has no readable {name!r} images; add some or draw with --split=group")
-    return assignment
+def _list(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
+    classes, exclude = options["classes"], options["exclude"]
+    listing = _list_all(folder, options | {"classes": None if exclude else classes}, tfds_folders)
+    return sources.without_classes(listing, exclude, classes) if exclude else listing
+
+
+def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
+    if (options["source"] or "").startswith(TFDS):
+        from dim_jax.data import tfds_source
+
+        chosen = {key: options[key] for key in ("group_regex", "classes", "split")}
+        name, progress = options["source"].removeprefix(TFDS), showing("writing images")
+        return tfds_source.listing(folder / "images", name, **chosen, **tfds_folders, progress=progress)
+    if options["source"] != PHANTOM:
+        return sources.listing(
+            options["source"], options["manifest"], options["group_regex"], options["classes"], options["split"]
+        )
+    root = folder / "images"
+    drawn = phantom.write(root, options["image_size"], options["scale"], options["seed"], showing("drawing tissue"))
+    listed = [sources.Listed(path, label, case, where=path) for path, label, case in sorted(drawn)]
+    return sources.Listing(root, sources.class_order(listed, options["classes"] or phantom.CLASSES), listed)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.data.dataset import Dataset
+from dim_jax.gan import pools
 from dim_jax.runs import files
 
 
@@ -51,8 +52,6 @@ def in_turn(images: Mapping[str, Sequence[Any]]) -> list[Any]:
 
 def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Dataset) -> None:
     """Lists all images of a pool by seed, as they were drawn."""
-    from dim_jax.gan import pools
-
     images = {each.label: [image.path for image in each.images] for each in pools.load(pool)}
     _write(path, {name: images[name] for name in classes}, dataset)
 

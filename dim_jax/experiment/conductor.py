@@ -10,10 +10,10 @@ from dim_jax.cli.progress import Progress
 from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.image_files import safe_name
 from dim_jax.experiment import arms as arms_of
-from dim_jax.experiment import plan, stages, verdict
+from dim_jax.experiment import estimate, plan, stages, verdict
 from dim_jax.experiment.arms import Arm, Config
 from dim_jax.experiment.plan import Run, Site
-from dim_jax.reporting import experiment_page
+from dim_jax.reporting import experiment_page, run_page
 from dim_jax.runs import configuration, files, workdir
 from dim_jax.trainers import classifier, gan
 from dim_jax.training import parallel
@@ -54,8 +54,6 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
     workdir.check_config(run, config, MAY_DIFFER)
     sources = _sources(config)
     if dry_run:
-        from dim_jax.experiment import estimate
-
         for name, source in sources.items():
             say(estimate.describe(source, name, config, arms, names))
         return
@@ -80,9 +78,7 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
                 say(f"{entry['name']}:")
                 for answer in entry["answers"]:
                     say(f"  {answer['sentence']}")
-            from dim_jax import report
-
-            say(f"report: {report.write([run])}")
+            say(f"report: {run_page.write_report([run])}")
 
 
 def _carry_out(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:

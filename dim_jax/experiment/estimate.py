@@ -13,6 +13,7 @@ from dim_jax.experiment import plan, stages
 from dim_jax.experiment.arms import Arm, Config
 from dim_jax.experiment.plan import Run
 from dim_jax.reporting import wording
+from dim_jax.trainers import classifier, gan
 from dim_jax.training import compilation, parallel
 
 
@@ -74,8 +75,6 @@ def _by_kind(config: Config, runs: Sequence[Run], site: plan.Site) -> dict[str, 
 
 
 def _classifier_cost(experiment: stages.Experiment, run: Run) -> Cost:
-    from dim_jax.trainers import classifier
-
     # Added images make an epoch longer by a few percent; they are not there yet.
     config = plan.classifier_config(experiment.config, run, experiment.site)
     config["data"]["generated"], config["data"]["generated_count"] = "", -1
@@ -83,8 +82,6 @@ def _classifier_cost(experiment: stages.Experiment, run: Run) -> Cost:
 
 
 def _gan_cost(experiment: stages.Experiment, generator: str, fold: int) -> Cost:
-    from dim_jax.trainers import gan
-
     classes = experiment.minority_classes(fold)
     configs = plan.gan_configs(experiment.config, generator, fold, experiment.site, classes)
     return _cost(gan, next(iter(configs.values())), experiment.site.root)

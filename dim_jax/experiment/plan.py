@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config, with_settings
+from dim_jax.gan.pool_selection import SELECTED
 from dim_jax.runs.workdir import flatten
-from dim_jax.select import SELECTED
 
 DATA = "data"
 

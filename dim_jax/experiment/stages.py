@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax import generate, select
 from dim_jax.cli.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
+from dim_jax.data.preparation import PHANTOM, TFDS, prepare_dataset
 from dim_jax.experiment import added_images, archive, plan
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
 from dim_jax.experiment.plan import Run, Site
-from dim_jax.gan import pools, selection
-from dim_jax.prepare import PHANTOM, TFDS, prepare
+from dim_jax.gan import generation, pool_selection, pools
+from dim_jax.gan.selection_rules import Rules
 from dim_jax.runs import files
+from dim_jax.trainers import classifier, gan
 from dim_jax.training import compilation
+
+TRAINERS = {"classifier": classifier.train, "gan": gan.train}
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ def open_site(source: str, name: str, root: Path, config: Config) -> Site:
         if not is_phantom and not source.startswith(TFDS) and not Path(source).is_dir():
             raise FileNotFoundError(f"config.data: {source}: no such folder")
         site = Site(name, root, root / plan.DATA)
-        prepare(
+        prepare_dataset(
             source,
             site.data,
             group_regex=options["group_regex"] or None,
@@ -105,10 +108,9 @@ class Experiment:
         archive.write(run.archive(self.site), folder, config, run.arm.count, dataset)
 
     def _train(self, config: Config, folder: Path) -> None:
-        from dim_jax.trainers import trainer
 
         log.info("working on %s", folder)
-        trainer(config["trainer"])(config, folder, describe=False)
+        TRAINERS[config["trainer"]](config, folder, describe=False)
         compilation.forget_programs()
 
     def add_images(self, run: Run) -> int | None:
@@ -170,7 +172,9 @@ class Experiment:
                 self._train(config, folders[label])
         for label in missing:
             source = folders.get(label) or folders[""]
-            generate.generate(source, folder / "pool", options["images"], label=label, truncation=options["truncation"])
+            generation.generate_pool(
+                source, folder / "pool", options["images"], label=label, truncation=options["truncation"]
+            )
             compilation.forget_programs()
 
     def _is_drawn(self, folder: Path) -> bool:
@@ -183,10 +187,10 @@ class Experiment:
         if not (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file():
             self.train(run)
         keep = self._most_kept(fold, name)
-        rules = selection.Rules(**{key: options[key] for key in vars(selection.Rules())})
+        rules = Rules(**{key: options[key] for key in vars(Rules())})
         out = self.site.selected(fold, name).parent
-        found = select.select(folder / "pool", self.site.data, run.folder(self.site), out, keep, rules)
-        say(select.summary(found))
+        found = pool_selection.select_images(folder / "pool", self.site.data, run.folder(self.site), out, keep, rules)
+        say(pool_selection.summary(found))
         compilation.forget_programs()
 
     def _judge(self, fold: int) -> Run:
@@ -209,7 +213,7 @@ class Experiment:
                     "generate", f"--workdir={folders.get(label) or folders['']}", f"--label={label}",
                     f"--num={options['images']}", f"--truncation={options['truncation']:g}", f"--out={folder / 'pool'}",
                 ])  # fmt: skip
-            rules = [f"--{key.replace('_', '-')}={options[key]:g}" for key in vars(selection.Rules())]
+            rules = [f"--{key.replace('_', '-')}={options[key]:g}" for key in vars(Rules())]
             lines.append([
                 "select", f"--pool={folder / 'pool'}", f"--data={self.site.data}",
                 f"--classifier={self._judge(run.fold).folder(self.site)}", f"--keep={self._most_kept(run.fold, name)}",

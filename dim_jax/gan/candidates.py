@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dim_jax.cli.progress import Progress
+from dim_jax.data import images, packed
+from dim_jax.data.dataset import GENERATED_FILE, open_dataset
+from dim_jax.evaluation import split_evaluation
+from dim_jax.evaluation.predictor import make_predictor
 from dim_jax.gan import pools
+from dim_jax.gan.selection_rules import CLASSIFIER, LITE0
+from dim_jax.models.feature_nets import inception_features
+from dim_jax.models.inception import NUM_LOGITS
 from dim_jax.runs import files
+from dim_jax.training import checkpoints, loop, parallel
+from dim_jax.weights import pretrained
 
 if TYPE_CHECKING:
     from dim_jax.data.dataset import Dataset
 
-LITE0, CLASSIFIER = "efficientnet_lite0", "classifier"
 THUMBNAIL = 32  # px
 BATCH = 32
 
@@ -86,11 +95,8 @@ def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candid
       ValueError: the three are not of one split or do not have the same classes, the classifier has seen generated
         images, the generated images are smaller than what it takes, or a file is broken.
     """
-    from dim_jax import evaluate
-    from dim_jax.data.dataset import GENERATED_FILE, open_dataset
-
     found, workdir = pools.load(pool), Path(classifier)
-    config, trained_on = evaluate.open_run(workdir)
+    config, trained_on = split_evaluation.open_run(workdir)
     if files.read_json(workdir / GENERATED_FILE)["images"]:
         raise ValueError(
             f"{workdir} was trained on generated images too, so it cannot judge them; give a classifier that was "
@@ -142,11 +148,6 @@ def look(candidates: Candidates, features: str, inception_weights: str | Path = 
     """
     from scipy.special import softmax
 
-    from dim_jax import evaluate
-    from dim_jax.models.inception import NUM_LOGITS
-    from dim_jax.training import checkpoints, loop, parallel
-    from dim_jax.weights import pretrained
-
     dataset = candidates.dataset
     # First of all: weights may be missing.
     extract = _lite0() if features == LITE0 else None
@@ -159,7 +160,7 @@ def look(candidates: Candidates, features: str, inception_weights: str | Path = 
     held_out = held_out[np.isin(dataset.labels[held_out], classes)]
     generated = np.flatnonzero(dataset.is_generated).astype(np.int32)
     judged, every = np.concatenate([held_out, generated]), np.concatenate([train, held_out, generated])
-    predictor = evaluate.make_predictor(candidates.config, dataset)
+    predictor = make_predictor(candidates.config, dataset)
     variables = parallel.replicate(predictor.fitting(restored.state, candidates.workdir / loop.BEST))
     predicted = predictor(variables, judged if extract else every)
     logits = np.zeros((len(dataset), len(dataset.classes)))
@@ -181,8 +182,6 @@ def look(candidates: Candidates, features: str, inception_weights: str | Path = 
 
 def _lite0() -> Callable[[np.ndarray], np.ndarray]:
     """Returns what turns uint8 pixels (BATCH, S, S, 3) into features (BATCH, 1280)."""
-    from dim_jax.weights import pretrained
-
     try:
         return pretrained.pixel_features()
     except ValueError as error:
@@ -193,9 +192,6 @@ def _inception(weights: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     """Returns what turns uint8 pixels (BATCH, S, S, 3) into logits and after them features (BATCH, 1008 + 2048)."""
     import jax
     import jax.numpy as jnp
-
-    from dim_jax.models.feature_nets import inception_features
-    from dim_jax.weights import pretrained
 
     variables = pretrained.inception_v3(weights)
     compiled = jax.jit(lambda variables, images: jnp.concatenate(inception_features(variables, images), -1))
@@ -209,9 +205,6 @@ def _pixels(
 
     Real images are first brought to the size of the generated ones, or their sharpness alone would set them apart.
     """
-    from dim_jax.cli.progress import Progress
-    from dim_jax.data import images, packed
-
     dataset = candidates.dataset
     thumbnails = np.zeros((len(dataset), THUMBNAIL, THUMBNAIL, 3), np.uint8)
     found, waiting = None, []
@@ -236,8 +229,6 @@ def _pixels(
 
 
 def _space(candidates: Candidates, features: str) -> str:
-    from dim_jax.weights import pretrained
-
     if features == LITE0:
         return f"{pretrained.feature_space()}, {_brought(candidates)}"
     data = candidates.config["data"]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dim_jax import evaluate
+from dim_jax.evaluation import split_evaluation
 from dim_jax.gan import transition
 from dim_jax.models import make_gan
 from dim_jax.models.layers import BatchNorm
@@ -196,7 +196,7 @@ def open_run(workdir: str | Path) -> GanRun:
     label, split_sha256 = config["gan"]["label"] or None, ""
     classes = (label,)
     if config["data"]["path"]:
-        _, dataset = evaluate.open_run(workdir, "gan")
+        _, dataset = split_evaluation.open_run(workdir, "gan")
         classes, split_sha256 = dataset.classes, dataset.split_sha256
     restored = checkpoints.restore(workdir / CHECKPOINTS)
     if restored is None:

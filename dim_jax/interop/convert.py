@@ -167,9 +167,9 @@ def _wanted(options: Any, overrides: Sequence[str]) -> "Wanted":
     Raises:
       FileNotFoundError, ValueError: options that do not go together, or a configuration that cannot be read.
     """
-    from dim_jax import train
     from dim_jax.data.manifest import load
     from dim_jax.interop.imported_runs import CLASSES, IMAGE_SIZE, MEAN, STD, Wanted
+    from dim_jax.runs import config_flags
 
     if options.classes and options.label:
         raise ValueError("--classes names the outputs of a classifier, --label the class of a GAN; give one of them")
@@ -184,7 +184,7 @@ def _wanted(options: Any, overrides: Sequence[str]) -> "Wanted":
     if options.config:
         given = [f"--config={options.config}", f"--config.data.path={options.data}", f"--workdir={options.out}"]
         given += [f"--config.gan.label={options.label}"] if options.label else []
-        config, *_ = train.parse([*given, *overrides])
+        config, *_ = config_flags.parse_flags([*given, *overrides])
     classes = tuple(command_line.comma_separated(options.classes or options.label or ""))
     if not classes:
         classes = load(options.data).classes if options.reset_head else CLASSES

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dim_jax.data import images
 from dim_jax.reporting import saliency, thumbnails, wording
 from dim_jax.reporting.predictions import Predictions
 from dim_jax.reporting.run_directory import Run
@@ -15,8 +16,6 @@ def view(run: Run, predictions: Predictions) -> dict[str, Any]:
 
     Without Grad-CAM maps, or without the way in which images were made square, the images are shown alone.
     """
-    from dim_jax.data import images
-
     maps, policy = predictions.grad_cam, run.setting("data", "resize")
     has_maps = maps is not None and policy in images.POLICIES
     classes, rows, unread, is_complete = [], [], 0, True
@@ -65,8 +64,6 @@ def view(run: Run, predictions: Predictions) -> dict[str, Any]:
 
 def _pictures(pixels: Any, values: Any, policy: Any) -> dict[str, str | None]:
     """Returns the data addresses of an image and of its map laid over it; None for what there is not."""
-    from dim_jax.data import images
-
     if pixels is None:
         return {"uri": None, "overlay": None}
     if values is None:

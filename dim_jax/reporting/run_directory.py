@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dim_jax.data import manifest as manifests
+from dim_jax.data import splits
+from dim_jax.data.dataset import GENERATED_FILE
 from dim_jax.reporting import curves
 from dim_jax.runs import files
 from dim_jax.training.writers import is_number
@@ -119,8 +122,6 @@ def _object(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
 
 
 def _generated(folder: Path, problems: list[str]) -> dict[str, int]:
-    from dim_jax.data.dataset import GENERATED_FILE
-
     if not (folder / GENERATED_FILE).is_file():
         return {}
     images = _object(folder, GENERATED_FILE, problems).get("images", [])
@@ -155,9 +156,6 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 def _data(folder: Path, config: dict[str, Any], problems: list[str]) -> tuple["Manifest | None", "Fold | None", str]:
-    from dim_jax.data import manifest as manifests
-    from dim_jax.data import splits
-
     try:
         manifest = manifests.load(folder)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dim_jax.data import images
 from dim_jax.reporting.predictions import probabilities
 
 SIDE = 128  # pixels; shown at about 100, so that they stay sharp on paper and on dense screens
@@ -54,8 +55,6 @@ def choose(
 
 def read(path: Path) -> np.ndarray | None:
     """Returns an image file as upright RGB, uint8 (H, W, 3), or None when it cannot be read."""
-    from dim_jax.data import images
-
     try:
         return images.read_image(path)
     except (OSError, ValueError):

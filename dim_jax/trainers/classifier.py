@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax import evaluate, losses
+from dim_jax import losses
 from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
-from dim_jax.evaluation import metrics
+from dim_jax.evaluation import metrics, split_evaluation
+from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
 from dim_jax.models import make_classifier
 from dim_jax.models.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
 from dim_jax.runs import configuration
@@ -40,13 +41,13 @@ def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bo
     job.carry_out(job.Job(open_data, _num_train_steps, make_task, _finish), config, run, dry_run, describe, profile)
 
 
-def _finish(config: dict[str, Any], run: Path, predictor: evaluate.Predictor) -> None:
+def _finish(config: dict[str, Any], run: Path, predictor: Predictor) -> None:
     """Evaluates the best checkpoint."""
     for split in ("val", "test"):
         if len(predictor.dataset.rows(split)):
-            found = evaluate.evaluate(run, split, predictor=predictor)
+            found = split_evaluation.evaluate_split(run, split, predictor=predictor)
             log.info("evaluated %s: macro_f1 %.4f, g_mean %.4f", split, found["macro_f1"], found["g_mean"])
-            say(evaluate.summary(found))
+            say(split_evaluation.summary(found))
 
 
 def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
@@ -55,7 +56,7 @@ def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
 
 def make_task(
     config: dict[str, Any], run: Path, data: datasets.Dataset, sampler: Sampler
-) -> tuple[loop.Task, loop.Schedule, evaluate.Predictor]:
+) -> tuple[loop.Task, loop.Schedule, Predictor]:
     """Builds what the loop needs from a configuration: model, loss, optimizer, steps, batches and evaluation."""
     options, optimizer_options = config["train"], config["optimizer"]
     batch_size = options["global_batch_size"]
@@ -86,7 +87,7 @@ def make_task(
     loss = losses.LOSSES[config["loss"]["name"]]
     loss_parameters = losses.hyper_parameters(config["loss"]["name"], config["loss"])
     class_counts = sampler.class_counts(data.labels, len(data.classes))
-    predictor = evaluate.make_predictor(config, data)
+    predictor = make_predictor(config, data)
     mean, std = predictor.statistics
     constants = Constants(jax.random.key(config["seed"]), mean, std, class_counts, loss_parameters, learning_rate)
     dispatch = parallel.pmap_train_step(
@@ -103,7 +104,7 @@ def make_task(
         # Host 0 judges for all, so that they cannot take different checkpoints for the best.
         return parallel.on_first_host(lambda: judge(found))
 
-    def judge(found: evaluate.Predictions) -> dict[str, float]:
+    def judge(found: Predictions) -> dict[str, float]:
         per_example = whole_split_loss(found.logits, found.label, np.ones(len(found.label), np.float32))
         values = metrics.classification_metrics(found.label, found.logits, data.classes)
         return {"loss": float(per_example.mean()), **metrics.scalars(values)}

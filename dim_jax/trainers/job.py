@@ -13,8 +13,9 @@ from dim_jax.cli.command_line import say
 from dim_jax.data import backends
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import Sampler
-from dim_jax.prepare import prepare
+from dim_jax.reporting import run_page
 from dim_jax.runs import files, workdir
 from dim_jax.training import compilation, loop, parallel
 from dim_jax.training.optimizers import scaled_learning_rate
@@ -117,7 +118,7 @@ def _prepare(config: Config, run: Path) -> Path:
     options = config["data"]
     log.info("%s is not prepared yet; preparing it into %s", options["path"], run / PREPARED)
     scale = options["phantom_scale"] if options["path"] == "phantom" else 1.0
-    return prepare(options["path"], run / PREPARED, image_size=options["image_size"], scale=scale)
+    return prepare_dataset(options["path"], run / PREPARED, image_size=options["image_size"], scale=scale)
 
 
 def _check_images(data: datasets.Dataset) -> None:
@@ -142,9 +143,7 @@ def _open_run(
 
 def _report(run: Path) -> None:
     # The page needs matplotlib; nothing before it does.
-    from dim_jax import report
-
-    say(f"report: {report.write([run])}")
+    say(f"report: {run_page.write_report([run])}")
 
 
 def training_batches(images: Any, sampler: Sampler, schedule: loop.Schedule, start: int) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dim_jax.prepare import prepare
+from dim_jax.data.preparation import prepare_dataset
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -62,7 +62,10 @@ def test_both_sides_are_measured_in_turn(program, options, tmp_path):
 
 def test_both_backends_are_measured_in_training_and_alone(tmp_path):
     pytest.importorskip("tensorflow")
-    data, out = prepare("phantom", tmp_path / "data", image_size=32, scale=0.02, pack="squash"), tmp_path / "out.json"
+    data, out = (
+        prepare_dataset("phantom", tmp_path / "data", image_size=32, scale=0.02, pack="squash"),
+        tmp_path / "out.json",
+    )
     small = ["--image-size=32", "--width=0.1", "--stages=40", "--batch-size=4", "--steps-per-dispatch=2"]
     done = benchmark("input_pipeline.py", f"--data={data}", *small, f"--json={out}")
     assert done.returncode == 0, done.stderr

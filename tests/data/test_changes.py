@@ -11,7 +11,7 @@ from PIL import Image
 from dim_jax.data import changes
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import open_dataset
-from dim_jax.prepare import prepare
+from dim_jax.data.preparation import prepare_dataset
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def prepared(tmp_path_factory):
         coarse = Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8))
         image = coarse.resize((24, 24), Image.Resampling.BILINEAR)
         (image.quantize(64) if number == 0 else image).save(path)
-    return prepare(root / "source", root / "data", image_size=16).parent
+    return prepare_dataset(root / "source", root / "data", image_size=16).parent
 
 
 @pytest.fixture

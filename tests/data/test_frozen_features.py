@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dim_jax import report, train
+from dim_jax import train
 from dim_jax.cli import command_line
 from dim_jax.data import backends, frozen_features, images
 from dim_jax.data import dataset as datasets
-from dim_jax.prepare import prepare
+from dim_jax.data.preparation import prepare_dataset
+from dim_jax.reporting import run_page
 from dim_jax.runs import files
 from dim_jax.weights import pretrained
 
@@ -41,7 +42,7 @@ class Network:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_linear_model_goes_through_the_whole_job(folder, tmp_path, monkeypatch
         standardised = predictions["features"]
     assert standardised.shape == (metrics["num_images"], SIZE * 3) and abs(standardised.mean()) < 0.5
     assert "mean colours" in files.read_json(run / "environment.json")["features"]
-    page = Path(report.write([run])).read_text()
+    page = Path(run_page.write_report([run])).read_text()
     assert "given features and no images" in page and "before Grad-CAM maps were made" not in page
 
 

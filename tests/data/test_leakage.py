@@ -11,7 +11,7 @@ from dim_jax import train
 from dim_jax.cli import command_line
 from dim_jax.data import changes, images, manifest, splits
 from dim_jax.data import dataset as datasets
-from dim_jax.prepare import prepare
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
 
@@ -25,7 +25,7 @@ def final_params(data, run):
 
 def test_training_does_not_notice_what_the_held_out_images_show(tmp_path, monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
-    data = prepare("phantom", tmp_path / "data", image_size=32, scale=0.03)
+    data = prepare_dataset("phantom", tmp_path / "data", image_size=32, scale=0.03)
     spoiled = tmp_path / "spoiled"
     shutil.copytree(data, spoiled)
     dataset = manifest.load(spoiled)
@@ -44,7 +44,7 @@ def test_training_does_not_notice_what_the_held_out_images_show(tmp_path, monkey
 
 
 def test_normalisation_is_that_of_the_training_images_alone(tmp_path):
-    data = prepare("phantom", tmp_path / "data", image_size=32, scale=0.03)
+    data = prepare_dataset("phantom", tmp_path / "data", image_size=32, scale=0.03)
     dataset = manifest.load(data)
     split = splits.load(data, dataset)
 
@@ -61,7 +61,7 @@ def test_normalisation_is_that_of_the_training_images_alone(tmp_path):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 def exchange(folder, first, second):

@@ -14,7 +14,7 @@ from dim_jax import prepare as command
 from dim_jax.cli import command_line
 from dim_jax.data import images, near_duplicates, splits
 from dim_jax.data import manifest as manifests
-from dim_jax.prepare import prepare
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.runs import files
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "ebhi-seg-224"
@@ -81,7 +81,7 @@ def test_class_folders_become_a_manifest_a_split_and_a_report(tmp_path, capsys):
 
 def test_groups_come_from_the_path_and_stay_together(tmp_path):
     source = class_folders(tmp_path / "source", (("normal", 12), ("polyp", 18)), per_case=3)
-    data = prepare(source, tmp_path / "data", group_regex=r"(case\d+-.)_", image_size=16)
+    data = prepare_dataset(source, tmp_path / "data", group_regex=r"(case\d+-.)_", image_size=16)
     manifest = manifests.load(data)
     split = splits.load(data, manifest)
     assert split.method == "group" and manifest.rows[0].group == "case0-n"
@@ -92,18 +92,18 @@ def test_groups_come_from_the_path_and_stay_together(tmp_path):
 
 def test_preparing_again_changes_nothing_and_other_options_are_refused(tmp_path, capsys):
     source = class_folders(tmp_path / "source")
-    data = prepare(source, tmp_path / "data", image_size=16)
+    data = prepare_dataset(source, tmp_path / "data", image_size=16)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in data.iterdir()}
-    assert prepare(source, data, image_size=16) == data
+    assert prepare_dataset(source, data, image_size=16) == data
     assert "already prepared" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"seed was 0 and is now 1.*choose another --out"):
-        prepare(source, data, image_size=16, seed=1)
+        prepare_dataset(source, data, image_size=16, seed=1)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in data.iterdir()} == before
 
 
 def test_the_same_source_gives_the_same_split_anywhere(tmp_path):
     source = class_folders(tmp_path / "source", per_case=2)
-    first, second = (prepare(source, tmp_path / name, image_size=16) for name in ("a", "b"))
+    first, second = (prepare_dataset(source, tmp_path / name, image_size=16) for name in ("a", "b"))
     for name in ("split.json", "manifest.json", "data_report.txt"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
@@ -115,7 +115,7 @@ def test_copies_are_found_and_stay_in_one_split(tmp_path, capsys):
     Image.open(original).resize((40, 30)).save(source / "polyp" / "resized.jpg", quality=60)
     Image.open(original).transpose(Image.Transpose.ROTATE_90).save(source / "normal" / "turned.png")
     for seed in range(3):
-        data = prepare(source, tmp_path / f"data{seed}", image_size=16, seed=seed)
+        data = prepare_dataset(source, tmp_path / f"data{seed}", image_size=16, seed=seed)
         manifest = manifests.load(data)
         assignment = splits.load(data, manifest).folds[0].assignment
         copies = {"polyp/case0-p_0.png", "polyp/copy.png", "polyp/resized.jpg", "normal/turned.png"}
@@ -141,7 +141,7 @@ def test_unusual_images_are_converted_and_listed(tmp_path):
     exif = Image.Exif()
     exif[images.EXIF_ORIENTATION] = 6
     Image.fromarray(picture(51)[:12]).save(source / "normal" / "turned.jpg", exif=exif)
-    data = prepare(source, tmp_path / "data", image_size=16)
+    data = prepare_dataset(source, tmp_path / "data", image_size=16)
     report = files.read_json(data / "data_report.json")
     assert {item["path"]: item["reason"] for item in report["converted"]} == {
         "normal/deep.png": "I;16", "normal/ink.tif": "TIFF, CMYK", "normal/turned.jpg": "EXIF rotation",
@@ -168,7 +168,7 @@ def test_unreadable_images_are_left_out_loudly_or_refused(tmp_path, capsys):
     assert run(f"--source={source}", f"--out={tmp_path / 'strict'}", "--image-size=16", "--strict") == 2
     assert "2 images cannot be read (normal/cut.png" in capsys.readouterr().err
     assert everything_below(tmp_path) == sorted(["source", *(f"source/{name}" for name in everything_below(source))])
-    data = prepare(source, tmp_path / "data", image_size=16)
+    data = prepare_dataset(source, tmp_path / "data", image_size=16)
     assert "WARNING: 2 unreadable images are left out: normal/cut.png" in capsys.readouterr().out
     assert len(manifests.load(data)) == 15
     report = files.read_json(data / "data_report.json")
@@ -188,13 +188,13 @@ def test_a_split_column_is_kept_and_its_leaks_are_reported(tmp_path, capsys):
     names = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*.png"))]
     records = [(name, name[0], name[2:7] + name[0], side) for name, side in zip(names, sides, strict=True)]
     table = write_csv(source, ("path", "label", "group", "split"), records)
-    data = prepare(None, tmp_path / "data", manifest=table, image_size=16)
+    data = prepare_dataset(None, tmp_path / "data", manifest=table, image_size=16)
     manifest = manifests.load(data)
     split = splits.load(data, manifest)
     assert split.method == "manifest"
     assert split.folds[0].assignment == tuple({"validation": "val"}.get(side, side) for side in sides)
     assert "WARNING: 2 groups are in more than one split: case1a, case1b" in capsys.readouterr().out
-    redrawn = prepare(source, tmp_path / "redrawn", split="group", image_size=16)
+    redrawn = prepare_dataset(source, tmp_path / "redrawn", split="group", image_size=16)
     assert splits.load(redrawn, manifests.load(redrawn)).method == "group"
     printed = capsys.readouterr().out
     assert f"using {table}" in printed and "split column" in printed
@@ -206,13 +206,13 @@ def test_images_without_group_are_counted(tmp_path, capsys):
     write_csv(
         source, ("path", "label", "group"), [(n, n[0], "" if number < 3 else n) for number, n in enumerate(names)]
     )
-    prepare(source, tmp_path / "data", image_size=16)
+    prepare_dataset(source, tmp_path / "data", image_size=16)
     assert "WARNING: 3 images have no group" in capsys.readouterr().out
 
 
 def test_kfold_writes_every_fold(tmp_path):
     source = class_folders(tmp_path / "source", (("a", 8), ("b", 8)))
-    data = prepare(source, tmp_path / "data", split="kfold", folds=4, image_size=16)
+    data = prepare_dataset(source, tmp_path / "data", split="kfold", folds=4, image_size=16)
     split = splits.load(data, manifests.load(data))
     assert len(split.folds) == 4 and len({fold.mean for fold in split.folds}) == 4
     assert "fold 3 of 4 (kfold)" in (data / "data_report.txt").read_text()
@@ -220,19 +220,21 @@ def test_kfold_writes_every_fold(tmp_path):
 
 def test_the_random_image_split_warns_and_lists_divided_groups(tmp_path, capsys):
     source = class_folders(tmp_path / "source", (("a", 12), ("b", 12)), per_case=6)
-    data = prepare(source, tmp_path / "data", split="random_image", group_regex=r"case\d-.", image_size=16)
+    data = prepare_dataset(source, tmp_path / "data", split="random_image", group_regex=r"case\d-.", image_size=16)
     printed = capsys.readouterr().out
     assert "WARNING: the random image split ignores patients" in printed and "groups are in more than one" in printed
     assert splits.load(data, manifests.load(data)).method == "random_image"
 
 
 def test_a_class_too_small_for_every_split_is_warned_of(tmp_path, capsys):
-    prepare(class_folders(tmp_path / "s", (("a", 9), ("b", 2))), tmp_path / "data", image_size=16)
+    prepare_dataset(class_folders(tmp_path / "s", (("a", 9), ("b", 2))), tmp_path / "data", image_size=16)
     assert "WARNING: class 'b' has no images in val: it has only 2 unit(s) in all" in capsys.readouterr().out
 
 
 def test_classes_set_the_label_order(tmp_path):
-    data = prepare(class_folders(tmp_path / "s"), tmp_path / "data", classes=["polyp ü", "normal"], image_size=16)
+    data = prepare_dataset(
+        class_folders(tmp_path / "s"), tmp_path / "data", classes=["polyp ü", "normal"], image_size=16
+    )
     assert manifests.load(data).classes == ("polyp ü", "normal")
 
 
@@ -243,7 +245,7 @@ def test_classes_are_left_out_on_request_and_the_report_says_so(tmp_path, capsys
     assert manifest.classes == ("a", "c") and len(manifest) == 14
     assert "7 images of b are left out for --exclude" in capsys.readouterr().out
     assert run(f"--source={source}", f"--out={tmp_path / 'd'}", "--image-size=16") == 2  # another set of images
-    data = prepare(source, tmp_path / "e", exclude=["b"], classes=["c", "a"], image_size=16)
+    data = prepare_dataset(source, tmp_path / "e", exclude=["b"], classes=["c", "a"], image_size=16)
     assert manifests.load(data).classes == ("c", "a")
 
 
@@ -251,13 +253,13 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
     source = class_folders(tmp_path / "source")
     monkeypatch.setattr(splits, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        prepare(source, tmp_path / "new" / "data", image_size=16)
+        prepare_dataset(source, tmp_path / "new" / "data", image_size=16)
     assert os.listdir(tmp_path) == ["source"]
 
 
 def test_the_phantom_is_drawn_into_the_data(tmp_path):
     pytest.importorskip("dim_jax.data.phantom")
-    data = prepare("phantom", tmp_path / "data", image_size=32, scale=0.02)
+    data = prepare_dataset("phantom", tmp_path / "data", image_size=32, scale=0.02)
     data = data.rename(tmp_path / "moved")
     manifest = manifests.load(data)
     assert manifest.classes == ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")

@@ -18,8 +18,8 @@ from dim_jax import prepare as command
 from dim_jax.cli import command_line
 from dim_jax.data import image_files, images, splits
 from dim_jax.data import manifest as manifests
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.tfds_builders import biopsies
-from dim_jax.prepare import prepare
 from dim_jax.runs import files
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -102,7 +102,7 @@ def test_a_set_with_three_splits_keeps_them_and_its_bytes(tmp_path):
     features = {**label_and_image("tumour", "a:normal", "absent"), "patient": np.int64}
     make_set("ThreeSplits", examples, **features)
     source = {"data_dir": tmp_path / "tfds", "image_size": 16}
-    data = prepare("tfds:three_splits", tmp_path / "data", **source)
+    data = prepare_dataset("tfds:three_splits", tmp_path / "data", **source)
     manifest = manifests.load(data)
     split = splits.load(data, manifest)
     assert manifest.classes == ("tumour", "a:normal") and len(manifest) == 12 and split.method == "manifest"
@@ -124,7 +124,9 @@ def test_a_set_with_three_splits_keeps_them_and_its_bytes(tmp_path):
     ):
         assert note in notes_of(data)
 
-    redrawn = prepare("tfds:three_splits", tmp_path / "redrawn", split="group", group_regex=r"(\w+)-0", **source)
+    redrawn = prepare_dataset(
+        "tfds:three_splits", tmp_path / "redrawn", split="group", group_regex=r"(\w+)-0", **source
+    )
     manifest = manifests.load(redrawn)
     assert len(manifest) == 16 and {row.group for row in manifest.rows} == {"train", "validation", "test", "extra"}
     assert splits.load(redrawn, manifest).method == "group"
@@ -140,7 +142,7 @@ def test_names_of_a_set_cannot_lead_outside_or_overwrite_each_other(tmp_path):
     ]
     features = {**label_and_image(*labels), "filename": tfds.features.Text()}
     make_set("BadNames", {"train": examples}, supervised_keys=("image", "label"), **features)
-    data = prepare("tfds:bad_names", tmp_path / "out" / "data", data_dir=tmp_path / "tfds", image_size=16)
+    data = prepare_dataset("tfds:bad_names", tmp_path / "out" / "data", data_dir=tmp_path / "tfds", image_size=16)
     manifest = manifests.load(data)
     assert manifest.classes == tuple(labels) and len(manifest) == len({row.path.lower() for row in manifest.rows}) == 40
     assert {row.path.split("/")[0] for row in manifest.rows} == {"_.._up", "a_b", "_"}
@@ -201,7 +203,7 @@ def test_ebhi_gives_one_magnification(tmp_path):
     found = {}
     for name in ("ebhi", "ebhi/400x"):
         options = {"data_dir": tmp_path / "tfds", "manual_dir": tmp_path / "manual", "image_size": 16}
-        manifest = manifests.load(prepare(f"tfds:{name}", tmp_path / name, **options))
+        manifest = manifests.load(prepare_dataset(f"tfds:{name}", tmp_path / name, **options))
         assert manifest.classes == ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
         assert len(manifest) == 30 and {row.group for row in manifest.rows} == {"11", "12", "13"}
         found[name] = {row.sha256 for row in manifest.rows}

@@ -12,19 +12,19 @@ from PIL import Image
 from test_convert import SMALL, small_state_dict
 from torch_pickles import write_state_dict
 
-from dim_jax import evaluate, predict
+from dim_jax import predict
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
-from dim_jax.evaluation import calibration
+from dim_jax.data.preparation import prepare_dataset
+from dim_jax.evaluation import calibration, split_evaluation
 from dim_jax.interop import convert
-from dim_jax.prepare import prepare
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def run(data, tmp_path_factory):
     classes = ",".join(open_dataset(data).classes)
     arguments = [str(path), f"--out={folder / 'a'}", f"--data={data}", f"--classes={classes}", "--image-size=32"]
     assert command_line.run(convert.main, arguments) == 0
-    evaluate.evaluate(folder / "a", "val")
+    split_evaluation.evaluate_split(folder / "a", "val")
     return folder / "a"
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dim_jax import report, train
+from dim_jax import train
 from dim_jax.cli import command_line
 from dim_jax.data import phantom
+from dim_jax.reporting import run_page
 from dim_jax.runs import files
 
 CONFIG = f"--config={Path(__file__).parents[2] / 'configs' / 'experiment.py'}:test"
@@ -88,7 +89,7 @@ def test_the_page_leads_with_one_sentence_and_shows_what_it_rests_on(finished):
     assert kept and page.count("data:image/jpeg") == len(kept) + 1  # each kept image, and the sheet of closest pairs
     tables = {path.name for path in (finished / "report_data").rglob("*.csv")}
     assert {"scores.csv", "contrasts.csv", "selection_gcgan.csv"} <= tables
-    assert report.write([finished]).read_text() == page  # equal files, equal page
+    assert run_page.write_report([finished]).read_text() == page  # equal files, equal page
 
 
 def test_every_command_that_the_page_prints_says_what_it_did(finished, capsys):

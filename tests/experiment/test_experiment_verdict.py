@@ -9,9 +9,9 @@ import pytest
 from hostile_inputs import EVIL, assert_harmless, renamed
 
 from dim_jax.data import splits
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import metrics
 from dim_jax.experiment import archive, arms, plan, stages, verdict
-from dim_jax.prepare import prepare
 from dim_jax.reporting import experiment_page
 from dim_jax.runs import files
 
@@ -39,7 +39,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepare(
+    return prepare_dataset(
         "phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=16, scale=0.15, split="kfold", folds=3
     )
 

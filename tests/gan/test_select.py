@@ -16,8 +16,8 @@ from dim_jax import select, train
 from dim_jax.cli import command_line
 from dim_jax.data import dataset as datasets
 from dim_jax.data import images, manifest, phantom
-from dim_jax.gan import pools
-from dim_jax.prepare import prepare
+from dim_jax.data.preparation import prepare_dataset
+from dim_jax.gan import pool_selection, pools
 from dim_jax.reporting import selection_page
 from dim_jax.runs import files
 
@@ -36,7 +36,7 @@ LENIENT = ["--features=classifier", "--least-probability=0", "--distance-slack=9
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=SIDE, scale=0.06)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=SIDE, scale=0.06)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_hostile_names_do_not_run_in_the_page(finished, data, evil):
     text = selection_page.render(selected, rejected["rejected"], nearest, gone)
     assert_harmless(text, is_page=True)
     assert markupsafe.escape(command_line.printable(evil))[:9] in text and "image file not found" in text
-    assert_harmless(select.summary(selected))
+    assert_harmless(pool_selection.summary(selected))
 
 
 def refused(capsys, tmp_path, *given):
@@ -305,7 +305,7 @@ def test_a_missing_weights_package_is_told_with_what_to_do(pool, data, classifie
 
 def test_the_inception_network_adds_numbers_and_decides_nothing(finished, pool, data, classifier, monkeypatch):
     """With a small stand-in for the network."""
-    from dim_jax.models import feature_nets
+    from dim_jax.gan import candidates
     from dim_jax.weights import pretrained
 
     def stand_in(variables, images):
@@ -314,7 +314,7 @@ def test_the_inception_network_adds_numbers_and_decides_nothing(finished, pool, 
 
     monkeypatch.setattr(pretrained, "inception_v3", lambda path: np.random.default_rng(0).normal(size=(192, 1008)))
     monkeypatch.setattr(pretrained, "inception_space", lambda path: f"<stand-in {path}>")
-    monkeypatch.setattr(feature_nets, "inception_features", stand_in)
+    monkeypatch.setattr(candidates, "inception_features", stand_in)
     out = finished.parent / "with_inception"
     more = ["--keep=8", "--inception-weights=weights.pth", *LENIENT]
     assert command_line.run(select.main, arguments(pool, data, classifier, out, *more)) == 0

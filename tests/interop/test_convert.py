@@ -16,11 +16,12 @@ from torch_pickles import File, call, dictionary, plain, sequence, state_dict, v
 from dim_jax import evaluate, generate, report, train
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
+from dim_jax.data.preparation import prepare_dataset
+from dim_jax.evaluation import split_evaluation
 from dim_jax.gan import pools
 from dim_jax.interop import convert, published_files
 from dim_jax.models.gcgan import Discriminator, Generator
 from dim_jax.models.lrf_cnn import LRFCNN
-from dim_jax.prepare import prepare
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
 from dim_jax.weights import gcgan_names, safetensor_files, torch_files, torch_names
@@ -83,7 +84,7 @@ def small_state_dict(step=7):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 def test_the_published_network_comes_back_bit_for_bit_under_its_published_names(tmp_path, capsys):
@@ -248,7 +249,7 @@ def test_labels_follow_the_order_of_the_outputs_whatever_that_of_the_data(data, 
     assert run(*arguments, f"--classes={','.join(backwards[1:])},other") == 2
     assert f"has images of {backwards[0]}" in told(capsys)
     assert run(*arguments, f"--classes={','.join(backwards)}") == 0
-    metrics = evaluate.evaluate(workdir, "test")
+    metrics = split_evaluation.evaluate_split(workdir, "test")
     assert metrics["classes"] == list(backwards) and metrics["checkpoint_step"] == 7
     dataset, seen = open_dataset(data), np.load(workdir / "eval" / "test" / "predictions.npz")
     np.testing.assert_array_equal(seen["label"], 4 - dataset.labels[seen["index"]])

@@ -13,12 +13,12 @@ from jax import lax
 
 from dim_jax import losses
 from dim_jax.data.dataset import open_dataset
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import make_sampler
 from dim_jax.models import CLASSIFIERS, make_classifier
 from dim_jax.models.coatnet import relative_places
 from dim_jax.models.feature_nets import lite0_features
 from dim_jax.models.wavemix import Upsampling, haar
-from dim_jax.prepare import prepare
 from dim_jax.steps import grad_cam as explain
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.trainers import classifier
@@ -149,7 +149,7 @@ def test_equal_distances_share_a_bias():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @NEEDS_LITE0

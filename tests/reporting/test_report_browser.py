@@ -18,8 +18,8 @@ import pytest
 from test_report import HOSTILE, make_run
 from test_report_figures import complete
 
-from dim_jax import report
 from dim_jax.cli import command_line
+from dim_jax.reporting import run_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -179,7 +179,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two complete runs, the second with names that would be markup or code if anything let them."""
     folder = tmp_path_factory.mktemp("browser")
     runs = [complete(make_run(folder / "a")), complete(make_run(folder / "<b>b</b>", HOSTILE, seed=1))]
-    return report.write(runs, folder / "report.html")
+    return run_page.write_report(runs, folder / "report.html")
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

@@ -22,6 +22,7 @@ from dim_jax.reporting import (
     figures,
     predictions,
     run_directory,
+    run_page,
     saliency,
     stages,
     tables,
@@ -64,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(run: Path) -> str:
-    return report.render([run])
+    return run_page.render_report([run])
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of a run whose classes are named like markup, code, formulas and templates."""
     names = ("=cmd()", "<b>x</b>", "</script><script>alert(1)</script>%{x}")
     run = complete(make_run(tmp_path_factory.mktemp("hostile") / "run", names))
-    return report.render([run])
+    return run_page.render_report([run])
 
 
 def links(html: str) -> dict[str, list[list[str]]]:
@@ -205,9 +206,9 @@ def test_the_cloud_holds_every_image_with_its_prediction(run: Path, html: str) -
 
 def test_plotly_is_there_once_and_only_where_it_is_needed(run: Path, tmp_path: Path, html: str) -> None:
     assert html.count("plotly.js v") == 1 and "script-src 'sha256-" in html
-    both = report.render([run, complete(make_run(tmp_path / "b", seed=1))])
+    both = run_page.render_report([run, complete(make_run(tmp_path / "b", seed=1))])
     assert both.count("plotly.js v") == 1 and both.count('<figure class="embedding">') == 2
-    plain = report.render([make_run(tmp_path / "plain")])
+    plain = run_page.render_report([make_run(tmp_path / "plain")])
     assert "<script" not in plain and "script-src" not in plain
     assert "The features are the same for all images" in plain
 
@@ -272,7 +273,7 @@ def test_runs_from_before_grad_cam_are_shown_without(tmp_path: Path) -> None:
     for path in run.glob("eval/*/predictions.npz"):
         arrays = {key: value for key, value in np.load(path).items() if key != "grad_cam"}
         np.savez(path, **arrays)
-    html = report.render([run])
+    html = run_page.render_report([run])
     page = Page(html)
     assert "evaluated before Grad-CAM maps were made; python -m dim_jax.evaluate" in page.text
     assert not any(name.startswith("Grad-CAM over") for name in page.attributes("alt"))
@@ -315,7 +316,7 @@ def test_stages_that_were_not_timed_get_a_dash(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     found = stages.measure(run_directory.read("run", run))
     assert all(stage.seconds is None for stage in found)
-    page = Page(report.render([run]))
+    page = Page(run_page.render_report([run]))
     assert {row[1] for row in page.table("Time per stage")[1:]} == {"–"}
     assert "did not write down how long its stages took" in page.text
 
@@ -356,7 +357,7 @@ def test_tables_hold_what_the_page_shows(run: Path, html: str) -> None:
 
 
 def test_comparisons_have_tables_too(run: Path, tmp_path: Path) -> None:
-    numbers = links(report.render([run, complete(make_run(tmp_path / "b", loss="cross_entropy", seed=1))]))
+    numbers = links(run_page.render_report([run, complete(make_run(tmp_path / "b", loss="cross_entropy", seed=1))]))
     scores = numbers["comparison_summary_metrics_test.csv"]
     column = scores[0].index("macro_f1")
     expected = files.read_json(run / "eval" / "test" / "metrics.json")["macro_f1"]
@@ -399,7 +400,7 @@ def test_policy_allows_exactly_the_scripts_of_the_page(html: str) -> None:
 
 
 def test_equal_runs_give_an_equal_page_and_equal_files(run: Path, html: str, tmp_path: Path) -> None:
-    first, second = (report.write([run], tmp_path / name / "page.html") for name in ("one", "two"))
+    first, second = (run_page.write_report([run], tmp_path / name / "page.html") for name in ("one", "two"))
     assert first.read_text(encoding="utf-8") == second.read_text(encoding="utf-8") == html
     written = sorted(path.relative_to(first.parent) for path in first.parent.rglob("*.csv"))
     assert all((first.parent / path).read_bytes() == (second.parent / path).read_bytes() for path in written)
@@ -410,7 +411,7 @@ def test_equal_runs_give_an_equal_page_and_equal_files(run: Path, html: str, tmp
 
 def test_a_new_report_replaces_its_own_files_and_no_others(run: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "b", evaluated=())
-    page = report.write([run, other], tmp_path / "page.html")
+    page = run_page.write_report([run, other], tmp_path / "page.html")
     data = tmp_path / "page_data"
     assert (data / "comparison" / "learning_curves.csv").is_file() and (data / "a" / "t_sne_test.csv").is_file()
     (data / "a" / "mine.csv").write_text("mine")
@@ -418,7 +419,7 @@ def test_a_new_report_replaces_its_own_files_and_no_others(run: Path, tmp_path: 
     listed = files.read_json(data / "contents.json")
     files.write_json(data / "contents.json", [*listed, "../../outside.csv", "a/../../b/config.json", 7])
     (tmp_path / "outside.csv").write_text("mine")
-    report.write([other], page)
+    run_page.write_report([other], page)
     left = sorted(path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file())
     assert left == ["a/mine.csv", "b/images_per_class.csv", "b/learning_curves.csv", "b/time_per_stage.csv",
                     "contents.json", "notes.txt"]  # fmt: skip
@@ -455,7 +456,7 @@ def test_arrays_that_do_not_fit_are_told_and_the_rest_is_shown(tmp_path: Path, b
         "label": arrays["label"] + 5,
     }[broken]
     np.savez(path, **arrays)
-    text = Page(report.render([run])).text
+    text = Page(run_page.render_report([run])).text
     words = {"features": "not finite", "grad_cam": "do not belong together", "index": "manifest does not list"}
     assert words.get(broken, "other classes than the data") in text
     found = predictions.read(run_directory.read("run", run), "test")
@@ -464,7 +465,7 @@ def test_arrays_that_do_not_fit_are_told_and_the_rest_is_shown(tmp_path: Path, b
 
 def test_hostile_names_leave_no_control_characters(tmp_path: Path) -> None:
     run = complete(make_run(tmp_path / "run", HOSTILE))
-    page = report.write([run], tmp_path / "page.html")
+    page = run_page.write_report([run], tmp_path / "page.html")
     texts = [own_text(page.read_text(encoding="utf-8"))]
     texts += [path.read_text(encoding="utf-8") for path in tmp_path.glob("page_data/*/*.csv")]
     assert not any(re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text) for text in texts)

@@ -13,9 +13,8 @@ from test_report_browser import CHROMIUM, Browser
 from test_report_figures import links
 
 from configs import gan as gan_config
-from dim_jax import report
 from dim_jax.gan import sample_sheets
-from dim_jax.reporting import gan_view, panels, run_directory, sheets
+from dim_jax.reporting import gan_view, panels, run_directory, run_page, sheets
 from dim_jax.runs import files
 
 STEPS = (20, 40, 60)
@@ -91,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(run: Path) -> str:
-    return report.render([run])
+    return run_page.render_report([run])
 
 
 def test_pictures_are_looked_for_where_the_trainer_puts_them() -> None:
@@ -179,7 +178,7 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:20])
     for path in (run / "samples").iterdir():
         path.unlink()
-    text = Page(report.render([run])).text
+    text = Page(run_page.render_report([run])).text
     assert "Training is not finished: step 8 of 60 is the last one logged." in text
     assert "There is no grid of generated images yet." in text and "There are no reconstructions yet" in text
     with (run / "metrics.jsonl").open("w") as file:
@@ -190,7 +189,7 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
 
 def test_a_run_with_nothing_but_its_configuration_is_shown(tmp_path: Path) -> None:
     files.write_json(tmp_path / "run" / "config.json", {"trainer": "gan", "gan": 3, "train": {"num_train_steps": "x"}})
-    text = Page(report.render([tmp_path / "run"])).text
+    text = Page(run_page.render_report([tmp_path / "run"])).text
     for words in ("Nothing has been logged yet", "There is no manifest.json", "no grid of generated images yet"):
         assert words in text
 
@@ -198,7 +197,7 @@ def test_a_run_with_nothing_but_its_configuration_is_shown(tmp_path: Path) -> No
 def test_a_lost_configuration_is_said_and_the_images_are_shown(tmp_path: Path) -> None:
     run = make_gan(tmp_path / "run")
     (run / "config.json").write_text("{")
-    page = Page(report.render([run]))
+    page = Page(run_page.render_report([run]))
     assert "config.json is damaged" in page.text and "Grid of images generated at step 60" in pictures(page)
 
 
@@ -210,7 +209,7 @@ def test_pictures_that_cannot_be_read_are_said_and_the_one_before_is_shown(
     for name in ("samples_0000060.png", "reconstructions_0000060.png", "animation.webp"):
         path = run / "samples" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "cut" else content)
-    page = Page(report.render([run]))
+    page = Page(run_page.render_report([run]))
     assert "samples/samples_0000060.png cannot be read" in page.text
     assert "samples/animation.webp cannot be read" in page.text
     assert pictures(page)[0] == "Grid of images generated at step 40"
@@ -219,25 +218,25 @@ def test_pictures_that_cannot_be_read_are_said_and_the_one_before_is_shown(
 
 def test_a_large_animation_stays_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "MOST_ANIMATION", 100)
-    html = report.render([make_gan(tmp_path / "run")])
+    html = run_page.render_report([make_gan(tmp_path / "run")])
     assert "samples/animation.webp, is too large for this page" in Page(html).text and "image/webp" not in html
 
 
 def test_a_conditional_grid_names_the_class_of_each_row(tmp_path: Path) -> None:
     run = make_gan(tmp_path / "run", (*HOSTILE[:2], "b"), conditional=True)
-    html = report.render([run])
+    html = run_page.render_report([run])
     page = Page(html)
     assert "GAN · conditional, all classes (3) · 64 px" in page.text and "one class in each row" in page.text
     items = [text for text in page.texts if text in (*HOSTILE[:2], "b")]
     assert items[:3] == [*HOSTILE[:2], "b"]
     assert dict(page.table("About the data"))["Learned from"].startswith("36 training images, conditional")
     draw(run, "samples", 80, np.random.default_rng(0), (64, 16, 16, 3), 8)
-    assert "one class in each row" not in Page(report.render([run])).text
+    assert "one class in each row" not in Page(run_page.render_report([run])).text
 
 
 def test_hostile_names_come_out_literally(tmp_path: Path) -> None:
     run = make_gan(tmp_path / "<img src=x onerror=y> $z^{", HOSTILE)
-    html = report.render([run, make_gan(tmp_path / "$q_{", HOSTILE)])
+    html = run_page.render_report([run, make_gan(tmp_path / "$q_{", HOSTILE)])
     page = Page(html)
     assert "script" not in {tag for tag, _ in page.elements}
     assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
@@ -252,7 +251,7 @@ def test_gans_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     config["gan"] |= {"perceptual": "lite0", "label": "polyp"}
     files.write_json(other / "config.json", config)
     (other / "samples" / "samples_0000060.png").unlink()
-    html = report.render([run, other])
+    html = run_page.render_report([run, other])
     page = Page(html)
     assert pictures(page)[:2] == ["Images generated by a at step 60", "Images generated by b at step 40"]
     head, *rows = page.table("Newest numbers")
@@ -270,16 +269,16 @@ def test_gans_stand_side_by_side(run: Path, tmp_path: Path) -> None:
 
 def test_runs_of_different_kinds_compare_nothing_but_their_configuration(run: Path, tmp_path: Path) -> None:
     classifier = make_run(tmp_path / "classifier")
-    page = Page(report.render([run, classifier]))
+    page = Page(run_page.render_report([run, classifier]))
     assert "different kinds, so only their configurations are compared: GAN: a; others: classifier." in page.text
     assert any(row[0] == "trainer" for row in page.table("Fields that differ between the runs"))
     assert "Grid of images generated at step 60" in pictures(page) and page.table("Results per class, test split")
-    assert report.write([run, classifier], tmp_path / "page.html").is_file()
+    assert run_page.write_report([run, classifier], tmp_path / "page.html").is_file()
 
 
 def test_a_gan_without_logs_can_be_compared(run: Path, tmp_path: Path) -> None:
     files.write_json(tmp_path / "new" / "config.json", {"trainer": "gan"})
-    page = Page(report.render([tmp_path / "new", run]))
+    page = Page(run_page.render_report([tmp_path / "new", run]))
     assert page.table("Newest numbers")[1][:3] == ["new", "0", "–"]
     assert "There is no grid of this run yet." in page.text and "stand at different steps" in page.text
 
@@ -294,7 +293,7 @@ def test_groups_of_several_runs_are_drawn_metric_by_metric(run: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_the_page_opens_offline_without_complaint_and_every_picture_is_seen(run: Path, tmp_path: Path) -> None:
-    page = report.write([run, make_gan(tmp_path / "b", HOSTILE, conditional=True)], tmp_path / "page.html")
+    page = run_page.write_report([run, make_gan(tmp_path / "b", HOSTILE, conditional=True)], tmp_path / "page.html")
     browser = Browser()
     try:
         for width, colours in ((360, "dark"), (1400, "light")):

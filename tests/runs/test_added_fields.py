@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dim_jax import train
 from dim_jax.experiment import archive
-from dim_jax.runs import added_fields, files, workdir
+from dim_jax.runs import added_fields, config_flags, files, workdir
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -28,7 +27,7 @@ def earlier(name, fields):
 @pytest.mark.parametrize(("name", "fields"), [("classifier", added_fields.CLASSIFIER), ("gan", added_fields.GAN)])
 def test_a_run_of_before_resumes_by_its_own_directory_alone(tmp_path, name, fields):
     files.write_json(tmp_path / "config.json", earlier(name, fields))
-    config, *_ = train.parse([f"--workdir={tmp_path}"])
+    config, *_ = config_flags.parse_flags([f"--workdir={tmp_path}"])
     assert workdir.flatten(config).keys() == workdir.flatten(today(name)).keys()
     assert {field: workdir.flatten(config)[field] for field in fields} == fields
     workdir.check_config(tmp_path, config)

@@ -13,8 +13,8 @@ from PIL import Image
 from dim_jax import generate, train
 from dim_jax.cli import command_line
 from dim_jax.data import manifest, splits
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.gan import pools, sample_sheets, synthesis
-from dim_jax.prepare import prepare
 from dim_jax.runs import files
 from dim_jax.trainers import job
 from dim_jax.training import checkpoints, loop
@@ -26,7 +26,7 @@ LABEL = "low_grade_in"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=64, scale=0.05)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=64, scale=0.05)
 
 
 def arguments(data, run, *more):

@@ -13,8 +13,8 @@ import pytest
 from dim_jax import evaluate, predict, train
 from dim_jax.cli import command_line
 from dim_jax.data import manifest, splits
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import calibration
-from dim_jax.prepare import prepare
 from dim_jax.runs import files
 from dim_jax.runs.workdir import claim
 from dim_jax.training import checkpoints, loop
@@ -32,7 +32,7 @@ BASE = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 import pytest
 import soak
 
-from dim_jax.prepare import prepare
+from dim_jax.data.preparation import prepare_dataset
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return prepare("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=64, scale=0.05)
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=64, scale=0.05)
 
 
 def assert_flat(seen, megabytes, megabytes_per_checkpoint):

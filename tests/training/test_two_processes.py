@@ -15,8 +15,8 @@ from toy_task import lines
 from dim_jax import train
 from dim_jax.cli import command_line
 from dim_jax.data import manifest, splits
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.gan import pools
-from dim_jax.prepare import prepare
 from dim_jax.training import checkpoints, loop, parallel
 from dim_jax.training import hosts as joining
 
@@ -40,7 +40,8 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom")
     sizes = {"classifier": (32, 0.03), "gan": (64, 0.05)}
     return {
-        name: prepare("phantom", folder / name, image_size=size, scale=scale) for name, (size, scale) in sizes.items()
+        name: prepare_dataset("phantom", folder / name, image_size=size, scale=scale)
+        for name, (size, scale) in sizes.items()
     }
 
 

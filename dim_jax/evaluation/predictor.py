@@ -1,0 +1,142 @@
+"""Evaluates a checkpoint on every image of a split, exactly once: eval/<split>/predictions.npz and metrics.json."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dim_jax.data.backends import make_images
+from dim_jax.data.batches import evaluation_plan
+from dim_jax.data.frozen_features import FrozenNetwork
+from dim_jax.models import make_classifier
+from dim_jax.models.layers import prepare
+from dim_jax.steps.classifier import make_eval_step
+from dim_jax.steps.grad_cam import PREDICTED
+from dim_jax.training import parallel
+from dim_jax.training.state import fitting
+from dim_jax.weights import pretrained
+
+if TYPE_CHECKING:
+    from dim_jax.data.dataset import Dataset
+    from dim_jax.data.frozen_features import FrozenFeatures
+    from dim_jax.data.resident import ResidentImages
+    from dim_jax.data.tf_pipeline import TfImages
+
+    Images = TfImages | ResidentImages | FrozenFeatures
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of N images.
+
+    Attributes:
+      index: rows of the manifest, int32 (N,).
+      label: true labels, int32 (N,).
+      logits: float32 (N, C).
+      features: what the logits were made of, float32 (N, F).
+      grad_cam: where in the image the predicted class was found, in [0, 1], float16 (N, h, w); None for a model that
+        has no map.
+      seconds_per_image: time of the devices, compilation and decoding left out.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    logits: np.ndarray
+    features: np.ndarray
+    grad_cam: np.ndarray | None
+    seconds_per_image: float
+
+
+class Predictor:
+    """Runs a model over rows of a dataset on all devices; compiles once.
+
+    Attributes:
+      model: the model.
+      dataset: the data.
+      images: turns rows into pixels or features.
+      pixels: those that live on the devices, replicated, or None where batches bring theirs.
+      statistics: mean and std that images are normalised by.
+    """
+
+    def __init__(self, model: Any, dataset: "Dataset", images: "Images", batch_size: int):
+        """Args:
+        model: returns (logits, features), and shows its last feature map, if it has one, as explain.grad_cam asks.
+        dataset: the data.
+        images: turns its rows into pixels (data.backends.make_images).
+        batch_size: global batch size, a multiple of the number of devices.
+        """
+        import jax.numpy as jnp
+
+        parallel.check_batch_size("config.train.eval_batch_size", batch_size)
+        self.model, self.images, self.pixels = model, images, parallel.replicate(images.pixels)
+        self.dataset, self._batch_size = dataset, batch_size
+        self.statistics = images.statistics()
+        one_image = jnp.zeros((1, *images.shape))
+        self._prepare = parallel.pmap_once(lambda variables: prepare(model, variables, one_image))
+        self._step = parallel.pmap_eval_step(make_eval_step(model))
+        self._is_compiled = False
+
+    def fitting(self, state: Any, where: str | Path) -> dict[str, Any]:
+        """Returns the variables of a restored `state` that the model takes; raises ValueError where they do not fit."""
+        import jax
+
+        image = jax.ShapeDtypeStruct((1, *self.images.shape), np.float32)
+        expected = jax.eval_shape(self.model.init, jax.random.key(0), image)
+        return fitting(state, {name: expected[name] for name in ("params", "batch_stats") if name in expected}, where)
+
+    def __call__(self, variables: Any, rows: np.ndarray, explained: np.ndarray | None = None) -> Predictions:
+        """Predicts `rows` (N,) with replicated `variables`; every host predicts its part, and all get the whole.
+
+        Args:
+          explained: (N,) the classes that the Grad-CAM maps are for; the predicted ones when None.
+        """
+        import jax
+
+        class_of = {} if explained is None else dict(zip(rows.tolist(), explained.tolist(), strict=True))
+        plan = evaluation_plan(rows, self._batch_size, jax.process_index(), jax.process_count())
+        variables = {**variables, **self._prepare(variables)}
+        parts, seconds = [], 0.0
+        for batch in self.images.batches(plan):
+            given = {name: batch[name] for name in ("image", "index") if name in batch}
+            given["explained"] = np.array([class_of.get(row, PREDICTED) for row in batch["index"].tolist()], np.int32)
+            arguments = (variables, parallel.shard(given), self.statistics, self.pixels)
+            if not self._is_compiled:
+                jax.block_until_ready(self._step(*arguments))
+                self._is_compiled = True
+            started = time.perf_counter()
+            found = jax.block_until_ready(self._step(*arguments))
+            seconds += time.perf_counter() - started
+            parts.append((batch["mask"], *jax.tree.map(parallel.unshard, found)))
+        # The rows of the global batches lie in order, padding last; a file that cannot be read is no image either.
+        mask, *outputs = jax.tree.map(lambda *parts: parallel.gather_batches(parts)[: len(rows)], *parts)
+        is_image = mask > 0
+        logits, features, maps = jax.tree.map(lambda output: output[is_image], outputs)
+        index = rows[is_image].astype(np.int32)
+        return Predictions(
+            index=index,
+            label=self.dataset.labels[index],
+            logits=logits,
+            features=features,
+            grad_cam=None if maps is None else maps.astype(np.float16),
+            seconds_per_image=seconds / len(rows),
+        )
+
+
+def make_predictor(config: dict[str, Any], dataset: "Dataset") -> Predictor:
+    """Returns a predictor with the model, preprocessing and batch size of a configuration."""
+    data, network = config["data"], None
+    if data["backend"] == "features":
+        network = FrozenNetwork(pretrained.feature_space(), pretrained.pixel_features)
+    model = make_classifier(num_classes=len(dataset.classes), **config["model"])
+    images = make_images(
+        data["backend"],
+        dataset,
+        data["image_size"],
+        data["resize"],
+        data["cache_gib"],
+        parallel.device_bytes(),
+        network,
+    )
+    return Predictor(model, dataset, images, config["train"]["eval_batch_size"])

@@ -1,0 +1,134 @@
+"""Evaluates a checkpoint on every image of a split, exactly once: eval/<split>/predictions.npz and metrics.json."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dim_jax.cli import command_line
+from dim_jax.data.dataset import Dataset, open_dataset
+from dim_jax.evaluation.metrics import classification_metrics
+from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
+from dim_jax.runs import configuration, files
+from dim_jax.steps import grad_cam as explain
+from dim_jax.training import compilation, loop, parallel, writers
+
+SPLITS = ("train", "val", "test")
+CHECKED_MAPS = 64
+
+
+def open_run(workdir: str | Path, trainer: str = "classifier") -> tuple[dict[str, Any], Dataset]:
+    """Returns the configuration and the dataset of a run.
+
+    Raises:
+      FileNotFoundError: `workdir` holds no run, or its images are gone.
+      ValueError: a file of it is broken.
+    """
+    config = configuration.read(workdir, trainer)
+    data = config["data"]
+    if not data["path"]:
+        raise FileNotFoundError(
+            f"{workdir} was imported without images; import it again with --data=DATA, or give new images to "
+            "python -m dim_jax.predict"
+        )
+    return config, open_dataset(workdir, data["fold"], mean=data.get("mean", ()), std=data.get("std", ()))
+
+
+def evaluate_split(
+    workdir: str | Path, split: str, checkpoint: str = "best", predictor: Predictor | None = None
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run and writes eval/<split>/.
+
+    Args:
+      workdir: run directory.
+      split: "train", "val" or "test".
+      checkpoint: "best" by validation, or "newest".
+      predictor: one that is compiled already, of the same run.
+
+    Returns:
+      The metrics, as metrics.classification_metrics gives them, with the checkpoint's step and the timings.
+
+    Raises:
+      FileNotFoundError: there is no run or no checkpoint.
+      ValueError: the split is empty or unknown, or something is broken.
+    """
+    started = time.perf_counter()
+    compilation.speed_up()
+    workdir = Path(workdir)
+    if split not in SPLITS:
+        raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
+    config, dataset = parallel.on_first_host(lambda: open_run(workdir))
+    rows = dataset.rows(split)
+    if not len(rows):
+        raise ValueError(f"{workdir}: its split has no {split} images")
+    folder = workdir / {"best": loop.BEST, "newest": loop.CHECKPOINTS}[checkpoint]
+    restored = loop.restore(folder)
+    if restored is None:
+        raise FileNotFoundError(f"{folder} holds no checkpoint yet; train the run first")
+    predictor = predictor or parallel.on_all_hosts(lambda: make_predictor(config, dataset))
+    variables = predictor.fitting(restored.state, folder)
+    predictions = predictor(parallel.replicate(variables), rows)
+    checked = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
+
+    def write() -> dict[str, Any]:
+        metrics = {
+            "split": split,
+            "checkpoint": checkpoint,
+            "checkpoint_step": restored.step,
+            **classification_metrics(predictions.label, predictions.logits, dataset.classes),
+            "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, config),
+            "test_seconds_per_image": predictions.seconds_per_image,
+            "evaluation_seconds": time.perf_counter() - started,
+            "grad_cam_check": checked,
+        }
+        _write(workdir / "eval" / split, predictions, metrics)
+        return metrics
+
+    return parallel.on_first_host(write)
+
+
+def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> None:
+    buffer, maps = io.BytesIO(), {} if predictions.grad_cam is None else {"grad_cam": predictions.grad_cam}
+    np.savez_compressed(
+        buffer,
+        index=predictions.index,
+        label=predictions.label,
+        logits=predictions.logits,
+        features=predictions.features,
+        **maps,
+    )
+    files.write_bytes(folder / "predictions.npz", buffer.getvalue())
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
+    """Returns how the maps of some images change when the last block forgets what it learned."""
+    chosen = np.unique(np.linspace(0, len(predictions.index) - 1, CHECKED_MAPS).astype(int))
+    params = explain.shuffle_weights(variables["params"], predictor.model.last_block)
+    shuffled = predictor(
+        parallel.replicate({**variables, "params": params}),
+        predictions.index[chosen],
+        predictions.logits[chosen].argmax(-1),
+    )
+    correlation = explain.rank_correlation(predictions.grad_cam[chosen], shuffled.grad_cam)
+    return {"images": len(chosen), "rank_correlation": correlation}
+
+
+def _training_seconds_per_100_images(workdir: Path, config: dict[str, Any]) -> float | None:
+    """The median over the logged dispatches, none of which holds a compilation."""
+    logged = [record.get("seconds_per_step") for record in writers.read(workdir)]
+    seconds = [value for value in logged if writers.is_number(value) and value > 0]
+    return 100 * float(np.median(seconds)) / config["train"]["global_batch_size"] if seconds else None
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """Returns the metrics as a short text with one line per class."""
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "g_mean", "mcc", "macro_auroc", "expected_calibration_error")
+    head = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if metrics[name] is not None)
+    lines = [f"{metrics['split']} ({metrics['num_images']} images, step {metrics['checkpoint_step']}): {head}"]
+    for entry in metrics["per_class"]:
+        recall = "not in this split" if entry["recall"] is None else f"recall {entry['recall']:.4f}"
+        lines.append(f"  {command_line.printable(entry['class']):<24} {entry['support']:5d} images  {recall}")
+    return "\n".join(lines)

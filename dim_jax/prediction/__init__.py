@@ -1,0 +1,1 @@
+"""Classifying new images with a trained run."""
