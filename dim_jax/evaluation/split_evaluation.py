@@ -55,7 +55,7 @@ def evaluate_split(
       ValueError: the split is empty or unknown, or something is broken.
     """
     started = time.perf_counter()
-    compilation.speed_up()
+    compilation.configure_compilation()
     workdir = Path(workdir)
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")

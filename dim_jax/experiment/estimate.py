@@ -109,5 +109,5 @@ def _cost(trainer: object, config: Config, folder: Path) -> Cost:
     training = seconds[1] * steps / schedule.steps_per_dispatch + evaluation * -(-steps // schedule.eval_every)
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(task.state))
     copies = config["train"]["keep_checkpoints"] + (task.best_metric is not None)
-    compilation.forget_programs()
+    compilation.clear_compiled_programs()
     return Cost(seconds[0] - seconds[1] + first_evaluation - evaluation, training, size * copies)

@@ -111,7 +111,7 @@ class Experiment:
 
         log.info("working on %s", folder)
         TRAINERS[config["trainer"]](config, folder, describe=False)
-        compilation.forget_programs()
+        compilation.clear_compiled_programs()
 
     def add_images(self, run: Run) -> int | None:
         """Makes the list of the images that a run adds, from the GAN on, and returns how many of it to take.
@@ -175,7 +175,7 @@ class Experiment:
             generation.generate_pool(
                 source, folder / "pool", options["images"], label=label, truncation=options["truncation"]
             )
-            compilation.forget_programs()
+            compilation.clear_compiled_programs()
 
     def _is_drawn(self, folder: Path) -> bool:
         path = folder / pools.FILE_NAME
@@ -191,7 +191,7 @@ class Experiment:
         out = self.site.selected(fold, name).parent
         found = pool_selection.select_images(folder / "pool", self.site.data, run.folder(self.site), out, keep, rules)
         say(pool_selection.summary(found))
-        compilation.forget_programs()
+        compilation.clear_compiled_programs()
 
     def _judge(self, fold: int) -> Run:
         """Returns the run that says whether a generated image is of its class."""

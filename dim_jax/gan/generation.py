@@ -42,7 +42,7 @@ def generate_pool(
         raise ValueError(f"--first-seed={first_seed} must be at least 0, and the last seed at most {MOST_SEEDS - 1}")
     if not 0 < truncation <= MOST_TRUNCATION:
         raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
-    compilation.speed_up()
+    compilation.configure_compilation()
     run = parallel.on_first_host(lambda: synthesis.open_run(workdir))
     name = _label(run, label)
     # Whole groups, since each is computed together: no two hosts do the same work.

@@ -71,7 +71,7 @@ def select_images(
         raise ValueError(f"--out={out} is a file; choose a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / SELECTED).is_file():
         raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
-    compilation.speed_up()
+    compilation.configure_compilation()
     found = gather(pool, data, classifier)
     seen = look(found, features, inception_weights)
     chosen = [_choose(found, seen, each, keep, rules) for each in found.pools]

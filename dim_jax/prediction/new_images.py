@@ -160,7 +160,7 @@ def predict_images(
     if batch_size < 1 or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
     temperature, abstention = _fitted(workdir, run, calibrate, coverage)
-    compilation.speed_up()
+    compilation.configure_compilation()
     devices = jax.device_count()
     batch_size = min(batch_size, len(paths))
     data = run.config["data"]

@@ -61,7 +61,7 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
       FileNotFoundError, ValueError: the configuration or the data make no sense.
       FloatingPointError: training diverged.
     """
-    compilation.speed_up()
+    compilation.configure_compilation()
     source, is_raw, grown = parallel.on_first_host(lambda: _check(job, config, run))
     if dry_run:
         if is_raw:

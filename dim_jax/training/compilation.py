@@ -9,7 +9,7 @@ import jax
 COLLECTED_EVERY = 100_000  # new objects; by Python's own 700, an eighth of a start until the program is read goes there
 
 
-def speed_up() -> None:
+def configure_compilation() -> None:
     """Prepares a process that is going to compile networks.
 
     Compiled programs are kept on disk for the next start, in JAX_COMPILATION_CACHE_DIR or ~/.cache/dim_jax/xla, and
@@ -23,6 +23,6 @@ def speed_up() -> None:
         gc.set_threshold(COLLECTED_EVERY, *older)
 
 
-def forget_programs() -> None:
+def clear_compiled_programs() -> None:
     """Lets go of compiled programs; each holds tens of memory maps, of which a process may have 65,530."""
     jax.clear_caches()
