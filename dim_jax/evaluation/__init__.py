@@ -1,1 +1,1 @@
-"""Metrics, their intervals, calibration, and trained classifiers to evaluate."""
+"""Evaluation of classifiers: predictions, metrics, calibration, and statistics over cases and seeds."""

@@ -1,6 +1,7 @@
-"""Turning logits into probabilities that mean what they say, and into answers that are withheld where they are unsure.
+"""Temperature scaling, and abstention from predictions of low confidence.
 
-Both are fitted on validation images; the checkpoint was chosen on the same ones, so new images come out a little worse.
+Both are fitted on validation images. The checkpoint was chosen on the same images, so results on new images will be
+slightly worse.
 """
 
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ BOUNDS = (0.05, 20.0)  # of a temperature
 
 @dataclass(frozen=True)
 class Abstention:
-    """A rule for withholding answers, and what it did on the images it was chosen on.
+    """A confidence threshold for abstention, with coverage and error rates on the images it was fitted on.
 
     Attributes:
-      threshold: answers of less confidence, the largest probability, are withheld.
-      coverage: share of the images that get an answer.
-      error: share of wrong ones among these answers.
-      error_of_all: share of wrong ones where every image gets an answer.
+      threshold: predictions with a confidence (largest probability) below it are withheld; in [0, 1].
+      coverage: fraction of images that get a prediction, in (0, 1].
+      error: error rate among the images that get a prediction, in [0, 1].
+      error_of_all: error rate without abstention, in [0, 1].
     """
 
     threshold: float
@@ -34,11 +35,14 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the temperature with the least cross-entropy, within BOUNDS. It changes no predicted class.
+    """Fits the temperature of temperature scaling by minimising the cross-entropy; no predicted class changes.
 
     Args:
-      logits: (N, C).
-      labels: (N,) int.
+      logits: (N, C), finite.
+      labels: true classes, (N,) int.
+
+    Returns:
+      The temperature by which logits are divided, within BOUNDS.
 
     Reference: Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2.
     """
@@ -48,28 +52,31 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         log_probabilities = special.log_softmax(logits / np.exp(log_temperature), axis=-1)
         return -log_probabilities[np.arange(len(labels)), labels].mean()
 
-    found = optimize.minimize_scalar(cross_entropy, bounds=np.log(BOUNDS), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    minimum = optimize.minimize_scalar(cross_entropy, bounds=np.log(BOUNDS), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(minimum.x))
 
 
 def fit_abstention(probability: np.ndarray, labels: np.ndarray, coverage: float) -> Abstention:
-    """Returns the largest threshold of confidence under which at least a share `coverage` of the images get an answer.
+    """Fits the highest confidence threshold at which at least a fraction `coverage` of the images get a prediction.
 
     Args:
-      probability: (N, C).
-      labels: (N,) int.
-      coverage: in (0, 1].
+      probability: class probabilities, (N, C).
+      labels: true classes, (N,) int.
+      coverage: smallest fraction of images with a prediction, in (0, 1].
+
+    Returns:
+      The threshold, with the coverage and error rates it gives on these images.
 
     Raises:
       ValueError: `coverage` is out of range.
 
-    Reference: Geifman & El-Yaniv, "Selective classification for deep neural networks", NeurIPS 2017.
+    Reference: Geifman & El-Yaniv, "Selective classification for deep neural networks", NeurIPS 2017, section 2.
     """
     if not 0 < coverage <= 1:
         raise ValueError(f"--coverage={coverage} must be above 0 and at most 1")
     confidence, wrong = probability.max(-1), probability.argmax(-1) != labels
-    # Rounding must not turn 90 % of 10 images into 10 of them.
-    answered = int(np.ceil(coverage * len(labels) - 1e-9))
-    threshold = np.sort(confidence)[::-1][answered - 1]
-    kept = confidence >= threshold
-    return Abstention(float(threshold), float(kept.mean()), float(wrong[kept].mean()), float(wrong.mean()))
+    # The tolerance keeps rounding from turning 90 % of 10 images into 10 images.
+    num_answered = int(np.ceil(coverage * len(labels) - 1e-9))
+    threshold = np.sort(confidence)[::-1][num_answered - 1]
+    answered = confidence >= threshold
+    return Abstention(float(threshold), float(answered.mean()), float(wrong[answered].mean()), float(wrong.mean()))

@@ -1,4 +1,4 @@
-"""Classification metrics for imbalanced classes, from labels and logits on the host."""
+"""Classification metrics for imbalanced classes, computed with NumPy from labels and logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,30 +11,29 @@ RELIABILITY_BINS = 10
 
 
 def classification_metrics(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Computes all metrics of one split.
+    """Accuracy, macro averages, G-mean, MCC, AUROC, calibration and confusion matrix of one split.
 
-    Macro averages run over the classes that the split holds, and an undefined precision counts 0, as in the published
-    code. A class without images is listed in `absent_classes` and its own figures are None; it is never silently left
-    out.
+    Macro averages are over the classes present in the split, and an undefined precision counts as 0, as in the
+    published code. A class without images is listed in `absent_classes`, and its own metrics are None.
 
     Args:
-      labels: (N,) int.
-      logits: (N, C).
-      classes: C names.
+      labels: true classes, (N,) int in [0, C).
+      logits: (N, C), finite.
+      classes: names of the C classes.
 
     Returns:
-      A JSON-ready dict with accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, g_mean, mcc,
-      macro_auroc, expected_calibration_error, cross_entropy, num_images, classes, absent_classes, confusion_matrix
-      (rows are the truth), per_class and reliability. Undefined values are None.
+      A JSON-ready dict with accuracy, balanced_accuracy, macro_precision, macro_recall, macro_f1, g_mean, mcc (in
+      [-1, 1]), macro_auroc, expected_calibration_error, cross_entropy (nats), num_images, classes, absent_classes,
+      confusion_matrix (rows: true classes), per_class and reliability. Undefined values are None.
 
     Raises:
-      ValueError: no images, shapes that do not fit, a label without a class, or logits that are not finite.
+      ValueError: there are no images, the shapes do not match, a label is out of range, or logits are not finite.
     """
     labels, logits = np.asarray(labels, np.int64), np.asarray(logits, np.float64)
     if not len(labels) or logits.shape != (len(labels), len(classes)):
         raise ValueError(f"cannot score {len(labels)} labels against logits of shape {logits.shape}")
     for label in labels[(labels < 0) | (labels >= len(classes))]:
-        raise ValueError(f"label {label} has no class; there are {len(classes)} classes, from 0 on")
+        raise ValueError(f"label {label} is out of range; labels of {len(classes)} classes are 0 to {len(classes) - 1}")
     if not np.isfinite(logits).all():
         raise ValueError("the logits are not all finite; the checkpoint has diverged")
     log_probabilities = logits - _logsumexp(logits)
@@ -61,7 +60,7 @@ def classification_metrics(labels: np.ndarray, logits: np.ndarray, classes: Sequ
         "expected_calibration_error": expected_calibration_error(reliability),
         "cross_entropy": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
         "classes": list(classes),
-        "absent_classes": [name for name, here in zip(classes, present, strict=True) if not here],
+        "absent_classes": [name for name, is_present in zip(classes, present, strict=True) if not is_present],
         "confusion_matrix": sk.confusion_matrix(labels, predictions, labels=every_class).tolist(),
         "per_class": [
             {
@@ -80,12 +79,15 @@ def classification_metrics(labels: np.ndarray, logits: np.ndarray, classes: Sequ
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Returns the single numbers among the metrics, for curves."""
+    """Returns the float-valued metrics, which are logged as learning curves."""
     return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
 
 def geometric_mean(recalls: np.ndarray) -> float:
-    """Returns the n-th root of the product of n recalls; 0 if any is 0.
+    """G-mean: the n-th root of the product of n recalls; 0 if any recall is 0.
+
+    Args:
+      recalls: recall of each class, (n,) in [0, 1].
 
     Reference: Kubat & Matwin, "Addressing the curse of imbalanced training sets", ICML 1997.
     """
@@ -94,33 +96,42 @@ def geometric_mean(recalls: np.ndarray) -> float:
 
 
 def reliability_bins(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Groups predictions by confidence, the largest probability, in equal bins.
+    """Bins of a reliability diagram: predictions by confidence (largest probability), in bins of equal width.
+
+    Args:
+      probabilities: (N, C).
+      labels: true classes, (N,) int.
 
     Returns:
       One dict per bin: lower, upper, count, and mean confidence and accuracy (None for an empty bin).
+
+    Reference: Guo et al., "On calibration of modern neural networks", ICML 2017, section 2.
     """
     confidence, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
     bin_of = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, RELIABILITY_BINS - 1)
     bins = []
     for number in range(RELIABILITY_BINS):
-        here = bin_of == number
+        in_bin = bin_of == number
         bins.append(
             {
                 "lower": float(edges[number]),
                 "upper": float(edges[number + 1]),
-                "count": int(here.sum()),
-                "confidence": float(confidence[here].mean()) if here.any() else None,
-                "accuracy": float(correct[here].mean()) if here.any() else None,
+                "count": int(in_bin.sum()),
+                "confidence": float(confidence[in_bin].mean()) if in_bin.any() else None,
+                "accuracy": float(correct[in_bin].mean()) if in_bin.any() else None,
             }
         )
     return bins
 
 
 def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
-    """Returns the mean distance of confidence and accuracy over the bins, weighted by their counts.
+    """Expected calibration error: mean of |accuracy - confidence| over the bins, weighted by their counts.
 
-    Reference: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 5.
+    Args:
+      bins: the result of `reliability_bins`; at least one bin is not empty.
+
+    Reference: Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 3.
     """
     total = sum(entry["count"] for entry in bins)
     filled = [entry for entry in bins if entry["count"]]
@@ -128,15 +139,15 @@ def expected_calibration_error(bins: Sequence[dict[str, Any]]) -> float:
 
 
 def _auroc(is_class: np.ndarray, scores: np.ndarray) -> float | None:
-    """Returns the share of pairs, one image of the class and one of another, that scores put in order; ties are half.
+    """Area under the ROC curve of one class against the rest, by ranks (Mann-Whitney U); ties count half.
 
-    By ranks, because checks of its arguments make scikit-learn's take most of the time of a small evaluation.
+    Argument checks make scikit-learn's function take most of the time of a small evaluation.
     """
     if is_class.all() or not is_class.any():
         return None
-    ranks, of_class = stats.rankdata(scores), int(is_class.sum())
-    pairs = of_class * (len(scores) - of_class)
-    return float((ranks[is_class].sum() - of_class * (of_class + 1) / 2) / pairs)
+    ranks, num_positive = stats.rankdata(scores), int(is_class.sum())
+    num_pairs = num_positive * (len(scores) - num_positive)
+    return float((ranks[is_class].sum() - num_positive * (num_positive + 1) / 2) / num_pairs)
 
 
 def _logsumexp(logits: np.ndarray) -> np.ndarray:

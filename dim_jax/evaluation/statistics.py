@@ -1,12 +1,13 @@
-"""How far scores of classifiers, and differences between them, can be trusted where images of one case are alike.
+"""Bootstrap intervals and permutation tests for scores of classifiers, with the case as the unit of resampling.
 
-The unit is the case. Everything follows from one confusion matrix per seed and case: a resample of cases is a weight
-per case, so that the pooled matrices of thousands of resamples are one matrix product. The predictions should be the
-out-of-fold ones of a grouped k-fold, so that each seed predicts every image once; a single test split has too few cases
-of the rare classes. Scores are those of `metrics`, computed per seed over all images and then averaged over the seeds.
+Images of one case are correlated, so cases and not images are resampled. All functions start from one confusion matrix
+per seed and case: a bootstrap resample is a weight per case, so the pooled matrices of thousands of resamples are one
+matrix product. Predictions should be the out-of-fold predictions of a grouped k-fold, so that each seed predicts every
+image once; a single test split has too few cases of rare classes. Scores are those of `metrics`, computed per seed over
+all images and then averaged over seeds.
 
-Intervals and tests say what other cases would change, with the models as they were trained; the standard deviation over
-seeds says what training again would change.
+Intervals and tests measure the variation between cases, for the models as trained; the standard deviation over seeds
+measures the variation between training runs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,21 +19,21 @@ import numpy as np
 NUM_RESAMPLES = 10_000
 NUM_FLIPS = 10_000
 CHUNK = 1_000  # resamples whose pooled matrices are in memory at once
-ROUNDING = 1e-12  # two differences this close are equal
+ROUNDING = 1e-12  # differences that are this close count as equal
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, or a difference of two, with its bootstrap interval.
+    """A score, or a difference of two scores, with its bootstrap interval.
 
     Attributes:
-      value: the mean over the seeds.
-      low, high: the interval.
-      confidence: of the interval, in (0, 1).
-      num_seeds: how many there are.
-      seed_sd: the standard deviation over them; None with a single one.
-      num_resamples: resamples of the cases behind the interval.
-      num_redrawn: resamples drawn besides and not used, because they lacked a class.
+      value: mean over seeds.
+      low, high: bounds of the interval.
+      confidence: nominal coverage of the interval, in (0, 1).
+      num_seeds: number of seeds.
+      seed_sd: standard deviation over seeds; None for a single seed.
+      num_resamples: bootstrap resamples of the cases that the interval is computed from.
+      num_redrawn: further resamples that were discarded because they lacked a class.
     """
 
     value: float
@@ -47,14 +48,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class SignFlipTest:
-    """The test of one difference.
+    """Result of a paired permutation test of one difference.
 
     Attributes:
-      difference: of the arm less the baseline, the mean over the seeds.
+      difference: score of the arm minus score of the baseline, mean over seeds.
       p_value: two-sided, in (0, 1].
-      num_flips: exchanges of the two arms behind it.
-      is_exact: whether these are all that there are.
-      num_differing: cases on which the arms differ.
+      num_flips: permutations of the arm labels that were evaluated.
+      is_exact: whether these are all possible permutations.
+      num_differing: cases for which the predictions of the two arms differ.
     """
 
     difference: float
@@ -65,34 +66,36 @@ class SignFlipTest:
 
 
 def case_confusions(labels: np.ndarray, predictions: np.ndarray, cases: Sequence[Any], num_classes: int) -> np.ndarray:
-    """Counts one confusion matrix per seed and case.
+    """Confusion matrices of each seed and case.
 
     Args:
-      labels: (N,) int.
-      predictions: of S seeds, (S, N) int.
-      cases: case of every image, (N,); near-duplicates across cases make them one case (see `data.splits.units_of`).
-      num_classes: C.
+      labels: true classes, (N,) int in [0, C).
+      predictions: predicted classes of S seeds, (S, N) int in [0, C).
+      cases: case of each image, (N,); cases that share near-duplicates count as one (see `data.splits.units_of`).
+      num_classes: number of classes C.
 
     Returns:
-      (S, K, C, C) int64: K cases in sorted order, rows are the truth. It does not depend on the order of the images.
+      Counts, (S, K, C, C) int64: K cases in sorted order, rows are true classes. They do not depend on the order of the
+      images.
 
     Raises:
-      ValueError: no images, shapes that do not fit, an image without a case, or a label or prediction without a class.
+      ValueError: there are no images, the shapes do not match, an image has no case, or a label or prediction is no
+        class.
     """
     labels, predictions, cases = np.asarray(labels), np.asarray(predictions), np.asarray(cases)
     if predictions.ndim != 2 or not predictions.size or not labels.shape == cases.shape == predictions.shape[1:]:
         raise ValueError(
-            f"labels {labels.shape}, predictions {predictions.shape} and cases {cases.shape} do not fit; "
-            "(N,), (S, N) and (N,) do"
+            f"shapes of labels {labels.shape}, predictions {predictions.shape} and cases {cases.shape} do not match; "
+            "expected (N,), (S, N) and (N,)"
         )
     for row, case in enumerate(cases):
         if case is None or case == "":
-            raise ValueError(f"image {row} has no case; an image of unknown case is a case of its own")
+            raise ValueError(f"image {row} has no case; give every image of unknown case a case of its own")
     for name, values in (("label", labels), ("prediction", predictions)):
         if values.dtype.kind not in "iu":
-            raise ValueError(f"a {name} must be the number of a class, not {values.dtype}")
+            raise ValueError(f"a {name} must be an integer class, not {values.dtype}")
         for value in values[(values < 0) | (values >= num_classes)]:
-            raise ValueError(f"{name} {value} has no class; there are {num_classes} classes, from 0 on")
+            raise ValueError(f"{name} {value} is out of range; with {num_classes} classes it is 0 to {num_classes - 1}")
     numbers = np.unique(cases, return_inverse=True)[1].reshape(-1)
     shape = (int(numbers.max()) + 1, num_classes, num_classes)
     return np.stack(
@@ -104,15 +107,19 @@ def case_confusions(labels: np.ndarray, predictions: np.ndarray, cases: Sequence
 
 
 def scores(confusions: np.ndarray) -> dict[str, np.ndarray]:
-    """Computes the scores of confusion matrices as `metrics.classification_metrics` defines them.
+    """Scores of confusion matrices, defined as in `metrics.classification_metrics`.
 
     Args:
-      confusions: (..., C, C), numbers or weights of images, rows are the truth.
+      confusions: counts or weights of images, (..., C, C); rows are true classes.
 
     Returns:
-      Name -> (...): accuracy, balanced_accuracy, macro_precision, macro_f1, g_mean, mcc, and recall_0, f1_0, recall_1
-      and so on of every class; the latter are NaN where the class is absent. Of a matrix without images all are NaN
-      but mcc, which is 0 wherever it is undefined.
+      Name -> values of shape (...): accuracy, balanced_accuracy, macro_precision, macro_f1, g_mean, mcc, and for each
+      class c recall_c and f1_c, which are NaN where the class is absent. For a matrix without images all are NaN except
+      mcc, which is 0 wherever it is undefined.
+
+    Reference: Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", Computational
+    Biology and Chemistry 28 (2004), for mcc; Kubat & Matwin, "Addressing the curse of imbalanced training sets", ICML
+    1997, for g_mean.
     """
     confusions = np.asarray(confusions, np.float64)
     hits = np.diagonal(confusions, axis1=-2, axis2=-1)
@@ -128,7 +135,7 @@ def scores(confusions: np.ndarray) -> dict[str, np.ndarray]:
         recalls, precisions, f1s, logarithms = (
             np.where(present, values, 0).sum(-1) / present.sum(-1) for values in (recall, precision, f1, np.log(recall))
         )
-        found = {
+        score_values = {
             "accuracy": num_hits / total,
             "balanced_accuracy": recalls,
             "macro_precision": precisions,
@@ -137,36 +144,43 @@ def scores(confusions: np.ndarray) -> dict[str, np.ndarray]:
             "mcc": np.where(variances > 0, covariance / np.sqrt(variances), 0),
         }
     for label in range(confusions.shape[-1]):
-        found |= {f"recall_{label}": recall[..., label], f"f1_{label}": f1[..., label]}
-    return found
+        score_values |= {f"recall_{label}": recall[..., label], f"f1_{label}": f1[..., label]}
+    return score_values
 
 
 def rarest_classes(counts: np.ndarray) -> np.ndarray:
-    """Returns the class of each case that has the fewest images in all cases, (K,), from class counts (K, C)."""
+    """Rarest class of each case: of the classes a case has images of, the one with the fewest images overall.
+
+    Args:
+      counts: images of each class in each case, (K, C).
+
+    Returns:
+      Classes, (K,) int.
+    """
     rare_first = np.argsort(counts.sum(0), kind="stable")
     return rare_first[(counts[:, rare_first] > 0).argmax(1)]
 
 
 def bootstrap_weights(counts: np.ndarray, num_resamples: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Draws cases with replacement within strata: the cases with the same rarest class.
+    """Weights of a stratified bootstrap of cases; a stratum is all cases with the same rarest class.
 
-    Of n cases of a stratum n - 1 are drawn, and each counts n / (n - 1) times: n draws would have only (n - 1) / n of
-    the variance, which matters where a rare class has few cases. A stratum's only case is always there. A resample that
-    lacks a class has no average over all classes; it is drawn again.
+    From a stratum of n cases, n - 1 are drawn with replacement and each draw has the weight n / (n - 1): n draws would
+    underestimate the variance by the factor (n - 1) / n, which matters where a rare class has few cases. The only case
+    of a stratum is in every resample. A resample that lacks a class has no macro average and is drawn again.
 
     Args:
-      counts: images of every class in every case, (K, C).
-      num_resamples: B.
-      rng: source of the draws.
+      counts: images of each class in each case, (K, C).
+      num_resamples: number of resamples B.
+      rng: random number generator.
 
     Returns:
-      How often every resample counts every case, (B, K) float64, and how many were drawn besides and not used.
+      The weight of each case in each resample, (B, K) float64, and the number of discarded resamples.
 
     Raises:
-      ValueError: a class of fewer than two cases, of whose variation between cases nothing is known.
+      ValueError: a class has fewer than two cases, so its variation between cases cannot be estimated.
 
     Reference: Rao & Wu, "Resampling inference with complex survey data", Journal of the American Statistical
-    Association 83 (1988).
+    Association 83 (1988), section 2, with m = n - 1.
     """
     counts = np.asarray(counts)
     for label in np.flatnonzero((counts > 0).sum(0) < 2):
@@ -177,8 +191,8 @@ def bootstrap_weights(counts: np.ndarray, num_resamples: int, rng: np.random.Gen
         for stratum in np.unique(strata):
             members = np.flatnonzero(strata == stratum)
             size, draws = len(members), max(len(members) - 1, 1)
-            drawn = rng.multinomial(draws, np.full(size, 1 / size), len(to_draw))
-            weights[np.ix_(to_draw, members)] = drawn * (size / draws)
+            times = rng.multinomial(draws, np.full(size, 1 / size), len(to_draw))
+            weights[np.ix_(to_draw, members)] = times * (size / draws)
         num_drawn += len(to_draw)
         to_draw = to_draw[(weights[to_draw] @ counts == 0).any(1)]
     return weights, num_drawn - num_resamples
@@ -187,21 +201,24 @@ def bootstrap_weights(counts: np.ndarray, num_resamples: int, rng: np.random.Gen
 def estimates(
     confusions: np.ndarray, *, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Estimates every score of one arm, with the percentile interval of a bootstrap of whole cases.
+    """Scores of one arm with percentile intervals of the bootstrap of cases.
 
-    Where a class has some fifteen cases or fewer, intervals of 95% hold the truth in 92 to 93% of data sets.
+    Where a class has about fifteen cases or fewer, 95% intervals have a coverage of 92 to 93%.
 
     Args:
-      confusions: of `case_confusions`, (S, K, C, C).
-      confidence: of the interval, in (0, 1).
-      num_resamples: of the cases, the same in all seeds.
-      seed: of the resamples.
+      confusions: result of `case_confusions`, (S, K, C, C).
+      confidence: nominal coverage of the intervals, in (0, 1).
+      num_resamples: bootstrap resamples, at least 1; the same cases are drawn for all seeds.
+      seed: seed of the resampling.
 
     Returns:
-      Name of `scores` -> estimate.
+      Name of a score, as in `scores` -> estimate.
 
     Raises:
-      ValueError: confusion matrices that do not fit, a class of fewer than two cases, or an option out of range.
+      ValueError: the confusion matrices have a wrong shape, a class has fewer than two cases, or an option is out of
+        range.
+
+    Reference: Efron & Tibshirani, "An introduction to the bootstrap", 1993, chapter 13 (percentile intervals).
     """
     return _estimates(_checked(confusions), confidence, num_resamples, seed)
 
@@ -214,16 +231,17 @@ def differences(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Estimates how much higher every score of an arm is than that of the baseline, both on the same resamples.
+    """Differences of scores, arm minus baseline, with intervals from the same resamples for both.
 
     Args:
-      arm, baseline: of `case_confusions` with the same images and seeds, (S, K, C, C); otherwise as in `estimates`.
+      arm, baseline: results of `case_confusions` for the same images and seeds, (S, K, C, C).
+      confidence, num_resamples, seed: as in `estimates`.
 
     Returns:
-      Name of `scores` -> estimate of the difference; its seed_sd is that of the differences seed by seed.
+      Name of a score, as in `scores` -> estimate of the difference; its seed_sd is that of the per-seed differences.
 
     Raises:
-      ValueError: as in `estimates`, or arms that were not scored on the same images.
+      ValueError: as in `estimates`, or the arms were not scored on the same images.
     """
     return _estimates(_checked(arm, baseline), confidence, num_resamples, seed)
 
@@ -231,28 +249,29 @@ def differences(
 def sign_flip_test(
     arm: np.ndarray, baseline: np.ndarray, *, num_flips: int = NUM_FLIPS, seed: int = 0
 ) -> dict[str, SignFlipTest]:
-    """Tests for every score whether an arm and the baseline differ by more than chance puts between two equal arms.
+    """Paired permutation tests of the differences of scores between an arm and the baseline.
 
-    If they do not differ, it is arbitrary which prediction of a case is called whose. So each case's predictions, of
-    all seeds together, are exchanged at random, and the difference is computed anew from all images. Were a score a sum
-    over cases, that would flip the sign of each case's term; macro-F1, G-mean and MCC are no such sums, and have no
-    terms to flip. Cases on which the arms agree change nothing. Where the others allow no more than `num_flips`
-    exchanges, all are made; otherwise the observed one is counted among the random ones, so that p is never 0.
+    Under the null hypothesis the two arms are exchangeable within each case. For each permutation, the predictions of
+    the two arms are swapped for a random set of cases (all seeds of a case together), and the difference is recomputed
+    from all images. For a score that is a sum over cases this would be the sign-flip test; macro-F1, G-mean and MCC
+    are no such sums and have to be recomputed. Cases with equal predictions of both arms do not change the difference.
+    If the other cases allow at most `num_flips` permutations, all are evaluated; otherwise random ones are, and the
+    observed arrangement is counted among them, so p is never 0.
 
     Args:
-      arm, baseline: of `case_confusions` with the same images and seeds, (S, K, C, C).
-      num_flips: number of exchanges, the same for all scores.
-      seed: of the exchanges.
+      arm, baseline: results of `case_confusions` for the same images and seeds, (S, K, C, C).
+      num_flips: number of permutations, at least 1; the same for all scores.
+      seed: seed of the permutations.
 
     Returns:
-      Name of `scores` -> test. The p-values are not corrected for their number: see `holm`.
+      Name of a score, as in `scores` -> test. The p-values are not corrected for multiple testing: see `holm`.
 
     Raises:
-      ValueError: arms that were not scored on the same images, or an option out of range.
+      ValueError: the arms were not scored on the same images, or an option is out of range.
 
     Reference: Ernst, "Permutation methods: a basis for exact inference", Statistical Science 19 (2004); Phipson &
     Smyth, "Permutation p-values should never be zero", Statistical Applications in Genetics and Molecular Biology 9
-    (2010), for the count.
+    (2010), for the p-value of random permutations, (b + 1) / (m + 1).
     """
     arm, baseline = _checked(arm, baseline)
     if num_flips < 1:
@@ -265,30 +284,32 @@ def sign_flip_test(
         flips = np.arange(num_flips)[:, None] >> np.arange(num_differing) & 1
     else:
         flips = np.random.default_rng(seed).integers(2, size=(num_flips, num_differing))
-    own, both, lead = arm.sum(1)[:, None], (arm + baseline).sum(1)[:, None], (arm - baseline)[:, differs]
-    exchanged = (own - _pooled(chunk, lead) for chunk in _chunks(flips))
-    flipped = _seed_means((pooled, both - pooled) for pooled in exchanged)
+    observed, both = arm.sum(1)[:, None], (arm + baseline).sum(1)[:, None]
+    case_differences = (arm - baseline)[:, differs]
+    permuted = (observed - _pooled(chunk, case_differences) for chunk in _chunks(flips))
+    flipped = _seed_means((pooled, both - pooled) for pooled in permuted)
     tests = {}
-    for name, (difference,) in _seed_means([(own, both - own)]).items():
-        as_far = int((np.abs(flipped[name]) >= abs(difference) - ROUNDING).sum())
-        p_value = as_far / num_flips if is_exact else (as_far + 1) / (num_flips + 1)
+    for name, (difference,) in _seed_means([(observed, both - observed)]).items():
+        num_extreme = int((np.abs(flipped[name]) >= abs(difference) - ROUNDING).sum())
+        p_value = num_extreme / num_flips if is_exact else (num_extreme + 1) / (num_flips + 1)
         tests[name] = SignFlipTest(float(difference), p_value, num_flips, is_exact, num_differing)
     return tests
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Adjusts p-values for their number: rejecting those up to alpha errs at all with a probability of at most alpha.
+    """Holm-adjusted p-values, which control the family-wise error rate.
 
-    Sorted, the k-th smallest of m is multiplied by m - k + 1, and none is less than one before it nor above 1.
+    In ascending order, the k-th smallest of m p-values is multiplied by m - k + 1; the results are made monotone by a
+    running maximum and clipped to 1.
 
     Args:
-      p_values: (M,), in [0, 1], of all the comparisons that might have been reported.
+      p_values: p-values of all comparisons of the family, (M,) in [0, 1].
 
     Returns:
-      (M,), in the order given.
+      Adjusted p-values, (M,), in the same order.
 
     Raises:
-      ValueError: a value that is no probability.
+      ValueError: a value is not in [0, 1].
 
     Reference: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6
     (1979).
@@ -303,39 +324,39 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def _estimates(arms: Sequence[np.ndarray], confidence: float, num_resamples: int, seed: int) -> dict[str, Estimate]:
-    """Estimates the scores of one arm, or of the first less the second."""
+    """Estimates the scores of one arm, or the differences of the first arm minus the second."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must be between 0 and 1")
     if num_resamples < 1:
         raise ValueError(f"num_resamples={num_resamples} must be at least 1")
     weights, num_redrawn = bootstrap_weights(arms[0][0].sum(-1), num_resamples, np.random.default_rng(seed))
     resampled = _seed_means([_pooled(chunk, arm) for arm in arms] for chunk in _chunks(weights))
-    found = {}
-    for name, of_seeds in _contrast([arm.sum(1) for arm in arms]).items():
+    by_score = {}
+    for name, seed_values in _contrast([arm.sum(1) for arm in arms]).items():
         low, high = np.quantile(resampled[name], ((1 - confidence) / 2, (1 + confidence) / 2))
-        found[name] = Estimate(
-            value=float(of_seeds.mean()),
+        by_score[name] = Estimate(
+            value=float(seed_values.mean()),
             low=float(low),
             high=float(high),
             confidence=confidence,
-            num_seeds=len(of_seeds),
-            seed_sd=float(of_seeds.std(ddof=1)) if len(of_seeds) > 1 else None,
+            num_seeds=len(seed_values),
+            seed_sd=float(seed_values.std(ddof=1)) if len(seed_values) > 1 else None,
             num_resamples=num_resamples,
             num_redrawn=num_redrawn,
         )
-    return found
+    return by_score
 
 
 def _contrast(pooled: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The scores of the one array of confusion matrices, or those of the first less those of the second."""
+    """Scores of one array of confusion matrices, or scores of the first array minus those of the second."""
     first, *others = map(scores, pooled)
     return {name: values - sum(other[name] for other in others) for name, values in first.items()}
 
 
 def _seed_means(chunks: Iterable[Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Contrasts of pooled matrices (S, B, C, C), averaged over the seeds and joined over the chunks."""
-    found = [{name: values.mean(0) for name, values in _contrast(pooled).items()} for pooled in chunks]
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    """Contrasts of pooled matrices (S, B, C, C), averaged over seeds and concatenated over chunks."""
+    means = [{name: values.mean(0) for name, values in _contrast(pooled).items()} for pooled in chunks]
+    return {name: np.concatenate([part[name] for part in means]) for name in means[0]}
 
 
 def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -343,7 +364,7 @@ def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _pooled(weights: np.ndarray, confusions: np.ndarray) -> np.ndarray:
-    """Sums matrices (S, K, C, C) over the cases with weights (B, K) to (S, B, C, C)."""
+    """Weighted sums over cases of matrices (S, K, C, C) with weights (B, K), (S, B, C, C)."""
     num_seeds, num_cases, num_classes, _ = confusions.shape
     sums = weights.astype(np.float64) @ confusions.reshape(num_seeds, num_cases, num_classes**2)
     return sums.reshape(num_seeds, len(weights), num_classes, num_classes)
@@ -354,9 +375,9 @@ def _checked(*arms: np.ndarray) -> list[np.ndarray]:
     for arm in arms:
         if arm.ndim != 4 or not arm.size or arm.shape[2] != arm.shape[3] or arm.shape != arms[0].shape:
             shapes = " and ".join(str(arm.shape) for arm in arms)
-            raise ValueError(f"confusion matrices of shape {shapes} do not fit; they must be (S, K, C, C), and alike")
+            raise ValueError(f"confusion matrices of shape {shapes} do not match; they must all be (S, K, C, C)")
         if (arm.sum(-1) != arms[0][0].sum(-1)).any():
             raise ValueError("all seeds and arms must be scored on the same images of the same cases")
     for label in np.flatnonzero(arms[0][0].sum((0, 2)) == 0):
-        raise ValueError(f"class {label} has no images; scores averaged over all classes need some")
+        raise ValueError(f"class {label} has no images; macro averages need images of every class")
     return arms

@@ -1,4 +1,4 @@
-"""Statistics over cases: identities, scikit-learn on weighted images, and how often intervals and tests are right."""
+"""Statistics over cases: identities, scikit-learn on weighted images, coverage of intervals and level of tests."""
 
 import itertools
 import json
@@ -27,10 +27,10 @@ NAMES = {*SCALARS, *(f"{kind}_{label}" for kind in ("recall", "f1") for label in
 
 
 def clustered(rng, recalls, cases_of=(20, 14, 8), largest=6, alike=1.0):
-    """Images of cases of one class each: labels, cases, and predictions of each arm of `recalls`, (2, N).
+    """Labels, cases (each of one class), and predictions (2, N) of each arm of `recalls`.
 
-    A case has a recall of its own around that of its class and arm, drawn from a beta distribution with parameters that
-    sum to `alike`: the lower, the more alike its images are.
+    The recall of each case is drawn from a beta distribution with the mean of its class and arm and parameters that sum
+    to `alike`: the smaller the sum, the more the images of a case agree.
     """
     sizes = rng.integers(1, largest + 1, sum(cases_of))
     cases = np.repeat(np.arange(len(sizes)), sizes)
@@ -39,8 +39,8 @@ def clustered(rng, recalls, cases_of=(20, 14, 8), largest=6, alike=1.0):
     arms = []
     for of_arm in recalls:
         mean = np.repeat(of_arm, cases_of)
-        is_right = rng.random((2, len(labels))) < rng.beta(alike * mean, alike * (1 - mean))[cases]
-        arms.append(np.where(is_right, labels, wrong))
+        is_correct = rng.random((2, len(labels))) < rng.beta(alike * mean, alike * (1 - mean))[cases]
+        arms.append(np.where(is_correct, labels, wrong))
     return labels, cases, arms
 
 
@@ -55,7 +55,7 @@ def two_arms(seed=0):
 
 @st.composite
 def scored_images(draw, num_classes=3):
-    """Labels, one seed's predictions, and weights of the images, whole or broken."""
+    """Labels, predictions of one seed, and weights of the images, integer or not."""
     size = draw(st.integers(1, 30))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     predictions = rng.integers(draw(st.integers(1, num_classes)), size=size)
@@ -67,15 +67,15 @@ def scored_images(draw, num_classes=3):
 @given(images=scored_images())
 def test_scores_are_those_of_the_metrics(images):
     labels, predictions, _ = images
-    found = scores(case_confusions(labels, predictions[None], np.zeros(len(labels), int), 3)[0, 0])
+    values = scores(case_confusions(labels, predictions[None], np.zeros(len(labels), int), 3)[0, 0])
     expected = classification_metrics(labels, np.eye(3)[predictions], ("a", "b", "c"))
-    assert set(found) == NAMES
+    assert set(values) == NAMES
     for name in SCALARS:
-        assert found[name] == pytest.approx(expected[name], abs=1e-12), name
+        assert values[name] == pytest.approx(expected[name], abs=1e-12), name
     for label, entry in enumerate(expected["per_class"]):
         for kind in ("recall", "f1"):
             value = np.nan if entry[kind] is None else entry[kind]
-            assert found[f"{kind}_{label}"] == pytest.approx(value, abs=1e-12, nan_ok=True)
+            assert values[f"{kind}_{label}"] == pytest.approx(value, abs=1e-12, nan_ok=True)
 
 
 @given(images=scored_images())
@@ -83,17 +83,17 @@ def test_scores_of_weights_are_those_of_weighted_images(images):
     labels, predictions, weights = images
     matrix = np.zeros((3, 3))
     np.add.at(matrix, (labels, predictions), weights)
-    found, present = scores(matrix), np.unique(labels)
+    values, present = scores(matrix), np.unique(labels)
     _, recall, f1, _ = sk.precision_recall_fscore_support(
         labels, predictions, labels=present, sample_weight=weights, zero_division=0
     )
-    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, predictions, sample_weight=weights))
-    assert found["balanced_accuracy"] == pytest.approx(recall.mean())
-    assert found["macro_f1"] == pytest.approx(f1.mean())
-    assert found["g_mean"] == pytest.approx(recall.prod() ** (1 / len(present)))
-    # The rounding of broken weights has a root taken.
-    assert found["mcc"] == pytest.approx(sk.matthews_corrcoef(labels, predictions, sample_weight=weights), abs=1e-6)
-    assert [found[f"recall_{label}"] for label in present] == pytest.approx(recall)
+    assert values["accuracy"] == pytest.approx(sk.accuracy_score(labels, predictions, sample_weight=weights))
+    assert values["balanced_accuracy"] == pytest.approx(recall.mean())
+    assert values["macro_f1"] == pytest.approx(f1.mean())
+    assert values["g_mean"] == pytest.approx(recall.prod() ** (1 / len(present)))
+    # MCC takes the square root of sums of weights with rounding errors, so the tolerance is large.
+    assert values["mcc"] == pytest.approx(sk.matthews_corrcoef(labels, predictions, sample_weight=weights), abs=1e-6)
+    assert [values[f"recall_{label}"] for label in present] == pytest.approx(recall)
 
 
 def test_undefined_scores_are_0_or_nan_as_in_the_metrics():
@@ -111,14 +111,14 @@ def test_case_confusions_hold_every_image_once_in_any_order(images, num_cases, s
     rng = np.random.default_rng(seed)
     cases = np.array([f"case {number}" for number in rng.integers(num_cases, size=len(labels))])
     seeds = np.stack([predictions, labels])
-    found = case_confusions(labels, seeds, cases, 3)
-    assert found.shape == (2, len(set(cases)), 3, 3)
-    for of_seed, predicted in zip(found, seeds, strict=True):
+    confusions = case_confusions(labels, seeds, cases, 3)
+    assert confusions.shape == (2, len(set(cases)), 3, 3)
+    for of_seed, predicted in zip(confusions, seeds, strict=True):
         np.testing.assert_array_equal(of_seed.sum(0), sk.confusion_matrix(labels, predicted, labels=range(3)))
         first = cases == min(cases)
         np.testing.assert_array_equal(of_seed[0], sk.confusion_matrix(labels[first], predicted[first], labels=range(3)))
     order = rng.permutation(len(labels))
-    np.testing.assert_array_equal(case_confusions(labels[order], seeds[:, order], cases[order], 3), found)
+    np.testing.assert_array_equal(case_confusions(labels[order], seeds[:, order], cases[order], 3), confusions)
 
 
 def test_the_stratum_of_a_case_is_the_rarest_class_of_all_images_that_it_holds():
@@ -161,17 +161,19 @@ def test_a_resample_that_lacks_a_class_is_drawn_again_and_counted():
 def test_an_estimate_is_the_mean_of_its_seeds_and_its_interval_that_of_weighted_images():
     labels, cases, (predictions, _) = clustered(np.random.default_rng(0), [(0.9, 0.7, 0.6), (0.8, 0.7, 0.5)])
     confusions = case_confusions(labels, predictions, cases, 3)
-    found = estimates(confusions, num_resamples=60, confidence=0.8, seed=5)
-    assert set(found) == NAMES
+    results = estimates(confusions, num_resamples=60, confidence=0.8, seed=5)
+    assert set(results) == NAMES
     of_seeds = [sk.f1_score(labels, predicted, average="macro") for predicted in predictions]
-    assert found["macro_f1"].value == pytest.approx(np.mean(of_seeds))
-    assert found["macro_f1"].seed_sd == pytest.approx(np.std(of_seeds, ddof=1))
+    assert results["macro_f1"].value == pytest.approx(np.mean(of_seeds))
+    assert results["macro_f1"].seed_sd == pytest.approx(np.std(of_seeds, ddof=1))
     weights, _ = bootstrap_weights(confusions[0].sum(-1), 60, np.random.default_rng(5))
     resampled = [
         np.mean([sk.f1_score(labels, predicted, average="macro", sample_weight=w[cases]) for predicted in predictions])
         for w in weights
     ]
-    assert (found["macro_f1"].low, found["macro_f1"].high) == pytest.approx(tuple(np.quantile(resampled, (0.1, 0.9))))
+    assert (results["macro_f1"].low, results["macro_f1"].high) == pytest.approx(
+        tuple(np.quantile(resampled, (0.1, 0.9)))
+    )
     alone = estimates(confusions[:1], num_resamples=10)["macro_f1"]
     assert alone.seed_sd is None and alone.num_seeds == 1 and alone.num_resamples == 10
 
@@ -193,10 +195,10 @@ def test_the_interval_of_a_difference_comes_from_the_same_resamples_of_both_arms
 
 def test_equal_arms_differ_by_nothing_with_certainty():
     arm, _ = two_arms()
-    for name, found in differences(arm, arm, num_resamples=50).items():
-        assert (found.value, found.low, found.high, found.seed_sd) == (0, 0, 0, 0), name
-    for name, found in sign_flip_test(arm, arm).items():
-        assert asdict(found) == {
+    for name, result in differences(arm, arm, num_resamples=50).items():
+        assert (result.value, result.low, result.high, result.seed_sd) == (0, 0, 0, 0), name
+    for name, result in sign_flip_test(arm, arm).items():
+        assert asdict(result) == {
             "difference": 0, "p_value": 1, "num_flips": 1, "is_exact": True, "num_differing": 0
         }, name  # fmt: skip
 
@@ -205,14 +207,14 @@ def test_equal_arms_differ_by_nothing_with_certainty():
 def test_exchanging_the_arms_changes_the_sign_alone(num_flips):
     arm, baseline = (confusions[:, ::4] for confusions in two_arms())
     there, back = differences(arm, baseline, num_resamples=200), differences(baseline, arm, num_resamples=200)
-    for name, found in there.items():
-        assert (found.value, found.low, found.high) == pytest.approx(
+    for name, result in there.items():
+        assert (result.value, result.low, result.high) == pytest.approx(
             (-back[name].value, -back[name].high, -back[name].low)
         )
     there = sign_flip_test(arm, baseline, num_flips=num_flips)
-    for name, found in sign_flip_test(baseline, arm, num_flips=num_flips).items():
-        assert found.difference == pytest.approx(-there[name].difference)
-        assert found.p_value == there[name].p_value and found.is_exact == (num_flips > 60)
+    for name, result in sign_flip_test(baseline, arm, num_flips=num_flips).items():
+        assert result.difference == pytest.approx(-there[name].difference)
+        assert result.p_value == there[name].p_value and result.is_exact == (num_flips > 60)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -220,30 +222,30 @@ def test_the_exact_test_counts_all_exchanges_of_whole_cases(seed):
     labels, cases, (ours, theirs) = clustered(
         np.random.default_rng(seed), [(0.8, 0.9, 0.8), (0.5, 0.3, 0.5)], cases_of=(3, 2, 2), largest=3
     )
-    found = sign_flip_test(*(case_confusions(labels, arm, cases, 3) for arm in (ours, theirs)))["macro_f1"]
+    result = sign_flip_test(*(case_confusions(labels, arm, cases, 3) for arm in (ours, theirs)))["macro_f1"]
 
     def difference(exchanged):
-        here = np.array(exchanged)[cases]
-        own, other = np.where(here, theirs, ours), np.where(here, ours, theirs)
+        is_exchanged = np.array(exchanged)[cases]
+        own, other = np.where(is_exchanged, theirs, ours), np.where(is_exchanged, ours, theirs)
         return np.mean([
             sk.f1_score(labels, a, average="macro", zero_division=0)
             - sk.f1_score(labels, b, average="macro", zero_division=0)
             for a, b in zip(own, other, strict=True)
         ])  # fmt: skip
 
-    drawn = np.array([difference(exchanged) for exchanged in itertools.product((False, True), repeat=7)])
-    assert found.difference == pytest.approx(drawn[0])
-    assert found.p_value == pytest.approx((np.abs(drawn) >= abs(drawn[0]) - 1e-9).mean())
-    assert found.is_exact and found.num_flips == 2**found.num_differing
+    permuted = np.array([difference(exchanged) for exchanged in itertools.product((False, True), repeat=7)])
+    assert result.difference == pytest.approx(permuted[0])
+    assert result.p_value == pytest.approx((np.abs(permuted) >= abs(permuted[0]) - 1e-9).mean())
+    assert result.is_exact and result.num_flips == 2**result.num_differing
 
 
 def test_random_exchanges_agree_with_all_of_them_and_never_give_p_0():
     arm, baseline = (confusions[:, ::3] for confusions in two_arms(1))
     exact = sign_flip_test(arm, baseline, num_flips=2**14)
-    drawn = sign_flip_test(arm, baseline, num_flips=1_000)
-    assert exact["macro_f1"].is_exact and not drawn["macro_f1"].is_exact and drawn["macro_f1"].num_flips == 1_000
+    sampled = sign_flip_test(arm, baseline, num_flips=1_000)
+    assert exact["macro_f1"].is_exact and not sampled["macro_f1"].is_exact and sampled["macro_f1"].num_flips == 1_000
     for name in SCALARS:
-        assert drawn[name].p_value == pytest.approx(exact[name].p_value, abs=0.05)
+        assert sampled[name].p_value == pytest.approx(exact[name].p_value, abs=0.05)
     best = np.zeros((1, 30, 2, 2))
     best[:, :15, 0, 0] = best[:, 15:, 1, 1] = 2
     assert sign_flip_test(best, best[..., ::-1], num_flips=99)["g_mean"].p_value == 1 / 100
@@ -258,25 +260,25 @@ def test_cases_on_which_the_arms_agree_do_not_change_which_exchanges_are_drawn()
 
 def test_results_repeat_for_a_seed_and_are_strict_json():
     arm, baseline = two_arms()
-    found = [estimates(arm), differences(arm, baseline), sign_flip_test(arm, baseline)]
-    assert found == [estimates(arm), differences(arm, baseline), sign_flip_test(arm, baseline)]
-    assert estimates(arm, seed=1)["g_mean"].low != found[0]["g_mean"].low
-    for entry in (value for values in found for value in values.values()):
+    results = [estimates(arm), differences(arm, baseline), sign_flip_test(arm, baseline)]
+    assert results == [estimates(arm), differences(arm, baseline), sign_flip_test(arm, baseline)]
+    assert estimates(arm, seed=1)["g_mean"].low != results[0]["g_mean"].low
+    for entry in (value for values in results for value in values.values()):
         assert json.loads(json.dumps(asdict(entry), allow_nan=False)) == asdict(entry)
 
 
-def test_an_interval_of_a_difference_covers_the_truth_as_often_as_it_says():
+def test_an_interval_of_a_difference_has_its_nominal_coverage():
     recalls, rng = [(0.85, 0.7, 0.6), (0.8, 0.6, 0.65)], np.random.default_rng(0)
     truth = np.mean(recalls[0]) - np.mean(recalls[1])
     covered = []
     for _ in range(300):
         arms = confusions_of(rng, recalls, cases_of=(60, 50, 40))
-        found = differences(*arms, num_resamples=300)["balanced_accuracy"]
-        covered.append(found.low <= truth <= found.high)
+        interval = differences(*arms, num_resamples=300)["balanced_accuracy"]
+        covered.append(interval.low <= truth <= interval.high)
     assert 0.9 <= np.mean(covered) <= 0.98
 
 
-def test_equal_arms_are_told_apart_no_more_often_than_the_level_and_unequal_ones_mostly():
+def test_equal_arms_are_rejected_at_the_level_of_the_test_and_unequal_ones_mostly():
     rng = np.random.default_rng(0)
     null = [
         sign_flip_test(*confusions_of(rng, [(0.8, 0.7, 0.6)] * 2), num_flips=199)["macro_f1"].p_value
@@ -291,7 +293,7 @@ def test_equal_arms_are_told_apart_no_more_often_than_the_level_and_unequal_ones
     assert np.mean(np.array(unequal) <= 0.05) > 0.9
 
 
-def test_images_as_units_would_feign_certainty():
+def test_intervals_over_images_would_be_too_narrow():
     labels, cases, (predictions, _) = clustered(
         np.random.default_rng(0), [(0.8, 0.7, 0.6)] * 2, cases_of=(30, 30, 30), largest=12, alike=0.5
     )
@@ -303,7 +305,7 @@ def test_images_as_units_would_feign_certainty():
     assert by_case.high - by_case.low > 1.5 * (by_image.high - by_image.low)
 
 
-def test_the_g_mean_of_a_single_split_strays_more_than_twice_as_far_as_that_of_all_images():
+def test_the_g_mean_of_a_single_split_varies_more_than_twice_as_much_as_that_of_all_images():
     # 60, 240, 564, 126 and 750 images in cases of 6; a test split of a fifth has two cases of the rarest class.
     cases_of, rng = np.array([10, 40, 94, 21, 125]), np.random.default_rng(0)
     mean = np.repeat((0.6, 0.8, 0.9, 0.6, 0.95), cases_of)
@@ -339,7 +341,7 @@ def test_holm_rejects_what_stepping_down_rejects(p_values, level):
 
 
 @pytest.mark.parametrize("p_value", [-0.1, 1.1, np.nan])
-def test_holm_refuses_what_is_no_probability(p_value):
+def test_holm_refuses_values_out_of_range(p_value):
     with pytest.raises(ValueError, match=f"p-value {p_value} is not in"):
         holm([0.5, p_value])
 
@@ -347,13 +349,13 @@ def test_holm_refuses_what_is_no_probability(p_value):
 @pytest.mark.parametrize(
     ("labels", "predictions", "cases", "message"),
     [
-        ([], [[]], [], "do not fit"),
-        ([0, 1], [0, 1], ["a", "b"], "do not fit"),
-        ([0, 1], [[0, 1, 1]], ["a", "b"], "do not fit"),
-        ([0, 1], [[0, 1]], ["a"], "do not fit"),
-        ([0, 1], [[0, 2]], ["a", "b"], "prediction 2 has no class"),
-        ([0, -1], [[0, 1]], ["a", "b"], "label -1 has no class"),
-        ([0, 1], [[0.2, 0.8]], ["a", "b"], "a prediction must be the number of a class"),
+        ([], [[]], [], "do not match"),
+        ([0, 1], [0, 1], ["a", "b"], "do not match"),
+        ([0, 1], [[0, 1, 1]], ["a", "b"], "do not match"),
+        ([0, 1], [[0, 1]], ["a"], "do not match"),
+        ([0, 1], [[0, 2]], ["a", "b"], "prediction 2 is out of range"),
+        ([0, -1], [[0, 1]], ["a", "b"], "label -1 is out of range"),
+        ([0, 1], [[0.2, 0.8]], ["a", "b"], "a prediction must be an integer class"),
         ([0, 1], [[0, 1]], ["a", ""], "image 1 has no case"),
         ([0, 1], [[0, 1]], [None, "b"], "image 0 has no case"),
     ],
@@ -366,12 +368,12 @@ def test_predictions_that_cannot_be_counted_are_refused(labels, predictions, cas
 def test_arms_that_cannot_be_compared_are_refused():
     arm, baseline = two_arms()
     for compare in (differences, sign_flip_test):
-        with pytest.raises(ValueError, match="do not fit"):
+        with pytest.raises(ValueError, match="do not match"):
             compare(arm, baseline[:1])
         with pytest.raises(ValueError, match="the same images"):
             compare(arm, baseline[:, ::-1])
     for broken in (arm[0], arm[..., :2], arm[:, :0]):
-        with pytest.raises(ValueError, match="do not fit"):
+        with pytest.raises(ValueError, match="do not match"):
             estimates(broken)
     without, alone = (case_confusions([0, 0, 1, 1], [[0, 0, 1, 1]], list(cases), 3) for cases in ("abcd", "abcc"))
     with pytest.raises(ValueError, match="class 2 has no images"):
