@@ -27,7 +27,7 @@ def build_ours(options: Options) -> Side:
     import numpy as np
 
     from dim_jax.models.layers import prepare
-    from dim_jax.steps import grad_cam as explain
+    from dim_jax.steps import grad_cam
     from dim_jax.steps.classifier import make_eval_step
     from dim_jax.training import parallel
 
@@ -37,7 +37,7 @@ def build_ours(options: Options) -> Side:
     variables |= parallel.pmap_once(lambda variables: prepare(model, variables, one_image))(variables)
     images, _ = networks.batch(options, 0)
     # With one device, replicating a shard just places it where the step wants it.
-    predicted = np.full(len(images), explain.PREDICTED, np.int32)
+    predicted = np.full(len(images), grad_cam.PREDICTED, np.int32)
     batch = parallel.replicate({"image": images, "explained": predicted})
 
     def turn(steps: int) -> None:

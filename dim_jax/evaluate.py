@@ -23,9 +23,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
-    from dim_jax.training import hosts as joining
+    from dim_jax.training import hosts
 
-    joining.join()
+    hosts.join()
     command_line.say(summary(evaluate_split(options.workdir, options.split, options.checkpoint)))
 
 

@@ -24,9 +24,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.gan.generation import generate_pool
-    from dim_jax.training import hosts as joining
+    from dim_jax.training import hosts
 
-    joining.join()
+    hosts.join()
     folder = generate_pool(
         options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation
     )

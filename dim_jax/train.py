@@ -42,10 +42,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     command_line.start_logging()
     from dim_jax.runs.config_flags import parse_flags
-    from dim_jax.training import hosts as joining
-    from dim_jax.training import parallel
+    from dim_jax.training import hosts, parallel
 
-    joining.join()
+    hosts.join()
     config, run, dry_run, profile = parallel.on_first_host(lambda: parse_flags(arguments))
     name = config.get("trainer", "")
     if name not in TRAINERS:

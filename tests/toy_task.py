@@ -66,7 +66,7 @@ def assert_ends_alike(cut, whole):
     assert not list(cut.rglob("*.tmp"))
 
 
-SCHEDULE = loop.Schedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=4)
+SCHEDULE = loop.LoopSchedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=4)
 MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "host_bytes", "device_")
 
 

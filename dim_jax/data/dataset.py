@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -129,6 +130,26 @@ def open_dataset(
     if generated_count >= 0:
         images = images[:generated_count]
     return replace(dataset, generated=tuple(images), fixed_statistics=fixed)
+
+
+def open_run_dataset(workdir: str | Path, config: Mapping[str, Any]) -> Dataset:
+    """Opens the real images of a run of a classifier or a GAN.
+
+    Args:
+      workdir: run directory.
+      config: its configuration.
+
+    Raises:
+      FileNotFoundError: the run was imported without images, or images are gone.
+      ValueError: see open_dataset.
+    """
+    data = config["data"]
+    if not data["path"]:
+        raise FileNotFoundError(
+            f"{workdir} was imported without images; import it again with --data=DATA, or give new images to "
+            "python -m dim_jax.predict"
+        )
+    return open_dataset(workdir, data["fold"], mean=data.get("mean", ()), std=data.get("std", ()))
 
 
 def fixed_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]] | None:

@@ -1,4 +1,4 @@
-"""A trained or imported classifier as its run directory describes it; the images it learned from need not be there."""
+"""Opening the run of a classifier: its configuration, classes, preprocessing, model and weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +14,26 @@ from dim_jax.models import make_classifier
 from dim_jax.runs import configuration
 from dim_jax.training import checkpoints, loop
 
-FOLDERS = {"best": loop.BEST, "newest": loop.CHECKPOINTS}
+CHECKPOINT_FOLDERS = {"best": loop.BEST, "newest": loop.CHECKPOINTS}
 
 
 @dataclass(frozen=True)
 class ClassifierRun:
-    """A classifier that can be run.
+    """A trained or imported classifier.
 
     Attributes:
-      config: its configuration.
-      classes: what its logits stand for, in order.
-      mean, std: per channel in [0, 1], what images are normalised by, float32 (3,).
+      workdir: run directory.
+      config: configuration of the run.
+      classes: names of the outputs, in the order of the logits.
+      mean, std: per-channel statistics that images in [0, 1] are normalised by, float32 (3,).
       model: returns (logits, features).
-      variables: its `params` and `batch_stats`.
-      step: of the checkpoint.
+      variables: `params` and `batch_stats` of the checkpoint, as far as it has them; Predictor.check_variables compares
+        them with the model.
+      step: step of the checkpoint.
+      checkpoint_folder: folder that the checkpoint was read from.
     """
 
+    workdir: Path
     config: dict[str, Any]
     classes: tuple[str, ...]
     mean: np.ndarray
@@ -37,14 +41,19 @@ class ClassifierRun:
     model: nn.Module
     variables: dict[str, Any]
     step: int
+    checkpoint_folder: Path
 
 
-def open_run(workdir: str | Path, checkpoint: str = "best") -> ClassifierRun:
-    """Opens a checkpoint of a classifier's run: "best" by validation, or "newest".
+def open_classifier_run(workdir: str | Path, checkpoint: str = "best") -> ClassifierRun:
+    """Opens a checkpoint of a classifier's run. The training images are not needed.
+
+    Args:
+      workdir: run directory.
+      checkpoint: "best" on validation, or "newest".
 
     Raises:
-      FileNotFoundError: there is no run, or no checkpoint yet.
-      ValueError: the run is not a classifier's, or something in it is broken.
+      FileNotFoundError: there is no run, or it has no checkpoint yet.
+      ValueError: the run is not a classifier's, or one of its files is broken.
     """
     workdir = Path(workdir)
     config = configuration.read(workdir, "classifier")
@@ -58,29 +67,27 @@ def open_run(workdir: str | Path, checkpoint: str = "best") -> ClassifierRun:
         classes = _classes(workdir, config)
         if statistics is None:
             raise ValueError(f"{workdir / configuration.FILE_NAME} lacks config.data.mean and .std; import it again")
-    restored = checkpoints.restore(workdir / FOLDERS[checkpoint])
+    folder = workdir / CHECKPOINT_FOLDERS[checkpoint]
+    restored = checkpoints.restore(folder)
     if restored is None:
-        raise FileNotFoundError(f"{workdir / FOLDERS[checkpoint]} holds no checkpoint yet; train the run first")
+        raise FileNotFoundError(f"{folder} holds no checkpoint yet; train the run first")
+    state = restored.state if isinstance(restored.state, dict) else {}
     return ClassifierRun(
+        workdir=workdir,
         config=config,
         classes=classes,
         mean=np.array(statistics[0], np.float32),
         std=np.array(statistics[1], np.float32),
         model=make_classifier(num_classes=len(classes), **config["model"]),
-        variables=_variables(restored.state),
+        variables={name: state[name] for name in ("params", "batch_stats") if name in state},
         step=restored.step,
+        checkpoint_folder=folder,
     )
 
 
-def _variables(state: Any) -> dict[str, Any]:
-    """Returns what of a restored state a model may take; whether it fits, the model tells (evaluate.Predictor)."""
-    found = state if isinstance(state, dict) else {}
-    return {name: found[name] for name in ("params", "batch_stats") if name in found}
-
-
 def _classes(workdir: Path, config: dict[str, Any]) -> tuple[str, ...]:
-    """Returns the names of the outputs of a run that has no images."""
-    found = config.get("classes")
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found) or len(set(found)) < 2:
+    """Returns the class names of a run that was imported without images."""
+    classes = config.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or len(set(classes)) < 2:
         raise ValueError(f"{workdir / configuration.FILE_NAME}: 'classes' must list the classes; import it again")
-    return tuple(found)
+    return tuple(classes)

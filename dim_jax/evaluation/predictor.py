@@ -15,7 +15,7 @@ from dim_jax.models.layers import prepare
 from dim_jax.steps.classifier import make_eval_step
 from dim_jax.steps.grad_cam import PREDICTED
 from dim_jax.training import parallel
-from dim_jax.training.state import fitting
+from dim_jax.training.restored_variables import check_variables
 from dim_jax.weights import pretrained
 
 if TYPE_CHECKING:
@@ -78,13 +78,14 @@ class Predictor:
         self._step = parallel.pmap_eval_step(make_eval_step(model))
         self._is_compiled = False
 
-    def fitting(self, state: Any, where: str | Path) -> dict[str, Any]:
-        """Returns the variables of a restored `state` that the model takes; raises ValueError where they do not fit."""
+    def check_variables(self, state: Any, source: str | Path) -> dict[str, Any]:
+        """Returns the variables of a restored `state` that the model takes; see restored_variables.check_variables."""
         import jax
 
         image = jax.ShapeDtypeStruct((1, *self.images.shape), np.float32)
         expected = jax.eval_shape(self.model.init, jax.random.key(0), image)
-        return fitting(state, {name: expected[name] for name in ("params", "batch_stats") if name in expected}, where)
+        expected = {name: expected[name] for name in ("params", "batch_stats") if name in expected}
+        return check_variables(state, expected, source)
 
     def __call__(self, variables: Any, rows: np.ndarray, explained: np.ndarray | None = None) -> Predictions:
         """Predicts `rows` (N,) with replicated `variables`; every host predicts its part, and all get the whole.

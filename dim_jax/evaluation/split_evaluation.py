@@ -8,32 +8,16 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
-from dim_jax.data.dataset import Dataset, open_dataset
+from dim_jax.data.dataset import Dataset, open_run_dataset
+from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
-from dim_jax.runs import configuration, files
-from dim_jax.steps import grad_cam as explain
-from dim_jax.training import compilation, loop, parallel, writers
+from dim_jax.runs import files
+from dim_jax.steps import grad_cam
+from dim_jax.training import compilation, parallel, writers
 
 SPLITS = ("train", "val", "test")
 CHECKED_MAPS = 64
-
-
-def open_run(workdir: str | Path, trainer: str = "classifier") -> tuple[dict[str, Any], Dataset]:
-    """Returns the configuration and the dataset of a run.
-
-    Raises:
-      FileNotFoundError: `workdir` holds no run, or its images are gone.
-      ValueError: a file of it is broken.
-    """
-    config = configuration.read(workdir, trainer)
-    data = config["data"]
-    if not data["path"]:
-        raise FileNotFoundError(
-            f"{workdir} was imported without images; import it again with --data=DATA, or give new images to "
-            "python -m dim_jax.predict"
-        )
-    return config, open_dataset(workdir, data["fold"], mean=data.get("mean", ()), std=data.get("std", ()))
 
 
 def evaluate_split(
@@ -59,16 +43,12 @@ def evaluate_split(
     workdir = Path(workdir)
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
-    config, dataset = parallel.on_first_host(lambda: open_run(workdir))
+    run, dataset = parallel.on_first_host(lambda: _open(workdir, checkpoint))
     rows = dataset.rows(split)
     if not len(rows):
         raise ValueError(f"{workdir}: its split has no {split} images")
-    folder = workdir / {"best": loop.BEST, "newest": loop.CHECKPOINTS}[checkpoint]
-    restored = loop.restore(folder)
-    if restored is None:
-        raise FileNotFoundError(f"{folder} holds no checkpoint yet; train the run first")
-    predictor = predictor or parallel.on_all_hosts(lambda: make_predictor(config, dataset))
-    variables = predictor.fitting(restored.state, folder)
+    predictor = predictor or parallel.on_all_hosts(lambda: make_predictor(run.config, dataset))
+    variables = predictor.check_variables(run.variables, run.checkpoint_folder)
     predictions = predictor(parallel.replicate(variables), rows)
     checked = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
 
@@ -76,9 +56,9 @@ def evaluate_split(
         metrics = {
             "split": split,
             "checkpoint": checkpoint,
-            "checkpoint_step": restored.step,
+            "checkpoint_step": run.step,
             **classification_metrics(predictions.label, predictions.logits, dataset.classes),
-            "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, config),
+            "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, run.config),
             "test_seconds_per_image": predictions.seconds_per_image,
             "evaluation_seconds": time.perf_counter() - started,
             "grad_cam_check": checked,
@@ -87,6 +67,11 @@ def evaluate_split(
         return metrics
 
     return parallel.on_first_host(write)
+
+
+def _open(workdir: Path, checkpoint: str) -> tuple[ClassifierRun, Dataset]:
+    run = open_classifier_run(workdir, checkpoint)
+    return run, open_run_dataset(workdir, run.config)
 
 
 def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> None:
@@ -106,13 +91,13 @@ def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> N
 def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
     """Returns how the maps of some images change when the last block forgets what it learned."""
     chosen = np.unique(np.linspace(0, len(predictions.index) - 1, CHECKED_MAPS).astype(int))
-    params = explain.shuffle_weights(variables["params"], predictor.model.last_block)
+    params = grad_cam.shuffle_weights(variables["params"], predictor.model.last_block)
     shuffled = predictor(
         parallel.replicate({**variables, "params": params}),
         predictions.index[chosen],
         predictions.logits[chosen].argmax(-1),
     )
-    correlation = explain.rank_correlation(predictions.grad_cam[chosen], shuffled.grad_cam)
+    correlation = grad_cam.rank_correlation(predictions.grad_cam[chosen], shuffled.grad_cam)
     return {"images": len(chosen), "rank_correlation": correlation}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from dim_jax.data.dataset import Dataset
 from dim_jax.runs import files
 from dim_jax.runs.added_fields import AFTER_EXPERIMENTS
-from dim_jax.runs.workdir import MAY_DIFFER, flatten
+from dim_jax.runs.workdir import MAY_DIFFER, flatten_config
 
 SPLITS, KINDS = ("val", "test"), ("rows", "logits")
 # Where things lie is no part of what a run is; which images a list holds is told by its own digest.
@@ -43,7 +43,7 @@ def fingerprint(config: Mapping[str, Any], count: int) -> str:
     left_out = PLACES | MAY_DIFFER
     kept = {
         name: value
-        for name, value in flatten(files.to_json(dict(config))).items()
+        for name, value in flatten_config(files.to_json(dict(config))).items()
         # A field that came later is as if it were not there while it changes nothing.
         if name not in left_out and not (name in AFTER_EXPERIMENTS and AFTER_EXPERIMENTS[name] == value)
     }

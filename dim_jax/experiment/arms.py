@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dim_jax.cli.command_line import comma_separated
-from dim_jax.runs.workdir import flatten
+from dim_jax.runs.workdir import flatten_config
 
 COPIES, UNSELECTED = "copies", "_unselected"
 BALANCED = -1  # as many added images as make all classes equal
@@ -103,7 +103,7 @@ def read_arms(config: Config) -> dict[str, Arm]:
 
 def _read_arm(name: str, fields: Mapping[str, Any], config: Config) -> Arm:
     where = f"config.arms.{name}"
-    settings = flatten(fields.get("set") or {})
+    settings = flatten_config(fields.get("set") or {})
     added, count = fields.get("added", ""), fields.get("count", 0)
     tune = fields.get("tune") or {}
     arm = Arm(
@@ -111,7 +111,7 @@ def _read_arm(name: str, fields: Mapping[str, Any], config: Config) -> Arm:
         tune.get("field", ""), tuple(tune.get("values", ())),
     )  # fmt: skip
     names = [*settings, *([arm.tuned.removeprefix("set.")] if arm.tuned and arm.tuned not in TUNABLE else [])]
-    known = flatten(config["classifier"])
+    known = flatten_config(config["classifier"])
     for field in names:
         if field not in known:
             raise ValueError(f"{where}: {field!r} is not a field of the classifier's configuration")

@@ -12,7 +12,7 @@ from dim_jax.data.image_files import safe_name
 from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import estimate, plan, stages, verdict
 from dim_jax.experiment.arms import Arm, Config
-from dim_jax.experiment.plan import Run, Site
+from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.reporting import experiment_page, run_page
 from dim_jax.runs import configuration, files, workdir
 from dim_jax.trainers import classifier, gan
@@ -155,7 +155,7 @@ def _check_options(config: Config, arms: Mapping[str, Arm]) -> None:
     nowhere = Site("", Path(), Path())
     for arm in arms.values():
         for candidate in arm.candidates():
-            classifier.check_options(plan.classifier_config(config, Run(candidate, 0, 0), nowhere))
+            classifier.check_options(plan.classifier_config(config, PlannedRun(candidate, 0, 0), nowhere))
     for name in {arm.generator for arm in arms.values() if arm.generator}:
         for each in plan.gan_configs(config, name, 0, nowhere, ["any"]).values():
             gan.check_options(each)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dim_jax.experiment import plan, stages
 from dim_jax.experiment.arms import Arm, Config
-from dim_jax.experiment.plan import Run
+from dim_jax.experiment.plan import PlannedRun
 from dim_jax.reporting import wording
 from dim_jax.trainers import classifier, gan
 from dim_jax.training import compilation, parallel
@@ -64,9 +64,9 @@ def _line(title: str, seconds: float, disk: int) -> str:
     return f"  {title}: about {wording.duration(seconds)}, {disk / 2**20:,.0f} MiB of checkpoints"
 
 
-def _by_kind(config: Config, runs: Sequence[Run], site: plan.Site) -> dict[str, list[Run]]:
+def _by_kind(config: Config, runs: Sequence[PlannedRun], site: plan.Site) -> dict[str, list[PlannedRun]]:
     """Groups runs by what their speed depends on."""
-    kinds: dict[str, list[Run]] = {}
+    kinds: dict[str, list[PlannedRun]] = {}
     for run in runs:
         own = plan.classifier_config(config, run, site)
         title = f"{own['model']['name']}, {own['data']['image_size']} px, {own['loss']['name']}"
@@ -74,7 +74,7 @@ def _by_kind(config: Config, runs: Sequence[Run], site: plan.Site) -> dict[str, 
     return kinds
 
 
-def _classifier_cost(experiment: stages.Experiment, run: Run) -> Cost:
+def _classifier_cost(experiment: stages.Experiment, run: PlannedRun) -> Cost:
     # Added images make an epoch longer by a few percent; they are not there yet.
     config = plan.classifier_config(experiment.config, run, experiment.site)
     config["data"]["generated"], config["data"]["generated_count"] = "", -1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config, with_settings
 from dim_jax.gan.pool_selection import SELECTED
-from dim_jax.runs.workdir import flatten
+from dim_jax.runs.workdir import flatten_config
 
 DATA = "data"
 
@@ -48,7 +48,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One classifier.
 
     Attributes:
@@ -89,7 +89,7 @@ def trained_as(arms: Mapping[str, Arm]) -> dict[str, Arm]:
     return found
 
 
-def runs(arms: Mapping[str, Arm], names: Sequence[str], folds: Sequence[int], seeds: Sequence[int]) -> list[Run]:
+def runs(arms: Mapping[str, Arm], names: Sequence[str], folds: Sequence[int], seeds: Sequence[int]) -> list[PlannedRun]:
     """Returns the classifiers to train, each once, seed by seed: all folds of a seed make the first full result.
 
     Args:
@@ -99,10 +99,10 @@ def runs(arms: Mapping[str, Arm], names: Sequence[str], folds: Sequence[int], se
     """
     training = trained_as(arms)
     wanted = [training[candidate.name] for name in names for candidate in arms[name].candidates()]
-    return [Run(arm, fold, seed) for seed in seeds for fold in folds for arm in dict.fromkeys(wanted)]
+    return [PlannedRun(arm, fold, seed) for seed in seeds for fold in folds for arm in dict.fromkeys(wanted)]
 
 
-def classifier_config(config: Config, run: Run, site: Site, count: int | None = None) -> Config:
+def classifier_config(config: Config, run: PlannedRun, site: Site, count: int | None = None) -> Config:
     """Returns the configuration of a run, as trainers/classifier.py takes it.
 
     Args:
@@ -127,7 +127,7 @@ def gan_configs(config: Config, name: str, fold: int, site: Site, classes: Seque
 
     A class-conditional one is a single run under "": it draws all.
     """
-    own = flatten(config["generators"][name]).items()
+    own = flatten_config(config["generators"][name]).items()
     place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config["seed"]), ("train.report", False)]
     base = with_settings(config["gan"], [*own, *place])
     if base["gan"]["conditional"]:

@@ -11,7 +11,7 @@ from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.preparation import PHANTOM, TFDS, prepare_dataset
 from dim_jax.experiment import added_images, archive, plan
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
-from dim_jax.experiment.plan import Run, Site
+from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.gan import generation, pool_selection, pools
 from dim_jax.gan.selection_rules import Rules
 from dim_jax.runs import files
@@ -92,12 +92,12 @@ class Experiment:
         """Returns the classes that a generator draws in `fold`."""
         return added_images.minority_classes(self.dataset(fold), self.config["minority_share"])
 
-    def archived(self, run: Run) -> archive.Archived | None:
+    def archived(self, run: PlannedRun) -> archive.Archived | None:
         """Returns the predictions of a run, or None where it is not finished."""
         config = plan.classifier_config(self.config, run, self.site)
         return archive.read(run.archive(self.site), config, run.arm.count, self.dataset(run.fold))
 
-    def train(self, run: Run) -> None:
+    def train(self, run: PlannedRun) -> None:
         """Trains and evaluates a run, from the images it adds on, and keeps its predictions."""
         count = self.add_images(run) if run.arm.added else None
         config = plan.classifier_config(self.config, run, self.site, count)
@@ -113,7 +113,7 @@ class Experiment:
         TRAINERS[config["trainer"]](config, folder, describe=False)
         compilation.clear_compiled_programs()
 
-    def add_images(self, run: Run) -> int | None:
+    def add_images(self, run: PlannedRun) -> int | None:
         """Makes the list of the images that a run adds, from the GAN on, and returns how many of it to take.
 
         None stands for all. Where the selection found too few, all that there are are taken; the archive tells.
@@ -193,15 +193,15 @@ class Experiment:
         say(pool_selection.summary(found))
         compilation.clear_compiled_programs()
 
-    def _judge(self, fold: int) -> Run:
+    def _judge(self, fold: int) -> PlannedRun:
         """Returns the run that says whether a generated image is of its class."""
         judge = plan.trained_as(self.arms)[self.config["pool"]["judge"]]
-        return Run(judge, fold, self.config["seeds"][0])
+        return PlannedRun(judge, fold, self.config["seeds"][0])
 
     def _most_kept(self, fold: int, name: str) -> int:
         return self._per_class(fold, [arm for arm in self._candidates() if arm.added == name])
 
-    def commands(self, run: Run) -> list[str]:
+    def commands(self, run: PlannedRun) -> list[str]:
         """Returns the commands that make a run again, from the GANs on where it adds images of one."""
         lines, name = [], run.arm.generator
         if name:

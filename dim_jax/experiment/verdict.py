@@ -9,13 +9,13 @@ import numpy as np
 from dim_jax.data import splits
 from dim_jax.data.dataset import Dataset
 from dim_jax.evaluation import metrics, statistics
+from dim_jax.evaluation.calibration import probabilities
 from dim_jax.experiment import added_images, stages
 from dim_jax.experiment.archive import Archived
 from dim_jax.experiment.arms import Arm, Question
-from dim_jax.experiment.plan import Run, trained_as
+from dim_jax.experiment.plan import PlannedRun, trained_as
 from dim_jax.losses.margins import adjust_logits
 from dim_jax.reporting import wording
-from dim_jax.reporting.predictions import probabilities
 
 SIGNIFICANCE = 0.05
 POOLED = ("macro_auroc", "expected_calibration_error", "cross_entropy")
@@ -79,7 +79,7 @@ def out_of_fold(
     candidates = arm.candidates()
 
     def archives(fold: int, seed: int) -> dict[str, Archived] | None:
-        found = {each.name: experiment.archived(Run(training[each.name], fold, seed)) for each in candidates}
+        found = {each.name: experiment.archived(PlannedRun(training[each.name], fold, seed)) for each in candidates}
         return found if all(found.values()) else None
 
     table = {seed: {fold: archives(fold, seed) for fold in folds} for seed in seeds}

@@ -3,21 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dim_jax.cli.progress import Progress
 from dim_jax.data import images, packed
-from dim_jax.data.dataset import GENERATED_FILE, open_dataset
-from dim_jax.evaluation import split_evaluation
+from dim_jax.data.dataset import GENERATED_FILE, open_dataset, open_run_dataset
+from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.predictor import make_predictor
 from dim_jax.gan import pools
 from dim_jax.gan.selection_rules import CLASSIFIER, LITE0
 from dim_jax.models.feature_nets import inception_features
 from dim_jax.models.inception import NUM_LOGITS
 from dim_jax.runs import files
-from dim_jax.training import checkpoints, loop, parallel
+from dim_jax.training import parallel
 from dim_jax.weights import pretrained
 
 if TYPE_CHECKING:
@@ -34,15 +34,13 @@ class Candidates:
     Attributes:
       pools: the generated images, one pool per class.
       dataset: the real images, and those of the pools in their order as its generated ones.
-      workdir: run directory of the classifier.
-      config: its configuration.
+      classifier: the classifier that judges them.
       image_size: side in px at which real and generated images are compared, the smallest of the pools'.
     """
 
     pools: list[pools.Pool]
     dataset: "Dataset"
-    workdir: Path
-    config: dict[str, Any]
+    classifier: ClassifierRun
     image_size: int
 
 
@@ -91,12 +89,13 @@ def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candid
       classifier: run directory of a classifier; its fold is the one in use.
 
     Raises:
-      FileNotFoundError: there is no pool, no data, no run, or an image is gone.
+      FileNotFoundError: there is no pool, no data, no run, no checkpoint, or an image is gone.
       ValueError: the three are not of one split or do not have the same classes, the classifier has seen generated
         images, the generated images are smaller than what it takes, or a file is broken.
     """
     found, workdir = pools.load(pool), Path(classifier)
-    config, trained_on = split_evaluation.open_run(workdir)
+    run = open_classifier_run(workdir)
+    config, trained_on = run.config, open_run_dataset(workdir, run.config)
     if files.read_json(workdir / GENERATED_FILE)["images"]:
         raise ValueError(
             f"{workdir} was trained on generated images too, so it cannot judge them; give a classifier that was "
@@ -130,9 +129,7 @@ def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candid
             )
         label = dataset.classes.index(each.label)
         generated += [(image.path, label) for image in each.images]
-    return Candidates(
-        found, replace(dataset, generated=tuple(generated)), workdir, config, min(each.image_size for each in found)
-    )
+    return Candidates(found, replace(dataset, generated=tuple(generated)), run, min(each.image_size for each in found))
 
 
 def look(candidates: Candidates, features: str, inception_weights: str | Path = "") -> Seen:
@@ -143,7 +140,7 @@ def look(candidates: Candidates, features: str, inception_weights: str | Path = 
       inception_weights: file of the network of FID (pretrained.inception_v3), or "" to do without.
 
     Raises:
-      FileNotFoundError: the classifier has no checkpoint, or there is no such file.
+      FileNotFoundError: there is no such file.
       ValueError: it has diverged, the weights of EfficientNet-Lite0 are not installed, or the file is another one.
     """
     from scipy.special import softmax
@@ -152,21 +149,19 @@ def look(candidates: Candidates, features: str, inception_weights: str | Path = 
     # First of all: weights may be missing.
     extract = _lite0() if features == LITE0 else None
     extract_inception = _inception(inception_weights) if inception_weights else None
-    restored = checkpoints.restore(candidates.workdir / loop.BEST)
-    if restored is None:
-        raise FileNotFoundError(f"{candidates.workdir} holds no checkpoint yet; train the classifier first")
     classes = np.unique(dataset.labels[dataset.is_generated])
     train, held_out = dataset.rows("train"), dataset.rows("val")
     held_out = held_out[np.isin(dataset.labels[held_out], classes)]
     generated = np.flatnonzero(dataset.is_generated).astype(np.int32)
     judged, every = np.concatenate([held_out, generated]), np.concatenate([train, held_out, generated])
-    predictor = make_predictor(candidates.config, dataset)
-    variables = parallel.replicate(predictor.fitting(restored.state, candidates.workdir / loop.BEST))
+    run = candidates.classifier
+    predictor = make_predictor(run.config, dataset)
+    variables = parallel.replicate(predictor.check_variables(run.variables, run.checkpoint_folder))
     predicted = predictor(variables, judged if extract else every)
     logits = np.zeros((len(dataset), len(dataset.classes)))
     logits[predicted.index] = predicted.logits
     if not np.isfinite(predicted.logits).all():
-        raise ValueError(f"{candidates.workdir} gives logits that are not finite; train the classifier again")
+        raise ValueError(f"{run.workdir} gives logits that are not finite; train the classifier again")
     found, thumbnails = _pixels(candidates, every, extract)
     if found is None:
         found = np.zeros((len(dataset), predicted.features.shape[1]))
@@ -177,7 +172,7 @@ def look(candidates: Candidates, features: str, inception_weights: str | Path = 
         both, _ = _pixels(candidates, compared, extract_inception)
         space = f"{pretrained.inception_space(inception_weights)}, {_brought(candidates)}"
         inception = Inception(both[:, :NUM_LOGITS], both[:, NUM_LOGITS:], space)
-    return Seen(softmax(logits, axis=1), found, thumbnails, restored.step, _space(candidates, features), inception)
+    return Seen(softmax(logits, axis=1), found, thumbnails, run.step, _space(candidates, features), inception)
 
 
 def _lite0() -> Callable[[np.ndarray], np.ndarray]:
@@ -210,7 +205,7 @@ def _pixels(
     found, waiting = None, []
     progress = Progress("looking at images", len(rows))
     decoded = packed.decode(
-        [dataset.file(row) for row in rows], candidates.image_size, candidates.config["data"]["resize"]
+        [dataset.file(row) for row in rows], candidates.image_size, candidates.classifier.config["data"]["resize"]
     )
     for done, pixels in enumerate(decoded, start=1):
         thumbnails[rows[done - 1]] = images.resize(pixels, THUMBNAIL)
@@ -231,9 +226,9 @@ def _pixels(
 def _space(candidates: Candidates, features: str) -> str:
     if features == LITE0:
         return f"{pretrained.feature_space()}, {_brought(candidates)}"
-    data = candidates.config["data"]
-    return f"features of the classifier {candidates.workdir}, {data['image_size']} px ({data['resize']})"
+    data = candidates.classifier.config["data"]
+    return f"features of the classifier {candidates.classifier.workdir}, {data['image_size']} px ({data['resize']})"
 
 
 def _brought(candidates: Candidates) -> str:
-    return f"of images brought to {candidates.image_size} px ({candidates.config['data']['resize']}) before"
+    return f"of images brought to {candidates.image_size} px ({candidates.classifier.config['data']['resize']}) before"

@@ -4,7 +4,8 @@ import itertools
 from pathlib import Path
 
 from dim_jax.cli.progress import Progress
-from dim_jax.gan import pools, synthesis
+from dim_jax.gan import pools
+from dim_jax.gan.gan_run import GanRun, open_gan_run
 from dim_jax.gan.synthesis import GROUP
 from dim_jax.training import compilation, parallel
 
@@ -43,7 +44,7 @@ def generate_pool(
     if not 0 < truncation <= MOST_TRUNCATION:
         raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
     compilation.configure_compilation()
-    run = parallel.on_first_host(lambda: synthesis.open_run(workdir))
+    run = parallel.on_first_host(lambda: open_gan_run(workdir))
     name = _label(run, label)
     # Whole groups, since each is computed together: no two hosts do the same work.
     groups = parallel.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
@@ -76,7 +77,7 @@ def generate_pool(
         progress.close()
 
 
-def _label(run: "object", label: str | None) -> str:
+def _label(run: GanRun, label: str | None) -> str:
     """Returns the class to draw."""
     if run.label is not None:
         if label not in (None, run.label):

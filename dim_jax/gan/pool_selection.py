@@ -150,7 +150,7 @@ def _contents(
         "split_sha256": found.dataset.split_sha256,
         "pool": {each.pool.label: asdict(each.pool.model) | {"folder": _relative(each.pool.folder, out)}
                  for each in chosen},
-        "classifier": {"workdir": str(found.workdir), "checkpoint_step": seen.checkpoint_step},
+        "classifier": {"workdir": str(found.classifier.workdir), "checkpoint_step": seen.checkpoint_step},
         "features": {"name": features, "space": seen.space},
         "keep": keep,
         "rules": asdict(rules),

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,14 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dim_jax.evaluation import split_evaluation
-from dim_jax.gan import transition
-from dim_jax.models import make_gan
 from dim_jax.models.layers import BatchNorm
-from dim_jax.runs import configuration
-from dim_jax.training import checkpoints
-from dim_jax.training.loop import CHECKPOINTS
-from dim_jax.training.state import fitting
 
 # An image is always computed in the same place of the same group of seeds: other shapes of a batch round differently.
 GROUP = 8
@@ -124,7 +116,7 @@ def _recalibrate(generator: nn.Module, variables: dict[str, Any], label_strength
     return {"params": variables["params"], "batch_stats": unflatten_dict(batch_stats), "spectral": spectral}
 
 
-def _shapes(generator: nn.Module) -> dict[str, Any]:
+def variable_shapes(generator: nn.Module) -> dict[str, Any]:
     """Returns the shapes of a generator's variables."""
     labels = jnp.zeros(1, jnp.int32) if generator.num_classes else None
     return jax.eval_shape(
@@ -160,58 +152,3 @@ def _draw(
     else:
         images, _ = generator.apply(variables, truncation * latents, False, *arguments)
     return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
-
-
-@dataclass(frozen=True)
-class GanRun:
-    """A trained GAN, ready to draw.
-
-    Attributes:
-      workdir: its run directory.
-      step: of the checkpoint.
-      synthesizer: draws its images.
-      classes: that it was trained on.
-      split_sha256: Dataset.split_sha256 of the split whose training images it saw; "" of an imported one that came
-        without data: its images go with no split.
-      label: the class that it draws, or None where it draws all of them.
-    """
-
-    workdir: Path
-    step: int
-    synthesizer: Synthesizer
-    classes: tuple[str, ...]
-    split_sha256: str
-    label: str | None
-
-
-def open_run(workdir: str | Path) -> GanRun:
-    """Opens the newest checkpoint of a GAN's run.
-
-    Raises:
-      FileNotFoundError: there is no run, or no checkpoint yet.
-      ValueError: the run is not a GAN's, or something in it is broken.
-    """
-    workdir = Path(workdir)
-    config = configuration.read(workdir, "gan")
-    label, split_sha256 = config["gan"]["label"] or None, ""
-    classes = (label,)
-    if config["data"]["path"]:
-        _, dataset = split_evaluation.open_run(workdir, "gan")
-        classes, split_sha256 = dataset.classes, dataset.split_sha256
-    restored = checkpoints.restore(workdir / CHECKPOINTS)
-    if restored is None:
-        raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train the run first")
-    num_classes = len(classes) if config["gan"]["conditional"] else 0
-    generator, _ = make_gan(config["data"]["image_size"], num_classes, **config["model"])
-    where, state = workdir / CHECKPOINTS, restored.state
-    if not isinstance(state, dict) or not isinstance(state.get("generator"), dict):
-        raise ValueError(f"{where} holds no generator; give the run of a GAN")
-    variables = fitting(state["generator"] | {"params": state.get("ema_params")}, _shapes(generator), where)
-    strength = 1.0
-    if num_classes:
-        gan, num_train_steps = config["gan"], config["train"]["num_train_steps"]
-        schedule = transition.label_strength(gan["condition_from"], gan["condition_until"], num_train_steps)
-        strength = float(schedule(restored.step))
-    variables = recalibrate(generator, variables, strength)
-    synthesizer = Synthesizer(generator, variables, config["gan"]["statistics"], strength)
-    return GanRun(workdir, restored.step, synthesizer, classes, split_sha256, label)

@@ -12,7 +12,7 @@ from dim_jax.runs import files
 
 if TYPE_CHECKING:
     from dim_jax.interop.imported_runs import Wanted
-    from dim_jax.interop.published_files import Checkpoint
+    from dim_jax.interop.published_files import PublishedCheckpoint
 
 SUMMARY = """\
 Turns a checkpoint of the published PyTorch code (.pth or .safetensors; LRF-CNN, or a GCGAN's pair of networks) into a
@@ -61,7 +61,7 @@ def import_file(path: str | Path, out: str | Path, wanted: "Wanted") -> str:
     return _told(saved, wanted, contents.states, out)
 
 
-def _told(saved: "Checkpoint", wanted: "Wanted", states: dict[str, tuple[int, Any]], out: Path) -> str:
+def _told(saved: "PublishedCheckpoint", wanted: "Wanted", states: dict[str, tuple[int, Any]], out: Path) -> str:
     from dim_jax.interop import published_files
     from dim_jax.training import loop
 
@@ -120,7 +120,7 @@ def _classifier(run: str | Path, checkpoint: str) -> tuple[dict[str, Any], str]:
     from dim_jax.models.lrf_cnn import LRFCNN
     from dim_jax.weights import torch_names
 
-    opened = classifier_run.open_run(run, checkpoint)
+    opened = classifier_run.open_classifier_run(run, checkpoint)
     if not isinstance(opened.model, LRFCNN):
         name = opened.config["model"]["name"]
         raise ValueError(f"{run} is {name}, which the published code does not have; only LRF-CNN goes over")

@@ -13,13 +13,13 @@ import numpy as np
 import optax
 
 from dim_jax.data import dataset as datasets
-from dim_jax.interop.published_files import CLASSIFIER, DISCRIMINATOR, GENERATOR, Checkpoint, OptimizerState
+from dim_jax.interop.published_files import CLASSIFIER, DISCRIMINATOR, GENERATOR, OptimizerState, PublishedCheckpoint
 from dim_jax.models import make_classifier, make_gan
 from dim_jax.models.layers import Linear
 from dim_jax.runs import workdir
 from dim_jax.training import checkpoints, loop
 from dim_jax.training.optimizers import make_optimizer
-from dim_jax.training.state import GanState, Network, TrainState
+from dim_jax.training.state import GanState, NetworkState, TrainState
 from dim_jax.weights import gcgan_names, torch_names
 
 CLASSES = ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
@@ -69,7 +69,7 @@ class Contents:
     states: dict[str, tuple[int, Tree]]
 
 
-def classifier(saved: Checkpoint, wanted: Wanted) -> Contents:
+def classifier(saved: PublishedCheckpoint, wanted: Wanted) -> Contents:
     """Returns the run of an LRF-CNN.
 
     Raises:
@@ -121,7 +121,7 @@ def classifier(saved: Checkpoint, wanted: Wanted) -> Contents:
     return Contents(config, dataset, states)
 
 
-def gan(saved: Checkpoint, wanted: Wanted) -> Contents:
+def gan(saved: PublishedCheckpoint, wanted: Wanted) -> Contents:
     """Returns the run of a GCGAN for one class; its discriminator may be missing where it only draws.
 
     Raises:
@@ -169,7 +169,7 @@ def gan(saved: Checkpoint, wanted: Wanted) -> Contents:
     for kind, network in saved.networks.items():
         params = variables[kind]["params"]
         opt_state = _optimizer_state(source, network.optimizer, name, optimizer, params, names[kind], gcgan_names)
-        networks[kind] = Network(**variables[kind], opt_state=opt_state)
+        networks[kind] = NetworkState(**variables[kind], opt_state=opt_state)
     probability = np.float32(0.0 if config["augment"]["adaptive_target"] else 1.0)
     state = GanState(np.int32(step), **networks, ema_params=ema_params, augment_probability=probability)
     return Contents(config, _open_data(wanted), {loop.CHECKPOINTS: (step, state)})

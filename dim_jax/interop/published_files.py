@@ -46,7 +46,7 @@ class OptimizerState:
 
 
 @dataclass(frozen=True)
-class Network:
+class PublishedNetwork:
     """A network in PyTorch's names and layout, float32, without step counters.
 
     Attributes:
@@ -61,14 +61,14 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PublishedCheckpoint:
     """The networks of a file by CLASSIFIER, GENERATOR or DISCRIMINATOR, and the generator's averaged parameters."""
 
-    networks: dict[str, Network]
+    networks: dict[str, PublishedNetwork]
     average: StateDict = field(default_factory=dict)
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path) -> PublishedCheckpoint:
     """Reads a .pth or .safetensors file.
 
     Raises:
@@ -103,8 +103,8 @@ def read(path: str | Path) -> Checkpoint:
         if owner is None:
             raise ValueError(f"{path} holds the state of an optimizer that fits no network in it; save it again")
         found = _optimizer_state(path, state, networks[owner].tensors)
-        networks[owner] = Network(networks[owner].tensors, networks[owner].step, found)
-    return Checkpoint(networks, _average(path, content, networks))
+        networks[owner] = PublishedNetwork(networks[owner].tensors, networks[owner].step, found)
+    return PublishedCheckpoint(networks, _average(path, content, networks))
 
 
 def parameters(tensors: Mapping[str, np.ndarray]) -> StateDict:
@@ -145,10 +145,10 @@ def _unwrapped(tensors: StateDict) -> StateDict:
     return _below(WRAPPER, tensors) if all(name.startswith(WRAPPER) for name in tensors) else tensors
 
 
-def _network(path: str | Path, tensors: StateDict) -> Network:
+def _network(path: str | Path, tensors: StateDict) -> PublishedNetwork:
     counters = [int(value) for name, value in tensors.items() if name.endswith(STEP_COUNTER) and value.size == 1]
     kept = {name: value for name, value in tensors.items() if not name.endswith(STEP_COUNTER)}
-    return Network(_finite(path, kept), max(counters, default=0))
+    return PublishedNetwork(_finite(path, kept), max(counters, default=0))
 
 
 def _finite(path: str | Path, tensors: Mapping[str, np.ndarray]) -> StateDict:
@@ -211,7 +211,7 @@ def _optimizer_state(path: str | Path, state: Mapping[str, Any], tensors: StateD
     return OptimizerState(name, max(int(entry.get("step", 0)) for entry in entries), moments)
 
 
-def _average(path: str | Path, content: Any, networks: Mapping[str, Network]) -> StateDict:
+def _average(path: str | Path, content: Any, networks: Mapping[str, PublishedNetwork]) -> StateDict:
     """Returns the moving average of the generator's parameters; empty where the file holds none."""
     parts = content.values() if isinstance(content, dict) else ()
     lists: list[Sequence[Any]] = [

@@ -17,7 +17,7 @@ from dim_jax.data.image_files import safe_name
 from dim_jax.data.images import SUFFIXES, png_bytes, read_square
 from dim_jax.data.sources import files_below
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
-from dim_jax.evaluation.classifier_run import open_run
+from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.evaluation.predictor import Predictor
 from dim_jax.reporting import saliency
 from dim_jax.reporting.tables import cell
@@ -153,7 +153,7 @@ def predict_images(
         if Path(folder).is_dir() and Path(out).resolve().is_relative_to(Path(folder).resolve()):
             raise ValueError(f"--out={out} lies within {folder}, where the overlays would pass for images; move it out")
     paths, others = find_images(given)
-    run = open_run(workdir)
+    run = open_classifier_run(workdir)
     if run.config["data"]["backend"] == "features":
         raise ValueError(f"{workdir} takes frozen features, not images; give the run of a network that sees images")
     batch_size = run.config["train"]["eval_batch_size"] if batch_size is None else batch_size
@@ -166,7 +166,7 @@ def predict_images(
     data = run.config["data"]
     images = FolderImages(paths, data["image_size"], data["resize"], run.mean, run.std)
     predictor = Predictor(run.model, images, images, -(-batch_size // devices) * devices)
-    variables = predictor.fitting(run.variables, workdir)
+    variables = predictor.check_variables(run.variables, workdir)
     found = predictor(parallel.replicate(variables), np.arange(len(paths)))
     if not len(found.index):
         raise ValueError(f"none of the {len(paths)} files can be read; the first is {paths[0]} ({images.reasons[0]})")

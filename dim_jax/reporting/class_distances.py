@@ -7,7 +7,7 @@ import numpy as np
 
 from dim_jax.cli.command_line import printable
 from dim_jax.reporting import figures, wording
-from dim_jax.reporting.predictions import Predictions
+from dim_jax.reporting.predictions import SavedPredictions
 from dim_jax.reporting.tables import Table
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def measure(features: np.ndarray, label: np.ndarray, number: int) -> Distances:
     return Distances(between, spread, count)
 
 
-def view(predictions: Predictions, prefix: str) -> dict[str, Any]:
+def view(predictions: SavedPredictions, prefix: str) -> dict[str, Any]:
     """Returns the distances as words, tables and a figure (its ids start with `prefix`), or a note on why not."""
     import markupsafe
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from dim_jax.reporting import figures, gan_view, panels, run_directory, sheets, wording
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 from dim_jax.training.writers import is_number
 
 
-def view(runs: Sequence[Run]) -> dict[str, Any]:
+def view(runs: Sequence[RunRecords]) -> dict[str, Any]:
     """Returns the comparison of `runs`, in words, tables and overlaid curves; of runs of different kinds in words only.
 
     Of GANs, where they stand and what they draw is compared. Of others, the split compared is the test split as soon as
@@ -37,7 +37,7 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _of_classifiers(runs: Sequence[Run]) -> dict[str, Any]:
+def _of_classifiers(runs: Sequence[RunRecords]) -> dict[str, Any]:
     splits = {split for run in runs for split in run.evaluations}
     split = next((name for name in (*run_directory.SPLIT_ORDER, *sorted(splits)) if name in splits), None)
     contents = [run.evaluations.get(split, {}) for run in runs]
@@ -75,7 +75,7 @@ def _of_classifiers(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _of_gans(runs: Sequence[Run]) -> dict[str, Any]:
+def _of_gans(runs: Sequence[RunRecords]) -> dict[str, Any]:
     metrics = [metric for _, metric in gan_view.HEADLINE]
     drawn = panels.grouped_panels(runs, gan_view.GROUPS, "all-")
     standings = [gan_view.standing(run) for run in runs]
@@ -98,7 +98,7 @@ def _of_gans(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _gan_cautions(runs: Sequence[Run]) -> list[str]:
+def _gan_cautions(runs: Sequence[RunRecords]) -> list[str]:
     cautions = [
         "Nothing here ranks GANs: two networks play against each other, so neither loss says how good the images are."
     ]
@@ -111,7 +111,7 @@ def _gan_cautions(runs: Sequence[Run]) -> list[str]:
     return cautions + _image_cautions(runs, ("train", "trained"))
 
 
-def _of_different_kinds(runs: Sequence[Run]) -> dict[str, Any]:
+def _of_different_kinds(runs: Sequence[RunRecords]) -> dict[str, Any]:
     gans = ", ".join(run.name for run in runs if run.is_gan)
     others = ", ".join(run.name for run in runs if not run.is_gan)
     caution = (
@@ -148,7 +148,7 @@ def _text(value: Any, metric: str) -> str:
     return wording.number(float(value) if is_number(value) else value)
 
 
-def _cautions(runs: Sequence[Run], split: str | None) -> list[str]:
+def _cautions(runs: Sequence[RunRecords], split: str | None) -> list[str]:
     """Returns what speaks against reading the table as a ranking."""
     if split is None:
         return ["No run has been evaluated yet."]
@@ -166,7 +166,7 @@ def _cautions(runs: Sequence[Run], split: str | None) -> list[str]:
     return list(dict.fromkeys(cautions + _image_cautions(runs, (split, "evaluated"), ("train", "trained"))))
 
 
-def _image_cautions(runs: Sequence[Run], *uses: tuple[str, str]) -> list[str]:
+def _image_cautions(runs: Sequence[RunRecords], *uses: tuple[str, str]) -> list[str]:
     """Returns for splits, each with what was done on it, that the runs had different images or that nobody knows."""
     cautions = []
     for name, verb in uses:
@@ -180,13 +180,13 @@ def _image_cautions(runs: Sequence[Run], *uses: tuple[str, str]) -> list[str]:
     return cautions
 
 
-def _losses(runs: Sequence[Run]) -> set[str | None]:
+def _losses(runs: Sequence[RunRecords]) -> set[str | None]:
     """Returns the different losses of the runs, as texts; None stands for an unknown one."""
     settings = [run.setting("loss") for run in runs]
     return {None if setting is None else json.dumps(setting, sort_keys=True) for setting in settings}
 
 
-def _images(run: Run, split: str) -> frozenset[tuple[str, str]] | None:
+def _images(run: RunRecords, split: str) -> frozenset[tuple[str, str]] | None:
     if run.manifest is None or run.fold is None:
         return None
     return frozenset((run.manifest.rows[row].sha256, run.manifest.rows[row].label) for row in run.rows_of(split))
@@ -194,7 +194,7 @@ def _images(run: Run, split: str) -> frozenset[tuple[str, str]] | None:
 
 def differences(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Returns the dotted names of the fields in which the configurations differ, with the value of each run."""
-    flat = [wording.flatten(config) for config in configs]
+    flat = [wording.setting_texts(config) for config in configs]
     names = dict.fromkeys(name for config in flat for name in config)
     return [
         (name, [config.get(name, wording.MISSING) for config in flat])

@@ -10,7 +10,7 @@ import numpy as np
 
 from dim_jax.cli.command_line import printable
 from dim_jax.reporting import figures, wording
-from dim_jax.reporting.predictions import Predictions
+from dim_jax.reporting.predictions import SavedPredictions
 from dim_jax.reporting.tables import Table
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def embed(features: np.ndarray, label: np.ndarray, most: int = MOST_POINTS) -> E
     return Embedding(place, points - points.mean(axis=0), perplexity)
 
 
-def view(predictions: Predictions, prefix: str) -> dict[str, Any]:
+def view(predictions: SavedPredictions, prefix: str) -> dict[str, Any]:
     """Returns the embedding as words, a figure for plotly, a still one and a table; a note where there is none."""
     import markupsafe
 
@@ -133,7 +133,7 @@ def view(predictions: Predictions, prefix: str) -> dict[str, Any]:
     }
 
 
-def plotly_figure(predictions: Predictions, embedding: Embedding) -> dict[str, Any]:
+def plotly_figure(predictions: SavedPredictions, embedding: Embedding) -> dict[str, Any]:
     """Returns a plotly figure whose colours are names of the page's CSS variables, for embedding.js to look up."""
     predicted, probability = predictions.predicted, predictions.probability
     traces = []
@@ -217,7 +217,7 @@ def script_safe(value: Any) -> Any:
     return markupsafe.Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 
-def _still(predictions: Predictions, embedding: Embedding, prefix: str, alternative: str) -> str:
+def _still(predictions: SavedPredictions, embedding: Embedding, prefix: str, alternative: str) -> str:
     """Draws the first two dimensions: dots for right predictions, diamonds for wrong ones."""
     x, y = embedding.points[:, 0], embedding.points[:, 1]
     right = (predictions.predicted == predictions.label)[embedding.place]

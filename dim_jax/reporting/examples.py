@@ -4,14 +4,14 @@ from typing import Any
 
 from dim_jax.data import images
 from dim_jax.reporting import saliency, thumbnails, wording
-from dim_jax.reporting.predictions import Predictions
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.predictions import SavedPredictions
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 
 COLUMNS = ("true class", "kind", "image", "predicted class", "probability", "map peak from left", "map peak from top")
 
 
-def view(run: Run, predictions: Predictions) -> dict[str, Any]:
+def view(run: RunRecords, predictions: SavedPredictions) -> dict[str, Any]:
     """Returns examples per class with their pictures, and sentences about them.
 
     Without Grad-CAM maps, or without the way in which images were made square, the images are shown alone.
@@ -73,7 +73,7 @@ def _pictures(pixels: Any, values: Any, policy: Any) -> dict[str, str | None]:
     return {"uri": thumbnails.data_uri(square), "overlay": thumbnails.data_uri(saliency.overlay(square, values))}
 
 
-def _notes(run: Run, predictions: Predictions, has_maps: bool, unread: int, wanted: int) -> list[str]:
+def _notes(run: RunRecords, predictions: SavedPredictions, has_maps: bool, unread: int, wanted: int) -> list[str]:
     notes = []
     if unread:
         note = f"{unread} of {wanted} image files could not be read"

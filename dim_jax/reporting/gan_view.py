@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.reporting import curves, panels, run_view, sheets, stages, wording
+from dim_jax.reporting import curves, panels, run_view, sheets, stage_times, wording
 from dim_jax.reporting.panels import Group
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 from dim_jax.training.writers import is_number
 
@@ -67,7 +67,7 @@ PERCEPTUAL = {
 }
 
 
-def view(position: int, run: Run) -> dict[str, Any]:
+def view(position: int, run: RunRecords) -> dict[str, Any]:
     """Returns what the template shows of the run at `position` (from 1)."""
     drawn = panels.grouped_panels([run], GROUPS, f"c{position}-")
     return {
@@ -83,14 +83,14 @@ def view(position: int, run: Run) -> dict[str, Any]:
         "curves_csv": panels.curve_table(drawn, by_epoch=False),
         "metrics": _metric_table(run),
         "data": _data(run),
-        "stages": stages.view(run, f"s{position}-"),
+        "stages": stage_times.view(run, f"s{position}-"),
         "times": run_view.timings(run),
         "config": run_view.config_groups(run.config),
-        "environment": list(wording.flatten(run.environment).items()),
+        "environment": list(wording.setting_texts(run.environment).items()),
     }
 
 
-def subject(run: Run) -> str:
+def subject(run: RunRecords) -> str:
     """Returns what a GAN learns to draw, in words."""
     if run.setting("gan", "conditional") is True:
         return "conditional, all classes" + (f" ({len(run.manifest.classes)})" if run.manifest else "")
@@ -98,18 +98,18 @@ def subject(run: Run) -> str:
     return f"class “{label}”" if label else ""
 
 
-def steps_done(run: Run) -> int:
+def steps_done(run: RunRecords) -> int:
     """Returns the last step of the training that was logged, 0 where none was."""
     return max((step for split, _, step, _, _ in run.curves if split == "train"), default=0)
 
 
-def late(run: Run, split: str, metric: str) -> float:
+def late(run: RunRecords, split: str, metric: str) -> float:
     """Returns where a metric stands: the mean of the last tenth of its values (at least one), NaN where it has none."""
     values = _values(run, split, metric)
     return float(np.mean(values[-math.ceil(len(values) / 10) :])) if values else math.nan
 
 
-def standing(run: Run) -> dict[str, float]:
+def standing(run: RunRecords) -> dict[str, float]:
     """Returns how far a run is and where the metrics of HEADLINE stand, by name; the diversity is the last sheet's."""
     found = {"Steps": steps_done(run)}
     for split, metric in HEADLINE:
@@ -118,7 +118,7 @@ def standing(run: Run) -> dict[str, float]:
     return found
 
 
-def notes(run: Run) -> list[str]:
+def notes(run: RunRecords) -> list[str]:
     """Returns what is unfinished, and signs that training went wrong."""
     found = []
     done, planned = steps_done(run), run.setting("train", "num_train_steps")
@@ -149,15 +149,15 @@ def notes(run: Run) -> list[str]:
     return found
 
 
-def _values(run: Run, split: str, metric: str) -> list[float]:
+def _values(run: RunRecords, split: str, metric: str) -> list[float]:
     return [value for name, key, *_, value in run.curves if (name, key) == (split, metric) and math.isfinite(value)]
 
 
-def _last(run: Run, split: str, metric: str) -> float:
+def _last(run: RunRecords, split: str, metric: str) -> float:
     return (_values(run, split, metric) or [math.nan])[-1]
 
 
-def _facts(run: Run) -> list[str]:
+def _facts(run: RunRecords) -> list[str]:
     model = {name: run.setting("model", name) for name in ("width", "gate", "up")}
     size, perceptual = run.setting("data", "image_size"), run.setting("gan", "perceptual")
     facts = ["GAN", subject(run)]
@@ -171,7 +171,7 @@ def _facts(run: Run) -> list[str]:
     return [fact for fact in facts if fact] + run_view.origin(run)
 
 
-def _verdict(run: Run) -> dict[str, Any]:
+def _verdict(run: RunRecords) -> dict[str, Any]:
     """Returns the headline: how far training is, and where its metrics stand."""
     done, planned = steps_done(run), run.setting("train", "num_train_steps")
     tiles = [(name, wording.number(value)) for name, value in standing(run).items()]
@@ -190,7 +190,7 @@ def _verdict(run: Run) -> dict[str, Any]:
     return {"split": None, "tiles": tiles if run.curves else [], "sentences": sentences}
 
 
-def _metric_table(run: Run) -> dict[str, Any] | None:
+def _metric_table(run: RunRecords) -> dict[str, Any] | None:
     """Returns first, late, smallest and largest value of everything logged, or None where nothing is."""
     logged = {(split, metric) for split, metric, *_ in run.curves if split in ("train", "samples")}
     known = [key for group in GROUPS for key in group.metrics]
@@ -218,7 +218,7 @@ def _short(value: float | None) -> str:
     return wording.MISSING if value is None else f"{value:.4g}"
 
 
-def _data(run: Run) -> dict[str, Any] | None:
+def _data(run: RunRecords) -> dict[str, Any] | None:
     """Returns the data of the run; a GAN maps pixels to -1 to 1, whatever the normalisation of the fold."""
     data = run_view.data_summary(run)
     if data is None:

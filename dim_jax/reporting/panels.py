@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.reporting import figures, wording
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 
 SCALED = ("macro_f1", "balanced_accuracy", "accuracy", "g_mean")  # the curves shown, best metric first
@@ -27,7 +27,7 @@ class Group:
     metrics: dict[tuple[str, str], str]
 
 
-def best_step(run: Run) -> int | None:
+def best_step(run: RunRecords) -> int | None:
     """Returns the step of the evaluated checkpoint, or of the best value of the chosen metric on validation so far."""
     for content in run.evaluations.values():
         if isinstance(content.get("checkpoint_step"), int):
@@ -41,13 +41,13 @@ def best_step(run: Run) -> int | None:
     return max(values, key=lambda item: sign * item[0])[1]
 
 
-def epoch_of(run: Run, step: int) -> float:
+def epoch_of(run: RunRecords, step: int) -> float:
     """Returns the epoch at a step, between the logged ones by straight lines."""
     known = sorted({(at, epoch) for _, _, at, epoch, _ in run.curves if math.isfinite(epoch)})
     return float(np.interp(step, *zip(*known, strict=True))) if known else math.nan
 
 
-def curve_panels(runs: Sequence[Run], prefix: str) -> list[dict[str, Any]]:
+def curve_panels(runs: Sequence[RunRecords], prefix: str) -> list[dict[str, Any]]:
     """Draws the learning curves: training and validation of one run together, several runs one colour each.
 
     Args:
@@ -91,7 +91,7 @@ def curve_panels(runs: Sequence[Run], prefix: str) -> list[dict[str, Any]]:
     return panels
 
 
-def grouped_panels(runs: Sequence[Run], groups: Sequence[Group], prefix: str) -> list[dict[str, Any]]:
+def grouped_panels(runs: Sequence[RunRecords], groups: Sequence[Group], prefix: str) -> list[dict[str, Any]]:
     """Draws metrics over steps: those of a group together for one run, each metric by itself for several runs.
 
     Args:
@@ -131,7 +131,7 @@ class _Curve:
     rows: list[tuple[str, str, str, float, float]]
 
 
-def _curve(run: Run, split: str, metric: str, who: str, by_epoch: bool, look: dict[str, int]) -> _Curve | None:
+def _curve(run: RunRecords, split: str, metric: str, who: str, by_epoch: bool, look: dict[str, int]) -> _Curve | None:
     """Returns a metric as a curve in the given colour and dashes, or None where the run has not logged it."""
     points = [
         (epoch if by_epoch else step, value)
@@ -179,7 +179,7 @@ def _panel(
     }
 
 
-def is_by_epoch(runs: Sequence[Run]) -> bool:
+def is_by_epoch(runs: Sequence[RunRecords]) -> bool:
     """Returns whether every line of the runs knows its epoch; the curves are drawn over steps otherwise."""
     return all(math.isfinite(epoch) for run in runs for split, _, _, epoch, _ in run.curves if split in SPLITS)
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax.reporting.run_directory import Run
+from dim_jax.evaluation.calibration import probabilities
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.runs import files
 
 NEEDED, OPTIONAL = ("index", "label", "logits"), ("features", "grad_cam")
 
 
 @dataclass(frozen=True)
-class Predictions:
+class SavedPredictions:
     """The predictions of N images.
 
     Attributes:
@@ -49,13 +50,7 @@ class Predictions:
         return probabilities(self.logits).max(axis=1)
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Returns the softmax of `logits` (N, C) in double precision."""
-    exponentials = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def read(run: Run, split: str) -> Predictions | str:
+def read(run: RunRecords, split: str) -> SavedPredictions | str:
     """Reads eval/<split>/predictions.npz, or returns a sentence on why it cannot be used."""
     name = f"eval/{split}/predictions.npz"
     if not (run.folder / name).is_file():
@@ -78,7 +73,7 @@ def read(run: Run, split: str) -> Predictions | str:
     if manifest and not np.isin(index, np.arange(len(manifest))).all():
         return f"The predictions in {name} are of images that the manifest does not list."
     features, grad_cam = arrays.get("features"), arrays.get("grad_cam")
-    return Predictions(
+    return SavedPredictions(
         split=split,
         classes=tuple(classes),
         index=index,

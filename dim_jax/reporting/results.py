@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from dim_jax.reporting import figures, wording
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 
 SCORES = ("precision", "recall", "f1", "auroc")
 BIN = ("lower", "upper", "count", "confidence", "accuracy")
 
 
-def metric_table(run: Run) -> dict[str, Any]:
+def metric_table(run: RunRecords) -> dict[str, Any]:
     """Returns the summary metrics of all evaluated splits."""
     splits = list(run.evaluations)
     keys = [*wording.metric_names([run]), "num_images"]
@@ -31,7 +31,7 @@ def metric_table(run: Run) -> dict[str, Any]:
     }
 
 
-def view(run: Run, split: str, prefix: str) -> dict[str, Any]:
+def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:
     """Returns the results of one split; `prefix` starts the ids of its figure."""
     import markupsafe
 

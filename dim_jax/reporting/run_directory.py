@@ -23,7 +23,7 @@ LARGEST_NUMBER = 1e15  # of an evaluation
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecords:
     """The contents of one run directory; an empty dict or None is a part that is not there.
 
     Attributes:
@@ -75,7 +75,7 @@ class Run:
         return np.flatnonzero(np.array(self.fold.assignment) == split)
 
 
-def read(name: str, folder: Path) -> Run:
+def read(name: str, folder: Path) -> RunRecords:
     """Reads the run directory `folder`, which `curves.run_directories` found to be one."""
     problems: list[str] = []
     config = _object(folder, "config.json", problems)
@@ -89,7 +89,7 @@ def read(name: str, folder: Path) -> Run:
     found = {path.parent.name for path in folder.glob("eval/*/metrics.json")}
     ordered = [split for split in (*SPLIT_ORDER, *sorted(found - set(SPLIT_ORDER))) if split in found]
     evaluations = {split: _evaluation(folder, f"eval/{split}/metrics.json", problems) for split in ordered}
-    return Run(
+    return RunRecords(
         name=name,
         folder=folder,
         config=config,

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.reporting import class_distances, embedding, examples, panels, predictions, results, stages, wording
-from dim_jax.reporting.predictions import Predictions
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting import class_distances, embedding, examples, panels, predictions, results, stage_times, wording
+from dim_jax.reporting.predictions import SavedPredictions
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 from dim_jax.training.writers import is_number
 
 VERDICT = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "macro_auroc", "accuracy")
 
 
-def view(position: int, run: Run) -> dict[str, Any]:
+def view(position: int, run: RunRecords) -> dict[str, Any]:
     """Returns what the template shows of the run at `position` (from 1)."""
     evaluated = next(iter(run.evaluations), None)
     predicted = (
@@ -39,14 +39,14 @@ def view(position: int, run: Run) -> dict[str, Any]:
         "metrics": results.metric_table(run),
         "evaluations": [results.view(run, split, f"r{position}-{at}-") for at, split in enumerate(run.evaluations)],
         **_of_images(run, predicted, position),
-        "stages": stages.view(run, f"s{position}-"),
+        "stages": stage_times.view(run, f"s{position}-"),
         "times": timings(run),
         "config": config_groups(run.config),
-        "environment": list(wording.flatten(run.environment).items()),
+        "environment": list(wording.setting_texts(run.environment).items()),
     }
 
 
-def _of_images(run: Run, predicted: Predictions | str, position: int) -> dict[str, Any]:
+def _of_images(run: RunRecords, predicted: SavedPredictions | str, position: int) -> dict[str, Any]:
     """Returns the parts made of single predictions, each with a note in its place where there are no predictions."""
     if isinstance(predicted, str):
         nothing = {"note": predicted}
@@ -59,14 +59,14 @@ def _of_images(run: Run, predicted: Predictions | str, position: int) -> dict[st
     }
 
 
-def _facts(run: Run) -> list[str]:
+def _facts(run: RunRecords) -> list[str]:
     loss = [str(value) for value in (run.setting("loss", "name"), run.setting("loss", "variant")) if value]
     facts = [run.setting("trainer"), run.setting("model", "name"), " ".join(loss)]
     facts += [f"{count} classes" for count in [len(run.manifest.classes)] if count] if run.manifest else []
     return [str(fact) for fact in facts if fact] + origin(run)
 
 
-def origin(run: Run) -> list[str]:
+def origin(run: RunRecords) -> list[str]:
     """Returns the seed of a run and when it was started, as far as they are known."""
     seed = run.setting("seed")
     facts = [f"seed {seed}"] if seed is not None else []
@@ -78,7 +78,7 @@ def origin(run: Run) -> list[str]:
     return facts
 
 
-def _progress_notes(run: Run) -> list[str]:
+def _progress_notes(run: RunRecords) -> list[str]:
     notes = []
     if not run.curves:
         notes.append("Nothing has been logged yet, so there are no learning curves.")
@@ -95,7 +95,7 @@ def _progress_notes(run: Run) -> list[str]:
     return notes
 
 
-def verdict(run: Run) -> dict[str, Any]:
+def verdict(run: RunRecords) -> dict[str, Any]:
     """Returns the headline: metrics of the test split, of another one when it is not tested, or none."""
     split = next(iter(run.evaluations), None)
     if split is None:
@@ -125,7 +125,7 @@ def verdict(run: Run) -> dict[str, Any]:
     return {"split": split, "tiles": tiles, "sentences": sentences}
 
 
-def data_summary(run: Run) -> dict[str, Any] | None:
+def data_summary(run: RunRecords) -> dict[str, Any] | None:
     """Returns counts per class and split, facts and warnings about the data, or None without a manifest."""
     manifest = run.manifest
     if manifest is None:
@@ -192,7 +192,7 @@ def data_summary(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _best_sentence(run: Run) -> str:
+def _best_sentence(run: RunRecords) -> str:
     step = panels.best_step(run)
     if step is None:
         return ""
@@ -200,7 +200,7 @@ def _best_sentence(run: Run) -> str:
     return f"Best step {step}" + (f" (epoch {epoch:.3g})" if math.isfinite(epoch) else "")
 
 
-def timings(run: Run) -> list[tuple[str, str]]:
+def timings(run: RunRecords) -> list[tuple[str, str]]:
     """Returns how fast the run was, in words and numbers."""
     per_hundred, per_image = wording.TIMES
     trained = [content[per_hundred] for content in run.evaluations.values() if is_number(content.get(per_hundred))]
@@ -227,12 +227,12 @@ def config_groups(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the configuration as groups of fields: those of the top level first, then one group per section."""
     single = {key: value for key, value in config.items() if not (isinstance(value, dict) and value)}
     groups = (
-        [{"title": "run", "rows": [(key, key, text) for key, text in wording.flatten(single).items()]}]
+        [{"title": "run", "rows": [(key, key, text) for key, text in wording.setting_texts(single).items()]}]
         if single
         else []
     )
     for key, value in config.items():
         if key not in single:
-            rows = [(name, f"{key}.{name}", text) for name, text in wording.flatten(value).items()]
+            rows = [(name, f"{key}.{name}", text) for name, text in wording.setting_texts(value).items()]
             groups.append({"title": key, "rows": rows})
     return groups

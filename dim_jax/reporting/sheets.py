@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.reporting import thumbnails
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.run_directory import RunRecords
 
 FOLDER, SAMPLES, RECONSTRUCTIONS, ANIMATION = "samples", "samples", "reconstructions", "animation.webp"
 COLUMNS = 8  # images in a row of a grid
@@ -18,7 +18,7 @@ QUALITY = 90  # generated images are looked at for faults, which compression mus
 MOST_ANIMATION = 3_000_000  # bytes
 
 
-def view(run: Run) -> dict[str, Any]:
+def view(run: RunRecords) -> dict[str, Any]:
     """Returns the newest grid, those of the first, middle and last step, the newest reconstructions, the animation.
 
     Returns:
@@ -41,7 +41,7 @@ def view(run: Run) -> dict[str, Any]:
     }
 
 
-def newest_grid(run: Run) -> dict[str, Any] | None:
+def newest_grid(run: RunRecords) -> dict[str, Any] | None:
     """Returns the newest grid that can be read, small, as `view` does; None where there is none."""
     return _newest(_listed(run.folder / FOLDER, SAMPLES), [], SMALL)
 
@@ -70,7 +70,7 @@ def _picture(step: int, path: Path, side: int, quality: int) -> dict[str, Any]:
     return {"uri": uri, "step": step, "name": f"{FOLDER}/{path.name}", "rows": rows}
 
 
-def _classes(run: Run, rows: float) -> list[str]:
+def _classes(run: RunRecords, rows: float) -> list[str]:
     """Returns the class of each row of a conditional GAN's grid; none for other GANs, or where the rows do not fit."""
     if run.manifest is None or run.setting("gan", "conditional") is not True:
         return []

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.data import images
-from dim_jax.reporting.predictions import probabilities
+from dim_jax.evaluation.calibration import probabilities
 
 SIDE = 128  # pixels; shown at about 100, so that they stay sharp on paper and on dense screens
 QUALITY = 80

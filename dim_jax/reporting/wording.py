@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.training.writers import is_number
 
 MISSING = "–"
@@ -76,12 +76,12 @@ def split_name(split: str) -> str:
     return SPLIT_NAMES.get(split, split)
 
 
-def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def setting_texts(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Returns a nested dict as dotted names and texts."""
     flat: dict[str, str] = {}
     for key, item in value.items():
         if isinstance(item, dict) and item:
-            flat |= flatten(item, f"{prefix}{key}.")
+            flat |= setting_texts(item, f"{prefix}{key}.")
         else:
             flat[prefix + key] = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
     return flat
@@ -92,7 +92,7 @@ def dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def metric_names(runs: Sequence[Run]) -> list[str]:
+def metric_names(runs: Sequence[RunRecords]) -> list[str]:
     """Returns all single numbers in the metrics files of the runs, the known ones in a fixed order first."""
     found = [
         key

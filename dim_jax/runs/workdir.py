@@ -101,7 +101,7 @@ def check_config(
     path = Path(workdir) / CONFIG
     if not path.is_file():
         return []
-    saved, given = (flatten(complete(each)) for each in (files.read_object(path), files.to_json(config)))
+    saved, given = (flatten_config(complete(each)) for each in (files.read_object(path), files.to_json(config)))
     grown = [name for name in may_grow if name in saved and given.get(name, 0) > saved[name]]
     differences = [
         f"{name}: {saved.get(name, 'absent')!r} there, {given.get(name, 'absent')!r} now"
@@ -116,12 +116,12 @@ def check_config(
     return grown
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns a nested configuration as {"a.b": value}."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= flatten_config(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -16,7 +16,8 @@ from dim_jax.losses.signature import CrossReplicaSum
 from dim_jax.steps.batch_images import Batch, images_of
 from dim_jax.steps.grad_cam import grad_cam, has_map
 from dim_jax.training.optimizers import Schedule, global_norm
-from dim_jax.training.state import TrainState, example_keys
+from dim_jax.training.random_keys import example_keys
+from dim_jax.training.state import TrainState
 
 
 class Constants(flax.struct.PyTreeNode):

@@ -16,7 +16,8 @@ from dim_jax.losses import gan as gan_losses
 from dim_jax.models import scales
 from dim_jax.steps.batch_images import Batch, images_of
 from dim_jax.training.optimizers import global_norm
-from dim_jax.training.state import GanState, Network, example_keys, step_key
+from dim_jax.training.random_keys import example_keys, step_key
+from dim_jax.training.state import GanState, NetworkState
 
 MUTABLE = ("batch_stats", "spectral")
 RECONSTRUCTIONS = ("whole", "small", "part")
@@ -155,13 +156,13 @@ class GanTrainStep:
         reconstruct = self.discriminator.reconstruct
         discriminator = self.discriminator.init(discriminator_key, *images, 0, True, labels, method=reconstruct)
         drawn = (generator, discriminator)
-        networks = [Network(**each, opt_state=self.optimizer.init(each["params"])) for each in drawn]
+        networks = [NetworkState(**each, opt_state=self.optimizer.init(each["params"])) for each in drawn]
         probability = jnp.full((), 0.0 if self.adaptive_target else 1.0, jnp.float32)
         return GanState(jnp.zeros((), jnp.int32), *networks, generator["params"], probability)
 
     def _update_discriminator(
         self,
-        network: Network,
+        network: NetworkState,
         real: Views,
         fake: Views,
         labels: jax.Array | None,
@@ -169,7 +170,7 @@ class GanTrainStep:
         part: jax.Array,
         keys: jax.Array,
         frozen: Any,
-    ) -> tuple[Network, Metrics]:
+    ) -> tuple[NetworkState, Metrics]:
         """Moves the discriminator to tell real from generated images, and to rebuild real ones from what it sees.
 
         Args:
@@ -214,7 +215,7 @@ class GanTrainStep:
         metrics["discriminator_gradient_norm"] = global_norm(gradient)
         return self._updated(network, gradient, seen), metrics
 
-    def _updated(self, network: Network, gradient: Any, seen: Any) -> Network:
+    def _updated(self, network: NetworkState, gradient: Any, seen: Any) -> NetworkState:
         """Returns the network one step further, with the statistics `seen` in its forward passes."""
         updates, opt_state = self.optimizer.update(gradient, network.opt_state, network.params)
         return network.replace(params=optax.apply_updates(network.params, updates), opt_state=opt_state, **seen)

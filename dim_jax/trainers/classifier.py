@@ -56,13 +56,13 @@ def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
 
 def make_task(
     config: dict[str, Any], run: Path, data: datasets.Dataset, sampler: Sampler
-) -> tuple[loop.Task, loop.Schedule, Predictor]:
+) -> tuple[loop.Task, loop.LoopSchedule, Predictor]:
     """Builds what the loop needs from a configuration: model, loss, optimizer, steps, batches and evaluation."""
     options, optimizer_options = config["train"], config["optimizer"]
     batch_size = options["global_batch_size"]
     parallel.check_batch_size("config.train.global_batch_size", batch_size)
     steps_per_epoch = sampler.epoch_size / batch_size
-    schedule = loop.Schedule.in_dispatches(
+    schedule = loop.LoopSchedule.in_dispatches(
         options["steps_per_dispatch"],
         num_train_steps=_num_train_steps(config, sampler),
         eval_every=options["eval_every_epochs"] * steps_per_epoch,

@@ -51,12 +51,12 @@ def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
 
 def make_task(
     config: dict[str, Any], run: Path, data: Dataset, sampler: Sampler
-) -> tuple[loop.Task, loop.Schedule, SampleSheets]:
+) -> tuple[loop.Task, loop.LoopSchedule, SampleSheets]:
     """Builds what the loop needs from a configuration: networks, optimizer, step, batches and sample sheets."""
     options, gan, augment = config["train"], config["gan"], config["augment"]
     batch_size, size = options["global_batch_size"], config["data"]["image_size"]
     parallel.check_batch_size("config.train.global_batch_size", batch_size)
-    schedule = loop.Schedule.in_dispatches(
+    schedule = loop.LoopSchedule.in_dispatches(
         options["steps_per_dispatch"],
         num_train_steps=options["num_train_steps"],
         eval_every=options["sample_every"],

@@ -41,7 +41,7 @@ class Job:
 
     open_data: Callable[[Config, Path], tuple[datasets.Dataset, Sampler]]
     steps: Callable[[Config, Sampler], float]
-    make_task: Callable[[Config, Path, datasets.Dataset, Sampler], tuple[loop.Task, loop.Schedule, Any]]
+    make_task: Callable[[Config, Path, datasets.Dataset, Sampler], tuple[loop.Task, loop.LoopSchedule, Any]]
     finish: Callable[[Config, Path, Any], None]
     may_grow: Collection[str] = ()
 
@@ -146,7 +146,9 @@ def _report(run: Path) -> None:
     say(f"report: {run_page.write_report([run])}")
 
 
-def training_batches(images: Any, sampler: Sampler, schedule: loop.Schedule, start: int) -> Iterator[dict[str, Any]]:
+def training_batches(
+    images: Any, sampler: Sampler, schedule: loop.LoopSchedule, start: int
+) -> Iterator[dict[str, Any]]:
     """Yields the batches of every dispatch from the step `start` on, laid out for `parallel.pmap_train_step`.
 
     Args:
@@ -184,5 +186,5 @@ def _describe(job: Job, config: Config, data: datasets.Dataset, sampler: Sampler
     say(datasets.training_summary(data, sampler.class_counts(data.labels, len(data.classes))))
     steps = job.steps(config, sampler)
     say(f"{sampler.epoch_size} draws per epoch, batches of {sampler.global_batch_size}, about {steps:.0f} steps")
-    for name, value in workdir.flatten(files.to_json(config)).items():
+    for name, value in workdir.flatten_config(files.to_json(config)).items():
         say(f"  {name} = {value!r}")

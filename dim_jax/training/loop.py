@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LoopSchedule:
     """When things happen, in steps; all but the first are multiples of it, so that one program serves the whole run.
 
     Attributes:
@@ -39,7 +39,7 @@ class Schedule:
     checkpoint_every: int
 
     @classmethod
-    def in_dispatches(cls, steps_per_dispatch: int, **durations: float) -> "Schedule":
+    def in_dispatches(cls, steps_per_dispatch: int, **durations: float) -> "LoopSchedule":
         """Rounds durations in steps up to whole dispatches.
 
         Raises:
@@ -91,7 +91,7 @@ class Task:
 
 def fit(
     task: Task,
-    schedule: Schedule,
+    schedule: LoopSchedule,
     workdir: str | Path,
     *,
     keep_checkpoints: int = 2,
@@ -120,7 +120,9 @@ def fit(
     """
     workdir = Path(workdir)
     # The best one is as good to go on from, and newer where the run was killed before the checkpoint that follows it.
-    restored = restore(workdir / CHECKPOINTS, task.state, more=[workdir / BEST])
+    restored = parallel.on_first_host(
+        lambda: checkpoints.restore(workdir / CHECKPOINTS, task.state, more=[workdir / BEST])
+    )
     step, best, is_due = 0, None, False
     if restored:
         step, best = restored.step, restored.notes["best"]
@@ -225,11 +227,6 @@ def _still_there(best: dict[str, Any] | None, folder: Path) -> dict[str, Any] | 
         return best
     log.warning("%s is gone or damaged; the next evaluation counts as the best so far", folder / str(best["step"]))
     return None
-
-
-def restore(folder: Path, template: Any = None, more: Sequence[str | Path] = ()) -> checkpoints.Checkpoint | None:
-    """Returns on all hosts what checkpoints.restore finds on host 0; the others need not see the folder."""
-    return parallel.on_first_host(lambda: checkpoints.restore(folder, template, more))
 
 
 def _save(*arguments: Any, **options: Any) -> None:

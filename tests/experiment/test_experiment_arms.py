@@ -71,7 +71,7 @@ def test_settings_reach_the_classifiers_configuration_and_no_other_field():
     config = configuration()
     site = plan.Site("x", Path("runs/x"), Path("DATA"))
     arm = arms_of.read_arms(config)["dim"]
-    own = plan.classifier_config(config, plan.Run(arm, 2, 7), site, 30)
+    own = plan.classifier_config(config, plan.PlannedRun(arm, 2, 7), site, 30)
     assert own["loss"]["name"] == "fafl" and own["seed"] == 7
     assert own["data"]["fold"] == 2 and own["data"]["generated_count"] == 30
     assert own["data"]["generated"].endswith("fold2/gcgan/selected/selected.json")

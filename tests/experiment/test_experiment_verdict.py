@@ -102,7 +102,7 @@ def test_permuting_test_labels_changes_no_decision(experiment, monkeypatch):
     for fold in FOLDS:
         dataset = experiment.dataset(fold)
         found = {
-            each.name: [experiment.archived(plan.Run(training[each.name], fold, seed)) for seed in SEEDS]
+            each.name: [experiment.archived(plan.PlannedRun(training[each.name], fold, seed)) for seed in SEEDS]
             for each in ARMS["tuned"].candidates()
         }
         chosen = verdict.choose(ARMS["tuned"], found, dataset, "macro_f1")
@@ -143,7 +143,7 @@ def test_adjusting_afterwards_is_the_same_training_with_the_prior_taken_out(expe
 
 
 def test_a_seed_counts_only_when_all_folds_have_it(experiment):
-    run = plan.Run(plan.trained_as(ARMS)["ce"], 2, 1)
+    run = plan.PlannedRun(plan.trained_as(ARMS)["ce"], 2, 1)
     run.archive(experiment.site).unlink()
     assert verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, SEEDS, "macro_f1").seeds == (0,)
     found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
@@ -152,7 +152,7 @@ def test_a_seed_counts_only_when_all_folds_have_it(experiment):
 
 
 def test_predictions_that_do_not_belong_here_are_refused(experiment, data):
-    run = plan.Run(ARMS["ce"], 0, 0)
+    run = plan.PlannedRun(ARMS["ce"], 0, 0)
     path, config = run.archive(experiment.site), plan.classifier_config(CONFIG, run, experiment.site)
     dataset = experiment.dataset(0)
     assert archive.read(path, config, 0, dataset) is not None
@@ -166,7 +166,7 @@ def test_predictions_that_do_not_belong_here_are_refused(experiment, data):
 
 
 def test_where_the_data_lie_is_no_part_of_what_a_run_is(experiment, tmp_path):
-    run = plan.Run(ARMS["ce"], 0, 0)
+    run = plan.PlannedRun(ARMS["ce"], 0, 0)
     config = plan.classifier_config(CONFIG, run, experiment.site)
     elsewhere = plan.classifier_config(CONFIG, run, plan.Site("set", tmp_path / "other", Path("elsewhere")))
     assert config["data"]["path"] != elsewhere["data"]["path"]

@@ -19,7 +19,7 @@ from dim_jax.models import CLASSIFIERS, make_classifier
 from dim_jax.models.coatnet import relative_places
 from dim_jax.models.feature_nets import lite0_features
 from dim_jax.models.wavemix import Upsampling, haar
-from dim_jax.steps import grad_cam as explain
+from dim_jax.steps import grad_cam
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.trainers import classifier
 from dim_jax.training import parallel
@@ -97,10 +97,10 @@ def test_a_step_trains_every_parameter_and_the_network_explains_itself(name):
     assert all(jax.tree.leaves(changed))
 
     seen = (images / 127.5 - 1).astype(np.float32)
-    explained = jax.jit(lambda variables: explain.grad_cam(model, variables, seen, np.full(4, explain.PREDICTED)))
+    explained = jax.jit(lambda variables: grad_cam.grad_cam(model, variables, seen, np.full(4, grad_cam.PREDICTED)))
     logits, _, maps = explained(after.variables)
     assert maps.shape[0] == 4 and maps.ndim == 3 and maps.min() >= 0 and maps.max() <= 1
-    shuffled = {**after.variables, "params": explain.shuffle_weights(after.params, model.last_block)}
+    shuffled = {**after.variables, "params": grad_cam.shuffle_weights(after.params, model.last_block)}
     assert not np.allclose(explained(shuffled)[0], logits)
 
 

@@ -17,7 +17,7 @@ from torch_pickles import write_state_dict
 from dim_jax.models.efficientnet_lite import EfficientNetLite0, map_taps, scale_pixels
 from dim_jax.models.feature_nets import PERCEPTUAL, lite0_features, lpips_distance
 from dim_jax.models.kernels.same_padding import strided_convolution, strided_depthwise_convolution
-from dim_jax.steps import grad_cam as explain
+from dim_jax.steps import grad_cam
 from dim_jax.weights import pretrained, torch_names
 
 TINY = {"num_classes": 3, "stem_width": 4, "stages": ((1, 4, 3, 1, 1), (2, 6, 5, 2, 2)), "top_width": 8}
@@ -96,8 +96,8 @@ def test_a_small_network_classifies_maps_and_shows_where_it_looked(tiny):
     assert logits.shape == (4, 3) and features.shape == (4, 8)
     taps = jax.eval_shape(lambda variables: map_taps(model, variables, pictures), variables)
     assert [tap.shape for tap in taps] == [(4, 17, 24, 4), (4, 9, 12, 6)]
-    seen_logits, _, maps = jax.jit(lambda *args: explain.grad_cam(model, *args))(
-        variables, pictures, jnp.full(4, explain.PREDICTED)
+    seen_logits, _, maps = jax.jit(lambda *args: grad_cam.grad_cam(model, *args))(
+        variables, pictures, jnp.full(4, grad_cam.PREDICTED)
     )
     np.testing.assert_allclose(seen_logits, logits, rtol=1e-5)
     assert maps.shape == (4, 9, 12)

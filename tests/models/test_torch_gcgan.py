@@ -15,7 +15,8 @@ from dim_jax.losses import gan as gan_losses
 from dim_jax.models.gcgan import Discriminator, Generator, small_size
 from dim_jax.steps.gan import MUTABLE, GanTrainStep
 from dim_jax.training.optimizers import make_optimizer
-from dim_jax.training.state import GanState, Network, example_keys, step_key
+from dim_jax.training.random_keys import example_keys, step_key
+from dim_jax.training.state import GanState, NetworkState
 from dim_jax.weights import gcgan_names
 
 # As in tests/test_torch_baseline.py.
@@ -185,7 +186,7 @@ def test_a_training_step_does_what_ours_does(reconstruct, learning_rate, after_u
         distance=(lambda frozen, rebuilt, target: gan_losses.pixel_distance(rebuilt, target)) if reconstruct else None,
         flip=False,
     )
-    networks = [Network(**each, opt_state=step.optimizer.init(each["params"])) for each in variables]
+    networks = [NetworkState(**each, opt_state=step.optimizer.init(each["params"])) for each in variables]
     start = GanState(jnp.int32(0), *networks, variables[0]["params"], jnp.float32(1.0))
     key = jax.random.key(1)
     with jax.default_matmul_precision("highest"):

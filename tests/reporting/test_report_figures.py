@@ -24,7 +24,7 @@ from dim_jax.reporting import (
     run_directory,
     run_page,
     saliency,
-    stages,
+    stage_times,
     tables,
 )
 from dim_jax.runs import files
@@ -314,7 +314,7 @@ def test_times_of_the_stages_add_up(run: Path, html: str) -> None:
 
 def test_stages_that_were_not_timed_get_a_dash(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    found = stages.measure(run_directory.read("run", run))
+    found = stage_times.measure(run_directory.read("run", run))
     assert all(stage.seconds is None for stage in found)
     page = Page(run_page.render_report([run]))
     assert {row[1] for row in page.table("Time per stage")[1:]} == {"–"}

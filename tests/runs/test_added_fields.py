@@ -28,8 +28,8 @@ def earlier(name, fields):
 def test_a_run_of_before_resumes_by_its_own_directory_alone(tmp_path, name, fields):
     files.write_json(tmp_path / "config.json", earlier(name, fields))
     config, *_ = config_flags.parse_flags([f"--workdir={tmp_path}"])
-    assert workdir.flatten(config).keys() == workdir.flatten(today(name)).keys()
-    assert {field: workdir.flatten(config)[field] for field in fields} == fields
+    assert workdir.flatten_config(config).keys() == workdir.flatten_config(today(name)).keys()
+    assert {field: workdir.flatten_config(config)[field] for field in fields} == fields
     workdir.check_config(tmp_path, config)
 
 

@@ -28,7 +28,7 @@ def test_every_field_of_the_ready_files_has_a_rule_and_keeps_to_it(name):
     configuration.check(config)
     configuration.check_plain(config)
     nested = ("classifier.", "gan.") if config["trainer"] == "experiment" else ()
-    fields = {field for field in workdir.flatten(config) if not field.startswith((*FREE, *nested))}
+    fields = {field for field in workdir.flatten_config(config) if not field.startswith((*FREE, *nested))}
     assert fields == {name for name in configuration.RULES[config["trainer"]] if not name.startswith(FREE)}
 
 

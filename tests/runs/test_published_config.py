@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def fields(name, variant=""):
-    return workdir.flatten(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](variant).to_dict())
+    return workdir.flatten_config(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](variant).to_dict())
 
 
 def test_the_classifier_is_trained_as_published():

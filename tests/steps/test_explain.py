@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dim_jax.models.lrf_cnn import LRFCNN
-from dim_jax.steps import grad_cam as explain
+from dim_jax.steps import grad_cam
 
 
 class Bright(nn.Module):
@@ -15,14 +15,14 @@ class Bright(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        self.sow("intermediates", explain.FEATURE_MAP, images)
-        images = self.perturb(explain.FEATURE_MAP, images)
+        self.sow("intermediates", grad_cam.FEATURE_MAP, images)
+        images = self.perturb(grad_cam.FEATURE_MAP, images)
         features = images.mean((1, 2))
         return features * jnp.array([-1.0, 1.0, 2.0]), features
 
 
 def maps_of(images, classes):
-    return [np.asarray(output) for output in explain.grad_cam(Bright(), {}, jnp.asarray(images), jnp.asarray(classes))]
+    return [np.asarray(output) for output in grad_cam.grad_cam(Bright(), {}, jnp.asarray(images), jnp.asarray(classes))]
 
 
 def test_the_map_of_a_network_whose_answer_is_known():
@@ -47,7 +47,7 @@ def network():
 
 def test_it_changes_no_output_of_the_network(network):
     model, variables, images = network
-    logits, features, maps = explain.grad_cam(model, variables, images, np.full(6, -1))
+    logits, features, maps = grad_cam.grad_cam(model, variables, images, np.full(6, -1))
     expected = model.apply(variables, images)
     np.testing.assert_allclose(logits, expected[0], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(features, expected[1], rtol=1e-6, atol=1e-7)
@@ -60,12 +60,12 @@ def test_it_is_the_gradient_of_the_class_asked_for(network):
     """Against finite differences of the logit along each channel of the feature map."""
     model, variables, images = network
     image, wanted = images[:1], 2
-    _, _, maps = explain.grad_cam(model, variables, image, np.array([wanted]))
+    _, _, maps = grad_cam.grad_cam(model, variables, image, np.array([wanted]))
     _, seen = model.apply(variables, image, mutable=["intermediates"])
-    activations = np.asarray(seen["intermediates"][explain.FEATURE_MAP][0])
+    activations = np.asarray(seen["intermediates"][grad_cam.FEATURE_MAP][0])
 
     def logit(shift):
-        perturbed = {**variables, "perturbations": {explain.FEATURE_MAP: jnp.asarray(shift, jnp.float32)}}
+        perturbed = {**variables, "perturbations": {grad_cam.FEATURE_MAP: jnp.asarray(shift, jnp.float32)}}
         return float(model.apply(perturbed, image)[0][0, wanted])
 
     weights = np.zeros(activations.shape[-1])
@@ -81,21 +81,21 @@ def test_maps_change_when_the_last_block_forgets_what_it_learned(network):
     """The sanity check of Adebayo et al.: a map that stayed would show the image, not the network."""
     model, variables, images = network
     assert model.last_block in variables["params"] and f"block{2}" not in variables["params"]
-    shuffled = {**variables, "params": explain.shuffle_weights(variables["params"], model.last_block)}
+    shuffled = {**variables, "params": grad_cam.shuffle_weights(variables["params"], model.last_block)}
     for name, module in shuffled["params"].items():
         for ours, theirs in zip(jax.tree.leaves(module), jax.tree.leaves(variables["params"][name]), strict=True):
             assert np.array_equal(np.sort(ours, None), np.sort(theirs, None))
             if name != model.last_block:
                 np.testing.assert_array_equal(ours, theirs)
     classes = np.array([0, 1, 2, 0, 1, 2])
-    before = explain.grad_cam(model, variables, images, classes)[2]
-    after = explain.grad_cam(model, shuffled, images, classes)[2]
+    before = grad_cam.grad_cam(model, variables, images, classes)[2]
+    after = grad_cam.grad_cam(model, shuffled, images, classes)[2]
     assert not np.allclose(before, after, atol=0.1)
-    assert abs(explain.rank_correlation(np.asarray(before), np.asarray(after))) < 0.8
+    assert abs(grad_cam.rank_correlation(np.asarray(before), np.asarray(after))) < 0.8
 
 
 def test_rank_correlation_of_equal_reversed_and_empty_maps():
     maps = np.random.default_rng(0).uniform(size=(3, 4, 4))
-    assert explain.rank_correlation(maps, maps**3) == pytest.approx(1)
-    assert explain.rank_correlation(maps, 1 - maps) == pytest.approx(-1)
-    assert explain.rank_correlation(maps, np.zeros_like(maps)) is None
+    assert grad_cam.rank_correlation(maps, maps**3) == pytest.approx(1)
+    assert grad_cam.rank_correlation(maps, 1 - maps) == pytest.approx(-1)
+    assert grad_cam.rank_correlation(maps, np.zeros_like(maps)) is None

@@ -14,7 +14,8 @@ from dim_jax import generate, train
 from dim_jax.cli import command_line
 from dim_jax.data import manifest, splits
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.gan import pools, sample_sheets, synthesis
+from dim_jax.gan import pools, sample_sheets
+from dim_jax.gan.gan_run import open_gan_run
 from dim_jax.runs import files
 from dim_jax.trainers import job
 from dim_jax.training import checkpoints, loop
@@ -156,11 +157,11 @@ def test_labels_count_in_drawing_as_they_do_at_the_step_of_the_checkpoint(data, 
     rows = [[sheet[66 * label : 66 * label + 64] for label in range(2)] for sheet in (before, after)]
     np.testing.assert_array_equal(*rows[0])
     assert not np.array_equal(*rows[1])
-    drawn = synthesis.open_run(run)
+    drawn = open_gan_run(run)
     assert drawn.synthesizer.label_strength == 1.0
     np.testing.assert_array_equal(drawn.synthesizer.images([0], label=1)[0], rows[1][1][:, :64])
     shutil.rmtree(run / loop.CHECKPOINTS / "4")
-    drawn = synthesis.open_run(run)
+    drawn = open_gan_run(run)
     assert (drawn.step, drawn.synthesizer.label_strength) == (2, 0.0)
     np.testing.assert_array_equal(drawn.synthesizer.images([0], label=1)[0], rows[0][0][:, :64])
 

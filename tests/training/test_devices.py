@@ -13,7 +13,8 @@ from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.training import parallel
 from dim_jax.training.optimizers import make_optimizer, make_schedule
-from dim_jax.training.state import TrainState, example_keys
+from dim_jax.training.random_keys import example_keys
+from dim_jax.training.state import TrainState
 
 BATCH, SIZE, STEPS = 16, 16, 4
 SCHEDULE = make_schedule("constant", 0.05, num_train_steps=STEPS)

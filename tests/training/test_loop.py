@@ -104,7 +104,7 @@ def test_a_run_killed_after_its_best_checkpoint_goes_on_from_there_and_does_not_
     tmp_path, monkeypatch, score_of_the_rerun
 ):
     """On a GPU a second time gives other numbers; best/ and the notes of later checkpoints must tell of one time."""
-    schedule = loop.Schedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=8)
+    schedule = loop.LoopSchedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=8)
     with pytest.raises(Killed):
         fit(tmp_path, make_task(die_at=8), schedule)
     assert not checkpoints.steps(tmp_path / loop.CHECKPOINTS) and checkpoints.steps(tmp_path / loop.BEST) == [6]
@@ -150,10 +150,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_that_steps_metrics(tmp_pat
 
 
 def test_durations_are_rounded_up_to_whole_dispatches():
-    schedule = loop.Schedule.in_dispatches(8, num_train_steps=100.5, eval_every=3.2, checkpoint_every=16)
-    assert schedule == loop.Schedule(8, 104, 8, 16)
+    schedule = loop.LoopSchedule.in_dispatches(8, num_train_steps=100.5, eval_every=3.2, checkpoint_every=16)
+    assert schedule == loop.LoopSchedule(8, 104, 8, 16)
     with pytest.raises(ValueError, match="eval_every"):
-        loop.Schedule.in_dispatches(8, num_train_steps=100, eval_every=0, checkpoint_every=1)
+        loop.LoopSchedule.in_dispatches(8, num_train_steps=100, eval_every=0, checkpoint_every=1)
 
 
 def test_the_first_dispatch_is_not_timed_because_it_compiles(tmp_path):
@@ -200,7 +200,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     fit(tmp_path, make_task())
     other = dataclasses.replace(make_task(), state={"w": jnp.zeros(3), "step": np.int32(0)})
     with pytest.raises(ValueError, match="does not fit this model"):
-        fit(tmp_path, other, loop.Schedule(2, 24, 6, 4))
+        fit(tmp_path, other, loop.LoopSchedule(2, 24, 6, 4))
 
 
 def test_metric_lines_after_the_resumed_step_are_written_again_not_twice(tmp_path):

@@ -17,8 +17,7 @@ from dim_jax.cli import command_line
 from dim_jax.data import manifest, splits
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.gan import pools
-from dim_jax.training import checkpoints, loop, parallel
-from dim_jax.training import hosts as joining
+from dim_jax.training import checkpoints, hosts, loop, parallel
 
 ROOT = Path(__file__).parents[2]
 # Under SGD the parameters are the sum of the gradients; adaptive optimizers blow up the rounding of those that are 0.
@@ -165,10 +164,10 @@ def test_hosts_share_the_seeds_of_a_pool_and_the_rows_of_an_evaluation(on_four, 
     """From the command line, after the training; more images than one host has groups of."""
     run = tmp_path / "run"
     shutil.copytree(on_four("gan"), run)
-    for num, hosts in ((20, True), (20, False), (3, True)):
-        out = tmp_path / f"pool-{num}-{hosts}"
+    for num, is_on_two in ((20, True), (20, False), (3, True)):
+        out = tmp_path / f"pool-{num}-{is_on_two}"
         options = [f"--workdir={run}", f"--num={num}", "--first-seed=5", f"--out={out}"]
-        if hosts:
+        if is_on_two:
             ended = on_two_hosts("generate", *options)
             assert [code for code, *_ in ended] == [0, 0], ended
             assert f"{num} images" in ended[0][1] and f"{num} images" not in ended[1][1]
@@ -178,7 +177,7 @@ def test_hosts_share_the_seeds_of_a_pool_and_the_rows_of_an_evaluation(on_four, 
             assert command_line.run(generate.main, options) == 0
         (pool,) = pools.load(out)
         assert [image.seed for image in pool.images] == list(range(5, 5 + num))
-    ours, theirs = (pools.load(tmp_path / f"pool-20-{hosts}")[0] for hosts in (True, False))
+    ours, theirs = (pools.load(tmp_path / f"pool-20-{is_on_two}")[0] for is_on_two in (True, False))
     assert [image.sha256 for image in ours.images] == [image.sha256 for image in theirs.images]
 
     run = tmp_path / "classifier"
@@ -227,7 +226,7 @@ def test_what_is_wrong_is_told_by_all_hosts_and_leaves_nothing(data, tmp_path):
     ],
 )  # fmt: skip
 def test_half_given_or_senseless_settings_are_told_in_one_line(tmp_path, capsys, monkeypatch, settings, message):
-    monkeypatch.setattr(joining, "PATIENCE", 0)
+    monkeypatch.setattr(hosts, "PATIENCE", 0)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert command_line.run(train.main, [*CLASSIFIER, f"--workdir={tmp_path / 'run'}"]) == 2
@@ -253,7 +252,7 @@ def test_hosts_join_where_the_environment_names_several_and_never_otherwise(monk
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    joining.join()
+    hosts.join()
     assert bool(asked) == bool(hosts)
     if hosts:
         assert asked[0].get("local_device_ids") == devices

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dim_jax.cli.command_line import printable
 from dim_jax.reporting import figures, wording
-from dim_jax.reporting.run_directory import Run
+from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageTime:
     """One stage: its name, its wall time (None where not written down), and whether it is part of the one above."""
 
     name: str
@@ -22,7 +22,7 @@ class Stage:
     is_part: bool = False
 
 
-def measure(run: Run) -> list[Stage]:
+def measure(run: RunRecords) -> list[StageTime]:
     """Returns the stages of a run in the order in which they happen."""
     lines: dict[tuple[str, int], dict[str, float]] = {}
     for split, metric, step, _, value in run.curves:
@@ -37,17 +37,17 @@ def measure(run: Run) -> list[Stage]:
     saves = [line["checkpoint_seconds"] for line in train if line.get("checkpoint_seconds", -1) > 0]
     between, name = ("samples", "Sample sheets") if run.is_gan else ("val", "Validation")
     stages = [
-        Stage("Preparing the data", run.data_seconds),
-        Stage("Start, with compilation" + (f" ({len(starts)} starts)" if starts[1:] else ""), _total(starts)),
-        Stage("Training steps", _total([line["seconds"] for line in steps])),
-        Stage("of it waiting for data", _total(waits), is_part=True),
-        Stage(f"{name} during training", _total([line["seconds"] for split, line in timed if split == between])),
-        Stage("Checkpoints (without the last)", _total(saves)),
+        StageTime("Preparing the data", run.data_seconds),
+        StageTime("Start, with compilation" + (f" ({len(starts)} starts)" if starts[1:] else ""), _total(starts)),
+        StageTime("Training steps", _total([line["seconds"] for line in steps])),
+        StageTime("of it waiting for data", _total(waits), is_part=True),
+        StageTime(f"{name} during training", _total([line["seconds"] for split, line in timed if split == between])),
+        StageTime("Checkpoints (without the last)", _total(saves)),
     ]
     for split, content in run.evaluations.items():
         seconds = content.get("evaluation_seconds")
         is_known = wording.number(seconds) != wording.MISSING
-        stages.append(Stage(f"Evaluation, {wording.split_name(split)} split", float(seconds) if is_known else None))
+        stages.append(StageTime(f"Evaluation, {wording.split_name(split)} split", float(seconds) if is_known else None))
     return stages
 
 
@@ -55,7 +55,7 @@ def _total(seconds: list[float]) -> float | None:
     return math.fsum(seconds) if seconds else None
 
 
-def view(run: Run, prefix: str) -> dict[str, Any]:
+def view(run: RunRecords, prefix: str) -> dict[str, Any]:
     """Returns the stages as rows and as a figure; `prefix` starts the ids of the figure."""
     import markupsafe
 
@@ -87,7 +87,7 @@ def view(run: Run, prefix: str) -> dict[str, Any]:
     }
 
 
-def _bars(stages: list[Stage], prefix: str, alternative: str) -> str:
+def _bars(stages: list[StageTime], prefix: str, alternative: str) -> str:
     def draw(axes: "Axes") -> None:
         places = range(len(stages))
         seconds = [stage.seconds or 0.0 for stage in stages]

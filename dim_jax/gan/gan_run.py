@@ -1,0 +1,73 @@
+"""Opening the run of a GAN: its classes, split and generator."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dim_jax.data.dataset import open_run_dataset
+from dim_jax.gan import transition
+from dim_jax.gan.synthesis import Synthesizer, recalibrate, variable_shapes
+from dim_jax.models import make_gan
+from dim_jax.runs import configuration
+from dim_jax.training import checkpoints
+from dim_jax.training.loop import CHECKPOINTS
+from dim_jax.training.restored_variables import check_variables
+
+
+@dataclass(frozen=True)
+class GanRun:
+    """A trained or imported GAN, ready to generate images.
+
+    Attributes:
+      workdir: run directory.
+      step: step of the checkpoint.
+      synthesizer: generates the images.
+      classes: classes that it was trained on.
+      split_sha256: Dataset.split_sha256 of the split whose training images it was trained on; "" for a run that was
+        imported without data, whose images match no split.
+      label: the class that it generates, or None where it generates all of them.
+    """
+
+    workdir: Path
+    step: int
+    synthesizer: Synthesizer
+    classes: tuple[str, ...]
+    split_sha256: str
+    label: str | None
+
+
+def open_gan_run(workdir: str | Path) -> GanRun:
+    """Opens the newest checkpoint of a GAN's run.
+
+    Args:
+      workdir: run directory.
+
+    Raises:
+      FileNotFoundError: there is no run, or it has no checkpoint yet.
+      ValueError: the run is not a GAN's, or one of its files is broken.
+    """
+    workdir = Path(workdir)
+    config = configuration.read(workdir, "gan")
+    label, split_sha256 = config["gan"]["label"] or None, ""
+    classes = (label,)
+    if config["data"]["path"]:
+        dataset = open_run_dataset(workdir, config)
+        classes, split_sha256 = dataset.classes, dataset.split_sha256
+    folder = workdir / CHECKPOINTS
+    restored = checkpoints.restore(folder)
+    if restored is None:
+        raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train the run first")
+    num_classes = len(classes) if config["gan"]["conditional"] else 0
+    generator, _ = make_gan(config["data"]["image_size"], num_classes, **config["model"])
+    state = restored.state
+    if not isinstance(state, dict) or not isinstance(state.get("generator"), dict):
+        raise ValueError(f"{folder} holds no generator; give the run of a GAN")
+    averaged = state["generator"] | {"params": state.get("ema_params")}
+    variables = check_variables(averaged, variable_shapes(generator), folder)
+    strength = 1.0
+    if num_classes:
+        gan, num_train_steps = config["gan"], config["train"]["num_train_steps"]
+        schedule = transition.label_strength(gan["condition_from"], gan["condition_until"], num_train_steps)
+        strength = float(schedule(restored.step))
+    variables = recalibrate(generator, variables, strength)
+    synthesizer = Synthesizer(generator, variables, config["gan"]["statistics"], strength)
+    return GanRun(workdir, restored.step, synthesizer, classes, split_sha256, label)
