@@ -54,7 +54,7 @@ POINTS = {
 }
 MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "host_bytes", "device_")
 NOT_FOUND = ("seconds_per_100_training_images", "seconds_per_test_image", "data", "runs", "workdir", "folder")
-LEFTOVERS = ("*.tmp", ".writing-*", "*.orbax-checkpoint-tmp*")
+LEFTOVERS = ("*.tmp", ".?*.lock", ".writing-*", "*.orbax-checkpoint-tmp*")
 GRACE = 30.0
 
 

@@ -23,7 +23,8 @@ def on_signals() -> Iterator[None]:
         yield
         return
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    if hasattr(os, "set_blocking"):  # Windows needs no such thing, and has it from Python 3.12 on
+        os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     # A handler waits until the interpreter has control, which a compilation may keep for minutes. A thread does not.
     watch = threading.Thread(target=_end_at_the_second, args=(reader,), daemon=True)

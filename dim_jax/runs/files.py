@@ -1,7 +1,6 @@
-"""Writes that either happen whole or not at all: a temporary file or folder beside the target, then a rename."""
+"""Atomic writes and checked reads of files: JSON, text and NumPy archives."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 # What NumPy and zipfile raise for an .npz that is damaged or something else.
@@ -22,58 +22,68 @@ NOT_AN_ARCHIVE = (
 
 @contextlib.contextmanager
 def replacement(path: str | Path, *, is_folder: bool = False) -> Iterator[Path]:
-    """Yields an empty file or folder beside `path` that takes its place when the block ends without an error.
+    """Yields an empty temporary file or folder that replaces `path` when the block ends without an error.
 
-    Its name is the same for every writer of `path`: what a killed one left is taken over by the next, so that nothing
-    piles up, and writers take turns. Parent folders are created. Only an empty folder can be replaced by a folder.
+    The temporary is `.NAME.tmp` beside `path`, the same for every writer, so a writer overwrites what a killed one
+    left. Writers of one path take turns by a lock, `.NAME.lock`, which exists only while it is held. Parent folders are
+    created. A folder can replace only an empty folder.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _claim(temporary, is_folder)
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        except BaseException:
-            _remove(temporary)
-            raise
-        finally:
-            os.close(lock)
+        with _writer_lock(path.with_name(f".{path.name}.lock")):
+            _make_empty(temporary, is_folder)
+            try:
+                yield temporary
+                os.replace(temporary, path)
+            except BaseException:
+                _remove(temporary)
+                raise
 
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Gives an OSError in the block the name of the file that was to be written: that of a full disk has none."""
+    """Sets the file name of an OSError raised in the block, if it has none or a temporary one, to `path`.
+
+    The error of a full disk has no file name.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and (error.filename is None or Path(error.filename).suffix == ".tmp"):
+        if error.errno is not None and (error.filename is None or Path(error.filename).suffix in (".tmp", ".lock")):
             error.filename = str(path)
         raise
 
 
-def _claim(temporary: Path, is_folder: bool) -> int:
-    """Makes `temporary` empty and this process its only writer, until the descriptor that is returned is closed."""
-    while True:
-        if is_folder:
-            temporary.mkdir(exist_ok=True)
-        else:
-            temporary.touch()
-        try:
-            lock = os.open(temporary, os.O_RDONLY)
-        except FileNotFoundError:  # another writer has just moved it into place
-            continue
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(temporary), os.fstat(lock)):
-                break
-        os.close(lock)
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporaries and locks that killed writers left in `folder`; no other process may write there."""
+    for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.lock")):
+        _remove(leftover)
+
+
+@contextlib.contextmanager
+def _writer_lock(path: Path) -> Iterator[None]:
+    lock = filelock.FileLock(path, poll_interval=0.01, fallback_to_soft=False)
+    # Some network file systems have no locks; on a disk that is full or read-only, making the temporary fails next.
+    with contextlib.suppress(OSError, NotImplementedError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):  # an open file can't be removed on Windows; filelock does it there
+                path.unlink()
+            lock.release()
+
+
+def _make_empty(path: Path, is_folder: bool) -> None:
     if is_folder:
-        for leftover in temporary.iterdir():
+        path.mkdir(exist_ok=True)
+        for leftover in path.iterdir():
             _remove(leftover)
-    return lock
+    else:
+        path.write_bytes(b"")
 
 
 def _remove(path: Path) -> None:
@@ -84,19 +94,19 @@ def _remove(path: Path) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have, such as an endless one, has none."""
+    """Whether `path` is a file; False for a name that no file can have, such as one that is too long."""
     try:
         return path.is_file()
     except (OSError, ValueError):
         return False
 
 
-def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Writes `content` to `path` atomically, creating parent folders, and returns the path."""
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Writes `data` to `path` atomically, creating parent folders, and returns the path."""
     path = Path(path)
     with replacement(path) as temporary:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -114,7 +124,7 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def to_json(value: Any) -> Any:
-    """Returns `value` with NumPy types made plain and non-finite numbers made None, as strict JSON needs."""
+    """Converts NumPy arrays and scalars to Python's types, paths to text, and NaN and infinities to None."""
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -142,13 +152,13 @@ def read_json(path: str | Path) -> Any:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-        if "\\u" in text:  # half of a character can be written this way, and would fail wherever it is shown
-            json.dumps(content, ensure_ascii=False).encode("utf-8")
+        value = json.loads(text)
+        if "\\u" in text:  # an escaped lone surrogate is valid JSON and can't be encoded when it is shown
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{path} is not valid JSON ({reason}); restore it or make it again") from None
-    return content
+    return value
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
@@ -158,18 +168,18 @@ def read_object(path: str | Path) -> dict[str, Any]:
       FileNotFoundError: there is no such file.
       ValueError: it is not JSON, or holds something else.
     """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__} and no JSON object; restore it or make it again")
-    return content
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__} and no JSON object; restore it or make it again")
+    return value
 
 
 def read_arrays(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Reads arrays of an .npz file; those that it does not hold are left out.
+    """Reads the named arrays of an .npz file; names that the file lacks are left out.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no such file or damaged.
+      ValueError: it is damaged or no .npz file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")

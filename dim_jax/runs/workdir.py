@@ -1,8 +1,8 @@
-"""Claiming a run directory: one process at a time, one configuration for good, and a note of where it ran."""
+"""A run directory: its lock, its configuration, its log and the record of its environment."""
 
 import contextlib
 import datetime
-import fcntl
+import errno
 import importlib.metadata
 import logging
 import platform
@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from dim_jax.cli import command_line
 from dim_jax.runs import files
 from dim_jax.runs.added_fields import complete
@@ -20,8 +22,8 @@ from dim_jax.runs.configuration import FILE_NAME as CONFIG
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 LOG = "run.log"
-# A run may go on with other values of these: they change speed or what is written beside the numbers, and no number
-# but for the backend's pixels, which differ by one level at most.
+# Fields that may differ when a run is resumed: they change speed or what else is written, not the numbers. (The
+# backends' pixels differ by one grey level at most.)
 MAY_DIFFER = frozenset(
     {"data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints", "train.report"}
 )
@@ -33,34 +35,40 @@ PACKAGES = (
 
 @contextlib.contextmanager
 def claim(workdir: str | Path) -> Iterator[Path]:
-    """Holds `workdir` for this process; the system lets go of it however the process ends.
+    """Locks `workdir` for this process; the lock is released when the process ends, however it ends.
+
+    A directory that holds no configuration at the end is removed again if this created it.
 
     Raises:
-      ValueError: another process holds it.
+      ValueError: another process holds the lock.
     """
     workdir = Path(workdir)
     existed = workdir.is_dir()
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = workdir / LOCK
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{workdir} is in use by another process; wait for it or use another --workdir") from None
-        try:
-            yield workdir
-        finally:
-            # Bad input must leave nothing behind: without a configuration there is no run here.
-            if not (workdir / CONFIG).is_file():
-                lock.unlink(missing_ok=True)
-                if not existed:
-                    with contextlib.suppress(OSError):
-                        workdir.rmdir()
+    # A soft lock would outlive a killed process, so a file system without locks is an error.
+    lock = filelock.FileLock(workdir / LOCK, blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ValueError(f"{workdir} is in use by another process; wait for it or use another --workdir") from None
+    except NotImplementedError:
+        raise OSError(errno.ENOLCK, "the file system has no file locks", str(workdir)) from None
+    try:
+        yield workdir
+    finally:
+        is_run = (workdir / CONFIG).is_file()
+        if not is_run:  # invalid input leaves nothing behind
+            with contextlib.suppress(OSError):  # an open file can't be removed on Windows; filelock does it there
+                (workdir / LOCK).unlink()
+        lock.release()
+        if not is_run and not existed:
+            with contextlib.suppress(OSError):
+                workdir.rmdir()
 
 
 @contextlib.contextmanager
 def logging_to(workdir: str | Path) -> Iterator[None]:
-    """Also writes this package's log lines to run.log, after those of earlier starts."""
+    """Appends this package's log records to run.log within the block."""
     handler = _LogFile(Path(workdir) / LOG, encoding="utf-8")
     handler.setFormatter(command_line.LogFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("dim_jax")
@@ -75,7 +83,7 @@ def logging_to(workdir: str | Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that says nothing of itself: a full disk is told by whoever writes what counts."""
+    """A log file that ignores write errors: a full disk is reported by the writers of the run's results."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -87,26 +95,31 @@ def check_config(
     may_differ: Collection[str] = MAY_DIFFER,
     may_grow: Collection[str] = (),
 ) -> list[str]:
-    """Raises ValueError, naming every field that differs, if `workdir` holds a run of another configuration.
+    """Checks that `workdir` holds no run of another configuration.
 
-    A run that was made before there was a field has the value of added_fields.
+    Fields that the saved configuration lacks get the value that added_fields has for older runs.
 
     Args:
-      may_differ: dotted names of fields, or of groups of them, that do not count.
-      may_grow: dotted names of numbers that may be larger now.
+      workdir: run directory; it may be empty or missing.
+      config: configuration of this start.
+      may_differ: dotted names of fields, or names of groups, that are not compared.
+      may_grow: dotted names of numbers that may be larger than the saved ones.
 
     Returns:
-      The names of those that are.
+      The names in `may_grow` whose numbers are larger.
+
+    Raises:
+      ValueError: other fields differ; the message names each of them.
     """
     path = Path(workdir) / CONFIG
     if not path.is_file():
         return []
-    saved, given = (flatten_config(complete(each)) for each in (files.read_object(path), files.to_json(config)))
-    grown = [name for name in may_grow if name in saved and given.get(name, 0) > saved[name]]
+    saved, current = (flatten_config(complete(fields)) for fields in (files.read_object(path), files.to_json(config)))
+    grown = [name for name in may_grow if name in saved and current.get(name, 0) > saved[name]]
     differences = [
-        f"{name}: {saved.get(name, 'absent')!r} there, {given.get(name, 'absent')!r} now"
-        for name in sorted(saved.keys() | given.keys())
-        if saved.get(name) != given.get(name) and not {name, name.split(".")[0]} & {*may_differ, *grown}
+        f"{name}: {saved.get(name, 'absent')!r} there, {current.get(name, 'absent')!r} now"
+        for name in sorted(saved.keys() | current.keys())
+        if saved.get(name) != current.get(name) and not {name, name.split(".")[0]} & {*may_differ, *grown}
     ]
     if differences:
         raise ValueError(
@@ -117,7 +130,7 @@ def check_config(
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a nested configuration as {"a.b": value}."""
+    """Flattens a nested configuration to {"a.b": value}."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -130,10 +143,13 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 def write_start(
     workdir: str | Path, config: Mapping[str, Any], devices: list[str], facts: Mapping[str, str] | None = None
 ) -> None:
-    """Writes config.json and environment.json: versions, devices, the commit if there is one, time of the start.
+    """Writes config.json and environment.json: versions, devices, commit if there is one, time of the start.
 
     Args:
-      facts: what else to keep in environment.json, by name.
+      workdir: run directory.
+      config: the run's configuration.
+      devices: names of the devices that the run uses.
+      facts: further entries of environment.json.
     """
     files.write_json(Path(workdir) / CONFIG, config)
     environment = {
@@ -150,7 +166,7 @@ def write_start(
 
 
 def start_text() -> str:
-    """Returns what run.log says of every start: the versions that compute, and the commit."""
+    """Returns the line that run.log gets at every start: versions of Python and of the packages, and the commit."""
     versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
     return f"start: python {sys.version.split()[0]}, {versions}, commit {_git_hash() or 'unknown'}"
 
@@ -167,7 +183,7 @@ def _git_hash() -> str | None:
     """The commit of the checkout this package runs from, or None when it was installed from a wheel."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return process.stdout.strip() or None

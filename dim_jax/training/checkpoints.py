@@ -55,8 +55,7 @@ def save(
     folder = Path(os.path.abspath(folder))
     target = folder / str(step)
     if not is_whole(target) or files.read_json(target / NOTES) != files.to_json(dict(notes)):
-        for leftover in folder.glob(".*.tmp"):  # of a killed run that may never come by its step again
-            shutil.rmtree(leftover, ignore_errors=True)
+        files.remove_leftovers(folder)  # of a killed run that may never reach their step again
         with files.replacement(target, is_folder=True) as temporary:
             with _system_errors(), _checkpointer() as checkpointer:
                 checkpointer.save(temporary / ARRAYS, jax.tree.map(np.asarray, jax.device_get(state)))

@@ -1,28 +1,57 @@
-"""Waiting less for programs: tracing and compiling them, and letting go of those that are done with."""
+"""Compilation cache and garbage-collector settings for processes that compile networks."""
 
+import contextlib
 import gc
 import os
 from pathlib import Path
 
+import filelock
 import jax
 
-COLLECTED_EVERY = 100_000  # new objects; by Python's own 700, an eighth of a start until the program is read goes there
+CACHE_BYTES = 2 * 2**30
+LOCK_TIMEOUT = 10  # seconds, as in JAX
+# New objects per collection of the youngest generation. With Python's default (700) collections take an eighth of the
+# time from the start to the first step.
+COLLECTION_THRESHOLD = 100_000
 
 
 def configure_compilation() -> None:
-    """Prepares a process that is going to compile networks.
+    """Turns on the compilation cache on disk and makes garbage collections rarer.
 
-    Compiled programs are kept on disk for the next start, in JAX_COMPILATION_CACHE_DIR or ~/.cache/dim_jax/xla, and
-    garbage is looked for less often: tracing makes millions of objects, which stay.
+    Compiled programs are kept in ~/.cache/dim_jax/xla, under XDG_CACHE_HOME if that is set. Beyond 2 GiB the least
+    recently used ones are deleted; JAX_COMPILATION_CACHE_MAX_SIZE sets another limit in bytes, -1 for none. With a
+    limit JAX locks the cache, so processes may share it. If JAX_COMPILATION_CACHE_DIR is set, or the cache was
+    configured in Python, all of JAX's own settings stay.
+
+    Tracing creates millions of objects that stay alive, so looking for garbage among them is mostly wasted.
     """
     if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "dim_jax" / "xla"))
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dim_jax" / "xla"
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ and jax.config.jax_compilation_cache_max_size == -1:
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+        if jax.config.jax_compilation_cache_max_size > 0:
+            _remove_entries_without_time(folder)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     youngest, *older = gc.get_threshold()
-    if 0 < youngest < COLLECTED_EVERY:  # 0: whoever runs this wants no collection at all
-        gc.set_threshold(COLLECTED_EVERY, *older)
+    if 0 < youngest < COLLECTION_THRESHOLD:  # 0 turns automatic collections off
+        gc.set_threshold(COLLECTION_THRESHOLD, *older)
 
 
 def clear_compiled_programs() -> None:
-    """Lets go of compiled programs; each holds tens of memory maps, of which a process may have 65,530."""
+    """Frees all compiled programs; each holds tens of memory maps, of which Linux gives a process 65,530."""
     jax.clear_caches()
+
+
+def _remove_entries_without_time(folder: Path) -> None:
+    """Deletes cache entries without a time of use, with which JAX can't enforce a limit and writes nothing more.
+
+    A process killed while it writes leaves such an entry, possibly incomplete, and so does a cache without a limit.
+    """
+    # A cache that can't be written or locked is JAX's to report: it warns and compiles without the cache.
+    with (
+        contextlib.suppress(OSError, NotImplementedError),
+        filelock.FileLock(folder / ".lockfile", timeout=LOCK_TIMEOUT),
+    ):
+        for entry in folder.glob("*-cache"):
+            if not entry.with_name(f"{entry.name.removesuffix('-cache')}-atime").is_file():
+                entry.unlink()

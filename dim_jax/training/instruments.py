@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import resource
 import sys
 import time
 from collections import deque
@@ -15,6 +14,11 @@ import jax
 import numpy as np
 
 from dim_jax.training import parallel
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 PROFILE = "profile"
 WINDOW = 100
@@ -65,7 +69,7 @@ class Clock:
         }
 
 
-def memory() -> dict[str, int]:
+def memory() -> dict[str, int | None]:
     """Returns the bytes that this process holds in the machine's memory and, where a device tells, in the first one's.
 
     `host_bytes` is what is held now; where the system does not tell that, the most that was held so far.
@@ -75,11 +79,13 @@ def memory() -> dict[str, int]:
     }
 
 
-def _resident_bytes() -> int:
+def _resident_bytes() -> int | None:
     with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class Trace:

@@ -1,0 +1,55 @@
+"""The lock of a run directory."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dim_jax.runs import workdir
+
+HOLDER = """
+import sys, time
+from dim_jax.runs import workdir
+with workdir.claim(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / workdir.CONFIG).write_text("{}")
+    return tmp_path / "run"
+
+
+def test_the_lock_of_a_killed_holder_is_free(run):
+    for _ in range(2):
+        with subprocess.Popen([sys.executable, "-c", HOLDER, run], stdout=subprocess.PIPE, text=True) as holder:
+            try:
+                assert holder.stdout.readline() == "held\n"
+                with pytest.raises(ValueError, match=f"{run} is in use by another process"), workdir.claim(run):
+                    pass
+            finally:
+                holder.kill()
+        assert holder.returncode == -signal.SIGKILL
+        with workdir.claim(run) as held:
+            assert held == run
+
+
+def test_a_directory_without_a_configuration_is_left_as_it_was(tmp_path):
+    with workdir.claim(tmp_path / "new"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    with workdir.claim(tmp_path / "old"):
+        pass
+    assert list((tmp_path / "old").iterdir()) == []
+
+
+def test_a_held_directory_is_refused_within_a_process_too(run):
+    with workdir.claim(run), pytest.raises(ValueError, match="in use"), workdir.claim(run):
+        pass
+    with workdir.claim(run):
+        pass
