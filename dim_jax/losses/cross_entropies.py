@@ -6,7 +6,7 @@ import optax
 from jax import lax
 
 from dim_jax.losses import class_weights
-from dim_jax.losses.signature import CrossReplicaSum
+from dim_jax.losses.signature import BelowOne, CrossReplicaSum, PositiveShare, Share
 
 
 def cross_entropy(
@@ -16,7 +16,7 @@ def cross_entropy(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    label_smoothing: jax.Array | float = 0.0,
+    label_smoothing: BelowOne = 0.0,
 ) -> jax.Array:
     """Softmax cross-entropy, -sum_k q_k log p_k with q = (1 - s) one_hot(y) + s / C.
 
@@ -51,7 +51,7 @@ def class_balanced_cross_entropy(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    effective_number_beta: jax.Array | float = 0.9999,
+    effective_number_beta: Share = 0.9999,
 ) -> jax.Array:
     """Cross-entropy weighted by the effective number of examples: -w_y log p_y, see `class_weights.effective_number`.
 
@@ -71,7 +71,7 @@ def ohem_cross_entropy(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    keep_share: jax.Array | float = 0.7,
+    keep_share: PositiveShare = 0.7,
 ) -> jax.Array:
     """Cross-entropy of the hardest examples of the global batch (online hard example mining).
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from dim_jax.losses import class_weights
 from dim_jax.losses.margins import frequency_offset
-from dim_jax.losses.signature import CrossReplicaSum
+from dim_jax.losses.signature import CrossReplicaSum, NonNegative, Share
 
 
 def focal(
@@ -15,7 +15,7 @@ def focal(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    gamma: jax.Array | float = 2.0,
+    gamma: NonNegative = 2.0,
 ) -> jax.Array:
     """Focal loss of the softmax, -(1 - p_y)^gamma log p_y.
 
@@ -34,8 +34,8 @@ def class_balanced_focal(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    gamma: jax.Array | float = 2.0,
-    effective_number_beta: jax.Array | float = 0.9999,
+    gamma: NonNegative = 2.0,
+    effective_number_beta: Share = 0.9999,
 ) -> jax.Array:
     """Focal loss weighted by the effective number of examples, see `class_weights.effective_number`.
 
@@ -58,10 +58,10 @@ def fafl(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    alpha0: jax.Array | float = 0.5,
-    beta0: jax.Array | float = 3.0,
-    m: jax.Array | float = 4.0,
-    adaptive: jax.Array | float = 1.0,
+    alpha0: NonNegative = 0.5,
+    beta0: NonNegative = 3.0,
+    m: NonNegative = 4.0,
+    adaptive: NonNegative = 1.0,
 ) -> jax.Array:
     """Frequency-aware adaptive focal loss, corrected: rare classes get the larger margin.
 
@@ -84,10 +84,10 @@ def published_fafl(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    alpha0: jax.Array | float = 0.5,
-    beta0: jax.Array | float = 3.0,
-    m: jax.Array | float = 1.0,
-    adaptive: jax.Array | float = 1.0,
+    alpha0: NonNegative = 0.5,
+    beta0: NonNegative = 3.0,
+    m: NonNegative = 1.0,
+    adaptive: NonNegative = 1.0,
 ) -> jax.Array:
     """Frequency-aware adaptive focal loss as its authors' code computes it.
 

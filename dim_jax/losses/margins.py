@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from dim_jax.losses import class_weights
-from dim_jax.losses.signature import CrossReplicaSum
+from dim_jax.losses.signature import CrossReplicaSum, NonNegative, Positive, Share
 
 
 def adjust_logits(logits: jax.Array, class_counts: jax.Array, tau: jax.Array | float = 1.0) -> jax.Array:
@@ -32,7 +32,7 @@ def logit_adjusted_cross_entropy(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    tau: jax.Array | float = 1.0,
+    tau: NonNegative = 1.0,
 ) -> jax.Array:
     """Cross-entropy of z + tau log(prior), so that the raw logits rank classes as if all were equally frequent.
 
@@ -67,11 +67,11 @@ def ldam(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    max_margin: jax.Array | float = 0.5,
-    scale: jax.Array | float = 1.0,
-    effective_number_beta: jax.Array | float = 0.9999,
-    reweight_from: jax.Array | float = 0.8,
-    progress: jax.Array | float = 1.0,
+    max_margin: NonNegative = 0.5,
+    scale: Positive = 1.0,
+    effective_number_beta: Share = 0.9999,
+    reweight_from: Share = 0.8,
+    progress: Share = 1.0,
 ) -> jax.Array:
     """Label-distribution-aware margin loss with deferred re-weighting.
 

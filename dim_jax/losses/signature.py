@@ -12,7 +12,17 @@ more: a sum over devices is its own transpose, so each device differentiates wha
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
+from annotated_types import Interval
 
 CrossReplicaSum = Callable[[jax.Array], jax.Array]
+
+# Hyper-parameters; a configuration reads default and range off a loss's signature.
+Scalar = jax.Array | float
+NonNegative = Annotated[Scalar, Interval(ge=0)]
+Positive = Annotated[Scalar, Interval(gt=0)]
+Share = Annotated[Scalar, Interval(ge=0, le=1)]
+PositiveShare = Annotated[Scalar, Interval(gt=0, le=1)]
+BelowOne = Annotated[Scalar, Interval(ge=0, lt=1)]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dim_jax.losses.signature import CrossReplicaSum
+from dim_jax.losses.signature import CrossReplicaSum, NonNegative
 
 
 def soft_f1(
@@ -14,7 +14,7 @@ def soft_f1(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    metric_weight: jax.Array | float = 1.0,
+    metric_weight: NonNegative = 1.0,
 ) -> jax.Array:
     """Cross-entropy + metric_weight (1 - F1), F1 = mean_k 2 TP_k / (predicted_k + actual_k).
 
@@ -38,7 +38,7 @@ def soft_mcc(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
     *,
-    metric_weight: jax.Array | float = 1.0,
+    metric_weight: NonNegative = 1.0,
 ) -> jax.Array:
     """Cross-entropy + metric_weight (1 - MCC), Matthews' correlation coefficient of all classes.
 

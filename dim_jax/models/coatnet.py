@@ -10,6 +10,7 @@ import numpy as np
 from dim_jax.models.efficientnet_lite import Convolution
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, max_pool, shown_feature_map
+from dim_jax.models.ranges import Count, Rate, Width
 
 # Blocks and channels of every stage after the stem; each halves the size.
 CONVOLUTIONS = ((2, 96), (6, 192))
@@ -155,12 +156,12 @@ class CoAtNet(nn.Module):
     """
 
     num_classes: int
-    width: float = 1.0
-    stem_width: int = 64
-    convolutions: Sequence[Sequence[int]] = CONVOLUTIONS
-    transformers: Sequence[Sequence[int]] = TRANSFORMERS
-    head_size: int = 32
-    drop_connect: float = 0.3
+    width: Width = 1.0
+    stem_width: Count = 64
+    convolutions: Sequence[Sequence[Count]] = CONVOLUTIONS
+    transformers: Sequence[Sequence[Count]] = TRANSFORMERS
+    head_size: Count = 32
+    drop_connect: Rate = 0.3
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 

@@ -11,6 +11,7 @@ from dim_jax.models.kernels.convolutions import depthwise_convolution, pointwise
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.kernels.same_padding import strided_convolution, strided_depthwise_convolution
 from dim_jax.models.layers import BatchNorm, Dtype, Linear, fan_in_uniform, shown_feature_map
+from dim_jax.models.ranges import Count, Rate, Width
 
 # Collection and name under which the maps at strides 2, 4, 8, ... can be asked for.
 INTERMEDIATES, TAPS = "intermediates", "taps"
@@ -147,11 +148,11 @@ class EfficientNetLite0(nn.Module):
     """
 
     num_classes: int = 1000
-    width: float = 1.0
-    stem_width: int = 32
-    stages: Sequence[Sequence[int]] = STAGES
-    top_width: int = 1280
-    drop_connect: float = 0.0
+    width: Width = 1.0
+    stem_width: Count = 32
+    stages: Sequence[Sequence[Count]] = STAGES
+    top_width: Count = 1280
+    drop_connect: Rate = 0.0
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 

@@ -4,6 +4,8 @@ Maps are named by their side in pixels. Sizes below 256 px leave out the largest
 gates that would begin or end there.
 """
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from dim_jax.models.kernels.convolutions import valid_convolution
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.kernels.resizing import halving_convolution
 from dim_jax.models.layers import BatchNorm, Dtype
+from dim_jax.models.ranges import Count, Width
 from dim_jax.models.scales import small_size
 from dim_jax.models.spectral import SpectralConv, SpectralEmbedding, SpectralSeed
 
@@ -139,13 +142,13 @@ class Generator(nn.Module):
     """
 
     size: int
-    width: float = 1.0
-    gate: str = "gc"
-    up: str = "residual"
-    context: str = "map"
+    width: Width = 1.0
+    gate: Literal["gc", "sle", "none"] = "gc"
+    up: Literal["residual", "compound", "plain"] = "residual"
+    context: Literal["map", "context"] = "map"
     tanh: bool = True
     num_classes: int = 0
-    latent_size: int = 256
+    latent_size: Count = 256
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
@@ -221,9 +224,9 @@ class Discriminator(nn.Module):
     """
 
     size: int
-    width: float = 1.0
-    gate: str = "gc"
-    context: str = "map"
+    width: Width = 1.0
+    gate: Literal["gc", "sle", "none"] = "gc"
+    context: Literal["map", "context"] = "map"
     num_classes: int = 0
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -18,6 +18,7 @@ from dim_jax.models.layers import (
     shown_feature_map,
     side_by_side,
 )
+from dim_jax.models.ranges import Count, Rate, Width
 
 # Per branch: side of the depthwise kernel, and the dilation of the 3x3 convolution after it (0: none).
 BRANCHES = ((3, 0), (3, 3), (5, 3), (5, 5))
@@ -91,12 +92,12 @@ class LRFCNN(nn.Module):
     """
 
     num_classes: int
-    width: float = 1.0
-    stem_width: int = 64
-    stages: Sequence[Sequence[int]] = ((64, 128), (192, 224, 256, 288, 320), (320, 384))
-    branches: Sequence[tuple[int, int]] = BRANCHES
-    attention_width: int = 512
-    drop_connect: float = 0.5
+    width: Width = 1.0
+    stem_width: Count = 64
+    stages: Sequence[Sequence[Count]] = ((64, 128), (192, 224, 256, 288, 320), (320, 384))
+    branches: Sequence[tuple[Count, Count]] = BRANCHES
+    attention_width: Count = 512
+    drop_connect: Rate = 0.5
     depthwise: bool = False
     axis_name: str | None = None
     dtype: Dtype = jnp.float32

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from dim_jax.models.kernels.convolutions import pointwise_convolution, valid_convolution
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, fan_in_uniform, shown_feature_map
+from dim_jax.models.ranges import Count, Rate, Width
 
 
 def haar(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -114,13 +115,13 @@ class WaveMix(nn.Module):
     """
 
     num_classes: int
-    width: float = 1.0
-    channels: int = 192
-    blocks: int = 16
-    levels: int = 3
-    expansion: int = 2
-    patch_size: int = 4
-    dropout: float = 0.5
+    width: Width = 1.0
+    channels: Count = 192
+    blocks: Count = 16
+    levels: Count = 3
+    expansion: Count = 2
+    patch_size: Count = 4
+    dropout: Rate = 0.5
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
