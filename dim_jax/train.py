@@ -42,10 +42,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     command_line.start_logging()
     from dim_jax.runs.config_flags import parse_flags
-    from dim_jax.training import hosts, parallel
+    from dim_jax.training import hosts
 
     hosts.join()
-    config, run, dry_run, profile = parallel.on_first_host(lambda: parse_flags(arguments))
+    config, run, dry_run, profile = hosts.on_first_host(lambda: parse_flags(arguments))
     name = config.get("trainer", "")
     if name not in TRAINERS:
         raise ValueError(f"config.trainer={name!r} is not a trainer; choose one of {', '.join(TRAINERS)}")

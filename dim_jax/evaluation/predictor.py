@@ -14,7 +14,7 @@ from dim_jax.models import make_classifier
 from dim_jax.models.layers import prepare
 from dim_jax.steps.classifier import make_eval_step
 from dim_jax.steps.grad_cam import PREDICTED
-from dim_jax.training import parallel
+from dim_jax.training import hosts, parallel
 from dim_jax.training.restored_variables import check_variables
 from dim_jax.weights import pretrained
 
@@ -111,7 +111,7 @@ class Predictor:
             seconds += time.perf_counter() - started
             parts.append((batch["mask"], *jax.tree.map(parallel.unshard, found)))
         # The rows of the global batches lie in order, padding last; a file that cannot be read is no image either.
-        mask, *outputs = jax.tree.map(lambda *parts: parallel.gather_batches(parts)[: len(rows)], *parts)
+        mask, *outputs = jax.tree.map(lambda *parts: hosts.gather_batches(parts)[: len(rows)], *parts)
         is_image = mask > 0
         logits, features, maps = jax.tree.map(lambda output: output[is_image], outputs)
         index = rows[is_image].astype(np.int32)

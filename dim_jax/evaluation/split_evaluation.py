@@ -14,7 +14,7 @@ from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
 from dim_jax.runs import files
 from dim_jax.steps import grad_cam
-from dim_jax.training import compilation, parallel, writers
+from dim_jax.training import compilation, hosts, parallel, writers
 
 SPLITS = ("train", "val", "test")
 CHECKED_MAPS = 64
@@ -43,11 +43,11 @@ def evaluate_split(
     workdir = Path(workdir)
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
-    run, dataset = parallel.on_first_host(lambda: _open(workdir, checkpoint))
+    run, dataset = hosts.on_first_host(lambda: _open(workdir, checkpoint))
     rows = dataset.rows(split)
     if not len(rows):
         raise ValueError(f"{workdir}: its split has no {split} images")
-    predictor = predictor or parallel.on_all_hosts(lambda: make_predictor(run.config, dataset))
+    predictor = predictor or hosts.on_all_hosts(lambda: make_predictor(run.config, dataset))
     variables = predictor.check_variables(run.variables, run.checkpoint_folder)
     predictions = predictor(parallel.replicate(variables), rows)
     checked = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
@@ -66,7 +66,7 @@ def evaluate_split(
         _write(workdir / "eval" / split, predictions, metrics)
         return metrics
 
-    return parallel.on_first_host(write)
+    return hosts.on_first_host(write)
 
 
 def _open(workdir: Path, checkpoint: str) -> tuple[ClassifierRun, Dataset]:

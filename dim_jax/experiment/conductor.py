@@ -16,7 +16,7 @@ from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.reporting import experiment_page, run_page
 from dim_jax.runs import configuration, files, workdir
 from dim_jax.trainers import classifier, gan
-from dim_jax.training import parallel
+from dim_jax.training import hosts
 
 # An experiment may be extended, and asked more: every run checks its own configuration.
 MAY_DIFFER = ("folds", "seeds", "only", "arms", "questions", "order", "not_run", "resamples", "generators")
@@ -41,7 +41,7 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
     """
     if profile:
         raise ValueError(f"--profile={profile} is for one run; give it with the --workdir of a run of the experiment")
-    if not parallel.is_only_host():
+    if not hosts.is_only_host():
         raise ValueError(
             "an experiment runs on one host; divide it with --config.folds or --config.seeds among hosts that each "
             "have a --workdir of their own, then copy their predictions/ into one and run it there"

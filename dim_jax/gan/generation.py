@@ -7,7 +7,7 @@ from dim_jax.cli.progress import Progress
 from dim_jax.gan import pools
 from dim_jax.gan.gan_run import GanRun, open_gan_run
 from dim_jax.gan.synthesis import GROUP
-from dim_jax.training import compilation, parallel
+from dim_jax.training import compilation, hosts
 
 AT_ONCE = 64
 MOST_IMAGES, MOST_SEEDS, MOST_TRUNCATION = 10**6, 2**31, 10
@@ -44,10 +44,10 @@ def generate_pool(
     if not 0 < truncation <= MOST_TRUNCATION:
         raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
     compilation.configure_compilation()
-    run = parallel.on_first_host(lambda: open_gan_run(workdir))
+    run = hosts.on_first_host(lambda: open_gan_run(workdir))
     name = _label(run, label)
     # Whole groups, since each is computed together: no two hosts do the same work.
-    groups = parallel.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
+    groups = hosts.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
     wanted = range(first_seed, first_seed + num)
     seeds = [seed for group in groups for seed in range(group * GROUP, (group + 1) * GROUP) if seed in wanted]
     progress = Progress("generate", len(seeds), 0, 1)
@@ -70,9 +70,9 @@ def generate_pool(
         )
 
     try:
-        writer = parallel.on_all_hosts(make_writer)
-        written = parallel.from_all_hosts(parallel.on_all_hosts(lambda: writer.write(images(), seeds)))
-        return parallel.on_first_host(lambda: writer.list(dict(itertools.chain(*map(dict.items, written)))))
+        writer = hosts.on_all_hosts(make_writer)
+        written = hosts.from_all_hosts(hosts.on_all_hosts(lambda: writer.write(images(), seeds)))
+        return hosts.on_first_host(lambda: writer.list(dict(itertools.chain(*map(dict.items, written)))))
     finally:
         progress.close()
 

@@ -20,7 +20,7 @@ from dim_jax.models.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
 from dim_jax.runs import configuration
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.trainers import job
-from dim_jax.training import initial_weights, loop, parallel
+from dim_jax.training import hosts, initial_weights, loop, parallel
 from dim_jax.training.optimizers import make_optimizer, make_schedule
 from dim_jax.training.state import TrainState
 from dim_jax.weights import pretrained
@@ -102,7 +102,7 @@ def make_task(
     def validate(state: TrainState) -> dict[str, float]:
         found = predictor(state.variables, data.rows("val"))
         # Host 0 judges for all, so that they cannot take different checkpoints for the best.
-        return parallel.on_first_host(lambda: judge(found))
+        return hosts.on_first_host(lambda: judge(found))
 
     def judge(found: Predictions) -> dict[str, float]:
         per_example = whole_split_loss(found.logits, found.label, np.ones(len(found.label), np.float32))

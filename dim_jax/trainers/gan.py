@@ -18,7 +18,7 @@ from dim_jax.models import make_gan
 from dim_jax.runs import configuration
 from dim_jax.steps.gan import GanTrainStep
 from dim_jax.trainers import job
-from dim_jax.training import initial_weights, loop, parallel
+from dim_jax.training import hosts, initial_weights, loop, parallel
 from dim_jax.training.optimizers import make_optimizer
 from dim_jax.weights import pretrained
 
@@ -42,7 +42,7 @@ def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bo
 
 def _finish(config: dict[str, Any], run: Path, sheets: SampleSheets) -> None:
     """Makes the animation of the grids."""
-    parallel.on_first_host(sheets.animate)
+    hosts.on_first_host(sheets.animate)
 
 
 def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
@@ -102,7 +102,7 @@ def make_task(
         state=initial_weights.draw(step.initial_state, config["seed"]),
         dispatch=lambda state, batches: dispatch(state, batches, key, resident),
         batches=partial(job.training_batches, pictures, sampler, schedule),
-        evaluate=lambda state: parallel.on_first_host(lambda: sheets.draw(state)),
+        evaluate=lambda state: hosts.on_first_host(lambda: sheets.draw(state)),
         best_metric=None,
         images_per_step=batch_size,
         steps_per_epoch=sampler.epoch_size / batch_size,

@@ -17,7 +17,7 @@ from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import Sampler
 from dim_jax.reporting import run_page
 from dim_jax.runs import files, workdir
-from dim_jax.training import compilation, loop, parallel
+from dim_jax.training import compilation, hosts, loop, parallel
 from dim_jax.training.optimizers import scaled_learning_rate
 
 PREPARED = "data"
@@ -62,25 +62,25 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
       FloatingPointError: training diverged.
     """
     compilation.configure_compilation()
-    source, is_raw, grown = parallel.on_first_host(lambda: _check(job, config, run))
+    source, is_raw, grown = hosts.on_first_host(lambda: _check(job, config, run))
     if dry_run:
         if is_raw:
             say(f"{source} is not prepared yet: it would first be prepared into {run / PREPARED}")
         else:
-            _describe(job, config, *parallel.on_first_host(lambda: job.open_data(config, source)))
+            _describe(job, config, *hosts.on_first_host(lambda: job.open_data(config, source)))
         return
     with contextlib.ExitStack() as held:
         # Only host 0 writes. The others go by what it read, so they need to see the images, and nothing else of its.
-        parallel.on_first_host(lambda: held.enter_context(workdir.claim(run)))
+        hosts.on_first_host(lambda: held.enter_context(workdir.claim(run)))
         if is_raw:
-            source = parallel.on_first_host(lambda: _prepare(config, run))
-        data, sampler = parallel.on_first_host(lambda: job.open_data(config, source))
-        parallel.on_all_hosts(lambda: None if parallel.is_first_host() else _check_images(data))
+            source = hosts.on_first_host(lambda: _prepare(config, run))
+        data, sampler = hosts.on_first_host(lambda: job.open_data(config, source))
+        hosts.on_all_hosts(lambda: None if hosts.is_first_host() else _check_images(data))
         if describe:
             _describe(job, config, data, sampler)
-        task, schedule, for_finish = parallel.on_all_hosts(lambda: job.make_task(config, run, data, sampler))
-        parallel.on_first_host(lambda: _open_run(run, config, source, data, task, grown))
-        if parallel.is_first_host():
+        task, schedule, for_finish = hosts.on_all_hosts(lambda: job.make_task(config, run, data, sampler))
+        hosts.on_first_host(lambda: _open_run(run, config, source, data, task, grown))
+        if hosts.is_first_host():
             held.enter_context(workdir.logging_to(run))
         log.info("%s", workdir.start_text())
         log.info("training on %s", ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()))
@@ -98,7 +98,7 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
             log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
         job.finish(config, run, for_finish)
         if options.get("report", True):
-            parallel.on_first_host(lambda: _report(run))
+            hosts.on_first_host(lambda: _report(run))
 
 
 def _check(job: Job, config: Config, run: Path) -> tuple[Path, bool, list[str]]:

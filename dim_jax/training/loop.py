@@ -12,7 +12,7 @@ import numpy as np
 
 from dim_jax.cli import stopping
 from dim_jax.cli.progress import Progress
-from dim_jax.training import checkpoints, instruments, parallel
+from dim_jax.training import checkpoints, hosts, instruments, parallel
 from dim_jax.training.writers import MetricWriter, NoMetricWriter
 
 CHECKPOINTS = "checkpoints"
@@ -120,7 +120,7 @@ def fit(
     """
     workdir = Path(workdir)
     # The best one is as good to go on from, and newer where the run was killed before the checkpoint that follows it.
-    restored = parallel.on_first_host(
+    restored = hosts.on_first_host(
         lambda: checkpoints.restore(workdir / CHECKPOINTS, task.state, more=[workdir / BEST])
     )
     step, best, is_due = 0, None, False
@@ -135,7 +135,7 @@ def fit(
         log.info("step %d: checkpoint in %.1f s", step, seconds)
         return seconds
 
-    trace = instruments.Trace(workdir, profile if parallel.is_first_host() else 0)
+    trace = instruments.Trace(workdir, profile if hosts.is_first_host() else 0)
     if step >= schedule.num_train_steps and not is_due:
         if not checkpoints.is_whole(workdir / CHECKPOINTS / str(step)):
             save(restored.state)
@@ -143,10 +143,10 @@ def fit(
         return best
     if restored:
         log.info("resuming at step %d", step)
-        best = parallel.on_first_host(lambda: _still_there(best, workdir / BEST))
+        best = hosts.on_first_host(lambda: _still_there(best, workdir / BEST))
     state = parallel.replicate(restored.state if restored else task.state)
     writer = NoMetricWriter()
-    if parallel.is_first_host():
+    if hosts.is_first_host():
         writer = MetricWriter(workdir, step, tensorboard, again=task.evaluation if is_due else None)
     progress = Progress("train", schedule.num_train_steps, step, task.images_per_step)
     stream = task.batches(step)
@@ -155,7 +155,7 @@ def fit(
         with stopping.deferred() as request:
             batches = next(stream) if step < schedule.num_train_steps else None
             while True:
-                must_stop = parallel.any_host(request.arrived)
+                must_stop = hosts.any_host(request.arrived)
                 if is_due and not must_stop:
                     try:
                         best, is_due = _evaluate(task, state, step, best, workdir, writer, request), False
@@ -207,7 +207,7 @@ def _evaluate(
     """
     started = time.perf_counter()
     # Hosts that evaluate together must not leave one another alone in it.
-    with request.obeyed_at_once() if parallel.is_only_host() else contextlib.nullcontext():
+    with request.obeyed_at_once() if hosts.is_only_host() else contextlib.nullcontext():
         values = task.evaluate(state)
     seconds = time.perf_counter() - started
     writer.write(step, task.evaluation, {"epoch": step / task.steps_per_epoch, **values, "seconds": seconds})
@@ -231,7 +231,7 @@ def _still_there(best: dict[str, Any] | None, folder: Path) -> dict[str, Any] | 
 
 def _save(*arguments: Any, **options: Any) -> None:
     """Does checkpoints.save on host 0, which alone writes."""
-    if parallel.is_first_host():
+    if hosts.is_first_host():
         checkpoints.save(*arguments, **options)
 
 

@@ -5,19 +5,19 @@ import jax.numpy as jnp
 
 
 def step_key(key: jax.Array, step: jax.Array) -> jax.Array:
-    """Returns the key for what is drawn once for the whole batch of a step; apart from every `example_keys`."""
+    """Returns the key for draws shared by the whole batch of a step, independent of all `example_keys`."""
     return jax.random.fold_in(jax.random.split(key)[1], step)
 
 
 def example_keys(key: jax.Array, step: jax.Array, rows: jax.Array) -> jax.Array:
-    """Returns one random key per example, from the step and its row in the global batch alone.
+    """Returns one random key per example, derived from the step and the row in the global batch.
 
-    The device plays no part, so any number of devices draws the same numbers, and no key needs to be saved.
+    The keys do not depend on the device, so any number of devices gives the same draws, and no key is saved.
 
     Args:
       key: key of the run.
       step: scalar.
-      rows: (N,) positions in the global batch.
+      rows: (N,) indices in the global batch.
 
     Returns:
       (N,) keys.

@@ -10,7 +10,7 @@ class TrainState(flax.struct.PyTreeNode):
     """State of a classifier's training.
 
     Attributes:
-      step: steps done, int32 scalar.
+      step: number of completed steps, int32 scalar.
       params: parameters, float32.
       batch_stats: running statistics of the batch norms, float32.
       opt_state: state of the optimizer.
@@ -23,12 +23,12 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
+        """The variables for `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 class NetworkState(flax.struct.PyTreeNode):
-    """State of one of a GAN's two networks in training.
+    """Training state of a GAN's generator or discriminator.
 
     Attributes:
       params: parameters, float32.
@@ -44,7 +44,7 @@ class NetworkState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `module.apply` takes."""
+        """The variables for `module.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats, "spectral": self.spectral}
 
 
@@ -52,11 +52,11 @@ class GanState(flax.struct.PyTreeNode):
     """State of a GAN's training.
 
     Attributes:
-      step: steps done, int32 scalar.
+      step: number of completed steps, int32 scalar.
       generator, discriminator: the two networks.
-      ema_params: moving average of the generator's parameters: what images are drawn with. Its batch statistics are
-        made anew where images are drawn (synthesis.recalibrate).
-      augment_probability: with which an image is augmented before the discriminator sees it, float32 scalar.
+      ema_params: exponential moving average of the generator's parameters, used to generate images. Batch statistics
+        for them are computed by synthesis.recalibrate.
+      augment_probability: probability with which the discriminator's inputs are augmented, float32 scalar.
     """
 
     step: jax.Array

@@ -261,10 +261,10 @@ def test_hosts_join_where_the_environment_names_several_and_never_otherwise(monk
 @pytest.mark.parametrize("size", [0, 1, 1000, 1025, 5000])
 def test_bytes_are_sent_in_pieces_of_few_sizes(monkeypatch, size):
     sent = []
-    monkeypatch.setattr(parallel, "_CHUNK", 2048)
+    monkeypatch.setattr(hosts, "_CHUNK", 2048)
     monkeypatch.setattr(
         parallel.multihost_utils, "broadcast_one_to_all", lambda tree, is_source: sent.append(tree.shape) or tree
     )
     content = np.random.default_rng(0).bytes(size)
-    assert parallel._broadcast(content) == content
+    assert hosts._broadcast(content) == content
     assert {shape for shape in sent if shape} <= {(1024,), (2048,)}
