@@ -12,9 +12,9 @@ from dim_jax.data.dataset import Dataset, open_run_dataset
 from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
-from dim_jax.runs import files
+from dim_jax.runs import files, metrics_file
 from dim_jax.steps import grad_cam
-from dim_jax.training import compilation, hosts, parallel, writers
+from dim_jax.training import compilation, hosts, parallel
 
 SPLITS = ("train", "val", "test")
 CHECKED_MAPS = 64
@@ -103,8 +103,8 @@ def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions
 
 def _training_seconds_per_100_images(workdir: Path, config: dict[str, Any]) -> float | None:
     """The median over the logged dispatches, none of which holds a compilation."""
-    logged = [record.get("seconds_per_step") for record in writers.read(workdir)]
-    seconds = [value for value in logged if writers.is_number(value) and value > 0]
+    logged = [record.get("seconds_per_step") for record in metrics_file.read(workdir)]
+    seconds = [value for value in logged if metrics_file.is_number(value) and value > 0]
     return 100 * float(np.median(seconds)) / config["train"]["global_batch_size"] if seconds else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from dim_jax.reporting import figures, gan_view, panels, run_directory, sheets, wording
 from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
-from dim_jax.training.writers import is_number
+from dim_jax.runs.metrics_file import is_number
 
 
 def view(runs: Sequence[RunRecords]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.runs import files
-from dim_jax.training.writers import FILE_NAME, is_number, read_lines, unreadable_text
+from dim_jax.runs.metrics_file import FILE_NAME, is_number, read_lines, unreadable_text
 
 CONFIG_NAME = "config.json"
 PLACES = ("step", "epoch", "split")

@@ -13,7 +13,7 @@ import numpy as np
 
 from dim_jax.cli.command_line import printable
 from dim_jax.reporting.run_directory import LARGEST_NUMBER
-from dim_jax.training.writers import is_number
+from dim_jax.runs.metrics_file import is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

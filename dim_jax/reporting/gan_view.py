@@ -9,7 +9,7 @@ from dim_jax.reporting import curves, panels, run_view, sheets, stage_times, wor
 from dim_jax.reporting.panels import Group
 from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
-from dim_jax.training.writers import is_number
+from dim_jax.runs.metrics_file import is_number
 
 GROUPS = (
     Group(

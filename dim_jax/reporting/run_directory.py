@@ -12,7 +12,7 @@ from dim_jax.data import splits
 from dim_jax.data.dataset import GENERATED_FILE
 from dim_jax.reporting import curves
 from dim_jax.runs import files
-from dim_jax.training.writers import is_number
+from dim_jax.runs.metrics_file import is_number
 
 if TYPE_CHECKING:
     from dim_jax.data.manifest import Manifest

@@ -12,7 +12,7 @@ from dim_jax.reporting import class_distances, embedding, examples, panels, pred
 from dim_jax.reporting.predictions import SavedPredictions
 from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
-from dim_jax.training.writers import is_number
+from dim_jax.runs.metrics_file import is_number
 
 VERDICT = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "macro_auroc", "accuracy")
 

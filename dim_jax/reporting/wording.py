@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dim_jax.reporting.run_directory import RunRecords
-from dim_jax.training.writers import is_number
+from dim_jax.runs.metrics_file import is_number
 
 MISSING = "–"
 LABELS = {

@@ -1,10 +1,8 @@
-"""Curves on disk: JSON lines always, TensorBoard through clu where it can be imported. And the one reader of them."""
+"""Writing training curves: metrics.jsonl, and TensorBoard events where clu can be imported."""
 
 import contextlib
 import json
-import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,49 +10,47 @@ from typing import Any
 import numpy as np
 
 from dim_jax.runs import files
+from dim_jax.runs.metrics_file import FILE_NAME, read
 
-FILE_NAME = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
-
-log = logging.getLogger(__name__)
 
 
 class MetricWriter:
     """Appends one JSON line per logged step to metrics.jsonl, and the same numbers to TensorBoard event files.
 
-    On resume, lines of steps after the restored one are dropped: they will be written again.
+    On resume, lines of steps after the restored step are dropped; those steps are logged again.
     """
 
     def __init__(self, workdir: str | Path, resume_step: int, tensorboard: bool, again: str | None = None):
         """Args:
         workdir: run directory.
-        resume_step: steps already done.
-        tensorboard: also write TensorBoard events if clu, TensorFlow and tensorboard are there.
-        again: the split whose line of `resume_step` is dropped as well: it is going to be written again.
+        resume_step: number of completed steps.
+        tensorboard: also write TensorBoard events if clu, TensorFlow and tensorboard are installed.
+        again: split whose line of `resume_step` is dropped too, because that evaluation is repeated.
         """
         self._path = path = Path(workdir) / FILE_NAME
         dropped = (resume_step, again)
-        kept = [
+        records = [
             record
             for record in read(workdir)
             if record["step"] <= resume_step and (record["step"], record.get("split", "")) != dropped
         ]
-        files.write_text(path, "".join(_line(record) for record in kept))
+        files.write_text(path, "".join(_line(record) for record in records))
         self._file = path.open("a", encoding="utf-8")
         self._wants_tensorboard, self._tensorboard = tensorboard, None
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Writes the line {"step": step, "split": split, **values} and makes sure it is on disk.
+        """Appends the line {"step": step, "split": split, **values} and flushes it to disk.
 
         Raises:
-          OSError: it cannot be written, for one because the disk is full.
+          OSError: it cannot be written, for example because the disk is full.
         """
         with files.naming(self._path):
             self._file.write(_line({"step": step, "split": split, **values}))
             self._file.flush()
             os.fsync(self._file.fileno())
         if self._wants_tensorboard:
-            # Not before: clu imports TensorFlow, which takes seconds that the first step need not wait for.
+            # Imported late: clu imports TensorFlow, which takes seconds and would delay the first step.
             with self._tensorboard_errors():
                 self._tensorboard = _tensorboard_writer(self._path.parent / TENSORBOARD)
             self._wants_tensorboard = False
@@ -74,7 +70,7 @@ class MetricWriter:
 
     @contextlib.contextmanager
     def _tensorboard_errors(self) -> Iterator[None]:
-        """Raises an OSError for what TensorFlow raises, without knowing TensorFlow."""
+        """Re-raises errors of TensorFlow as OSError, without importing TensorFlow."""
         try:
             yield
         except Exception as error:
@@ -86,62 +82,13 @@ class MetricWriter:
 
 
 class NoMetricWriter:
-    """Stands in for MetricWriter on hosts that write nothing."""
+    """A MetricWriter that writes nothing, for hosts other than host 0."""
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         pass
 
     def close(self) -> None:
         pass
-
-
-def read(workdir: str | Path) -> list[dict[str, Any]]:
-    """Returns the records of `read_lines`, and logs a warning that names the lines that could not be read."""
-    records, unreadable = read_lines(workdir)
-    if unreadable:
-        log.warning("%s", unreadable_text(workdir, unreadable))
-    return records
-
-
-def read_lines(workdir: str | Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Reads the metrics.jsonl of a run directory, whoever may be writing it.
-
-    Returns:
-      The records in the order of the file: objects with a number `step`, whatever else they hold. And the
-      numbers (from 1) of the lines that are no record. A last line that is cut off is one still being written, or one
-      that a crash left: it is in neither. Both are empty where there is no file.
-    """
-    path = Path(workdir) / FILE_NAME
-    if not path.is_file():
-        return [], []
-    records, unreadable = [], []
-    # Only this ends a line: splitlines would also cut at characters that a text may hold.
-    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or not is_number(record.get("step")) or abs(record["step"]) >= 2**63:
-                raise ValueError
-        except (ValueError, RecursionError):
-            if number < len(lines):
-                unreadable.append(number)
-            continue
-        records.append(record)
-    return records, unreadable
-
-
-def unreadable_text(workdir: str | Path, numbers: list[int]) -> str:
-    """Returns the sentence that tells which lines of metrics.jsonl could not be read."""
-    shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
-    return f"{Path(workdir) / FILE_NAME}: {len(numbers)} unreadable line(s): {shown}"
-
-
-def is_number(value: object) -> bool:
-    """Whether a value of a record is a finite number; true and false are none."""
-    # A whole number too large for a float is none either; math.isfinite would raise on it.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dim_jax.runs import files
+from dim_jax.runs.metrics_file import FILE_NAME, read_lines
 from dim_jax.training import writers
-from dim_jax.training.writers import FILE_NAME, MetricWriter, read_lines
+from dim_jax.training.writers import MetricWriter
 
 
 def lines(workdir):
