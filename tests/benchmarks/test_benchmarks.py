@@ -34,6 +34,7 @@ def benchmark(program, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
 
 
+@pytest.mark.torch
 @pytest.mark.skipif(find_spec("torch") is None, reason="needs PyTorch")
 @pytest.mark.parametrize(
     ("program", "options"),

@@ -137,6 +137,7 @@ def test_it_has_the_published_number_of_parameters(shapes):
     assert (sum(sizes.values()), logits) == (21_785_568, 2048 * 1008 + 1008)
 
 
+@pytest.mark.torch
 def test_it_agrees_with_pytorch_and_resizes_as_it_does(seen, state_dict, pictures):
     # As in tests/test_torch_baseline.py.
     sys.modules.setdefault("triton", None)

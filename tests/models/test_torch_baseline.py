@@ -16,6 +16,7 @@ from dim_jax.weights import torch_names
 
 # PyTorch's optimizers look for Triton, whose library brings the whole process down where TensorFlow came before it.
 sys.modules.setdefault("triton", None)
+pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import torch_baseline  # noqa: E402

@@ -21,6 +21,7 @@ from dim_jax.weights import gcgan_names
 
 # As in tests/test_torch_baseline.py.
 sys.modules.setdefault("triton", None)
+pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import torch_gan_step  # noqa: E402

@@ -284,6 +284,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, layout, data):
         assert str(path) in str(error)
 
 
+@pytest.mark.torch
 @LAYOUTS
 def test_what_pytorch_writes_is_read_as_pytorch_reads_it(tmp_path, layout):
     # PyTorch's optimizers look for Triton, whose library brings the whole process down where TensorFlow came before it.
