@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.kernels.precision import product
+from dim_jax.models.kernels.precision import matmul
 
 # Side of the product's matrices, and bytes to copy; a device takes milliseconds for either.
 MATRIX_SIDES = {"cpu": 2048, "gpu": 8192}
@@ -23,7 +23,7 @@ def matmul_flops_per_second(dtype: str) -> float:
     """
     side = MATRIX_SIDES.get(jax.default_backend(), MATRIX_SIDES[LARGEST])
     x, y = (jax.random.normal(key, (side, side)).astype(dtype) for key in jax.random.split(jax.random.key(0)))
-    multiply = jax.jit(product)
+    multiply = jax.jit(matmul)
     return 2 * side**3 / min(seconds_per_call(lambda: multiply(x, y), ROUNDS))
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from jax import lax
 
 from dim_jax.models.kernels.convolutions import (
-    Formulation,
+    Algorithm,
     convolution,
     convolution_by_matrices,
+    cpu_algorithm,
     depthwise_convolution,
-    formulation_on_cpu,
-    matrices_of,
+    kernel_matrices,
     pointwise_convolution,
     strided_convolution,
 )
@@ -110,12 +110,12 @@ class Conv(nn.Module):
             return strided_convolution(x, kernel, self.stride) + bias
         if self.kernel_size == 1:
             return pointwise_convolution(x, kernel[0, 0]) + bias
-        formulation = formulation_on_cpu(x, kernel, self.dilation)
+        algorithm = cpu_algorithm(x, kernel, self.dilation)
         is_prepared = self.has_variable(PREPARED, "matrices") or (is_preparing(self) and runs_on_cpu())
-        if formulation == Formulation.DIRECT or not is_prepared:
+        if algorithm == Algorithm.DIRECT or not is_prepared:
             return convolution(x, kernel, self.dilation) + bias
-        matrices = prepared(self, "matrices", lambda: matrices_of(kernel, formulation))
-        return convolution_by_matrices(x, matrices, self.dilation, formulation) + bias
+        matrices = prepared(self, "matrices", lambda: kernel_matrices(kernel, algorithm))
+        return convolution_by_matrices(x, matrices, self.dilation, algorithm) + bias
 
 
 class Linear(nn.Module):

@@ -1,4 +1,4 @@
-"""Every formulation is the convolution that XLA has a name for, with its gradients."""
+"""Every algorithm is the convolution that XLA has a name for, with its gradients."""
 
 from functools import partial
 
@@ -50,16 +50,16 @@ def test_dense(size, dilation):
 
 
 @pytest.mark.parametrize(("size", "dilation"), DENSE)
-@pytest.mark.parametrize("formulation", convolutions.Formulation)
-def test_every_formulation_on_cpu(formulation, size, dilation, monkeypatch):
-    if formulation == convolutions.Formulation.WINOGRAD and size != 3:
+@pytest.mark.parametrize("algorithm", convolutions.Algorithm)
+def test_every_formulation_on_cpu(algorithm, size, dilation, monkeypatch):
+    if algorithm == convolutions.Algorithm.WINOGRAD and size != 3:
         pytest.skip("Winograd's products are for 3x3 kernels")
-    monkeypatch.setattr(convolutions, "formulation_on_cpu", lambda *_: formulation)
+    monkeypatch.setattr(convolutions, "cpu_algorithm", lambda *_: algorithm)
     test_dense(size, dilation)
 
 
 @pytest.mark.parametrize(
-    ("formulation", "shape", "dilation", "dtype"),
+    ("algorithm", "shape", "dilation", "dtype"),
     [
         ("DIRECT", (8, 24, 24, 16), 3, "float32"),  # few channels
         ("DIRECT", (8, 38, 38, 64), 13, "float32"),  # tiles of half the map stick out far, and adding up costs too much
@@ -72,9 +72,9 @@ def test_every_formulation_on_cpu(formulation, size, dilation, monkeypatch):
         ("WINOGRAD", (8, 24, 24, 64), 3, "bfloat16"),
     ],
 )
-def test_which_formulation_is_taken_on_cpu(formulation, shape, dilation, dtype):
+def test_which_formulation_is_taken_on_cpu(algorithm, shape, dilation, dtype):
     x, kernel = jnp.zeros(shape, dtype), jnp.zeros((3, 3, shape[-1], shape[-1]), dtype)
-    assert convolutions.formulation_on_cpu(x, kernel, dilation).name == formulation
+    assert convolutions.cpu_algorithm(x, kernel, dilation).name == algorithm
 
 
 @pytest.mark.parametrize(("size", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 3)])
@@ -162,18 +162,18 @@ def errors_in_bfloat16(ours, theirs, x, kernel):
     return [off_by(each, wanted) for each, wanted in zip(got, outputs(theirs, exact), strict=True)]
 
 
-@pytest.mark.parametrize("formulation", convolutions.Formulation)
+@pytest.mark.parametrize("algorithm", convolutions.Algorithm)
 @pytest.mark.parametrize("dilation", [1, 5])
-def test_every_formulation_stays_near_float32_in_bfloat16(formulation, dilation, monkeypatch):
+def test_every_formulation_stays_near_float32_in_bfloat16(algorithm, dilation, monkeypatch):
     """A rounding to bfloat16 is off by 0.17 % in the mean; Winograd's tiles and the sums of taps are rounded more."""
-    monkeypatch.setattr(convolutions, "formulation_on_cpu", lambda *_: formulation)
+    monkeypatch.setattr(convolutions, "cpu_algorithm", lambda *_: algorithm)
     errors = errors_in_bfloat16(
         partial(convolutions.convolution, dilation=dilation),
         partial(reference, dilation=dilation),
         draw(2, 12, 12, 64),
         draw(3, 3, 64, 32),
     )
-    assert max(errors) < {"DIRECT": 0.003, "TAP_BY_TAP": 0.005, "WINOGRAD": 0.01}[formulation.name], errors
+    assert max(errors) < {"DIRECT": 0.003, "TAP_BY_TAP": 0.005, "WINOGRAD": 0.01}[algorithm.name], errors
 
 
 @pytest.mark.parametrize(

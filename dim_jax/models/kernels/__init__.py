@@ -1,1 +1,1 @@
-"""Convolutions and resampling in the form that each platform runs fastest."""
+"""Convolutions and resampling, each by the fastest algorithm for its platform."""

@@ -1,10 +1,10 @@
-"""Convolutions over (N, H, W, C), each in the formulation that its platform runs fastest.
+"""Convolutions over (N, H, W, C), each by the fastest algorithm for its platform.
 
-XLA's CPU backend computes a plain convolution well, but inside a loop, as `lax.scan` makes one, the convolutions that
-autodiff derives from it take a path that was measured 20 to 60 times slower. So their gradients are stated here: that
-for the input is a plain convolution again, that for the kernel one matrix product per tap. A grouped convolution takes
-the slow path even forward, so a depthwise one is a sum of shifted products. One with many channels goes by Winograd's
-products or tap by tap where that is faster, and its gradients with it. In bfloat16 only products are fast on CPU.
+XLA's CPU backend is fast at plain convolutions, but inside a `lax.scan` the convolutions that autodiff derives from
+them were measured 20 to 60 times slower. Hence the custom VJPs: the input's gradient is a plain convolution again, the
+kernel's one matmul per tap. Grouped convolutions are slow even in the forward pass, so a depthwise convolution is a sum
+of shifted products. Convolutions with many channels use Winograd's algorithm or one matmul per tap where that is
+faster, in their gradients too. In bfloat16 only matmuls are fast on CPU.
 """
 
 import enum
@@ -18,92 +18,108 @@ from jax import lax
 
 from dim_jax.models.kernels import winograd
 from dim_jax.models.kernels.platforms import by_platform
-from dim_jax.models.kernels.precision import at_least_float32, product
+from dim_jax.models.kernels.precision import at_least_float32, matmul
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
-    """Convolves x (N, H, W, C) with kernel (k, k, C, features), k odd, zero-padded so that the size stays.
+    """Same-size convolution, zero-padded.
 
     Args:
+      x: (N, H, W, C).
+      kernel: (k, k, C, features), k odd.
       dilation: spacing of the kernel's taps in pixels.
+
+    Returns:
+      (N, H, W, features).
     """
-    formulation = formulation_on_cpu(x, kernel, dilation)
+    algorithm = cpu_algorithm(x, kernel, dilation)
     direct = partial(_direct_convolution, dilation=dilation)
-    if formulation == Formulation.DIRECT:
-        return direct(x, kernel)  # what the platforms share is traced once
-    on_cpu = partial(convolution_by_matrices, dilation=dilation, formulation=formulation)
-    return by_platform(x, kernel, cpu=lambda x, kernel: on_cpu(x, matrices_of(kernel, formulation)), default=direct)
+    if algorithm == Algorithm.DIRECT:
+        return direct(x, kernel)  # the same on all platforms: traced once
+    on_cpu = partial(convolution_by_matrices, dilation=dilation, algorithm=algorithm)
+    return by_platform(x, kernel, cpu=lambda x, kernel: on_cpu(x, kernel_matrices(kernel, algorithm)), default=direct)
 
 
-class Formulation(enum.Enum):
-    """How a convolution is computed."""
+class Algorithm(enum.Enum):
+    """Algorithms of a same-size convolution."""
 
     DIRECT = enum.auto()
     TAP_BY_TAP = enum.auto()
     WINOGRAD = enum.auto()
 
 
-# With fewer channels there is little to gain, and both others take longer to compile than one convolution.
+# With fewer channels there is little to gain, and the other two take longer to compile than one convolution.
 _MIN_CHANNELS = 48
-# What adding up the products of one tap costs, beside the products, in channels.
+# Cost of accumulating the products of one tap, relative to the matmul, in channels.
 _ADDING_CHANNELS = 64
 
 
-def formulation_on_cpu(x: jax.Array, kernel: jax.Array, dilation: int) -> Formulation:
-    """Returns what XLA's CPU backend convolves x (N, H, W, C) by kernel (k, k, C, features) fastest with.
+def cpu_algorithm(x: jax.Array, kernel: jax.Array, dilation: int) -> Algorithm:
+    """Returns the fastest algorithm on XLA's CPU backend for x (N, H, W, C) and kernel (k, k, C, features).
 
-    The costs, of a training step with the direct one's in float32 as 1, follow measurements on AVX-512 to a fifth.
+    Costs are those of a training step relative to the direct algorithm in float32; they fit measurements on AVX-512 to
+    within 20 %.
     """
     size, _, channels, features = kernel.shape
     if size == 1 or min(channels, features) < _MIN_CHANNELS:
-        return Formulation.DIRECT
+        return Algorithm.DIRECT
     real_share = math.prod(_real_share(side, size, dilation) for side in x.shape[1:3])
     costs = {
-        # In bfloat16 only products are faster than in float32: XLA widens the operands of a convolution.
-        Formulation.DIRECT: 1.5 if x.dtype == jnp.bfloat16 else 1.0,
-        Formulation.TAP_BY_TAP: real_share * (1 + _ADDING_CHANNELS / min(channels, features)),
+        # In bfloat16 only matmuls are faster than in float32: XLA widens the operands of a convolution.
+        Algorithm.DIRECT: 1.5 if x.dtype == jnp.bfloat16 else 1.0,
+        Algorithm.TAP_BY_TAP: real_share * (1 + _ADDING_CHANNELS / min(channels, features)),
     }
     if size == 3:
-        costs[Formulation.WINOGRAD] = winograd.cost(x.shape, dilation)
+        costs[Algorithm.WINOGRAD] = winograd.cost(x.shape, dilation)
     return min(costs, key=costs.__getitem__)
 
 
 def _real_share(side: int, size: int, dilation: int) -> float:
-    """Returns which share of what `size` taps see along a side is not padding."""
-    seen = sum(len(range(*_inside(side, offset))) for offset in _offsets(size, dilation))
-    return seen / (size * side)
+    """Returns the share of the inputs of `size` taps along a side that is not padding."""
+    num_real = sum(len(range(*_inside(side, offset))) for offset in _offsets(size, dilation))
+    return num_real / (size * side)
 
 
 def _offsets(size: int, dilation: int) -> range:
-    """Returns where `size` taps look, relative to their output."""
+    """Returns the positions of `size` taps along an axis, relative to their output, in pixels."""
     margin = dilation * (size // 2)
     return range(-margin, margin + 1, dilation)
 
 
 def _inside(side: int, offset: int) -> tuple[int, int]:
-    """Returns first and last + 1 of the outputs of a side for which a tap at this offset does not see padding."""
+    """Returns the range (first, last + 1) of outputs along a side whose input at this offset is not padding."""
     return max(0, -offset), min(side, side - offset)
 
 
-def matrices_of(kernel: jax.Array, formulation: Formulation) -> tuple[jax.Array, ...]:
-    """Returns the matrices (C, features) that `convolution_by_matrices` multiplies by in place of the kernel."""
-    if formulation == Formulation.WINOGRAD:
+def kernel_matrices(kernel: jax.Array, algorithm: Algorithm) -> tuple[jax.Array, ...]:
+    """Returns the kernel as the matrices (C, features) that `convolution_by_matrices` takes."""
+    if algorithm == Algorithm.WINOGRAD:
         return winograd.transform_kernel(kernel)
     return tuple(kernel.reshape(-1, *kernel.shape[2:]))
 
 
 def convolution_by_matrices(
-    x: jax.Array, matrices: Sequence[jax.Array], dilation: int, formulation: Formulation
+    x: jax.Array, matrices: Sequence[jax.Array], dilation: int, algorithm: Algorithm
 ) -> jax.Array:
-    """Returns `convolution` of x (N, H, W, C), in a formulation that is not the direct one, by its `matrices_of`."""
-    form = winograd.winograd_convolution if formulation == Formulation.WINOGRAD else _tap_by_tap
-    return form(x, matrices, dilation)
+    """Same-size convolution by an algorithm other than the direct one.
+
+    Args:
+      x: (N, H, W, C).
+      matrices: from `kernel_matrices` for this algorithm.
+      dilation: spacing of the kernel's taps in pixels.
+      algorithm: not `Algorithm.DIRECT`.
+
+    Returns:
+      (N, H, W, features).
+    """
+    convolve = winograd.winograd_convolution if algorithm == Algorithm.WINOGRAD else _tap_by_tap
+    return convolve(x, matrices, dilation)
 
 
 def _tap_by_tap(x: jax.Array, taps: Sequence[jax.Array], dilation: int) -> jax.Array:
-    """Adds up one matrix product per tap, of the pixels that it sees: where taps reach far, most see padding."""
+    """Sum of one matmul per tap over its real pixels alone: with a large dilation most taps fall on padding."""
     size = math.isqrt(len(taps))
     height, width = x.shape[1:3]
     taps, total = iter(taps), 0
@@ -113,9 +129,9 @@ def _tap_by_tap(x: jax.Array, taps: Sequence[jax.Array], dilation: int) -> jax.A
             left, right = _inside(width, across)
             tap = next(taps)
             if top < bottom and left < right:
-                seen = x[:, top + down : bottom + down, left + across : right + across]
+                pixels = x[:, top + down : bottom + down, left + across : right + across]
                 margins = ((0, 0), (top, height - bottom), (left, width - right), (0, 0))
-                total += jnp.pad(_wide_pointwise(seen, tap), margins)
+                total += jnp.pad(_wide_pointwise(pixels, tap), margins)
     return total.astype(x.dtype)
 
 
@@ -128,49 +144,56 @@ def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array,
     return _direct_convolution(x, kernel, dilation), (x, kernel)
 
 
-def _backward(dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    for_x = _direct_convolution(gradient, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
-    for_kernel = by_platform(
+def _backward(
+    dilation: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+
+    def derived(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+        return jax.vjp(lambda k: _convolution(x, k, 1, dilation), kernel)[1](cotangent)[0]
+
+    x_gradient = _direct_convolution(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
+    kernel_gradient = by_platform(
         x,
         kernel,
-        gradient,
-        cpu=lambda x, kernel, gradient: _kernel_gradient(
-            _padded(x, kernel.shape[0], dilation), kernel, gradient, dilation
+        cotangent,
+        cpu=lambda x, kernel, cotangent: _kernel_gradient(
+            _padded(x, kernel.shape[0], dilation), kernel, cotangent, dilation
         ),
-        default=lambda x, kernel, gradient: jax.vjp(lambda k: _convolution(x, k, 1, dilation), kernel)[1](gradient)[0],
+        default=derived,
     )
-    return for_x, for_kernel
+    return x_gradient, kernel_gradient
 
 
 _direct_convolution.defvjp(_forward, _backward)
 
 
-def _kernel_gradient(padded: jax.Array, kernel: jax.Array, gradient: jax.Array, dilation: int) -> jax.Array:
-    """Returns the gradient for the kernel, tap after tap: all at once would put k * k copies of x into memory."""
+def _kernel_gradient(padded: jax.Array, kernel: jax.Array, cotangent: jax.Array, dilation: int) -> jax.Array:
+    """Returns the gradient for the kernel, one tap at a time: all at once would put k * k copies of x into memory."""
     size, _, channels, features = kernel.shape
-    seen = (*gradient.shape[:-1], channels)  # by one tap
+    slice_shape = (*cotangent.shape[:-1], channels)
 
     def tap(number: jax.Array) -> jax.Array:
         corner = (0, number // size * dilation, number % size * dilation, 0)
-        pixels = lax.dynamic_slice(padded, corner, seen)
-        return product(pixels.reshape(-1, channels).T, gradient.reshape(-1, features)).astype(kernel.dtype)
+        pixels = lax.dynamic_slice(padded, corner, slice_shape)
+        return matmul(pixels.reshape(-1, channels).T, cotangent.reshape(-1, features)).astype(kernel.dtype)
 
     return lax.map(tap, jnp.arange(size * size)).reshape(kernel.shape)
 
 
 def pointwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns x (N, H, W, C) @ kernel (C, features)."""
-    # As one matrix: with four axes, XLA's CPU backend lays the operands of its gradients out anew.
+    """1x1 convolution: x (N, H, W, C) @ kernel (C, features) -> (N, H, W, features)."""
+    # Reshaped to a matrix: with four axes, XLA's CPU backend transposes the operands of the gradients.
     return _wide_pointwise(x, kernel).astype(x.dtype)
 
 
 def _wide_pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    """Like `pointwise_convolution`, with the dtype of `matmul`."""
+    return matmul(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def valid_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves x (N, H, W, C) with kernel (k, k, C, features), without padding.
+    """Convolution of x (N, H, W, C) with kernel (k, k, C, features) without padding.
 
     Returns:
       (N, H - k + 1, W - k + 1, features).
@@ -193,18 +216,18 @@ def _valid_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[ja
     return _valid_convolution(x, kernel), (x, kernel)
 
 
-def _valid_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
+def _valid_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
     margin = kernel.shape[0] - 1
-    padded = jnp.pad(gradient, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
-    for_kernel = by_platform(
+    padded = jnp.pad(cotangent, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    kernel_gradient = by_platform(
         x,
         kernel,
-        gradient,
+        cotangent,
         cpu=partial(_kernel_gradient, dilation=1),
-        default=lambda x, kernel, gradient: jax.vjp(lambda k: _plain_valid(x, k), kernel)[1](gradient)[0],
+        default=lambda x, kernel, cotangent: jax.vjp(lambda k: _plain_valid(x, k), kernel)[1](cotangent)[0],
     )
-    return _valid_convolution(padded, kernel[::-1, ::-1].swapaxes(2, 3)), for_kernel
+    return _valid_convolution(padded, kernel[::-1, ::-1].swapaxes(2, 3)), kernel_gradient
 
 
 _valid_convolution.defvjp(_valid_forward, _valid_backward)
@@ -212,9 +235,17 @@ _valid_convolution.defvjp(_valid_forward, _valid_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolves x (N, H, W, C) with kernel (k, k, C, features), padded by k // 2 zeros, at every `stride`-th pixel.
+    """Strided convolution, padded by k // 2 zeros on every side.
 
-    On CPU its gradients are those of one matrix product over shifted copies, which suits few input channels.
+    On CPU its gradients are those of one matmul over shifted copies, which is fast with few input channels.
+
+    Args:
+      x: (N, H, W, C).
+      kernel: (k, k, C, features), k odd.
+      stride: step in pixels.
+
+    Returns:
+      (N, ceil(H / stride), ceil(W / stride), features).
     """
     return _convolution(x, kernel, stride, 1)
 
@@ -224,23 +255,23 @@ def _strided_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.
 
 
 def _strided_backward(
-    stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+    stride: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    def pulled_back(form: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-        return lambda x, kernel, gradient: jax.vjp(partial(form, stride=stride), x, kernel)[1](gradient)
+    def vjp_of(convolve: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        return lambda x, kernel, cotangent: jax.vjp(partial(convolve, stride=stride), x, kernel)[1](cotangent)
 
-    plain = partial(_convolution, dilation=1)
-    return by_platform(*saved, gradient, cpu=pulled_back(_as_matrix_product), default=pulled_back(plain))
+    direct = partial(_convolution, dilation=1)
+    return by_platform(*residuals, cotangent, cpu=vjp_of(_strided_by_matmul), default=vjp_of(direct))
 
 
 strided_convolution.defvjp(_strided_forward, _strided_backward)
 
 
-def _as_matrix_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _strided_by_matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size, _, channels, features = kernel.shape
     height, width = x.shape[1:3]
-    copies = seen_by_taps(_padded(x, size, 1), size, height, width, stride=stride)
-    return pointwise_convolution(jnp.concatenate(copies, axis=-1), kernel.reshape(size * size * channels, features))
+    slices = tap_slices(_padded(x, size, 1), size, height, width, stride=stride)
+    return pointwise_convolution(jnp.concatenate(slices, axis=-1), kernel.reshape(size * size * channels, features))
 
 
 def _convolution(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
@@ -255,10 +286,21 @@ def _convolution(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) ->
     )
 
 
-def seen_by_taps(
+def tap_slices(
     padded: jax.Array, size: int, height: int, width: int, *, stride: int = 1, dilation: int = 1
 ) -> list[jax.Array]:
-    """Returns what each of size x size taps of a kernel sees of a padded image: every `stride`-th pixel of a map."""
+    """Returns the input slice of each tap of a kernel, row by row.
+
+    Args:
+      padded: (N, H, W, C), the padded input.
+      size: side of the kernel, k.
+      height, width: size in pixels of the slices before striding.
+      stride: step in pixels.
+      dilation: spacing of the kernel's taps in pixels.
+
+    Returns:
+      k * k arrays (N, ceil(height / stride), ceil(width / stride), C).
+    """
     starts = range(0, size * dilation, dilation)
     return [padded[:, top : top + height : stride, left : left + width : stride] for top in starts for left in starts]
 
@@ -270,17 +312,22 @@ def _padded(x: jax.Array, size: int, dilation: int) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
-    """Filters every channel of x (N, H, W, C) on its own with kernel (k, k, C), k odd, zero-padded: the size stays.
+    """Same-size depthwise convolution, zero-padded.
 
     Args:
+      x: (N, H, W, C).
+      kernel: (k, k, C), k odd.
       dilation: spacing of the taps in pixels.
+
+    Returns:
+      (N, H, W, C).
     """
     size, _, channels = kernel.shape
     height, width = x.shape[1:3]
     padded = at_least_float32(_padded(x, size, dilation))
-    copies = seen_by_taps(padded, size, height, width, dilation=dilation)
+    slices = tap_slices(padded, size, height, width, dilation=dilation)
     taps = at_least_float32(kernel).reshape(size * size, channels)
-    return sum(copy * tap for copy, tap in zip(copies, taps, strict=True)).astype(x.dtype)
+    return sum(pixels * tap for pixels, tap in zip(slices, taps, strict=True)).astype(x.dtype)
 
 
 def _depthwise_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -288,31 +335,31 @@ def _depthwise_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[
 
 
 def _depthwise_backward(
-    dilation: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+    dilation: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
+    x, kernel = residuals
     size = kernel.shape[0]
     height, width = x.shape[1:3]
     padded = _padded(x, size, dilation)
 
     def row(number: jax.Array) -> jax.Array:
-        # A row of taps at a time, for the same reason.
+        # A row of taps at a time, to save memory as in `_kernel_gradient`.
         rows = at_least_float32(lax.dynamic_slice_in_dim(padded, number * dilation, height, axis=1))
-        wide_gradient = at_least_float32(gradient)
+        wide_cotangent = at_least_float32(cotangent)
         starts = range(0, size * dilation, dilation)
-        return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * wide_gradient) for start in starts])
+        return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * wide_cotangent) for start in starts])
 
-    for_kernel = lax.map(row, jnp.arange(size)).astype(kernel.dtype)
-    return depthwise_convolution(gradient, kernel[::-1, ::-1], dilation), for_kernel
+    kernel_gradient = lax.map(row, jnp.arange(size)).astype(kernel.dtype)
+    return depthwise_convolution(cotangent, kernel[::-1, ::-1], dilation), kernel_gradient
 
 
 def _sum_over_pixels(x: jax.Array) -> jax.Array:
-    """Returns the sum (C,) of x (N, H, W, C). On CPU it is a product with ones: two thirds of the time of a sum."""
+    """Returns the sum (C,) of x (N, H, W, C). On CPU a matmul with ones, which takes two thirds of a sum's time."""
 
-    def as_product(x: jax.Array) -> jax.Array:
+    def by_matmul(x: jax.Array) -> jax.Array:
         return jnp.ones(x.size // x.shape[-1], x.dtype) @ x.reshape(-1, x.shape[-1])
 
-    return by_platform(x, cpu=as_product, default=lambda x: x.sum((0, 1, 2)))
+    return by_platform(x, cpu=by_matmul, default=lambda x: x.sum((0, 1, 2)))
 
 
 depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)

@@ -1,4 +1,4 @@
-"""Which formulation of a computation a program holds: CPUs and accelerators are fast at different ones."""
+"""Choice between implementations of a computation for CPU and for accelerators."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,16 @@ from jax import lax
 
 
 def runs_on_cpu() -> bool:
-    """Returns whether programs run on CPU where nothing else is said."""
+    """Returns whether CPU is the default backend."""
     return jax.default_backend() == "cpu"
 
 
 def by_platform(*operands: jax.Array, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
-    """Returns `cpu(*operands)` or `default(*operands)`, which must be equal to rounding.
+    """Returns `cpu(*operands)` or `default(*operands)`, which must agree to rounding.
 
-    Where there is an accelerator the device decides on which the program runs. Where there is none `cpu` is taken at
-    once: tracing both is a third of the time that a network's training step is traced in. So a program that is traced
-    there and lowered for another platform holds the formulation for CPUs.
+    With an accelerator as the default backend, the choice is made when the program is lowered for a device. Without
+    one, `cpu` is chosen while tracing, because tracing both takes a third of the tracing time of a training step: a
+    program traced there and lowered for another platform contains the CPU implementation.
     """
     if runs_on_cpu():
         return cpu(*operands)
