@@ -1,4 +1,4 @@
-"""CoAtNet: a classifier of convolutions first and of attention with relative positions after them."""
+"""CoAtNet: a classifier of convolution blocks followed by attention blocks with relative positions."""
 
 from collections.abc import Sequence
 
@@ -12,27 +12,30 @@ from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, max_pool, shown_feature_map
 from dim_jax.models.ranges import Count, Rate, Width
 
-# Blocks and channels of every stage after the stem; each halves the size.
+# Blocks and channels of every stage after the stem; each stage halves the resolution.
 CONVOLUTIONS = ((2, 96), (6, 192))
 TRANSFORMERS = ((14, 384), (2, 768))
 
 
-def _dropped(y: jax.Array, probability: float, train: bool, example_keys: jax.Array | None) -> jax.Array:
-    """Drops whole images of a branch in training, and scales up those that are kept."""
+def _drop_path(y: jax.Array, probability: float, train: bool, example_keys: jax.Array | None) -> jax.Array:
+    """Stochastic depth: zeroes a branch's output y for random images in training, and rescales the others.
+
+    Reference: Huang et al., "Deep networks with stochastic depth", ECCV 2016.
+    """
     if not (train and probability > 0):
         return y
-    kept = jax.vmap(jax.random.bernoulli, (0, None))(example_keys, 1 - probability)
-    return jnp.where(kept[:, None, None, None], y / (1 - probability), 0).astype(y.dtype)
+    keep_mask = jax.vmap(jax.random.bernoulli, (0, None))(example_keys, 1 - probability)
+    return jnp.where(keep_mask[:, None, None, None], y / (1 - probability), 0).astype(y.dtype)
 
 
 class ConvolutionBlock(nn.Module):
-    """An inverted residual with squeeze-and-excitation, normalised before it begins.
+    """Inverted residual block with squeeze-and-excitation and pre-normalisation.
 
     Attributes:
       features: output channels.
-      halve: take every other pixel: the branch by its depthwise convolution, the shortcut by a max pooling.
-      expansion: channels inside, as a multiple of `features`.
-      drop_connect: probability that an image's branch is dropped in training.
+      halve: downsample by 2, in the depthwise convolution and by a max pooling of the shortcut.
+      expansion: hidden channels, as a multiple of `features`.
+      drop_connect: probability of dropping an image's branch in training.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation.
 
@@ -61,18 +64,18 @@ class ConvolutionBlock(nn.Module):
         y = Conv(self.features, dtype=self.dtype, name="project")(y * gate[:, None, None].astype(y.dtype))
         if self.halve:
             x = Conv(self.features, dtype=self.dtype, name="shortcut")(max_pool(x))
-        return x + _dropped(y, self.drop_connect, train, example_keys)
+        return x + _drop_path(y, self.drop_connect, train, example_keys)
 
 
 class RelativeAttention(nn.Module):
-    """Attention among all places of a map, with a learned bias for every head and every distance of two places.
+    """Self-attention over all positions of a map, with a learned bias per head and relative position.
 
-    The table of biases has (2 H - 1) x (2 W - 1) entries per head: weights belong to one size of image.
+    The bias table has (2 H - 1) x (2 W - 1) entries per head, so weights fit one image size only.
 
     Attributes:
       features: output channels, a multiple of `head_size`.
       head_size: channels of a head.
-      dtype: dtype of the computation; the attention itself is float32.
+      dtype: dtype of the computation; the softmax is float32.
 
     Reference: Dai et al. 2021, equation 3.
     """
@@ -84,33 +87,33 @@ class RelativeAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         number, height, width, _ = x.shape
-        places, heads = height * width, self.features // self.head_size
+        positions, heads = height * width, self.features // self.head_size
         projected = Conv(3 * self.features, dtype=self.dtype, name="project")(x)
-        queries, keys, values = jnp.moveaxis(projected.reshape(number, places, 3, heads, self.head_size), 2, 0)
+        queries, keys, values = jnp.moveaxis(projected.reshape(number, positions, 3, heads, self.head_size), 2, 0)
         scores = jnp.einsum("nqhc,nkhc->nhqk", queries * self.head_size**-0.5, keys)
         table = self.param("bias_table", nn.initializers.zeros, ((2 * height - 1) * (2 * width - 1), heads))
-        bias = table[relative_places(height, width)].transpose(2, 0, 1)
+        bias = table[relative_position_index(height, width)].transpose(2, 0, 1)
         weights = nn.softmax(at_least_float32(scores) + bias).astype(self.dtype)
         y = jnp.einsum("nhqk,nkhc->nqhc", weights, values).reshape(number, height, width, self.features)
         return Conv(self.features, dtype=self.dtype, name="merge")(y)
 
 
-def relative_places(height: int, width: int) -> np.ndarray:
-    """Returns for every two places of a map the row of the table for their distance, (places, places)."""
+def relative_position_index(height: int, width: int) -> np.ndarray:
+    """Returns the row of the bias table for every pair of positions of a map, (H W, H W) int."""
     rows, columns = np.divmod(np.arange(height * width), width)
-    down, across = (each[None] - each[:, None] for each in (rows, columns))
+    down, across = (positions[None] - positions[:, None] for positions in (rows, columns))
     return (down + height - 1) * (2 * width - 1) + across + width - 1
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then a network of every place by itself; both normalised before they begin.
+    """Pre-normalised transformer block: relative attention, then an MLP at every position.
 
     Attributes:
       features: output channels.
       head_size: channels of a head.
-      halve: take the maximum of neighbouring pixels first, in branch and shortcut.
-      expansion: hidden channels of the second part, as a multiple of `features`.
-      drop_connect: probability that an image's branch is dropped in training.
+      halve: downsample by 2 with a max pooling, in branch and shortcut.
+      expansion: hidden channels of the MLP, as a multiple of `features`.
+      drop_connect: probability of dropping an image's branch in training.
       dtype: dtype of the computation.
     """
 
@@ -131,11 +134,11 @@ class TransformerBlock(nn.Module):
         if train and self.drop_connect > 0:
             first, second = jax.vmap(lambda key: jax.random.split(key), out_axes=1)(example_keys)
         y = RelativeAttention(self.features, self.head_size, self.dtype, name="attention")(y)
-        x = x + _dropped(y, self.drop_connect, train, first)
+        x = x + _drop_path(y, self.drop_connect, train, first)
         y = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
         y = nn.gelu(Conv(self.features * self.expansion, dtype=self.dtype, name="mlp_expand")(y))
         y = Conv(self.features, dtype=self.dtype, name="mlp_project")(y)
-        return x + _dropped(y, self.drop_connect, train, second)
+        return x + _drop_path(y, self.drop_connect, train, second)
 
 
 class CoAtNet(nn.Module):
@@ -143,11 +146,12 @@ class CoAtNet(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      width: multiplies every number of channels below, rounded to whole ones, those of attention to whole heads.
-      stem_width: channels of the stem, two 3x3 convolutions of which the first halves the size.
+      width: multiplies every number of channels below, rounded to whole channels, or whole heads for attention.
+      stem_width: channels of the stem, two 3x3 convolutions of which the first has a stride of 2.
       convolutions, transformers: blocks and channels of every stage.
       head_size: channels of an attention head.
-      drop_connect: probability that an image's last branch is dropped in training; it grows from 0 at the first one.
+      drop_connect: probability of dropping an image's last branch in training, in [0, 1); it grows linearly from 0 at
+        the first block.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation; logits and features are float32.
 
@@ -171,7 +175,7 @@ class CoAtNet(nn.Module):
 
     @property
     def last_block(self) -> str:
-        """Name of the module that makes the last feature map."""
+        """Name of the module that computes the last feature map."""
         return f"block{self._depth - 1}"
 
     @nn.compact
@@ -181,13 +185,16 @@ class CoAtNet(nn.Module):
         """Classifies normalised images.
 
         Args:
-          images: (N, H, W, 3) float, normalised by the channel statistics of the training images; always of the size
-            that the weights were made for (RelativeAttention).
+          images: (N, H, W, 3) float, normalised by the channel statistics of the training images; of the same size as
+            at initialisation (see RelativeAttention).
           train: use and update batch statistics, and drop branches.
           example_keys: (N,) random keys, one per image; needed when `train` and `drop_connect` > 0.
 
         Returns:
           logits (N, num_classes) and features (N, last width: the pooled, normalised last map), both float32.
+
+        Raises:
+          ValueError: `width` or `drop_connect` is out of range, or `example_keys` are missing.
         """
         if not (self.width > 0 and 0 <= self.drop_connect < 1):
             raise ValueError(f"width={self.width} must be above 0 and drop_connect={self.drop_connect} in [0, 1)")

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: a small classifier whose published ImageNet weights also measure and compare images."""
+"""EfficientNet-Lite0: a small classifier; with ImageNet weights also a feature extractor."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,21 +13,21 @@ from dim_jax.models.kernels.same_padding import strided_convolution, strided_dep
 from dim_jax.models.layers import BatchNorm, Dtype, Linear, fan_in_uniform, shown_feature_map
 from dim_jax.models.ranges import Count, Rate, Width
 
-# Collection and name under which the maps at strides 2, 4, 8, ... can be asked for.
+# Collection and name under which the maps at strides 2, 4, 8, ... are sown.
 INTERMEDIATES, TAPS = "intermediates", "taps"
-# Of pixels in [0, 1], per channel: the published weights expect (p - 127) / 128 of pixels p in 0..255.
+# Per channel, for pixels in [0, 1]: the published weights expect (p - 127) / 128 of pixels p in 0..255.
 PIXEL_MEAN, PIXEL_STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 class Stage(NamedTuple):
-    """Blocks of the same width.
+    """A stage of blocks with the same number of channels.
 
     Attributes:
-      blocks: their number.
+      blocks: number of blocks.
       features: output channels of each.
       kernel_size: side of the depthwise kernels, odd.
       stride: of the first block, 1 or 2.
-      expansion: channels between the two 1x1 convolutions of a block, as a multiple of those it is given.
+      expansion: hidden channels of a block, as a multiple of its input channels.
     """
 
     blocks: int
@@ -49,12 +49,12 @@ STAGES = (
 
 
 def scale_pixels(images: jax.Array) -> jax.Array:
-    """Returns images in [-1, 1] scaled as the published weights expect: see PIXEL_MEAN."""
+    """Scales images in [-1, 1] as the published weights expect, see PIXEL_MEAN."""
     return ((images + 1) * 127.5 - 127) / 128
 
 
 class Convolution(nn.Module):
-    """A convolution without bias, SAME padding.
+    """Convolution with SAME padding and without bias.
 
     Attributes:
       features: output channels.
@@ -87,11 +87,11 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """An inverted residual: widen, filter each channel, narrow; the input is added where the size stays.
+    """Inverted residual block; the input is added where stride and channels allow it.
 
     Attributes:
       features, kernel_size, stride, expansion: see Stage.
-      drop_connect: probability that an image's branch is dropped in training.
+      drop_connect: probability of dropping an image's branch in training.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation.
 
@@ -120,9 +120,9 @@ class Block(nn.Module):
         if self.stride > 1 or x.shape[-1] != self.features:
             return y
         if train and self.drop_connect > 0:
-            kept = 1 - self.drop_connect
-            draws = jax.vmap(jax.random.bernoulli, (0, None))(example_keys, kept)
-            y = jnp.where(draws[:, None, None, None], y / kept, 0).astype(y.dtype)
+            keep_probability = 1 - self.drop_connect
+            keep_mask = jax.vmap(jax.random.bernoulli, (0, None))(example_keys, keep_probability)
+            y = jnp.where(keep_mask[:, None, None, None], y / keep_probability, 0).astype(y.dtype)
         return x + y
 
 
@@ -135,16 +135,17 @@ class EfficientNetLite0(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      width: multiplies every number of channels below, rounded to whole ones.
+      width: multiplies every number of channels below, rounded to whole channels.
       stem_width: channels of the 3x3 stem, which has a stride of 2.
       stages: see Stage.
       top_width: channels of the last feature map.
-      drop_connect: probability that an image's last residual branch is dropped in training; it grows from 0 at the
-        first one.
+      drop_connect: probability of dropping an image's last residual branch in training, in [0, 1); it grows linearly
+        from 0 at the first block.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation; logits and features are float32.
 
-    Reference: Tan & Le, "EfficientNet", ICML 2019, table 1; the Lite variants are those of its authors' repository.
+    Reference: Tan & Le, "EfficientNet: rethinking model scaling for convolutional neural networks", ICML 2019, table 1;
+    the Lite variant is defined in its authors' repository.
     """
 
     num_classes: int = 1000
@@ -158,23 +159,26 @@ class EfficientNetLite0(nn.Module):
 
     @property
     def last_block(self) -> str:
-        """Name of the module that makes the last feature map."""
+        """Name of the module that computes the last feature map."""
         return "top"
 
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False, example_keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Classifies scaled images; `map_taps` asks for the maps on the way.
+        """Classifies normalised images; see `map_taps` for the intermediate maps.
 
         Args:
-          images: (N, H, W, 3) float, H and W at least 32, normalised; for the published weights by PIXEL_MEAN and
+          images: (N, H, W, 3) float, H and W at least 32, normalised: for the published weights by PIXEL_MEAN and
             PIXEL_STD.
           train: use and update batch statistics, and drop branches.
           example_keys: (N,) random keys, one per image; needed when `train` and `drop_connect` > 0.
 
         Returns:
           logits (N, num_classes) and features (N, top_width: the pooled last map), both float32.
+
+        Raises:
+          ValueError: `width` or `drop_connect` is out of range, or `example_keys` are missing.
         """
         if not (self.width > 0 and 0 <= self.drop_connect < 1):
             raise ValueError(f"width={self.width} must be above 0 and drop_connect={self.drop_connect} in [0, 1)")
@@ -219,12 +223,14 @@ class EfficientNetLite0(nn.Module):
 
 
 def map_taps(model: EfficientNetLite0, variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns the last map of every resolution, on stored statistics: strides 2, 4, 8, 16 and 32.
+    """Returns the last map at each of the strides 2, 4, 8, 16 and 32, in inference mode.
 
     Args:
-      images: as `model` takes them.
+      model: the network.
+      variables: its `params` and `batch_stats`.
+      images: (N, H, W, 3), normalised as for a call of `model`.
 
     Returns:
-      per resolution (N, ceil(H / stride), ceil(W / stride), C), C = 16, 24, 40, 112, 320 at full width.
+      per stride (N, ceil(H / stride), ceil(W / stride), C), C = 16, 24, 40, 112, 320 at full width.
     """
     return model.apply(variables, images, mutable=[INTERMEDIATES])[1][INTERMEDIATES][TAPS]

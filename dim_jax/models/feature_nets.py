@@ -1,8 +1,7 @@
-"""Frozen networks as measures: how far apart two images look, and where an image lies in a space of features.
+"""Perceptual distances and feature extractors from frozen networks.
 
-Images are (N, H, W, 3) in [-1, 1]. Gradients reach the images; the weights come from `interop.pretrained`.
-
-PERCEPTUAL maps a configuration's name to a distance, `distance(variables, a, b) -> (N,)`, one number per pair.
+Images are (N, H, W, 3) in [-1, 1], and gradients reach them; the weights come from `weights.pretrained`. PERCEPTUAL
+maps a configuration's name to a distance, `distance(variables, a, b) -> (N,)`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +18,9 @@ from dim_jax.models.layers import Conv, Dtype
 
 Distance = Callable[[Mapping[str, Any], jax.Array, jax.Array], jax.Array]
 
-# Channels of VGG16's convolutions; a pooling stands before every group but the first.
+# Channels of VGG16's convolutions; every group but the first starts with a max pooling.
 VGG16_GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-# LPIPS' own scaling of images in [-1, 1].
+# LPIPS normalises images in [-1, 1] by these.
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 FEATURE_SIDE = 224
@@ -52,17 +51,17 @@ class VGG16(nn.Module):
         taps = []
         for group, widths in enumerate(VGG16_GROUPS):
             if group:
-                x = _halved(x)
+                x = _halving_max(x)
             for number, features in enumerate(widths):
                 x = nn.relu(Conv(features, 3, dtype=self.dtype, name=f"conv{group + 1}_{number + 1}")(x))
             taps.append(x)
         return tuple(taps)
 
 
-def _halved(x: jax.Array) -> jax.Array:
-    """2x2 maximum with stride 2, a last odd row or column left out.
+def _halving_max(x: jax.Array) -> jax.Array:
+    """2x2 max pooling with stride 2; an odd last row or column is dropped.
 
-    As a maximum over an axis, because the gradient of a pooling window is slow on CPU.
+    Implemented as a maximum over axes, because the gradient of a pooling window is slow on CPU.
     """
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
@@ -70,7 +69,7 @@ def _halved(x: jax.Array) -> jax.Array:
 
 
 def lpips_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns LPIPS v0.1 with VGG16: sum over taps of the mean over positions of sum_c head_c (a_c - b_c)^2.
+    """LPIPS v0.1 with VGG16: sum over taps of the mean over positions of sum_c head_c (a_c - b_c)^2.
 
     Args:
       variables: {"params": those of VGG16, "heads": five (C,) arrays}.
@@ -83,20 +82,20 @@ def lpips_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> 
     equation 1.
     """
 
-    def directions(images: jax.Array) -> list[jax.Array]:
+    def unit_taps(images: jax.Array) -> list[jax.Array]:
         scaled = (images - jnp.asarray(LPIPS_SHIFT)) / jnp.asarray(LPIPS_SCALE)
-        return [_direction(tap) for tap in VGG16().apply({"params": variables["params"]}, scaled)]
+        return [_unit_vectors(tap) for tap in VGG16().apply({"params": variables["params"]}, scaled)]
 
-    triples = zip(directions(a), directions(b), variables["heads"], strict=True)
-    return sum((jnp.square(one - other) @ head).mean((1, 2)) for one, other, head in triples)
+    taps = zip(unit_taps(a), unit_taps(b), variables["heads"], strict=True)
+    return sum((jnp.square(a_tap - b_tap) @ head).mean((1, 2)) for a_tap, b_tap, head in taps)
 
 
 def lite0_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns a perceptual distance of this project's own, in the manner of LPIPS, with EfficientNet-Lite0.
+    """Perceptual distance like LPIPS, with EfficientNet-Lite0; specific to this package.
 
     The last maps at strides 2, 4, 8, 16 and 32 are scaled to unit length over their channels; the squared difference
-    is averaged over positions, channels and maps. Nothing in it was fitted to what people say, so its numbers compare
-    with one another and not with LPIPS.
+    is averaged over positions, channels and maps. It has no weights fitted to human judgements, so its values are
+    comparable with each other but not with LPIPS.
 
     Args:
       variables: `params` and `batch_stats` of EfficientNetLite0.
@@ -107,15 +106,15 @@ def lite0_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> 
     """
     model = EfficientNetLite0()
 
-    def directions(images: jax.Array) -> list[jax.Array]:
-        return [_direction(tap) for tap in map_taps(model, variables, scale_pixels(images))]
+    def unit_taps(images: jax.Array) -> list[jax.Array]:
+        return [_unit_vectors(tap) for tap in map_taps(model, variables, scale_pixels(images))]
 
-    pairs = list(zip(directions(a), directions(b), strict=True))
-    return sum(jnp.square(one - other).mean((1, 2, 3)) for one, other in pairs) / len(pairs)
+    taps = list(zip(unit_taps(a), unit_taps(b), strict=True))
+    return sum(jnp.square(a_tap - b_tap).mean((1, 2, 3)) for a_tap, b_tap in taps) / len(taps)
 
 
 def no_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns (N,) zeros: what a reconstruction costs where no network judges it."""
+    """Returns (N,) zeros: training without a reconstruction loss."""
     del variables, b
     return jnp.zeros(a.shape[0])
 
@@ -127,8 +126,8 @@ PERCEPTUAL: dict[str, Distance] = {
 }
 
 
-def _direction(x: jax.Array) -> jax.Array:
-    """Scales x (..., C) to unit length over C. Where all is zero it stays zero, and so does its gradient."""
+def _unit_vectors(x: jax.Array) -> jax.Array:
+    """Scales x (..., C) to unit length over C; zero vectors stay zero, with a zero gradient."""
     x = at_least_float32(x)
     squares = jnp.square(x).sum(-1, keepdims=True)
     length = jnp.sqrt(jnp.where(squares > 0, squares, 1.0)) + 1e-10
@@ -136,10 +135,10 @@ def _direction(x: jax.Array) -> jax.Array:
 
 
 def lite0_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the ImageNet logits and the pooled features of EfficientNet-Lite0, whatever the images' size.
+    """ImageNet logits and pooled features of EfficientNet-Lite0, for images of any size.
 
-    Preprocessing: both sides are resized to 224 px (no crop) by Keys' bicubic kernel, widened where it shrinks so that
-    nothing aliases, clipped to [-1, 1], and scaled to (p - 127) / 128 of pixels p in 0..255.
+    Preprocessing: both sides are resized to 224 px (no crop) by Keys' bicubic kernel with antialiasing, clipped to
+    [-1, 1], and scaled to (p - 127) / 128 of pixels p in 0..255.
 
     Args:
       variables: `params` and `batch_stats` of EfficientNetLite0.
@@ -154,12 +153,11 @@ def lite0_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax
 
 
 def inception_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the logits of the inception score and the features of FID and KID, whatever the images' size.
+    """Logits of the inception score and features of FID and KID, for images of any size.
 
-    Preprocessing is that of pytorch-fid: both sides are resized to 299 px (no crop), bilinear between centres of pixels
-    and without antialiasing. The first implementation, and torch-fidelity after it, resize as TensorFlow 1 did, from
-    corners of pixels. The logits are those without the last layer's bias, as in the code that made the inception score
-    known: it multiplied the features by that layer's weights alone.
+    Preprocessing is that of pytorch-fid: both sides are resized to 299 px (no crop), bilinear between pixel centres and
+    without antialiasing; the original implementation and torch-fidelity resize as TensorFlow 1 did, from pixel corners.
+    The logits leave out the last layer's bias, as the original implementation of the inception score does.
 
     Args:
       variables: `params` and `batch_stats` of InceptionV3.

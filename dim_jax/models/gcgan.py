@@ -1,7 +1,7 @@
-"""GCGAN: a GAN whose small feature maps gate its large ones by global context (DIM, JBHI 2026), and FastGAN by fields.
+"""GCGAN: a GAN whose small feature maps gate its large ones through global context (DIM, JBHI 2026).
 
-Maps are named by their side in pixels. Sizes below 256 px leave out the largest maps of the published networks, and the
-gates that would begin or end there.
+Fields select FastGAN's blocks instead. Feature maps are keyed by their side in pixels. Sizes below 256 px leave out the
+largest maps of the published networks, with the gates from or to them.
 """
 
 from typing import Literal
@@ -29,21 +29,21 @@ BIG_CHANNELS = {256: 16, 128: 32, 64: 64, 32: 128, 16: 256, 8: 512}
 SMALL_CHANNELS = {64: 32, 32: 64, 16: 128, 8: 256}
 STEM_CHANNELS = 8
 DECODER_CHANNELS = {16: 128, 32: 64, 64: 64, 128: 32}
-# How many times larger than its source the gated map of the generator is; the discriminator's is as much smaller.
+# Side of a gated map over that of its source in the generator; the inverse in the discriminator.
 GENERATOR_REACH, DISCRIMINATOR_REACH = 16, 8
 LABEL_FEATURES = 64
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """Returns a published number of channels times `width`, rounded to at least 1."""
+    """Returns `channels` times `width`, rounded, at least 1."""
     return max(round(channels * width), 1)
 
 
 class BigBranch(nn.Module):
-    """Looks at the full size: a stem down to 256 px, then blocks down to 8 px, the later ones gated by earlier maps.
+    """Discriminator of full-size images: a stem down to 256 px, then blocks down to 8 px, the later ones gated.
 
     Attributes:
-      size: side of the images.
+      size: side of the images in px.
       width: multiplies the channels of BIG_CHANNELS.
       gate, context: as for Generator.
       axis_name: device axis for batch statistics.
@@ -59,7 +59,7 @@ class BigBranch(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[int, jax.Array]]:
-        """Returns the logits (N, 25) and the maps by their side."""
+        """Returns the logits (N, 25) and the feature maps by side in px."""
 
         def activated(y: jax.Array, name: str) -> jax.Array:
             return leaky_relu(BatchNorm(self.axis_name, dtype=self.dtype, name=f"{name}_norm")(y, train))
@@ -92,10 +92,10 @@ class BigBranch(nn.Module):
 
 
 class SmallBranch(nn.Module):
-    """Looks at the small size: convolutions down to 8 px.
+    """Discriminator of small images: convolutions down to 8 px.
 
     Attributes:
-      size: side of the small images: 32, 64 or 128.
+      size: side of the small images in px: 32, 64 or 128.
       width: multiplies the channels of SMALL_CHANNELS.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation.
@@ -114,7 +114,7 @@ class SmallBranch(nn.Module):
                 continue
             features = scaled_channels(channels, self.width)
             x = SpectralConv(features, 4, halving_convolution, self.dtype, name=f"halve{side}")(x, train)
-            if side < self.size // 2:  # not after the first one
+            if side < self.size // 2:  # not after the first convolution
                 x = BatchNorm(self.axis_name, dtype=self.dtype, name=f"halve{side}_norm")(x, train)
             x = leaky_relu(x)
         logits = SpectralConv(1, 4, valid_convolution, self.dtype, name="logits")(x, train)
@@ -122,16 +122,17 @@ class SmallBranch(nn.Module):
 
 
 class Generator(nn.Module):
-    """Draws images from latent vectors. The defaults are the published network at 1024 px.
+    """Generates images from latent vectors. The defaults are the published network at 1024 px.
 
     Attributes:
       size: side of the images in px: 64, 128, 256, 512 or 1024.
-      width: multiplies all numbers of channels, rounded to at least 1; latents keep their size.
-      gate: "gc", "sle" as in FastGAN, or "none".
+      width: multiplies all numbers of channels, rounded to at least 1; not the latent size.
+      gate: "gc" (global context), "sle" (skip-layer excitation, as in FastGAN) or "none".
       up: "residual"; "compound" as in FastGAN, without the residual path; or "plain": all blocks are UpBlock.
       context: see GlobalContext.
-      tanh: bring the pixels into (-1, 1); published at 1024 px only.
-      num_classes: above 0 each class has a learned vector that is appended to the latent one.
+      tanh: squash pixels to (-1, 1); published at 1024 px only.
+      num_classes: number of classes of a conditional GAN, whose learned class embedding is appended to the latent
+        vector; 0 for an unconditional one.
       latent_size: length of a latent vector.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation; parameters and images are float32.
@@ -166,23 +167,26 @@ class Generator(nn.Module):
         noise_keys: jax.Array | None = None,
         label_strength: float | jax.Array = 1.0,
     ) -> tuple[jax.Array, jax.Array]:
-        """Draws one image per latent vector, at two sizes.
+        """Generates one image per latent vector, at two sizes.
 
         Args:
           z: (N, latent_size), standard normal.
           train: use and update batch statistics and singular vectors: needs mutable batch_stats and spectral.
-          labels: (N,) int32; given if and only if `num_classes` is above 0.
-          noise_keys: (N,) random keys, one per image, for the injected noise; None: no noise.
-          label_strength: scalar in [0, 1] that the vectors of the classes are scaled by; at 0 labels change nothing.
+          labels: (N,) int32; required if `num_classes` is above 0, else None.
+          noise_keys: (N,) random keys, one per image, for the injected noise; None for no noise.
+          label_strength: scalar in [0, 1], the scale of the class embedding; 0 ignores the labels.
 
         Returns:
           images (N, size, size, 3) and (N, s, s, 3) with s = small_size(size), float32.
+
+        Raises:
+          ValueError: labels are missing, or given to an unconditional network.
         """
         _check_labels(labels, self.num_classes)
         if labels is not None:
             table = self.param("labels", nn.initializers.normal(1.0), (self.num_classes, LABEL_FEATURES))
-            of_label = jax.nn.one_hot(labels, self.num_classes, dtype=z.dtype) @ table
-            z = jnp.concatenate([z, label_strength * of_label], axis=-1)
+            embedding = jax.nn.one_hot(labels, self.num_classes, dtype=z.dtype) @ table
+            z = jnp.concatenate([z, label_strength * embedding], axis=-1)
         features = 2 * scaled_channels(GENERATOR_CHANNELS[4], self.width)
         x = SpectralSeed(features, dtype=self.dtype, name="seed")(z, train)
         x = gated_linear(BatchNorm(self.axis_name, dtype=self.dtype, name="seed_norm")(x, train))
@@ -198,7 +202,7 @@ class Generator(nn.Module):
             else:
                 x = UpBlock(features, self.axis_name, self.dtype, name=f"up{side}")(x, train)
             source = side // GENERATOR_REACH
-            # The last map of the published network has no gate, although there is a map that could feed one.
+            # As published, the last map has no gate, although its source map exists.
             if self.gate != "none" and source in maps and side < max(SIZES):
                 x = Gate(self.gate, self.context, self.dtype, name=f"gate{side}")(maps[source], x, train)
             maps[side] = x
@@ -209,18 +213,19 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Tells real images from generated ones, at two sizes and 25 places each, and rebuilds real ones from its features.
+    """Patch discriminator at two sizes, 25 patches each, with decoders that reconstruct real images.
 
     Attributes:
       size: side of the images in px: 64, 128, 256, 512 or 1024.
       width: multiplies all numbers of channels, rounded to at least 1.
       gate, context: as for Generator.
-      num_classes: above 0 the logits also say whether the image fits its label.
+      num_classes: number of classes of a conditional GAN, whose logits also depend on the label; 0 for an
+        unconditional one.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation; parameters, logits and images are float32.
 
     Reference: as for Generator; for labels Miyato & Koyama, "cGANs with projection discriminator", ICLR 2018,
-    equation 4, with the mean over positions in place of the sum.
+    equation 4, with the mean over positions instead of the sum.
     """
 
     size: int
@@ -256,19 +261,22 @@ class Discriminator(nn.Module):
         labels: jax.Array | None = None,
         label_strength: float | jax.Array = 1.0,
     ) -> jax.Array:
-        """Judges images.
+        """Discriminates images.
 
         Args:
           images: (N, size, size, 3), in about [-1, 1].
           small: (N, s, s, 3), the same images with s = small_size(size).
           train: use and update batch statistics and singular vectors: needs mutable batch_stats and spectral.
-          labels: (N,) int32; given if and only if `num_classes` is above 0.
-          label_strength: scalar in [0, 1] that the share of the labels in the logits is scaled by.
+          labels: (N,) int32; required if `num_classes` is above 0, else None.
+          label_strength: scalar in [0, 1], the scale of the label's term in the logits.
 
         Returns:
-          (N, 50) logits, float32: 25 from the images, then 25 from the small ones.
+          (N, 50) logits, float32, high for real: 25 of the images, then 25 of the small ones.
+
+        Raises:
+          ValueError: labels are missing, or given to an unconditional network.
         """
-        return self._judge(images, small, train, labels, label_strength)[0]
+        return self._discriminate(images, small, train, labels, label_strength)[0]
 
     def reconstruct(
         self,
@@ -279,17 +287,19 @@ class Discriminator(nn.Module):
         labels: jax.Array | None = None,
         label_strength: float | jax.Array = 1.0,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Judges real images, and rebuilds them from feature maps. Initialise by this method: it uses all parameters.
+        """Discriminates real images and reconstructs them from feature maps.
+
+        Initialise with this method, because it uses all parameters.
 
         Args:
-          part: scalar int, the quadrant to rebuild alone: 0 to 3, row by row from the top left.
+          part: scalar int, the quadrant to reconstruct: 0 to 3, row by row from the top left.
           images, small, train, labels, label_strength: as in a call.
 
         Returns:
-          logits as in a call, and three images (N, s, s, 3) in (-1, 1): "whole" and "small" rebuild all of the image,
-          from what was seen of either size; "part" rebuilds the quadrant.
+          logits as in a call, and three images (N, s, s, 3) in (-1, 1): "whole" and "small" reconstruct the image from
+          the features of either size, "part" the quadrant from those of the full size.
         """
-        logits, maps, small_map = self._judge(images, small, train, labels, label_strength)
+        logits, maps, small_map = self._discriminate(images, small, train, labels, label_strength)
         part = jnp.asarray(part)
         features = maps[16]
         corner = (0, part // 2 * 8, part % 2 * 8, 0)
@@ -300,7 +310,7 @@ class Discriminator(nn.Module):
             "part": self.decode_part(quadrant, train),
         }
 
-    def _judge(
+    def _discriminate(
         self,
         images: jax.Array,
         small: jax.Array,
@@ -313,14 +323,14 @@ class Discriminator(nn.Module):
         big_logits, maps = self.big(images, train)
         small_logits, small_map = self.small(small, train)
         if labels is not None:
-            big_logits += label_strength * _agreement(maps[8], self.big_labels(labels, train))
-            small_logits += label_strength * _agreement(small_map, self.small_labels(labels, train))
+            big_logits += label_strength * _projection(maps[8], self.big_labels(labels, train))
+            small_logits += label_strength * _projection(small_map, self.small_labels(labels, train))
         return jnp.concatenate([big_logits, small_logits], axis=-1), maps, small_map
 
 
-def _agreement(features: jax.Array, of_label: jax.Array) -> jax.Array:
-    """Returns the inner product (N, 1) of the mean of a map over its positions with what stands for the label."""
-    return (at_least_float32(features).mean((1, 2)) * of_label).sum(-1, keepdims=True)
+def _projection(features: jax.Array, embedding: jax.Array) -> jax.Array:
+    """Returns the inner product (N, 1) of a map averaged over positions and the embedding (N, C) of the label."""
+    return (at_least_float32(features).mean((1, 2)) * embedding).sum(-1, keepdims=True)
 
 
 def _check_fields(network: Generator | Discriminator) -> None:

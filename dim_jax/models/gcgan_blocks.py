@@ -1,4 +1,4 @@
-"""Blocks that GCGAN's two networks are made of, over maps (N, H, W, C) with one side H = W."""
+"""Building blocks of GCGAN's generator and discriminator, on square feature maps (N, H, W, C), H = W."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ from dim_jax.models.spectral import SpectralConv
 
 
 def block_means(x: jax.Array, side: int) -> jax.Array:
-    """Averages x (N, H, W, C) over equal blocks, down to (N, side, side, C)."""
+    """Average pooling of x (N, H, W, C) over equal blocks, to (N, side, side, C)."""
     number, height, width, channels = x.shape
     return x.reshape(number, side, height // side, side, width // side, channels).mean((2, 4))
 
 
 def gated_linear(x: jax.Array) -> jax.Array:
-    """The first half of the channels, each times the sigmoid of its partner in the second half.
+    """Gated linear unit: the first half of the channels times the sigmoid of the second half.
 
     Reference: Dauphin et al., "Language modeling with gated convolutional networks", ICML 2017, equation 1.
     """
@@ -29,15 +29,15 @@ def gated_linear(x: jax.Array) -> jax.Array:
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """The discriminator's activation."""
+    """Leaky ReLU with slope 0.2, the discriminator's activation."""
     return nn.leaky_relu(x, 0.2)
 
 
 class InjectedNoise(nn.Module):
-    """Adds noise that is the same for all channels of a position, times a learned gain that starts at 0.
+    """Adds normal noise that all channels of a position share, times a learned gain that is 0 at first.
 
     Attributes:
-      layer: number that sets this layer's noise apart from that of the others.
+      layer: index folded into the keys, different for every layer of a network.
     """
 
     layer: int
@@ -53,7 +53,7 @@ class InjectedNoise(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Doubles the side: repeated pixels, a 3x3 convolution, batch norm, gated linear unit.
+    """Upsampling by 2: nearest neighbour, 3x3 convolution, batch norm, gated linear unit.
 
     Attributes:
       features: output channels.
@@ -72,12 +72,12 @@ class UpBlock(nn.Module):
 
 
 class CompoundUpBlock(nn.Module):
-    """Doubles the side by two convolutions with injected noise, beside a 1x1 convolution of the input.
+    """Upsampling by 2 with two convolutions, injected noise and a residual path of a 1x1 convolution.
 
     Attributes:
       features: output channels.
-      layer: number that sets this block's noise apart from that of other blocks.
-      residual: add the 1x1 convolution; FastGAN has none.
+      layer: index folded into the noise keys, different for every block of a network.
+      residual: add the residual path; FastGAN has none.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation.
     """
@@ -91,19 +91,19 @@ class CompoundUpBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, noise_keys: jax.Array | None) -> jax.Array:
         y = x
-        for number, (name, form) in enumerate((("first", doubling_convolution), ("second", convolution))):
-            y = SpectralConv(2 * self.features, 3, form, self.dtype, name=name)(y, train)
+        for number, (name, convolve) in enumerate((("first", doubling_convolution), ("second", convolution))):
+            y = SpectralConv(2 * self.features, 3, convolve, self.dtype, name=name)(y, train)
             y = InjectedNoise(2 * self.layer + number, name=f"{name}_noise")(y, noise_keys)
             y = gated_linear(BatchNorm(self.axis_name, dtype=self.dtype, name=f"{name}_norm")(y, train))
         if not self.residual:
             return y
-        # A 1x1 convolution gives copies of a pixel the same result: it is repeated afterwards.
+        # Upsampling after the 1x1 convolution gives the same result at a quarter of the cost.
         skip = repeat_pixels(SpectralConv(self.features, 1, dtype=self.dtype, name="skip")(x, train))
         return y + BatchNorm(self.axis_name, dtype=self.dtype, name="skip_norm")(skip, train)
 
 
 class Pointwise(nn.Module):
-    """A 1x1 convolution without bias and without spectral normalisation.
+    """1x1 convolution without bias and without spectral normalisation.
 
     Attributes:
       features: output channels.
@@ -118,12 +118,12 @@ class Pointwise(nn.Module):
 
 
 class GlobalContext(nn.Module):
-    """Adds to a map what its positions have in common, through a bottleneck of a sixteenth of its channels.
+    """Adds global context to a map, through a bottleneck with a sixteenth of its channels.
 
     Attributes:
-      context: "map" as in the published code: the average over positions, weighted by the softmax of the map over its
-        own positions; "context" as in the paper's figure: positions are averaged by a learned attention, and the result
-        is added to all of them alike.
+      context: "map" as in the published code: the bottleneck of the mean over positions, weighted at each position by
+        the softmax of the map over positions; "context" as in the paper's figure: the bottleneck of an average over
+        positions with learned attention, added to all positions.
 
     Reference: Cao et al., "GCNet: Non-local networks meet squeeze-excitation networks and beyond", ICCVW 2019.
     """
@@ -137,17 +137,17 @@ class GlobalContext(nn.Module):
             return Pointwise(x.shape[-1], name="output")(hidden)
 
         if self.context == "map":
-            common = bottleneck(x.mean((1, 2), keepdims=True))
-            return x + common * nn.softmax(at_least_float32(x), axis=(1, 2)).astype(x.dtype)
+            shared = bottleneck(x.mean((1, 2), keepdims=True))
+            return x + shared * nn.softmax(at_least_float32(x), axis=(1, 2)).astype(x.dtype)
         attention = nn.softmax(at_least_float32(Pointwise(1, name="attention")(x)), axis=(1, 2)).astype(x.dtype)
         return x + bottleneck((attention * x).sum((1, 2), keepdims=True))
 
 
 class Gate(nn.Module):
-    """Scales the channels of one map by what another one shows.
+    """Scales the channels of a target map by a gate computed from a source map.
 
     Attributes:
-      kind: "gc" looks at the global context of the other map first; "sle" does not.
+      kind: "gc" adds global context to the source first; "sle" does not.
       context: see GlobalContext.
       dtype: dtype of the computation.
 
@@ -170,7 +170,7 @@ class Gate(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Halves the side: the mean of two convolutions and of averaged pixels through a 1x1 convolution.
+    """Downsampling by 2: the mean of a path of two convolutions and one of average pooling and a 1x1 convolution.
 
     Attributes:
       features: output channels.
@@ -194,10 +194,10 @@ class DownBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Rebuilds an image in (-1, 1) from a feature map of a small side.
+    """Reconstructs an image in (-1, 1) from a small feature map.
 
     Attributes:
-      widths: channels of the blocks; each doubles the side.
+      widths: output channels of the blocks, each of which upsamples by 2.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation; the image is float32.
     """

@@ -1,7 +1,7 @@
-"""The Inception network of FID and IS: InceptionV3 as TensorFlow released it in December 2015, for inference only.
+"""InceptionV3 of FID and the inception score, as released by TensorFlow in December 2015; inference only.
 
-It differs from the InceptionV3 of most libraries: 1008 logits; average pools that leave the padding out of their mean;
-and in the last block, where others average, a maximum. Modules have the names of the published weights.
+It differs from the InceptionV3 of most libraries: 1008 logits, average pooling that excludes padding, and max pooling
+in the last block. Modules have the names of the published weights.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from dim_jax.models.layers import BatchNorm, Linear
 
 NUM_LOGITS = 1008
 LEAST_SIDE = 75  # px
-# On a GPU or TPU too, or the numbers would not be those that others publish.
+# On GPU and TPU too, or scores would not be comparable with published ones.
 PRECISION = lax.Precision.HIGHEST
 
 
 class Layer(NamedTuple):
-    """A convolution without bias, its batch norm and a ReLU.
+    """Specification of a convolution without bias, its batch norm and a ReLU.
 
     Attributes:
-      name: in the published weights.
+      name: name in the published weights.
       features: output channels.
-      kernel_size: height and width.
-      stride: in pixels.
+      kernel_size: height and width of the kernel.
+      stride: step in pixels.
       padding: "SAME" or "VALID".
     """
 
@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 
 
 Pool = Callable[[jax.Array], jax.Array]
-Step = Layer | Pool | tuple[Layer, ...]  # layers in a tuple take the same input; their outputs are joined
+Step = Layer | Pool | tuple[Layer, ...]  # layers in a tuple take the same input; their outputs are concatenated
 Branch = tuple[Step, ...]
 
 
@@ -60,7 +60,7 @@ def _halving(name: str, features: int) -> Layer:
 
 
 def _block35(pooled: int) -> tuple[Branch, ...]:
-    """A block at 35x35 (for images of 299 px); `pooled` is the width of its pool branch."""
+    """A block at 35x35 (for images of 299 px); `pooled` is the number of channels of its pooling branch."""
     return (
         (Layer("branch1x1", 64),),
         (Layer("branch5x5_1", 48), Layer("branch5x5_2", 64, (5, 5))),
@@ -74,7 +74,7 @@ def _block35(pooled: int) -> tuple[Branch, ...]:
 
 
 def _block17(inner: int) -> tuple[Branch, ...]:
-    """A block at 17x17; `inner` is the width between its 1x7 and 7x1 convolutions."""
+    """A block at 17x17; `inner` is the number of channels between its 1x7 and 7x1 convolutions."""
     return (
         (Layer("branch1x1", 192),),
         (
@@ -119,7 +119,7 @@ STEM: Branch = (
     Layer("Conv2d_4a_3x3", 192, (3, 3), padding="VALID"),
     halving_max,
 )
-# Branches are joined in this order.
+# Outputs of branches are concatenated in this order.
 BLOCKS: dict[str, tuple[Branch, ...]] = {
     "Mixed_5b": _block35(32),
     "Mixed_5c": _block35(64),
@@ -149,10 +149,10 @@ BLOCKS: dict[str, tuple[Branch, ...]] = {
 
 
 class Convolution(nn.Module):
-    """What a `Layer` says, on stored statistics.
+    """The module of a `Layer`, with stored batch statistics.
 
     Attributes:
-      layer: what to do.
+      layer: its specification.
     """
 
     layer: Layer
@@ -165,7 +165,7 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Branches over one input, their outputs joined along the channels.
+    """Branches of one input, their outputs concatenated along the channels.
 
     Attributes:
       branches: see BLOCKS.
@@ -175,23 +175,23 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.concatenate([_run(branch, x) for branch in self.branches], -1)
+        return jnp.concatenate([_apply_steps(branch, x) for branch in self.branches], -1)
 
 
-def _run(steps: Branch, x: jax.Array) -> jax.Array:
-    """Runs steps one after the other; called by the module that owns their layers."""
+def _apply_steps(steps: Branch, x: jax.Array) -> jax.Array:
+    """Applies steps in order; called by the module that owns their layers."""
     for step in steps:
         if isinstance(step, Layer):
             x = Convolution(step, name=step.name)(x)
         elif isinstance(step, tuple):
-            x = jnp.concatenate([_run((layer,), x) for layer in step], -1)
+            x = jnp.concatenate([_apply_steps((layer,), x) for layer in step], -1)
         else:
             x = step(x)
     return x
 
 
 class InceptionV3(nn.Module):
-    """InceptionV3 of 2015-12-05 (23,850,960 parameters, of which 21,785,568 come before the logits).
+    """InceptionV3 of 2015-12-05 (23,850,960 parameters, 21,785,568 of them before the logits).
 
     Reference: Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016; Heusel et al.,
     "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", NeurIPS 2017, for FID.
@@ -202,12 +202,12 @@ class InceptionV3(nn.Module):
         """Classifies images.
 
         Args:
-          images: (N, H, W, 3) in [-1, 1], H and W at least LEAST_SIDE; FID asks for 299.
+          images: (N, H, W, 3) in [-1, 1], H and W at least LEAST_SIDE; 299 for FID.
 
         Returns:
           logits (N, 1008) and features (N, 2048: the pooled last map), float32.
         """
-        x = _run(STEM, images)
+        x = _apply_steps(STEM, images)
         for name, branches in BLOCKS.items():
             x = Block(branches, name=name)(x)
         features = x.mean((1, 2))

@@ -1,4 +1,4 @@
-"""A linear classifier of features that a frozen network made: logistic regression, trained as every other model is."""
+"""Linear classifier of a frozen network's features: multinomial logistic regression."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ from dim_jax.models.layers import Linear
 
 
 class LinearClassifier(nn.Module):
-    """One fully connected layer (7,686 parameters for 6 classes of 1280 features). It has no map, so no Grad-CAM.
+    """One fully connected layer (7,686 parameters for 6 classes of 1280 features). No feature map, hence no Grad-CAM.
 
     Attributes:
       num_classes: number of logits.
@@ -23,7 +23,7 @@ class LinearClassifier(nn.Module):
 
         Args:
           features: (N, F) float32, normalised by the statistics of the training images' features.
-          train, example_keys: as every classifier takes them; nothing here depends on them.
+          train, example_keys: ignored; here for the signature that all classifiers share.
 
         Returns:
           logits (N, num_classes) and the features themselves.

@@ -1,4 +1,4 @@
-"""LRF-CNN: a classifier whose blocks look at four receptive fields at once (DIM, JBHI 2026)."""
+"""LRF-CNN: a classifier whose blocks combine four receptive fields (DIM, JBHI 2026)."""
 
 from collections.abc import Sequence
 
@@ -20,17 +20,17 @@ from dim_jax.models.layers import (
 )
 from dim_jax.models.ranges import Count, Rate, Width
 
-# Per branch: side of the depthwise kernel, and the dilation of the 3x3 convolution after it (0: none).
+# Per branch: side of the depthwise kernel, and dilation of the 3x3 convolution after it (0: no convolution).
 BRANCHES = ((3, 0), (3, 3), (5, 3), (5, 5))
 
 
 class LRFBlock(nn.Module):
-    """One large-receptive-field block: parallel branches on one input, merged and added to a projected shortcut.
+    """Large-receptive-field block: parallel branches of one input, merged and added to a projected shortcut.
 
     Attributes:
       features: output channels, also those of each branch.
       branches: (depthwise kernel, dilation) per branch.
-      depthwise: make the dilated 3x3 convolutions depthwise separable; the published ones are dense and hold about two
+      depthwise: use depthwise separable dilated 3x3 convolutions; the published ones are dense and have about two
         thirds of all parameters.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation.
@@ -50,11 +50,11 @@ class LRFBlock(nn.Module):
         def separable(name: str, kernel_size: int = 1) -> DepthwiseSeparable:
             return DepthwiseSeparable(self.features, kernel_size, dtype=self.dtype, name=name)
 
-        # The branches and the shortcut begin with a 1x1 convolution of the same input: one product, one batch norm.
-        first = [f"branch{index}_reduce" for index in range(len(self.branches))] + ["shortcut"]
-        y = side_by_side([separable(name) for name in first], x)
-        y = normalize_together([norm(f"{name}_norm") for name in first], y, train)
-        *reduced, shortcut = jnp.split(y, len(first), axis=-1)
+        # The entry 1x1 convolutions of the branches and the shortcut are fused into one matmul and one batch norm.
+        entries = [f"branch{index}_reduce" for index in range(len(self.branches))] + ["shortcut"]
+        y = side_by_side([separable(name) for name in entries], x)
+        y = normalize_together([norm(f"{name}_norm") for name in entries], y, train)
+        *reduced, shortcut = jnp.split(y, len(entries), axis=-1)
         outputs = []
         for index, (y, (kernel_size, dilation)) in enumerate(zip(reduced, self.branches, strict=True)):
             branch = f"branch{index}"
@@ -79,10 +79,10 @@ class LRFCNN(nn.Module):
       num_classes: number of logits.
       width: multiplies every number of channels and hidden units below, rounded to whole ones.
       stem_width: channels of the 7x7 stem.
-      stages: output channels of the blocks; a max pooling stands before every stage.
+      stages: output channels of the blocks of each stage; every stage starts with a max pooling.
       branches: (depthwise kernel, dilation) per branch of every block.
-      attention_width: hidden units of the attention that scales each image's features.
-      drop_connect: probability that a pooled feature is dropped in training.
+      attention_width: hidden units of the attention gate on each image's pooled features.
+      drop_connect: probability of dropping a pooled feature in training, in [0, 1).
       depthwise: see LRFBlock.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation; logits and features are float32.
@@ -104,7 +104,7 @@ class LRFCNN(nn.Module):
 
     @property
     def last_block(self) -> str:
-        """Name of the module that makes the last feature map."""
+        """Name of the module that computes the last feature map."""
         return f"block{sum(map(len, self.stages)) - 1}"
 
     @nn.compact
@@ -120,6 +120,9 @@ class LRFCNN(nn.Module):
 
         Returns:
           logits (N, num_classes) and features (N, last width: the pooled map before dropping), both float32.
+
+        Raises:
+          ValueError: `width` or `drop_connect` is out of range, or `example_keys` are missing.
         """
         if not (self.width > 0 and 0 <= self.drop_connect < 1):
             raise ValueError(f"width={self.width} must be above 0 and drop_connect={self.drop_connect} in [0, 1)")
@@ -145,8 +148,8 @@ class LRFCNN(nn.Module):
         if train and self.drop_connect > 0:
             if example_keys is None:
                 raise ValueError("LRFCNN needs example_keys in training: one random key per image")
-            draws = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(example_keys)
-            x = jnp.where(draws > self.drop_connect, x / (1 - self.drop_connect), 0.0)
+            uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(example_keys)
+            x = jnp.where(uniform > self.drop_connect, x / (1 - self.drop_connect), 0.0)
         attention = nn.relu(Linear(scaled(self.attention_width), name="attention_hidden")(x))
         attention = nn.sigmoid(Linear(1, name="attention_gate")(attention))
         return Linear(self.num_classes, name="head")(attention * x), features

@@ -1,4 +1,4 @@
-"""The sizes in which a GAN's discriminator sees one image, and how a smaller one follows from a larger."""
+"""Resizing of images to the two sizes of a GAN's discriminator."""
 
 import jax
 import numpy as np
@@ -6,15 +6,15 @@ from jax import lax
 
 
 def small_size(size: int) -> int:
-    """Returns the side in px of the small image that goes with one of side `size`: half of it, at most 128."""
+    """Returns the side in px of the small version of an image of side `size`: half of it, at most 128."""
     return min(128, size // 2)
 
 
 def shrink_nearest(images: jax.Array, size: int) -> jax.Array:
-    """Shrinks by taking, for place i of the result, the source pixel floor(i * side / size) along each axis.
+    """Nearest-neighbour downsampling: pixel i of the result is the source pixel floor(i * side / size) of each axis.
 
-    Between the pixels that it takes it looks at none, so detail finer than a step turns into noise; `shrink_area` does
-    not do that. Equals PyTorch's mode "nearest" where `size` divides the side; `jax.image.resize` rounds elsewhere.
+    Detail finer than a step aliases; `shrink_area` avoids that. Equals PyTorch's mode "nearest" where `size` divides
+    the side; `jax.image.resize` rounds differently.
 
     Args:
       images: (N, S, S, C).
@@ -34,7 +34,7 @@ def shrink_nearest(images: jax.Array, size: int) -> jax.Array:
 
 
 def shrink_area(images: jax.Array, size: int) -> jax.Array:
-    """Shrinks by averaging blocks of (S / size) x (S / size) pixels.
+    """Downsampling by the average over blocks of (S / size) x (S / size) pixels.
 
     Args:
       images: (N, S, S, C).
@@ -50,17 +50,17 @@ def shrink_area(images: jax.Array, size: int) -> jax.Array:
     if side % size:
         raise ValueError(f"images of {side} px cannot be averaged to {size} px: give a size that divides {side}")
     num_images, channels = len(images), images.shape[-1]
-    # One axis after the other: XLA's CPU backend takes twice as long for both at once.
+    # One axis at a time: XLA's CPU backend takes twice as long for both at once.
     images = images.reshape(num_images, size, side // size, side, channels).mean(2)
     return images.reshape(num_images, size, size, side // size, channels).mean(3)
 
 
 def quadrant(images: jax.Array, part: jax.Array | int) -> jax.Array:
-    """Cuts out a quarter of every image.
+    """Crops a quadrant of every image.
 
     Args:
       images: (N, S, S, C), S even.
-      part: 0 to 3 for top-left, top-right, bottom-left, bottom-right; may be traced.
+      part: 0 to 3 for top left, top right, bottom left, bottom right; may be traced.
 
     Returns:
       (N, S / 2, S / 2, C).
@@ -79,7 +79,7 @@ def quadrant(images: jax.Array, part: jax.Array | int) -> jax.Array:
 
 
 def _side(images: jax.Array, size: int) -> int:
-    """Returns the side of square images, after checking that one of `size` px can be made of it."""
+    """Returns the side of square images, after checking that they can shrink to `size` px."""
     if images.ndim != 4 or images.shape[1] != images.shape[2]:
         raise ValueError(f"images of shape {images.shape} are not (N, S, S, C): make them square first")
     if not 1 <= size <= images.shape[1]:

@@ -1,4 +1,4 @@
-"""WaveMix: a classifier whose blocks mix places by wavelets, which have no parameters."""
+"""WaveMix: a classifier whose blocks mix positions by the parameter-free Haar wavelet transform."""
 
 import flax.linen as nn
 import jax
@@ -11,20 +11,23 @@ from dim_jax.models.ranges import Count, Rate, Width
 
 
 def haar(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns one level of the Haar wavelet transform of x (N, H, W, C), H and W even.
+    """One level of the 2D Haar wavelet transform.
+
+    Args:
+      x: (N, H, W, C), H and W even.
 
     Returns:
       approximation (N, H / 2, W / 2, C) and details (N, H / 2, W / 2, 3 C): along columns, rows, both.
     """
     upper, lower = x[:, ::2], x[:, 1::2]
     low, high = upper + lower, upper - lower
-    (left_low, right_low), (left_high, right_high) = ((each[:, :, ::2], each[:, :, 1::2]) for each in (low, high))
+    (left_low, right_low), (left_high, right_high) = ((rows[:, :, ::2], rows[:, :, 1::2]) for rows in (low, high))
     details = (left_low - right_low, left_high + right_high, left_high - right_high)
     return (left_low + right_low) / 2, jnp.concatenate(details, axis=-1) / 2
 
 
 class Upsampling(nn.Module):
-    """A transposed convolution that doubles the size: kernel 4 x 4, stride 2, one pixel cut off all around.
+    """4x4 transposed convolution with stride 2 and padding 1, which doubles height and width.
 
     Attributes:
       features: output channels.
@@ -37,8 +40,8 @@ class Upsampling(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         number, height, width, channels = x.shape
-        init = fan_in_uniform(16 * self.features)  # PyTorch counts the outputs of a transposed convolution
-        # Each of the 2 x 2 outputs per pixel sees 2 x 2 inputs of its own: one convolution makes all four.
+        init = fan_in_uniform(16 * self.features)  # PyTorch's bound uses the number of outputs
+        # Each of the 2 x 2 outputs per pixel depends on its own 2 x 2 inputs: one convolution computes all four.
         kernel = self.param("kernel", init, (2, 2, channels, 2, 2, self.features)).astype(self.dtype)
         bias = self.param("bias", init, (self.features,)).astype(self.dtype)
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -52,13 +55,13 @@ class Upsampling(nn.Module):
 
 
 class WaveMixBlock(nn.Module):
-    """Wavelets of a quarter of the channels at several levels; each level is mixed over channels and brought back up.
+    """Residual block: wavelet transform of a quarter of the channels, channel MLP and upsampling at every level.
 
     Attributes:
-      features: channels, of input and output.
-      levels: of the wavelet transform.
-      expansion: hidden channels of the mixing, as a multiple of `features`.
-      dropout: probability that a hidden value is dropped in training.
+      features: input and output channels.
+      levels: levels of the wavelet transform.
+      expansion: hidden channels of the MLP, as a multiple of `features`.
+      dropout: dropout probability of the hidden values.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation.
     """
@@ -74,7 +77,7 @@ class WaveMixBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool, example_keys: jax.Array | None = None) -> jax.Array:
         height, width = x.shape[1:3]
         y = Conv(max(self.features // 4, 1), dtype=self.dtype, name="reduce")(x)
-        # Zeros at the bottom and the right, where the sides cannot be halved that often.
+        # Zero-pad at the bottom and right to a multiple of 2^levels.
         margins = [(0, -side % 2**self.levels) for side in (height, width)]
         y = jnp.pad(y, ((0, 0), *margins, (0, 0)))
         bands = []
@@ -87,8 +90,8 @@ class WaveMixBlock(nn.Module):
             y = nn.gelu(Conv(self.features * self.expansion, dtype=self.dtype, name=f"expand{level}")(y), False)
             if train and self.dropout > 0:
                 keys = jax.vmap(jax.random.fold_in, (0, None))(example_keys, level)
-                kept = jax.vmap(lambda key, shape=y.shape[1:]: jax.random.bernoulli(key, 1 - self.dropout, shape))(keys)
-                y = jnp.where(kept, y / (1 - self.dropout), 0).astype(y.dtype)
+                mask = jax.vmap(lambda key, shape=y.shape[1:]: jax.random.bernoulli(key, 1 - self.dropout, shape))(keys)
+                y = jnp.where(mask, y / (1 - self.dropout), 0).astype(y.dtype)
             y = Conv(self.features, dtype=self.dtype, name=f"mix{level}")(y)
             y = Upsampling(max(self.features // 2, 1) if level else self.features, self.dtype, name=f"up{level}")(y)
             y = BatchNorm(self.axis_name, dtype=self.dtype, name=f"up{level}_norm")(y, train)
@@ -102,11 +105,11 @@ class WaveMix(nn.Module):
     Attributes:
       num_classes: number of logits.
       width: multiplies the channels, which are rounded to a multiple of 4.
-      channels: of all blocks.
-      blocks: their number.
+      channels: channels of all blocks.
+      blocks: number of blocks.
       levels, expansion: see WaveMixBlock.
-      patch_size: side in px of the squares that the stem makes one pixel of; images are padded to whole ones.
-      dropout: see WaveMixBlock.
+      patch_size: side of the stem's patches in px; images are padded to whole patches.
+      dropout: see WaveMixBlock; in [0, 1).
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation; logits and features are float32.
 
@@ -127,7 +130,7 @@ class WaveMix(nn.Module):
 
     @property
     def last_block(self) -> str:
-        """Name of the module that makes the last feature map."""
+        """Name of the module that computes the last feature map."""
         return f"block{self.blocks - 1}"
 
     @nn.compact
@@ -138,11 +141,14 @@ class WaveMix(nn.Module):
 
         Args:
           images: (N, H, W, 3) float, normalised by the channel statistics of the training images.
-          train: use and update batch statistics, and drop values.
+          train: use and update batch statistics, and apply dropout.
           example_keys: (N,) random keys, one per image; needed when `train` and `dropout` > 0.
 
         Returns:
           logits (N, num_classes) and features (N, channels: the pooled last map), both float32.
+
+        Raises:
+          ValueError: `width` or `dropout` is out of range, or `example_keys` are missing.
         """
         if not (self.width > 0 and 0 <= self.dropout < 1):
             raise ValueError(f"width={self.width} must be above 0 and dropout={self.dropout} in [0, 1)")
@@ -168,11 +174,11 @@ class WaveMix(nn.Module):
 
 
 class Patches(nn.Module):
-    """A convolution whose stride is its kernel's side: (N, H, W, C) to (N, H / side, W / side, features).
+    """Patch embedding: (N, H, W, C) -> (N, H / side, W / side, features).
 
     Attributes:
       features: output channels.
-      side: of the kernel, in pixels.
+      side: side of a patch in pixels.
       dtype: dtype of the computation.
     """
 

@@ -16,7 +16,7 @@ from dim_jax.data.dataset import open_dataset
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import make_sampler
 from dim_jax.models import CLASSIFIERS, make_classifier
-from dim_jax.models.coatnet import relative_places
+from dim_jax.models.coatnet import relative_position_index
 from dim_jax.models.feature_nets import lite0_features
 from dim_jax.models.wavemix import Upsampling, haar
 from dim_jax.steps import grad_cam
@@ -136,7 +136,7 @@ def test_upsampling_is_a_transposed_convolution():
 
 
 def test_equal_distances_share_a_bias():
-    found, rows_of = relative_places(2, 3), {}
+    found, rows_of = relative_position_index(2, 3), {}
     for one, other in np.ndindex(6, 6):
         distance = other // 3 - one // 3, other % 3 - one % 3
         rows_of.setdefault(distance, set()).add(int(found[one, other]))
