@@ -1,1 +1,1 @@
-"""Augmentation of histology images and of what a discriminator sees."""
+"""Augmentation of histology images and of a discriminator's inputs."""

@@ -1,7 +1,7 @@
-"""Differentiable augmentation of what a GAN's discriminator sees: colour, then translation.
+"""Differentiable augmentation of the inputs of a GAN's discriminator: colour, then translation.
 
-Real and generated images are augmented alike, and the generator learns through the augmentation, so the discriminator
-cannot learn a few dozen images by heart while the generator does not learn to draw augmented ones.
+Real and generated images are augmented with the same distribution, and gradients reach the generator through the
+augmentation: the discriminator cannot memorise a few dozen images, and the generator does not learn the augmentation.
 
 Reference: Zhao et al., "Differentiable augmentation for data-efficient GAN training", NeurIPS 2020.
 """
@@ -15,12 +15,12 @@ from jax import lax
 
 
 class Draws(flax.struct.PyTreeNode):
-    """Random numbers behind the augmentation of N images, uniform in [0, 1) and free of any image size.
+    """Random numbers of the augmentation of N images, uniform in [0, 1) and independent of the image size.
 
     Attributes:
       brightness, saturation, contrast: (N,).
       shift: (N, 2), for rows and columns.
-      applied: (N,) bool; False leaves the image as it is.
+      applied: (N,) bool; False leaves the image unchanged.
     """
 
     brightness: jax.Array
@@ -31,11 +31,11 @@ class Draws(flax.struct.PyTreeNode):
 
 
 def draw(example_keys: jax.Array, probability: jax.Array | float) -> Draws:
-    """Draws for each image from its own key, so that the batch around it does not matter.
+    """Draws the random numbers of each image from its own key, independently of the rest of the batch.
 
     Args:
       example_keys: (N,) random keys.
-      probability: with which an image is augmented at all, 0 to 1; 1 is the published augmentation. May be traced.
+      probability: probability of augmenting an image, in [0, 1]; 1 is the published augmentation. May be traced.
     """
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (6,)))(example_keys)
     return Draws(
@@ -48,22 +48,28 @@ def draw(example_keys: jax.Array, probability: jax.Array | float) -> Draws:
 
 
 def apply(images: jax.Array, draws: Draws) -> jax.Array:
-    """Augments (N, S, S, C) images of about [-1, 1]; colours may leave that range. The shift is up to an eighth of S.
+    """Augments images: colour jitter and a shift of up to an eighth of the side.
 
-    Images that are not to be augmented come out bit for bit as they went in.
+    Args:
+      images: (N, S, S, C), in about [-1, 1].
+      draws: random numbers of N images.
+
+    Returns:
+      (N, S, S, C); values may leave [-1, 1]. Images with `applied` False are unchanged bit for bit.
     """
     limit = largest_shift(images.shape[1])
     return translate(change_colours(images, draws), shifts_in_pixels(draws, limit), limit)
 
 
 def apply_to_scales(images: jax.Array, small: jax.Array, draws: Draws) -> tuple[jax.Array, jax.Array]:
-    """Augments both sizes of the same images alike.
+    """Augments two sizes of the same images identically.
 
-    Shifts are whole pixels of the small image. Where `small` is `images` averaged over blocks, so is the result.
+    Shifts are whole pixels of the small images. If `small` is the block average of `images`, so is the result.
 
     Args:
       images: (N, S, S, C).
       small: (N, s, s, C) with s a divisor of S.
+      draws: random numbers of N images.
 
     Returns:
       The augmented `images` and `small`.
@@ -83,10 +89,17 @@ def apply_to_scales(images: jax.Array, small: jax.Array, draws: Draws) -> tuple[
 
 
 def change_colours(images: jax.Array, draws: Draws) -> jax.Array:
-    """Changes the brightness, then saturation, then contrast of (N, H, W, C) images.
+    """Jitters brightness, then saturation, then contrast.
 
     Brightness adds -1/2 to 1/2; saturation scales the distance from each pixel's grey by 0 to 2; contrast scales the
     distance from the image's mean by 1/2 to 3/2.
+
+    Args:
+      images: (N, H, W, C).
+      draws: random numbers of N images.
+
+    Returns:
+      (N, H, W, C).
     """
 
     def strength(value: jax.Array, neutral: float) -> jax.Array:
@@ -95,19 +108,19 @@ def change_colours(images: jax.Array, draws: Draws) -> jax.Array:
     brightness = strength(draws.brightness - 0.5, 0.0)
     saturation = strength(2.0 * draws.saturation, 1.0)
     contrast = strength(draws.contrast + 0.5, 1.0)
-    # As weighted means, because these give back the image itself where the strength is 1.
+    # As weighted means, which return the image itself for a strength of 1.
     images = images + brightness
     images = saturation * images + (1.0 - saturation) * _grey(images)
     return contrast * images + (1.0 - contrast) * images.mean((1, 2, 3), keepdims=True)
 
 
 def largest_shift(side: int) -> int:
-    """Returns by how many pixels at most an image of `side` px is shifted: an eighth, rounded half up."""
+    """Returns the largest shift in pixels of an image of `side` px: an eighth, rounded half up."""
     return int(side / 8 + 0.5)
 
 
 def shifts_in_pixels(draws: Draws, limit: int) -> jax.Array:
-    """Returns the drawn shifts, (N, 2) int32: each of -limit to limit is equally likely; 0 where nothing is applied."""
+    """Returns the shifts, (N, 2) int32 in pixels: uniform from -limit to limit, 0 where `applied` is False."""
     steps = jnp.floor(draws.shift * (2 * limit + 1)).astype(jnp.int32)
     return jnp.where(draws.applied[:, None], jnp.minimum(steps, 2 * limit) - limit, 0)
 
@@ -119,45 +132,45 @@ def adapt_probability(
     step_images: jax.Array | float,
     images_to_one: jax.Array | float,
 ) -> jax.Array:
-    """Moves the probability of augmentation one step towards where the discriminator overfits just as much as allowed.
+    """Adaptive discriminator augmentation: one update of the augmentation probability.
 
-    A discriminator that knows the real images by heart calls all of them real: the mean sign of its logits nears 1.
-    Above the target, augmentation becomes more likely; below, less.
+    The mean sign of the logits of real images approaches 1 as the discriminator overfits. The probability increases
+    while it is above the target and decreases while it is below.
 
     Args:
-      probability: scalar, 0 to 1.
-      sign_mean: mean over all real images and their logits of the sign, -1 to 1.
-      target: sign_mean to hold; the paper uses 0.6.
-      step_images: real images seen since the last call.
-      images_to_one: how many images take the probability from 0 to 1 at the quickest; the paper uses 500,000.
+      probability: scalar, in [0, 1].
+      sign_mean: mean sign of the logits of real images, in [-1, 1].
+      target: value of sign_mean to hold; the paper uses 0.6.
+      step_images: real images since the last update.
+      images_to_one: number of images in which the probability can go from 0 to 1; the paper uses 500,000.
 
     Returns:
-      The new probability, 0 to 1.
+      The new probability, in [0, 1].
 
     Reference: Karras et al., "Training generative adversarial networks with limited data", NeurIPS 2020, section 3.
     """
     return jnp.clip(probability + jnp.sign(sign_mean - target) * (step_images / images_to_one), 0.0, 1.0)
 
 
-# The gradients of both functions below are stated. Those that autodiff derives are a scatter and additions into padded
-# slices, five to ten times slower on the CPU than the functions themselves.
+# Both functions below have a custom VJP. Autodiff derives a scatter and additions into padded slices, five to ten times
+# slower on CPU than the functions themselves.
 
 
 @jax.custom_vjp
 def _grey(images: jax.Array) -> jax.Array:
-    """Returns (N, H, W, C) images whose channels are all the mean over channels; its own adjoint."""
-    # A reduction over an axis of three is slow on the CPU; a sum of three slices is not.
+    """Returns (N, H, W, C) images whose channels all are the mean over channels; self-adjoint."""
+    # A reduction over an axis of size three is slow on CPU; a sum of three slices is not.
     channels = images.shape[-1]
     mean = sum(images[..., channel : channel + 1] for channel in range(channels)) / channels
     return jnp.broadcast_to(mean, images.shape)
 
 
-_grey.defvjp(lambda images: (_grey(images), None), lambda _, gradient: (_grey(gradient),))
+_grey.defvjp(lambda images: (_grey(images), None), lambda _, cotangent: (_grey(cotangent),))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def translate(images: jax.Array, shifts: jax.Array, limit: int) -> jax.Array:
-    """Moves each image over a surrounding of zeros: result[r, c] = image[r + shift_r, c + shift_c].
+    """Shifts each image, padding with zeros: result[r, c] = image[r + shift_r, c + shift_c].
 
     Args:
       images: (N, H, W, C).
@@ -169,14 +182,14 @@ def translate(images: jax.Array, shifts: jax.Array, limit: int) -> jax.Array:
     """
     padded = jnp.pad(images, ((0, 0), (limit, limit), (limit, limit), (0, 0)))
 
-    def cut(padded: jax.Array, shift: jax.Array) -> jax.Array:
+    def crop(padded: jax.Array, shift: jax.Array) -> jax.Array:
         row, column = limit + shift
         return lax.dynamic_slice(padded, (row, column, jnp.zeros_like(row)), images.shape[1:])
 
-    return jax.vmap(cut)(padded, shifts)
+    return jax.vmap(crop)(padded, shifts)
 
 
 translate.defvjp(
     lambda images, shifts, limit: (translate(images, shifts, limit), shifts),
-    lambda limit, shifts, gradient: (translate(gradient, -shifts, limit), None),
+    lambda limit, shifts, cotangent: (translate(cotangent, -shifts, limit), None),
 )

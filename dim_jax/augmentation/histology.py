@@ -1,10 +1,10 @@
-"""Augmentation of histology images as pure functions with one random key per image."""
+"""Augmentation of histology images, with one random key per image."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Rows: how haematoxylin, eosin and a third, residual direction absorb red, green and blue (optical density, unit norm).
+# Rows: absorption of red, green and blue (optical density, unit norm) by haematoxylin, eosin and a residual direction.
 # Reference: Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution", 2001.
 _HAEMATOXYLIN = np.array([0.650, 0.704, 0.286])
 _EOSIN = np.array([0.072, 0.990, 0.105])
@@ -13,14 +13,14 @@ STAINS = np.stack([vector / np.linalg.norm(vector) for vector in (_HAEMATOXYLIN,
 
 
 def augment(example_keys: jax.Array, images: jax.Array, *, flip: bool, rotate: bool, stain_jitter: float) -> jax.Array:
-    """Augments a batch: each image by draws from its own key, so that the batch around it does not matter.
+    """Augments each image with its own key, independently of the rest of the batch.
 
     Args:
       example_keys: (N,) random keys.
       images: (N, H, W, 3) float32 in [0, 1]; H = W where `rotate` is on.
       flip: mirror left-right with probability 1/2.
-      rotate: turn by 0, 90, 180 or 270 degrees, each with probability 1/4.
-      stain_jitter: largest relative change of each stain's amount and largest shift in optical density; 0 is off.
+      rotate: rotate by 0, 90, 180 or 270 degrees, each with probability 1/4.
+      stain_jitter: strength of `jitter_stains`, >= 0; 0 is off.
 
     Returns:
       (N, H, W, 3) float32 in [0, 1].
@@ -40,25 +40,34 @@ def augment(example_keys: jax.Array, images: jax.Array, *, flip: bool, rotate: b
 
 
 def rotate_by_right_angles(image: jax.Array, turns: jax.Array) -> jax.Array:
-    """Turns a square (S, S, C) image counter-clockwise by `turns` (0 to 3) right angles."""
+    """Rotates a square (S, S, C) image counter-clockwise by `turns` (0 to 3) times 90 degrees."""
     image = jnp.where(turns % 2 == 1, jnp.rot90(image), image)
     return jnp.where(turns >= 2, image[::-1, ::-1], image)
 
 
 def jitter_stains(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
-    """Changes how much of each stain is in an (H, W, 3) image of values in [0, 1].
+    """Stain augmentation: scales and shifts the amount of each stain in optical density.
 
-    The image is taken to optical density, -log of the transmitted share of light, where stains add up (Beer-Lambert);
-    there the amount c of each of three stains becomes c (1 + a) + b, with a and b uniform in +-`strength` per stain,
-    b shrunk to a tenth so that empty glass stays near white.
+    In optical density, -log of the transmitted light, stains add up (Beer-Lambert law). The amount c of each of three
+    stains becomes c (1 + a) + b / 10, with a and b uniform in +-`strength` per stain; the small shift keeps the
+    background near white.
 
-    Reference: Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3...", IEEE TMI 2018.
+    Args:
+      key: random key.
+      image: (H, W, 3) in [0, 1].
+      strength: largest relative change of a stain's amount, >= 0.
+
+    Returns:
+      (H, W, 3) in [0, 1].
+
+    Reference: Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference to train
+    distilled stain-invariant convolutional networks", IEEE TMI 2018.
     """
     gain_key, shift_key = jax.random.split(key)
     gain = 1.0 + jax.random.uniform(gain_key, (3,), minval=-strength, maxval=strength)
     shift = 0.1 * jax.random.uniform(shift_key, (3,), minval=-strength, maxval=strength)
     optical_density = -jnp.log((image * 255.0 + 1.0) / 256.0)
-    # Three channels: spelled out so that it stays in float32 on every backend and fuses with its neighbours.
+    # Written out for three channels: stays in float32 on every backend, and fuses with the operations around it.
     amounts = _channel_product(optical_density, np.linalg.inv(STAINS))
     optical_density = _channel_product(amounts * gain + shift, STAINS)
     return jnp.clip((jnp.exp(-optical_density) * 256.0 - 1.0) / 255.0, 0.0, 1.0)
@@ -70,5 +79,13 @@ def _channel_product(image: jax.Array, matrix: np.ndarray) -> jax.Array:
 
 
 def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """(x - mean) / std per channel; images (N, H, W, 3) in [0, 1], mean and std (3,) on the same scale."""
+    """Normalises images per channel, (x - mean) / std.
+
+    Args:
+      images: (N, H, W, 3) in [0, 1], or features (N, F).
+      mean, std: (3,) or (F,), on the same scale.
+
+    Returns:
+      array of the shape of `images`.
+    """
     return (images - mean) / std

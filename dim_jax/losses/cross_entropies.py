@@ -1,4 +1,4 @@
-"""Cross-entropy of all examples alike, by the weight of their class, or of the hardest alone."""
+"""Cross-entropy losses: plain, class-weighted, and with online hard example mining."""
 
 import jax
 import jax.numpy as jnp
@@ -75,31 +75,32 @@ def ohem_cross_entropy(
 ) -> jax.Array:
     """Cross-entropy of the hardest examples of the global batch (online hard example mining).
 
-    -u_i log p_y / keep_share with u = 1 for the keep_share N examples of the highest loss and 0 for the others. What
-    does not fit into the number whole, or ties at its edge, counts in part: the mean is always that of the kept ones.
+    -u_i log p_y / keep_share with u = 1 for the keep_share N examples of the highest loss and 0 for the others. Where
+    that number is fractional, or examples tie at the threshold, they get fractional u: the mean over the batch is
+    always that over the selected examples.
 
     Args:
-      keep_share: share of the batch to learn from, in (0, 1]; 1 is plain cross-entropy.
+      keep_share: share of the batch to select, in (0, 1]; 1 is plain cross-entropy.
 
     Reference: Shrivastava et al., "Training region-based object detectors with online hard example mining", CVPR 2016.
     """
-    per_example = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    # Bits of floats that are not negative order as the floats do. Rounding may leave -1e-8 for 0.
-    hardness = lax.bitcast_convert_type(jnp.abs(lax.stop_gradient(per_example)), jnp.uint32)
-    num_kept = keep_share * cross_replica_sum(mask.sum())
-    edge = _kth_largest(hardness, mask, num_kept, cross_replica_sum)
-    is_harder, is_edge = mask * (hardness > edge), mask * (hardness == edge)
-    num_harder, num_edge = cross_replica_sum(jnp.stack([is_harder.sum(), is_edge.sum()]))
-    kept = is_harder + is_edge * (num_kept - num_harder) / jnp.maximum(num_edge, 1.0)
-    return kept * per_example / keep_share
+    per_example_loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    # The bits of non-negative floats sort like the floats. Rounding may give -1e-8 for 0.
+    hardness = lax.bitcast_convert_type(jnp.abs(lax.stop_gradient(per_example_loss)), jnp.uint32)
+    num_selected = keep_share * cross_replica_sum(mask.sum())
+    threshold = _kth_largest(hardness, mask, num_selected, cross_replica_sum)
+    is_above, is_tied = mask * (hardness > threshold), mask * (hardness == threshold)
+    num_above, num_tied = cross_replica_sum(jnp.stack([is_above.sum(), is_tied.sum()]))
+    selection = is_above + is_tied * (num_selected - num_above) / jnp.maximum(num_tied, 1.0)
+    return selection * per_example_loss / keep_share
 
 
 def _kth_largest(values: jax.Array, mask: jax.Array, k: jax.Array, cross_replica_sum: CrossReplicaSum) -> jax.Array:
-    """Returns the largest number that at least `k` of all devices' unmasked `values` reach; values are (N,) uint32."""
-    found = jnp.uint32(0)
-    # Four bits a round: only counts cross the devices, and the answer is exact.
+    """Returns the k-th largest of the unmasked `values` (N,) uint32 of all devices."""
+    largest = jnp.uint32(0)
+    # Radix search, four bits per round: exact, and only counts are exchanged between devices.
     for shift in range(28, -1, -4):
-        candidates = found + (jnp.arange(1, 16, dtype=jnp.uint32) << shift)
+        candidates = largest + (jnp.arange(1, 16, dtype=jnp.uint32) << shift)
         num_reaching = cross_replica_sum((mask[:, None] * (values[:, None] >= candidates)).sum(0))
-        found += (num_reaching >= k).sum(dtype=jnp.uint32) << shift
-    return found
+        largest += (num_reaching >= k).sum(dtype=jnp.uint32) << shift
+    return largest

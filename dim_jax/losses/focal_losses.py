@@ -1,4 +1,4 @@
-"""Focal losses: examples that are already right count for less."""
+"""Focal losses: well-classified examples are down-weighted."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def class_balanced_focal(
 ) -> jax.Array:
     """Focal loss weighted by the effective number of examples, see `class_weights.effective_number`.
 
-    Of the softmax; the published one is of a sigmoid for each class.
+    Uses the softmax; the published loss uses one sigmoid per class.
 
     Args:
       gamma: focusing exponent, >= 0; 0 is class-balanced cross-entropy.
@@ -65,14 +65,16 @@ def fafl(
 ) -> jax.Array:
     """Frequency-aware adaptive focal loss, corrected: rare classes get the larger margin.
 
-    The counts are those the training sampler draws and the offset f_k = m / n_k^(1/4) is *subtracted* in training, so
-    the raw logits of a rare class must rise to make up for it. See `focal_with_offset` for the rest.
+    n_k are the examples per class that the training sampler draws, and the offset f_k = m / n_k^(1/4) is *subtracted*
+    from the logits in training, which the raw logits of a rare class must compensate. See `focal_with_offset`.
 
     Args:
       alpha0: weight of the loss, >= 0.
       beta0: focusing exponent at p = 1, >= 0.
       m: offset of a class with one example, in logits, >= 0.
-      adaptive: 1 as above; 0 makes alpha0 and beta0 the constants of an ordinary focal loss.
+      adaptive: 1 as above; 0 uses alpha0 and beta0 as the constants of an ordinary focal loss.
+
+    Reference: Yuan et al., IEEE JBHI 2026 (frequency-aware adaptive focal loss), with the sign of the offset corrected.
     """
     return focal_with_offset(logits, labels, -frequency_offset(class_counts, m), alpha0, beta0, adaptive)
 
@@ -89,10 +91,10 @@ def published_fafl(
     m: NonNegative = 1.0,
     adaptive: NonNegative = 1.0,
 ) -> jax.Array:
-    """Frequency-aware adaptive focal loss as its authors' code computes it.
+    """Frequency-aware adaptive focal loss as in its authors' code.
 
-    The counts are those of the global batch at hand, and the offset is *added*: inference, which has no offset, then
-    penalises rare classes. Kept for comparison; `fafl` is the mended one.
+    n_k are the examples per class of the global batch, and the offset is *added* to the logits: inference, which has
+    no offset, then penalises rare classes. For comparison; see `fafl` for the corrected loss.
 
     Args:
       alpha0, beta0, m, adaptive: as in `fafl`; the published runs use 0.5, 3, 1, 1.
@@ -112,11 +114,22 @@ def focal_with_offset(
     beta0: jax.Array | float,
     adaptive: jax.Array | float = 1.0,
 ) -> jax.Array:
-    """Adaptive focal loss of shifted logits: -alpha (1 - p^)^beta log p^ per example, (N,).
+    """Adaptive focal loss of shifted logits, -alpha (1 - p^)^beta log p^.
 
-    p = softmax(z)_y, p^ = softmax(z + offset)_y, alpha = alpha0 (1 - p), beta = beta0 p, or just alpha0 and beta0 where
-    `adaptive` is 0. Both coefficients are part of the gradient. 1 - p^ is computed in logarithms from the logits of the
-    other classes: as p^ nears 1 neither the power nor its derivative can become infinite, whatever beta is.
+    p = softmax(z)_y, p^ = softmax(z + offset)_y, alpha = alpha0 (1 - p), beta = beta0 p, or alpha0 and beta0 themselves
+    where `adaptive` is 0. Gradients flow through both coefficients. 1 - p^ is computed in log space from the logits of
+    the other classes: as p^ approaches 1, the power and its derivative stay finite for any beta.
+
+    Args:
+      logits: (N, C), z.
+      labels: (N,) int32, y.
+      offset: (C,) or scalar, in logits.
+      alpha0: weight of the loss, >= 0.
+      beta0: focusing exponent at p = 1, >= 0.
+      adaptive: 1 or 0.
+
+    Returns:
+      (N,) per-example losses.
     """
     _, log_one_minus_p = _log_probabilities(logits, labels)
     one_minus_p = jnp.exp(log_one_minus_p)
@@ -127,9 +140,9 @@ def focal_with_offset(
 
 
 def _log_probabilities(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns log p_y and log(1 - p_y), each (N,), both finite for finite logits."""
+    """Returns log p_y and log(1 - p_y), each (N,), finite for finite logits."""
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    of_others = jax.nn.logsumexp(logits, axis=-1, where=~is_label)
-    # Of a label against the rest: keeps every digit however close p_y is to 0 or 1.
-    return jax.nn.log_sigmoid(of_label - of_others), jax.nn.log_sigmoid(of_others - of_label)
+    label_logit = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    other_logit = jax.nn.logsumexp(logits, axis=-1, where=~is_label)
+    # As the logit of label against rest: accurate however close p_y is to 0 or 1.
+    return jax.nn.log_sigmoid(label_logit - other_logit), jax.nn.log_sigmoid(other_logit - label_logit)

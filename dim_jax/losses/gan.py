@@ -1,7 +1,7 @@
-"""The objectives of a GAN's two networks, one number per image.
+"""Per-example losses of a GAN's generator and discriminator.
 
-The mean over the images of the global batch is the loss, so that any number of devices gives the same value. Logits are
-(N, L) float32: a discriminator that judges patches gives L of them per image, which are averaged. High means real.
+The loss is their mean over the global batch, which does not depend on the number of devices. Logits are (N, L) float32,
+high for real: L per image, from a patch discriminator, which are averaged.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def margins(example_keys: jax.Array, num_logits: int) -> jax.Array:
-    """Draws how far logits have to go: uniform in 0.8 to 1 per logit, from each image's own key.
+    """Draws hinge margins, uniform in [0.8, 1) per logit.
 
     Args:
       example_keys: (N,) random keys.
@@ -22,32 +22,39 @@ def margins(example_keys: jax.Array, num_logits: int) -> jax.Array:
 
 
 def hinge_real(logits: jax.Array, margins: jax.Array | float = 1.0) -> jax.Array:
-    """The discriminator's loss on real images, the mean of max(0, margin - logit), (N,): 0 where all pass the margin.
+    """Hinge loss of the discriminator on real images, mean_l max(0, margin_l - logit_l).
 
     Args:
       logits: (N, L) of real images.
-      margins: (N, L), above 0.
+      margins: (N, L) or scalar, > 0.
 
-    Reference: Lim & Ye, "Geometric GAN", 2017; with drawn margins: Liu et al., FastGAN, ICLR 2021.
+    Returns:
+      (N,) per-example losses.
+
+    Reference: Lim & Ye, "Geometric GAN", arXiv 1705.02894, 2017; random margins as in Liu et al., "Towards faster and
+    stabilized GAN training for high-fidelity few-shot image synthesis", ICLR 2021.
     """
     return jax.nn.relu(margins - logits).mean(-1)
 
 
 def hinge_fake(logits: jax.Array, margins: jax.Array | float = 1.0) -> jax.Array:
-    """The discriminator's loss on generated images, the mean of max(0, margin + logit), (N,).
+    """Hinge loss of the discriminator on generated images, mean_l max(0, margin_l + logit_l).
 
     Args:
       logits: (N, L) of generated images.
-      margins: (N, L), above 0.
+      margins: (N, L) or scalar, > 0.
+
+    Returns:
+      (N,) per-example losses.
     """
     return hinge_real(-logits, margins)
 
 
 def generator(logits: jax.Array) -> jax.Array:
-    """The generator's loss, minus the mean of the (N, L) logits of its images, (N,)."""
+    """Hinge loss of the generator, -mean_l logit_l, (N,) for logits (N, L) of generated images."""
     return -logits.mean(-1)
 
 
 def pixel_distance(images: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns the mean squared difference of two (N, H, W, C) arrays over all but the first axis, (N,)."""
+    """Mean squared error per image, (N,), of images and targets (N, H, W, C)."""
     return jnp.square(images - targets).mean((1, 2, 3))

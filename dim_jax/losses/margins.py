@@ -1,4 +1,4 @@
-"""Logits shifted by how often a class is drawn, so that rare classes have to win by more."""
+"""Logit adjustment and margin losses, which require a larger margin for rare classes."""
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +9,21 @@ from dim_jax.losses.signature import CrossReplicaSum, NonNegative, Positive, Sha
 
 
 def adjust_logits(logits: jax.Array, class_counts: jax.Array, tau: jax.Array | float = 1.0) -> jax.Array:
-    """Returns z - tau log(prior): what a network that was trained without regard to frequency says of balanced classes.
+    """Post-hoc logit adjustment, z - tau log(prior).
 
-    Post-hoc: for predictions of a network that was trained with plain cross-entropy.
+    Approximates the logits under balanced classes of a network trained with plain cross-entropy.
 
     Args:
       logits: (..., C).
-      class_counts: (C,) examples of each class that the network was trained on.
+      class_counts: (C,) training examples of each class.
       tau: strength, >= 0; 0 changes nothing, 1 is consistent for the balanced error.
+
+    Returns:
+      (..., C) adjusted logits.
 
     Reference: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 9.
     """
-    # Half an example stands in for none: log 0 would silence the class for good.
+    # Half an example instead of none: log 0 would exclude the class.
     prior = jnp.maximum(class_counts, 0.5) / class_counts.sum()
     return logits - tau * jnp.log(prior)
 
@@ -34,7 +37,7 @@ def logit_adjusted_cross_entropy(
     *,
     tau: NonNegative = 1.0,
 ) -> jax.Array:
-    """Cross-entropy of z + tau log(prior), so that the raw logits rank classes as if all were equally frequent.
+    """Logit-adjusted cross-entropy, that of z + tau log(prior); inference with the raw logits z assumes equal priors.
 
     Args:
       tau: strength, >= 0; 0 is plain cross-entropy, 1 is consistent for the balanced error.
@@ -51,9 +54,9 @@ def balanced_softmax(
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
 ) -> jax.Array:
-    """Cross-entropy of a softmax whose terms count by class, p_k = n_k exp(z_k) / sum_j n_j exp(z_j).
+    """Balanced softmax cross-entropy, -log p_y with p_k = n_k exp(z_k) / sum_j n_j exp(z_j).
 
-    The same as logit adjustment with tau = 1, found another way.
+    Equal to `logit_adjusted_cross_entropy` with tau = 1.
 
     Reference: Ren et al., "Balanced meta-softmax for long-tailed visual recognition", NeurIPS 2020, section 3.1.
     """
@@ -75,15 +78,15 @@ def ldam(
 ) -> jax.Array:
     """Label-distribution-aware margin loss with deferred re-weighting.
 
-    -w_y log softmax(scale (z - margin))_y, where only the label's own logit loses its margin_y, in proportion to
-    n_y^(-1/4). The weights are 1 at first and those of `class_weights.effective_number` once the run is so far.
+    -w_y log softmax(scale (z - margin))_y, where the margin, proportional to n_y^(-1/4), is subtracted from the label's
+    logit only. The weights w are 1 until `reweight_from` and those of `class_weights.effective_number` from then on.
 
     Args:
       max_margin: margin of the rarest class, in logits, >= 0.
-      scale: multiplies logits and margins, > 0. The published 30 is for cosines; ordinary logits find their own scale.
+      scale: multiplies logits and margins, > 0. The published 30 is for cosine logits; unbounded logits need none.
       effective_number_beta: in [0, 1]; 0 never re-weights.
-      reweight_from: share of the run after which the weights apply, in [0, 1].
-      progress: share of the run that is done, in [0, 1]; 1 is the objective that the run ends with.
+      reweight_from: share of training steps after which the weights apply, in [0, 1].
+      progress: share of training steps done, in [0, 1]; 1 gives the objective at the end of training.
 
     Reference: Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", NeurIPS 2019,
       sections 3.2 and 3.3.
@@ -97,5 +100,5 @@ def ldam(
 
 
 def frequency_offset(class_counts: jax.Array, m: jax.Array | float) -> jax.Array:
-    """Returns f_k = m / n_k^(1/4) in logits, (C,); 0 for a class without examples."""
+    """Returns the offset f_k = m / n_k^(1/4) per class, (C,), in logits; 0 for a class without examples."""
     return jnp.where(class_counts > 0, m / jnp.maximum(class_counts, 1e-12) ** 0.25, 0.0)

@@ -1,14 +1,17 @@
-"""The one signature of all losses.
+"""The signature of classification losses.
 
     loss(logits, labels, mask, class_counts, cross_replica_sum, *, hyper_parameters) -> per_example_loss
 
-with logits (N, C) float32, labels (N,) int32, mask (N,) float32 (0 marks padding), class_counts (C,) float32: how many
-examples of each class the training sampler draws per epoch, and cross_replica_sum: sums an array over all devices (the
-identity on one). The loss of the global batch is the masked mean of what they return, (N,) float32, so that any number
-of devices gives the same value. Hyper-parameters are traced, so runs that differ only in them share a compilation.
+with
 
-A loss of the whole batch at once is built from sums over all devices and added to every example. The gradient needs no
-more: a sum over devices is its own transpose, so each device differentiates what all of them make of its examples.
+- logits (N, C) float32, labels (N,) int32 and mask (N,) float32, 0 for padding;
+- class_counts (C,) float32, the examples of each class that the training sampler draws per epoch;
+- cross_replica_sum, which sums an array over all devices, the identity on a single one;
+- per_example_loss (N,) float32, whose masked mean over the global batch is the loss, for any number of devices.
+
+Hyper-parameters are traced, so runs that differ only in them share a compilation. A loss that couples the examples of a
+batch is computed from sums over all devices and added to every example. Its gradient needs no further communication:
+the sum over devices is its own transpose.
 """
 
 from collections.abc import Callable
@@ -19,7 +22,7 @@ from annotated_types import Interval
 
 CrossReplicaSum = Callable[[jax.Array], jax.Array]
 
-# Hyper-parameters; a configuration reads default and range off a loss's signature.
+# Types of hyper-parameters: the configuration takes defaults and ranges from the signatures of the losses.
 Scalar = jax.Array | float
 NonNegative = Annotated[Scalar, Interval(ge=0)]
 Positive = Annotated[Scalar, Interval(gt=0)]

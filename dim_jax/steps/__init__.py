@@ -1,1 +1,1 @@
-"""Pure train and evaluation steps, one file per trainer."""
+"""Training and evaluation steps as pure functions of one device's shard."""

@@ -1,4 +1,4 @@
-"""The images of a batch, wherever they are: in the batch, or among those that live on the device."""
+"""Images of a batch, stored in the batch itself or in an array resident on the device."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,15 @@ import jax.numpy as jnp
 Batch = Mapping[str, jax.Array]
 
 
-def images_of(batch: Batch, pixels: jax.Array | None) -> jax.Array:
-    """Returns the images of a batch, (B, H, W, 3) float32 in [0, 1]; or features, (B, F) float32, as they are.
+def gather_images(batch: Batch, pixels: jax.Array | None) -> jax.Array:
+    """Returns the images or features of a batch.
 
     Args:
-      batch: holds them as `image`, uint8, or with `pixels` only their rows `index`.
-      pixels: what lives on the device, images (N, H, W, 3) uint8 or features (N, F) float32, or None.
+      batch: has `image`, (B, H, W, 3) uint8 or (B, F) float32, or, with `pixels`, `index` (B,): their rows in `pixels`.
+      pixels: array resident on the device, images (N, H, W, 3) uint8 or features (N, F) float32, or None.
+
+    Returns:
+      images (B, H, W, 3) float32 in [0, 1], or features (B, F) float32, unscaled.
     """
     images = batch["image"] if pixels is None else pixels[batch["index"]]
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images

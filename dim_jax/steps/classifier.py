@@ -1,4 +1,4 @@
-"""One training step and one evaluation step of a classifier, as seen by one device."""
+"""Training and evaluation steps of a classifier, on one device's shard of the batch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,22 +13,22 @@ from jax import lax
 from dim_jax.augmentation.histology import augment, normalize
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
-from dim_jax.steps.batch_images import Batch, images_of
-from dim_jax.steps.grad_cam import grad_cam, has_map
+from dim_jax.steps.batch_images import Batch, gather_images
+from dim_jax.steps.grad_cam import grad_cam, has_feature_map
 from dim_jax.training.optimizers import Schedule, global_norm
 from dim_jax.training.random_keys import example_keys
 from dim_jax.training.state import TrainState
 
 
 class Constants(flax.struct.PyTreeNode):
-    """What a run fixes and the compiled step only reads; runs that differ in these alone share a compilation.
+    """Traced constants of a run; runs that differ only in these share a compilation.
 
     Attributes:
       key: random key of the run.
       mean, std: channel statistics of the training images in [0, 1], (3,).
       class_counts: examples of each class that the sampler draws per epoch, (C,).
       loss_parameters: hyper-parameters of the loss by name.
-      schedule: the learning rate by step.
+      schedule: learning rate as a function of the step.
     """
 
     key: jax.Array
@@ -51,15 +51,15 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Constants, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch, constants, pixels) -> (state, metrics)`.
 
-    The batch holds `label` (B,), `mask` (B,) and `row` (B,): places in the global batch; its images as in `images_of`.
+    The batch has `label` (B,), `mask` (B,), `row` (B,), the rows in the global batch, and images as in `gather_images`.
     Metrics are scalars of the global batch: loss, accuracy, gradient_norm, learning_rate.
 
     Args:
-      model: returns (logits, features); its `axis_name` should be the same.
-      loss: as in losses/signature.py.
-      make_optimizer: makes of a learning rate by step what turns gradients into updates.
+      model: returns (logits, features); its `axis_name` must be the same.
+      loss: see losses.signature.
+      make_optimizer: returns the optimizer for a learning-rate schedule.
       axis_name: mapped device axis, or None outside pmap.
-      flip, rotate, stain_jitter: see augment.augment.
+      flip, rotate, stain_jitter: see `augmentation.histology.augment`.
     """
     cross_replica_sum: CrossReplicaSum = lambda x: x if axis_name is None else lax.psum(x, axis_name)  # noqa: E731
 
@@ -67,7 +67,7 @@ def make_train_step(
         state: TrainState, batch: Batch, constants: Constants, pixels: jax.Array | None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         keys = jax.vmap(lambda key: jax.random.split(key))(example_keys(constants.key, state.step, batch["row"]))
-        images = augment(keys[:, 0], images_of(batch, pixels), flip=flip, rotate=rotate, stain_jitter=stain_jitter)
+        images = augment(keys[:, 0], gather_images(batch, pixels), flip=flip, rotate=rotate, stain_jitter=stain_jitter)
         images = normalize(images, constants.mean, constants.std)
         labels, mask = batch["label"], batch["mask"]
         num_examples = cross_replica_sum(mask.sum())
@@ -75,19 +75,19 @@ def make_train_step(
         if follows_progress(loss):
             loss_parameters["progress"] = state.step / constants.schedule.num_train_steps
 
-        def share_of_loss(params: Any) -> tuple[jax.Array, Any]:
-            # This device's part of the masked mean: the parts of all devices add up to the loss, their gradients too.
+        def local_loss(params: Any) -> tuple[jax.Array, Any]:
+            # This device's term of the masked mean: the sum over devices is the loss, also for gradients.
             variables = {"params": params, "batch_stats": state.batch_stats}
             (logits, _), updates = model.apply(variables, images, True, keys[:, 1], mutable=["batch_stats"])
             per_example = loss(logits, labels, mask, constants.class_counts, cross_replica_sum, **loss_parameters)
             return (per_example * mask).sum() / num_examples, (logits, updates.get("batch_stats", {}))
 
-        (share, (logits, batch_stats)), gradient = jax.value_and_grad(share_of_loss, has_aux=True)(state.params)
+        (device_loss, (logits, batch_stats)), gradient = jax.value_and_grad(local_loss, has_aux=True)(state.params)
         gradient = cross_replica_sum(gradient)
         updates, opt_state = make_optimizer(constants.schedule).update(gradient, state.opt_state, state.params)
         correct = ((logits.argmax(-1) == labels) * mask).sum()
         metrics = {
-            "loss": cross_replica_sum(share),
+            "loss": cross_replica_sum(device_loss),
             "accuracy": cross_replica_sum(correct) / num_examples,
             "gradient_norm": global_norm(gradient),
             "learning_rate": jnp.asarray(constants.schedule(state.step), jnp.float32),
@@ -108,15 +108,16 @@ def make_eval_step(
 ) -> Callable[[Mapping, Batch, tuple, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array | None]]:
     """Returns `eval_step(variables, batch, (mean, std), pixels) -> (logits, features, maps)`.
 
-    On stored statistics, unaugmented. The batch holds its images as in `images_of`, and `explained` (B,): the class
-    that the Grad-CAM map is for, as in explain.grad_cam. `maps` is None for a model that has none.
+    The model runs in inference mode on images without augmentation. The batch has images as in `gather_images`, and
+    `explained` (B,), the class that the Grad-CAM map is for, as in `grad_cam`. `maps` is None for a model without
+    feature map.
     """
 
     def eval_step(
         variables: Mapping, batch: Batch, statistics: tuple, pixels: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        images = normalize(images_of(batch, pixels), *statistics)
-        if not has_map(model):
+        images = normalize(gather_images(batch, pixels), *statistics)
+        if not has_feature_map(model):
             return *model.apply(variables, images), None
         return grad_cam(model, variables, images, batch["explained"])
 

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in an image a classifier found what speaks for a class, and whether the map depends on learning."""
+"""Grad-CAM maps of a classifier, and a sanity check against randomised weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,18 +13,18 @@ FEATURE_MAP = "feature_map"
 PREDICTED = -1
 
 
-def has_map(model: nn.Module) -> bool:
-    """Returns whether a classifier has a feature map: one that is given features and no images has none."""
+def has_feature_map(model: nn.Module) -> bool:
+    """Returns whether a classifier has a feature map; a classifier of features has none."""
     return hasattr(model, "last_block")
 
 
 def grad_cam(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, classes: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Classifies images on stored statistics and maps what spoke for a class.
+    """Classifies images in inference mode and computes Grad-CAM maps.
 
-    A map is relu(sum_k w_k A_k), with A_k the channels of the last feature map and w_k the mean over its positions of
-    the gradient of the class's logit by A_k; it is divided by its maximum.
+    A map is relu(sum_k w_k A_k) divided by its maximum, with A_k the channels of the last feature map and w_k the mean
+    over positions of the gradient of the class's logit with respect to A_k.
 
     Args:
       model: a classifier that sows and perturbs its last feature map under the name FEATURE_MAP.
@@ -33,21 +33,21 @@ def grad_cam(
       classes: (N,) int, the class to explain; PREDICTED for the predicted one.
 
     Returns:
-      logits (N, C), features (N, F) and maps (N, h, w) in [0, 1]: the maximum of each is 1, or 0 where nothing spoke
-      for the class.
+      logits (N, C), features (N, F) and maps (N, h, w) in [0, 1]: the maximum of each is 1, or 0 if the map has no
+      positive value.
 
     Reference: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization",
     ICCV 2017, equations 1 and 2.
     """
 
     def apply(variables: Mapping[str, Any]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        (logits, features), seen = model.apply(variables, images, mutable=["intermediates"])
-        return logits, features, seen["intermediates"][FEATURE_MAP][0]
+        (logits, features), collections = model.apply(variables, images, mutable=["intermediates"])
+        return logits, features, collections["intermediates"][FEATURE_MAP][0]
 
-    def score(shift: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        outputs = apply({**variables, "perturbations": {FEATURE_MAP: shift}})
-        explained = jnp.where(classes == PREDICTED, outputs[0].argmax(-1), classes)
-        return jnp.take_along_axis(outputs[0], explained[:, jnp.newaxis], -1).sum(), outputs
+    def score(perturbation: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        outputs = apply({**variables, "perturbations": {FEATURE_MAP: perturbation}})
+        labels = jnp.where(classes == PREDICTED, outputs[0].argmax(-1), classes)
+        return jnp.take_along_axis(outputs[0], labels[:, jnp.newaxis], -1).sum(), outputs
 
     feature_map = jax.eval_shape(apply, variables)[2]
     gradient, (logits, features, activations) = jax.grad(score, has_aux=True)(
@@ -60,9 +60,12 @@ def grad_cam(
 
 
 def shuffle_weights(params: Mapping[str, Any], module: str, seed: int = 0) -> dict[str, Any]:
-    """Returns `params` with the entries of every tensor of the top-level `module` in random order.
+    """Returns `params` with the entries of every tensor of one module shuffled, which keeps the scale of the weights.
 
-    What the module learned is lost, the scale of its weights is not.
+    Args:
+      params: parameters of a network.
+      module: name of a top-level module.
+      seed: seed of the permutations.
     """
     rng = np.random.default_rng(seed)
 
@@ -74,16 +77,19 @@ def shuffle_weights(params: Mapping[str, Any], module: str, seed: int = 0) -> di
 
 
 def rank_correlation(maps: np.ndarray, others: np.ndarray) -> float | None:
-    """Returns the mean Spearman correlation between pairs of maps (N, h, w); None where no pair has one.
+    """Returns the mean Spearman correlation of pairs of maps, or None if no pair has one (constant maps).
 
-    Near 1 between the maps of a network and those of the same network with shuffled weights, the maps would show the
-    image and not what was learned from it.
+    If the maps of a network and of the same network with shuffled weights correlate near 1, they show the image rather
+    than what the network learned.
+
+    Args:
+      maps, others: (N, h, w).
 
     Reference: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
     """
     values = [
-        stats.spearmanr(one.ravel(), other.ravel()).statistic
-        for one, other in zip(maps, others, strict=True)
-        if one.min() < one.max() and other.min() < other.max()
+        stats.spearmanr(first.ravel(), second.ravel()).statistic
+        for first, second in zip(maps, others, strict=True)
+        if first.min() < first.max() and second.min() < second.max()
     ]
     return float(np.mean(values)) if values else None
