@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_report import make_data, make_run
 
-from dim_jax.data import images, packed, sources, splits
+from dim_jax.data import images, packed_pixels, sources, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.gan import pools
 from dim_jax.reporting import run_page
@@ -183,7 +183,7 @@ def test_a_changed_manifest_or_split_is_read_as_such_or_refused(name, examples, 
             if found:
                 assert len(found.labels) == len(found) and len(found.fingerprint) == 64
                 assert all(found.file(row).is_relative_to(found.root) for row in range(len(found)))
-                refused_or_read(packed.read, found, 12, "squash")
+                refused_or_read(packed_pixels.read, found, 12, "squash")
         else:
             found = refused_or_read(splits.load, tmp_path, manifest)
             for fold in found.folds if found else ():

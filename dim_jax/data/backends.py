@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from dim_jax.data import images
 from dim_jax.data.dataset import Dataset
 from dim_jax.data.frozen_features import FrozenFeatures
-from dim_jax.data.resident import ResidentImages
+from dim_jax.data.resident_images import ResidentImages
 
 if TYPE_CHECKING:
     from dim_jax.data.frozen_features import FrozenFeatures, FrozenNetwork
-    from dim_jax.data.resident import ResidentImages
+    from dim_jax.data.resident_images import ResidentImages
     from dim_jax.data.tf_pipeline import TfImages
 
 BACKENDS = ("tf", "resident", "features")

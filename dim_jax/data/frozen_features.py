@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.cli.progress import Progress
-from dim_jax.data import packed
+from dim_jax.data import packed_pixels
 from dim_jax.data.batches import Batch, describe
 from dim_jax.data.dataset import Dataset
 from dim_jax.runs import files
@@ -90,7 +90,9 @@ def _compute(
     extract = network.load()
     log.info("computing features of %d images: %s", len(rows), network.space)
     progress, waiting = Progress("features", len(rows)), []
-    for done, image in enumerate(packed.decode([dataset.file(row) for row in rows], image_size, resize), start=1):
+    for done, image in enumerate(
+        packed_pixels.decode([dataset.file(row) for row in rows], image_size, resize), start=1
+    ):
         waiting.append(image)
         if len(waiting) == BATCH or done == len(rows):
             # The last batch is filled up, so that one program serves all.

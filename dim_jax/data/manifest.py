@@ -50,7 +50,7 @@ class Manifest:
       classes: class names; a label's index in it is the integer label.
       rows: the images.
       converted_root: absolute folder of the converted images, if there are any.
-      packed: absolute path of the decoded pixels (packed.py), if `prepare` wrote them.
+      packed: absolute path of the decoded pixels (packed_pixels.py), if `prepare` wrote them.
       prepared: absolute folder that `prepare` wrote, for what is computed of the images once; None before it is saved.
     """
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import showing
-from dim_jax.data import data_report, near_duplicates, packed, reading, splits
+from dim_jax.data import data_report, image_scan, near_duplicates, packed_pixels, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
-from dim_jax.data.reading import ReadImage
+from dim_jax.data.image_scan import ReadImage
 from dim_jax.data.sources import Listing
 from dim_jax.runs import files
 
@@ -36,7 +36,7 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
     if method == "manifest" and not listing.has_split:
         raise ValueError("--split=manifest needs a manifest.csv with a split column; add it or choose another split")
     converted, progress = folder / "converted", showing("reading images")
-    read, unreadable = reading.read_all(listing.images, listing.root, converted, options["image_size"], progress)
+    read, unreadable = image_scan.read_all(listing.images, listing.root, converted, options["image_size"], progress)
     _check_readable(read, unreadable, listing.classes, strict)
 
     manifest = manifests.Manifest(
@@ -58,7 +58,7 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
         if method == "group" and not any(row.group for row in manifest.rows):
             method = "image"
     moments = np.stack([image.moments for image in read])
-    folds = tuple(splits.Fold(each, *reading.channel_statistics(moments, each)) for each in assignments)
+    folds = tuple(splits.Fold(each, *image_scan.channel_statistics(moments, each)) for each in assignments)
     split = splits.Split(method, options["seed"], folds)
     facts = {
         "options": options,
@@ -68,8 +68,8 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
         "notes": listing.notes,
     }
     if options["pack"]:
-        manifest = dataclasses.replace(manifest, packed=folder / packed.FILE_NAME)
-        packed.write(manifest, options["image_size"], options["pack"], showing("packing pixels"))
+        manifest = dataclasses.replace(manifest, packed=folder / packed_pixels.FILE_NAME)
+        packed_pixels.write(manifest, options["image_size"], options["pack"], showing("packing pixels"))
     facts["seconds"] = round(time.perf_counter() - started, 3)
     report = data_report.build(manifest, split, units, exact, near, facts)
     data_report.contact_sheet(manifest, split).save(folder / "examples.png")

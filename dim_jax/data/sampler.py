@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from dim_jax.data.dataset import Dataset
-from dim_jax.data.stratify import largest_remainder
+from dim_jax.data.stratification import largest_remainder
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from dim_jax.data.manifest import Manifest
-from dim_jax.data.stratify import divide_images, divide_units
+from dim_jax.data.stratification import divide_images, divide_units
 from dim_jax.runs import files
 from dim_jax.runs.configuration import MOST_FOLDS
 

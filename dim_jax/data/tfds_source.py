@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.data import image_files, sources, tfds_builders
+from dim_jax.data import image_writer, sources, tfds_builders
 
 GROUP_FEATURES = ("group", "case", "patient")
 FILE_FEATURES = ("filename", "file_name")
@@ -64,7 +64,7 @@ def listing(
     build(builder, name, manual_dir)
     kept, notes = _own_splits(list(builder.info.splits), name, split)
     label_names = builder.info.features[columns.label].names
-    writer = image_files.Writer(Path(folder))
+    writer = image_writer.Writer(Path(folder))
     listed, unlabelled = [], 0
     total = sum(builder.info.splits[each].num_examples for each in builder.info.splits if not kept or each in kept)
     for done, (own_split, number, example) in enumerate(_examples(builder, columns, kept), start=1):

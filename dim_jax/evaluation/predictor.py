@@ -21,7 +21,7 @@ from dim_jax.weights import pretrained
 if TYPE_CHECKING:
     from dim_jax.data.dataset import Dataset
     from dim_jax.data.frozen_features import FrozenFeatures
-    from dim_jax.data.resident import ResidentImages
+    from dim_jax.data.resident_images import ResidentImages
     from dim_jax.data.tf_pipeline import TfImages
 
     Images = TfImages | ResidentImages | FrozenFeatures

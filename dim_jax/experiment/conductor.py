@@ -8,7 +8,7 @@ from typing import Any
 from dim_jax.cli.command_line import say
 from dim_jax.cli.progress import Progress
 from dim_jax.data.dataset import REPORT_FILE
-from dim_jax.data.image_files import safe_name
+from dim_jax.data.image_writer import safe_name
 from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import estimate, plan, stages, verdict
 from dim_jax.experiment.arms import Arm, Config

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from dim_jax.data import image_files, images
+from dim_jax.data import image_writer, images
 from dim_jax.runs import files
 
 FILE_NAME = "pool.json"
@@ -176,7 +176,7 @@ class Writer:
 
 def folder_name(label: str) -> str:
     """Returns the name of a class's folder: the class's own where that is safe, else made safe and told apart."""
-    safe = image_files.safe_name(label)
+    safe = image_writer.safe_name(label)
     return safe if safe == label else f"{safe}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dim_jax.cli import command_line
 from dim_jax.data import images
-from dim_jax.data.image_files import safe_name
+from dim_jax.data.image_writer import safe_name
 from dim_jax.data.images import SUFFIXES, png_bytes, read_square
 from dim_jax.data.sources import files_below
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities

@@ -14,9 +14,10 @@ import pytest
 
 from dim_jax import losses, prepare
 from dim_jax.cli import command_line
-from dim_jax.data import backends, images, packed, resident
+from dim_jax.data import backends, images, packed_pixels
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan, evaluation_plan
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import make_sampler
 from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.steps.classifier import Constants, make_eval_step, make_train_step
@@ -31,7 +32,7 @@ SIZE = 24
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Phantoms of 32 px, packed by `prepare` at that size."""
-    return prepare.prepare("phantom", tmp_path_factory.mktemp("p") / "data", image_size=32, scale=0.03, pack="squash")
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("p") / "data", image_size=32, scale=0.03, pack="squash")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_both_backends_give_the_same_batches(data, resize):
 
 
 def test_packed_pixels_are_those_of_the_files(folder, data):
-    pixels = packed.read(data.manifest, 32, "squash")
+    pixels = packed_pixels.read(data.manifest, 32, "squash")
     for row in (0, len(pixels) // 2, len(pixels) - 1):
         np.testing.assert_array_equal(pixels[row], images.resize(images.read_image(data.file(row)), 32))
     loaded = make("resident", data, 32).pixels
@@ -75,7 +76,7 @@ def test_packed_pixels_are_those_of_the_files(folder, data):
     np.testing.assert_array_equal(loaded[len(data) - 1], pixels[0])
     without = make("resident", dataclasses.replace(data, generated=()), 32).pixels
     assert without.shape == loaded.shape  # a few more images, the same program
-    with np.load(folder / packed.FILE_NAME) as archive:
+    with np.load(folder / packed_pixels.FILE_NAME) as archive:
         assert archive["images"].dtype == np.uint8 and str(archive["resize"]) == "squash"
 
 
@@ -96,28 +97,28 @@ def test_a_packed_file_of_other_data_or_a_damaged_one_is_refused(data, tmp_path)
     rows = data.manifest.rows[1:]
     other = dataclasses.replace(data.manifest, rows=rows)
     with pytest.raises(ValueError, match=r"packed\.npz: it holds the pixels of other data"):
-        packed.read(other, 32, "squash")
+        packed_pixels.read(other, 32, "squash")
     content = bytearray(data.manifest.packed.read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "packed.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"packed\.npz: .*prepare the data again"):
-        packed.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
+        packed_pixels.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
     (tmp_path / "packed.npz").write_bytes(content[:1000])
     with pytest.raises(ValueError, match=r"packed\.npz: .*prepare the data again"):
-        packed.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
+        packed_pixels.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
     with zipfile.ZipFile(tmp_path / "packed.npz", "w") as archive:
         archive.writestr("something.txt", "else")
     with pytest.raises(ValueError, match=r"packed\.npz: .*prepare the data again"):
-        packed.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
+        packed_pixels.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
 
 
 def test_a_run_directory_still_finds_the_packed_pixels(folder, data, tmp_path):
     datasets.save(dataclasses.replace(data, generated=()), folder, tmp_path / "run")
-    assert datasets.open_dataset(tmp_path / "run").manifest.packed == folder / packed.FILE_NAME
+    assert datasets.open_dataset(tmp_path / "run").manifest.packed == folder / packed_pixels.FILE_NAME
 
 
 def test_data_that_do_not_fit_into_a_device_are_refused_before_they_are_read(data, monkeypatch):
-    monkeypatch.setattr(resident, "ResidentImages", None)
+    monkeypatch.setattr(backends, "ResidentImages", None)
     with pytest.raises(ValueError, match=r"use config\.data\.backend=tf"):
         backends.make_images("resident", data, 32, "squash", 1.0, device_bytes=32 * 32 * 3 * len(data))
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dim_jax import prepare as command
 from dim_jax.cli import command_line
-from dim_jax.data import image_files, images, splits
+from dim_jax.data import image_writer, images, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.tfds_builders import biopsies
@@ -221,7 +221,7 @@ def test_real_ebhi_seg_names_give_the_known_cases():
 
 
 def test_images_without_an_encoding_become_png(tmp_path):
-    writer = image_files.Writer(tmp_path)
+    writer = image_writer.Writer(tmp_path)
     grey, colour = np.arange(64, dtype=np.uint8).reshape(8, 8, 1), np.zeros((8, 8, 3), np.uint8)
     paths = [writer.write(pixels, "a", "x.tif") for pixels in (grey, colour)]
     assert paths == ["a/x.png", "a/x-2.png"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from dim_jax.cli.progress import Progress
-from dim_jax.data import packed
+from dim_jax.data import packed_pixels
 from dim_jax.data.batches import Batch, describe
 from dim_jax.data.dataset import Dataset
 
@@ -29,17 +29,17 @@ class ResidentImages:
         """Reads what `prepare --pack` wrote, and decodes what it did not: generated images, or all of them."""
         self._dataset, self.shape = dataset, (image_size, image_size, 3)
         self.statistics = dataset.channel_statistics
-        self.pixels = packed.read(dataset.manifest, image_size, resize)
+        self.pixels = packed_pixels.read(dataset.manifest, image_size, resize)
         if self.pixels is None:
             log.info("decoding all images; prepare --pack --image-size=%d spares every start this", image_size)
             self.pixels = np.empty((0, *self.shape), np.uint8)
         first, total = len(self.pixels), len(dataset)
-        packed_pixels, self.pixels = self.pixels, np.zeros((-(-total // ROWS) * ROWS, *self.shape), np.uint8)
-        self.pixels[:first] = packed_pixels
+        stored, self.pixels = self.pixels, np.zeros((-(-total // ROWS) * ROWS, *self.shape), np.uint8)
+        self.pixels[:first] = stored
         if first < total:
             progress = Progress("decoding", total - first)
             paths = [dataset.file(row) for row in range(first, total)]
-            for done, image in enumerate(packed.decode(paths, image_size, resize), start=1):
+            for done, image in enumerate(packed_pixels.decode(paths, image_size, resize), start=1):
                 self.pixels[first + done - 1] = image
                 progress.update(done)
             progress.close()

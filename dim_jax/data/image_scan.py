@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.data import images, near_duplicates
-from dim_jax.data.image_files import safe_name
+from dim_jax.data.image_writer import safe_name
 from dim_jax.data.manifest import Row
 from dim_jax.data.near_duplicates import Signature
 from dim_jax.data.sources import Listed
