@@ -75,9 +75,9 @@ def readers(data: Path, options: dict[str, Any]) -> dict[str, Read]:
 
         found["tf"] = by_tf
     if "resident" in options["readers"]:
-        from dim_jax.data import packed_pixels
+        from dim_jax.data import images
 
-        found["resident"] = lambda: sum(1 for _ in packed_pixels.decode(paths, size, "squash"))
+        found["resident"] = lambda: sum(1 for _ in images.read_squares(paths, size, "squash"))
     return found
 
 

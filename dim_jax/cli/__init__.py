@@ -1,1 +1,1 @@
-"""What the commands share: arguments, messages, signals and progress."""
+"""Command lines: arguments, messages, exit codes, signals and progress."""

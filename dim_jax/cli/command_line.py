@@ -1,4 +1,4 @@
-"""What every command shares: one clear line and exit code 2 for bad input, the full trace only with --debug."""
+"""Command-line arguments, messages and exit codes: bad input is one line and exit code 2."""
 
 import argparse
 import errno
@@ -13,23 +13,23 @@ from typing import TextIO
 
 from dim_jax.cli import stopping
 
-# The last is what sysexits.h calls a temporary failure: the same command again goes on.
+# STOPPED is EX_TEMPFAIL of sysexits.h: the same command continues the work.
 FAILED, BAD_INPUT, STOPPED = 1, 2, 75
-_ROOM = "make room on that disk and run the same command again; what was whole before still is"
-_RIGHTS = "allow this user to write there, or choose another place"
-MENDING = {
-    errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM, errno.EROFS: _RIGHTS, errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
+_FREE_SPACE = "free space on that disk and run the same command again; files written before are complete"
+_ALLOW_WRITING = "allow this user to write there, or choose another place"
+REMEDIES = {
+    errno.ENOSPC: _FREE_SPACE, errno.EDQUOT: _FREE_SPACE, errno.EFBIG: _FREE_SPACE,
+    errno.EROFS: _ALLOW_WRITING, errno.EACCES: _ALLOW_WRITING, errno.EPERM: _ALLOW_WRITING,
 }  # fmt: skip
-LONGEST_ERROR = 2000  # characters: what is wrong may be the length of a name
+LONGEST_ERROR = 2000  # characters: an over-long name may be the error
 BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
 
 
 def printable(text: str) -> str:
-    """Returns `text` with the characters that cannot or must not be shown written as escapes.
+    """Returns `text` with unprintable characters written as escapes.
 
-    Control characters command a terminal and break SVG, lone surrogates (file names that are not UTF-8) cannot be
-    encoded, and bidirectional marks can make a name read as another.
+    Control characters can drive a terminal and are invalid in SVG, lone surrogates (file names that are not UTF-8)
+    cannot be encoded, and bidirectional marks can make a name look like another.
     """
     return "".join(
         character.encode("unicode_escape").decode("ascii")
@@ -40,17 +40,19 @@ def printable(text: str) -> str:
 
 
 def say(text: object, file: TextIO | None = None) -> None:
-    """Prints lines of text: whatever names from folders and files are in them, a terminal gets nothing but letters.
+    """Prints lines of text, with unprintable characters in them (such as those of file names) as escapes.
 
-    Without a `file` they go to the standard output, and nowhere after `only_warn`.
+    Args:
+      text: the text; its newlines are kept.
+      file: the output stream; None is standard output, which is silent after `log_warnings_only`.
     """
-    if file is None and not tells_all():
+    if file is None and not is_verbose():
         return
     print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
 
 
 class LogFormatter(logging.Formatter):
-    """A formatter of log lines that stay one line each and command no terminal."""
+    """Log formatter that keeps each record on one line and escapes unprintable characters."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
@@ -64,7 +66,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser:
-    """Returns an argument parser with `--debug`, a summary and worked examples in its help."""
+    """Returns an argument parser with `--debug`.
+
+    Args:
+      program: module of the command below `dim_jax`.
+      summary: description in the help.
+      examples: example command lines in the help, one a line.
+    """
     result = _Parser(
         prog=f"python -m dim_jax.{program}",
         description=summary,
@@ -77,10 +85,10 @@ def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser
 
 
 def path(text: str) -> str:
-    """Returns the path that an option gives; used as the `type` of an argument.
+    """Returns the path in an option; a `type` for `add_argument`.
 
     Raises:
-      argparse.ArgumentTypeError: it is empty, as a variable that was never set is, or no text.
+      argparse.ArgumentTypeError: the path is empty, as from an unset shell variable, or not valid UTF-8.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty; give one")
@@ -92,53 +100,57 @@ def path(text: str) -> str:
 
 
 def comma_separated(text: str) -> list[str]:
-    """Returns the names in "A, B,C", without the spaces around them; none of an empty text."""
+    """Returns the names in "A, B,C" without surrounding spaces; an empty list for an empty text."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def start_logging() -> None:
-    """Sends this package's log lines to stderr with the time; other packages speak up from warnings on."""
-    # TensorFlow only decodes images here; at its start it would print a page about the CPU's instructions.
+    """Logs this package from level INFO and other packages from WARNING on, to stderr with the time."""
+    # Hides the messages about CPU features that TensorFlow prints at import.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("dim_jax").setLevel(logging.INFO)
-    # Orbax logs with its trace what it raises anyway.
+    # Orbax logs the traces of errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # What Pillow finds odd in a file and can read is no news; what it cannot read is an error.
+    # Pillow warns of oddities in files that it can read; files that it cannot read are errors.
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def only_warn() -> None:
-    """Tells nothing but warnings and errors from here on: another process speaks for this one."""
+def log_warnings_only() -> None:
+    """Hides results, progress and log lines below WARNING, in processes other than the first."""
     logging.getLogger("dim_jax").setLevel(logging.WARNING)
 
 
-def tells_all() -> bool:
-    """Whether results and progress are to be told, too."""
+def is_verbose() -> bool:
+    """Returns whether results and progress are shown."""
     return logging.getLogger("dim_jax").level <= logging.INFO
 
 
 def _shortened(text: str) -> str:
-    """Returns `text` without its middle where it is too long: what is wrong comes first, how to mend it last."""
+    """Returns `text` without its middle if it is too long: the problem comes first, the remedy last."""
     half = LONGEST_ERROR // 2
     return text if len(text) <= LONGEST_ERROR else f"{text[:half]} ... {text[-half:]}"
 
 
-def _told(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in MENDING and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}; {MENDING[error.errno]}"
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in REMEDIES and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; {REMEDIES[error.errno]}"
     return str(error)
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
     """Runs `main(arguments)` and returns the exit code.
 
-    ValueError and OSError are what the user can mend: they are printed as one line and give exit code 2. A run that
-    diverges (ArithmeticError) is told in one line too and gives exit code 1. SIGTERM and SIGINT stop the program where
-    it can go on later, with exit code 75; a second one ends it at once.
+    ValueError and OSError are errors that the user can fix: they are printed as one line, with exit code 2. A training
+    run that diverges (ArithmeticError) is printed as one line, with exit code 1. SIGTERM and SIGINT stop the program at
+    a point from which it can continue, with exit code 75; a second signal ends it at once.
+
+    Args:
+      main: the command, a function of its arguments.
+      arguments: command-line arguments; None for sys.argv[1:].
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -148,11 +160,11 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         if "--debug" in arguments:
             traceback.print_exc()
         else:
-            say("error: " + _shortened(" ".join(_told(error).split())), file=sys.stderr)
-        # An ArithmeticError is a training run that diverged, which nobody could tell beforehand.
+            say("error: " + _shortened(" ".join(_message(error).split())), file=sys.stderr)
+        # A training run that diverged is not bad input.
         return FAILED if isinstance(error, ArithmeticError) else BAD_INPUT
     except KeyboardInterrupt as stopped:
-        told = f" {stopped}" if str(stopped) else ""
-        say(f"stopped{told}; run the same command again to go on", file=sys.stderr)
+        position = f" {stopped}" if str(stopped) else ""
+        say(f"stopped{position}; run the same command again to continue", file=sys.stderr)
         return STOPPED
     return 0

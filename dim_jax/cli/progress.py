@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, a line every 15 seconds elsewhere."""
 
 import sys
 import time
@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from dim_jax.cli.command_line import printable, say, tells_all
+from dim_jax.cli.command_line import is_verbose, printable, say
 
 SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Shows steps done, time left, throughput and the newest figures.
+    """Shows the steps done, the time left, the throughput and current metrics.
 
-    On a terminal it is a tqdm bar; elsewhere a line is printed at most every 15 seconds, and at the end. Nothing is
-    shown where this package is to log warnings alone.
+    On a terminal this is a tqdm bar; elsewhere a line at most every 15 seconds, and at the end. Nothing is shown after
+    `command_line.log_warnings_only`.
     """
 
     def __init__(self, description: str, total: int, done: int = 0, images_per_step: int = 1, unit: str = "images/s"):
         """Args:
-        description: what is going on.
-        total: steps in all.
-        done: steps already done before this start.
-        images_per_step: to tell images per second.
-        unit: of the throughput; "runs/h" where a step is a long one.
+        description: name of the work.
+        total: number of steps.
+        done: steps that were done before this process started.
+        images_per_step: images per step, for the throughput.
+        unit: unit of the throughput; "runs/h" counts steps per hour.
         """
         self._description, self._total, self._done = printable(description), total, done
         self._per_second = 3600 if unit.endswith("/h") else images_per_step
@@ -32,14 +32,19 @@ class Progress:
         self._start, self._first = time.monotonic(), done
         self._is_first = True
         self._last_line = self._start
-        self._is_shown = tells_all()
+        self._is_shown = is_verbose()
         has_bar = self._is_shown and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, desc=self._description, unit="step") if has_bar else None
 
     def update(self, done: int, figures: str = "") -> None:
-        """Tells that `done` steps are done, with a few figures to show."""
+        """Shows that `done` steps are done.
+
+        Args:
+          done: steps done, including those before this process started.
+          figures: current metrics, as text.
+        """
         advanced, self._done, figures = done - self._done, done, printable(figures)
-        # The first dispatch holds the compilation and would spoil the rate.
+        # The first update includes compilation and would bias the rate.
         if self._is_first:
             self._is_first, self._start, self._first = False, time.monotonic(), done
         elapsed = time.monotonic() - self._start
@@ -55,22 +60,24 @@ class Progress:
             say(f"{self._description}: {done}/{self._total}{left}, {speed}{figures}", file=sys.stderr)
 
     def close(self) -> None:
+        """Ends the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
-def showing(description: str) -> Callable[[int, int], None]:
-    """Returns a function of (images done, images in all) that shows their progress."""
-    shown: list[Progress] = []
+def progress_callback(description: str) -> Callable[[int, int], None]:
+    """Returns a function of (images done, images in all) that shows the progress, starting with its first call."""
+    progress: Progress | None = None
 
-    def show(done: int, total: int) -> None:
-        if not shown:
-            shown.append(Progress(description, total))
-        shown[0].update(done)
+    def update(done: int, total: int) -> None:
+        nonlocal progress
+        if progress is None:
+            progress = Progress(description, total)
+        progress.update(done)
         if done == total:
-            shown[0].close()
+            progress.close()
 
-    return show
+    return update
 
 
 def _clock(seconds: float) -> str:

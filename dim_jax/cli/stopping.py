@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks the program to stop where it can go on later, the second ends it at once."""
+"""SIGTERM and SIGINT: the first signal requests a stop from which the program can continue, the second ends it."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the program to stop; the message, if there is one, says how to go on."""
+    """A signal requested a stop; the message, if any, is the position at which the program stopped."""
 
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[None]:
-    """Within the block the first signal raises Stopped, and the second ends the process with the code 128 + signal.
+    """Within the block the first signal raises Stopped, and the second ends the process with exit code 128 + signal.
 
-    Does nothing outside the main thread, where signals do not arrive.
+    Does nothing outside the main thread, which receives no signals.
     """
     if not _is_main_thread():
         yield
@@ -26,21 +26,21 @@ def on_signals() -> Iterator[None]:
     if hasattr(os, "set_blocking"):  # Windows needs no such thing, and has it from Python 3.12 on
         os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # A handler waits until the interpreter has control, which a compilation may keep for minutes. A thread does not.
-    watch = threading.Thread(target=_end_at_the_second, args=(reader,), daemon=True)
-    watch.start()
+    # Handlers run only when the interpreter regains control, minutes later during a compilation; a thread runs at once.
+    watcher = threading.Thread(target=_exit_on_second_signal, args=(reader,), daemon=True)
+    watcher.start()
     try:
         with _handled_by(_raise):
             yield
     finally:
         signal.set_wakeup_fd(before)
         os.close(writer)
-        watch.join()
+        watcher.join()
         os.close(reader)
 
 
-def _end_at_the_second(reader: int) -> None:
-    """Counts the signals that the system writes to a pipe, one byte each, until it is closed."""
+def _exit_on_second_signal(reader: int) -> None:
+    """Exits at the second signal in a pipe to which the system writes one byte per signal; returns when it closes."""
     count = 0
     while byte := os.read(reader, 1):
         count += byte[0] in SIGNALS
@@ -48,42 +48,42 @@ def _end_at_the_second(reader: int) -> None:
             os._exit(128 + byte[0])
 
 
-class Request:
-    """Whether a signal has arrived.
+class StopRequest:
+    """Records whether a signal requested a stop.
 
     Attributes:
-      arrived: it has.
+      arrived: whether a signal has arrived.
     """
 
     def __init__(self) -> None:
-        self.arrived, self._is_patient = False, True
+        self.arrived, self._is_deferred = False, True
 
     @contextlib.contextmanager
-    def obeyed_at_once(self) -> Iterator[None]:
-        """Within the block a signal raises Stopped: for work that is done again when the program goes on."""
-        self._is_patient = False
+    def interruptible(self) -> Iterator[None]:
+        """Within the block a signal raises Stopped at once: for work that is repeated when the program continues."""
+        self._is_deferred = False
         try:
             if self.arrived:
                 raise Stopped
             yield
         finally:
-            self._is_patient = True
+            self._is_deferred = True
 
-    def _note(self, *_: object) -> None:
-        if self.arrived or not self._is_patient:
+    def _handle(self, *_: object) -> None:
+        if self.arrived or not self._is_deferred:
             self.arrived = True
             raise Stopped
         self.arrived = True
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Request]:
-    """Within the block the first signal is only noted in what this yields."""
-    request = Request()
+def deferred() -> Iterator[StopRequest]:
+    """Yields a StopRequest that records the first signal within the block; a second signal raises Stopped."""
+    request = StopRequest()
     if not _is_main_thread():
         yield request
         return
-    with _handled_by(request._note):
+    with _handled_by(request._handle):
         yield request
 
 

@@ -1,4 +1,4 @@
-"""Plans of row batches: what one host trains on from a step on, and every image of a split once; and their facts."""
+"""Row batches of one host: training batches from a given step, and every image of a split once for evaluation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Batch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The rows of this host for the steps `start` to `stop`; re-iterable.
+    """Iterable of this host's rows for the steps from `start` up to `stop`; can be iterated again.
 
     Attributes:
-      sampler: draws the global batches.
+      sampler: sampler of the global batches.
       start, stop: first step, and the step after the last.
-      host, num_hosts: which equal part of every global batch is this host's.
+      host, num_hosts: index of this host, and number of hosts that share each global batch equally.
     """
 
     sampler: Sampler
@@ -36,14 +36,15 @@ class TrainingPlan:
 
 
 def evaluation_plan(rows: np.ndarray, batch_size: int, host: int = 0, num_hosts: int = 1) -> list[np.ndarray]:
-    """Divides `rows` into batches in which every row stands once; every host gets as many batches, padded with -1.
+    """Divides `rows` into batches that hold every row once; all hosts get the same number, padded with -1.
 
     Args:
-      rows: manifest rows, (N,).
+      rows: manifest rows, shape (N,).
       batch_size: global batch size, a multiple of `num_hosts`.
+      host, num_hosts: index of this host, and number of hosts that share each global batch equally.
 
     Returns:
-      This host's part of every batch, int32 of shape (batch_size // num_hosts,).
+      This host's part of every batch, int32 of shape (batch_size // num_hosts,) each.
     """
     num_batches = -(-len(rows) // batch_size)
     padded = np.full(num_batches * batch_size, PADDING, np.int32)
@@ -52,13 +53,21 @@ def evaluation_plan(rows: np.ndarray, batch_size: int, host: int = 0, num_hosts:
     return [batch[host * size : (host + 1) * size] for batch in padded.reshape(num_batches, batch_size)]
 
 
-def describe(dataset: Dataset, rows: np.ndarray) -> Batch:
-    """Returns what every backend's batch says of its rows (B,): `label`, `mask`, `is_generated` and `index`."""
-    present = rows != PADDING
-    known = np.where(present, rows, 0)
+def row_fields(dataset: Dataset, rows: np.ndarray) -> Batch:
+    """Returns the fields of a batch that every backend shares: `label`, `mask`, `is_generated` and `index`.
+
+    Args:
+      dataset: the images.
+      rows: rows of the batch, int of shape (B,); -1 is padding.
+
+    Returns:
+      Arrays of shape (B,): int32 `label`, float32 `mask` (0 for padding), bool `is_generated` and int32 `index`.
+    """
+    is_image = rows != PADDING
+    indices = np.where(is_image, rows, 0)
     return {
-        "label": np.where(present, dataset.labels[known], 0).astype(np.int32),
-        "mask": present.astype(np.float32),
-        "is_generated": present & dataset.is_generated[known],
+        "label": np.where(is_image, dataset.labels[indices], 0).astype(np.int32),
+        "mask": is_image.astype(np.float32),
+        "is_generated": is_image & dataset.is_generated[indices],
         "index": rows.astype(np.int32),
     }

@@ -1,4 +1,4 @@
-"""What a person should know about prepared data before training on it: a dictionary, a text and a contact sheet."""
+"""Data report of a prepared dataset: counts, groups, duplicates, leaks, warnings, and a contact sheet."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,22 +14,20 @@ from dim_jax.data import images, splits
 from dim_jax.data.manifest import Manifest
 from dim_jax.data.splits import Split
 
-MOST_SHOWN = 5  # lines of one kind in the text; the JSON has all of them
+MOST_SHOWN = 5  # lines of one kind in the text; the JSON lists all
 
 
 def build(
     manifest: Manifest, split: Split, units: np.ndarray, exact: np.ndarray, near: np.ndarray, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Collects the report.
+    """Returns the data report, the object in data_report.json.
 
     Args:
       manifest, split: the prepared data.
-      units: unit of every row, shape (N,).
-      exact, near: pairs of rows that are the same picture, shape (P, 2) each.
-      facts: what only the preparation knows: "options", "converted", "unreadable", "ignored", "notes" and "seconds".
-
-    Returns:
-      The content of data_report.json.
+      units: unit of each row (splits.units_of), shape (N,).
+      exact, near: pairs of rows that are exact copies and near-duplicates, shape (P, 2) each.
+      facts: entries known to the preparation only: "options", "converted", "unreadable", "ignored", "notes" and
+        "seconds".
     """
     labels, classes = manifest.labels, manifest.classes
     counts = _per_class(labels, classes)
@@ -64,12 +62,12 @@ def _per_class(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
 
 
 def _imbalance(counts: dict[str, int]) -> float | None:
-    """The largest class over the smallest; None when a class is absent."""
+    """Returns the size of the largest class over that of the smallest; None if a class has no images."""
     return round(max(counts.values()) / min(counts.values()), 2) if min(counts.values()) else None
 
 
 def _clusters(pairs: np.ndarray, count: int) -> list[list[int]]:
-    """Returns the connected sets of two or more rows."""
+    """Returns the connected components of two or more rows."""
     graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     members = defaultdict(list)
     component = connected_components(graph, directed=False)[1]
@@ -79,16 +77,16 @@ def _clusters(pairs: np.ndarray, count: int) -> list[list[int]]:
 
 
 def _groups(manifest: Manifest, units: np.ndarray) -> dict[str, Any]:
-    spans: dict[str, Counter] = defaultdict(Counter)
+    labels_of: dict[str, Counter] = defaultdict(Counter)
     for row in manifest.rows:
         if row.group:
-            spans[row.group][row.label] += 1
+            labels_of[row.group][row.label] += 1
     return {
-        "number": len(spans),
+        "number": len(labels_of),
         "images_without": sum(not row.group for row in manifest.rows),
-        "per_class": {name: sum(name in labels for labels in spans.values()) for name in manifest.classes},
+        "per_class": {name: sum(name in labels for labels in labels_of.values()) for name in manifest.classes},
         "units": int(units.max()) + 1,
-        "spanning_classes": {group: dict(labels) for group, labels in sorted(spans.items()) if len(labels) > 1},
+        "spanning_classes": {group: dict(labels) for group, labels in sorted(labels_of.items()) if len(labels) > 1},
     }
 
 
@@ -107,10 +105,10 @@ def _fold(
     fold, labels = split.folds[number], manifest.labels
     rows = {name: split.rows(number, name) for name in splits.NAMES}
     counts = {name: _per_class(labels[rows[name]], manifest.classes) for name in splits.NAMES}
-    sides: dict[str, set[str]] = defaultdict(set)
-    for row, side in zip(manifest.rows, fold.assignment, strict=True):
+    parts: dict[str, set[str]] = defaultdict(set)
+    for row, part in zip(manifest.rows, fold.assignment, strict=True):
         if row.group:
-            sides[row.group].add(side)
+            parts[row.group].add(part)
     return {
         "counts": counts,
         "imbalance_ratio": {name: _imbalance(counts[name]) for name in splits.NAMES},
@@ -122,7 +120,7 @@ def _fold(
             for name in splits.NAMES
         },
         "leaks": {
-            "groups": sorted(group for group, names in sides.items() if len(names) > 1),
+            "groups": sorted(group for group, names in parts.items() if len(names) > 1),
             "same_picture": [
                 {manifest.rows[row].path: fold.assignment[row] for row in cluster}
                 for cluster in same_picture
@@ -149,9 +147,7 @@ def _warnings(report: dict[str, Any], folds: int) -> list[str]:
             "too good; give --group-regex or a group column"
         )
     elif report["groups"]["images_without"] and report["method"] != "manifest":
-        warnings.append(
-            f"{report['groups']['images_without']} images have no group; each is taken for a group of its own"
-        )
+        warnings.append(f"{report['groups']['images_without']} images have no group; each counts as a group of its own")
     for conflict in report["duplicates"]["conflicting"]:
         warnings.append(
             "one picture has two labels: " + ", ".join(f"{path} ({label})" for path, label in conflict.items())
@@ -161,7 +157,7 @@ def _warnings(report: dict[str, Any], folds: int) -> list[str]:
         for name, counts in fold["counts"].items():
             for label, count in counts.items():
                 if not count:
-                    units = sum(fold["units"][side][label] for side in splits.NAMES)
+                    units = sum(fold["units"][part][label] for part in splits.NAMES)
                     warnings.append(
                         f"{prefix}class {label!r} has no images in {name}: it has only {units} unit(s) in all"
                     )
@@ -184,7 +180,7 @@ def _more(items: Sequence, shown: int) -> str:
 
 
 def text(report: dict[str, Any]) -> str:
-    """Writes the report for reading."""
+    """Returns the report as text for people."""
     groups, sizes, duplicates = report["groups"], report["sizes"], report["duplicates"]
     lines = [
         f"{report['images']} images of {len(report['classes'])} classes from {report['options']['source']}",
@@ -208,23 +204,23 @@ def text(report: dict[str, Any]) -> str:
             rows.append([label] + [f"{count} ({count / total:.0%}, {units} units)" for count, units in cells])
         rows.append(["all"] + [sum(fold["counts"][name].values()) for name in splits.NAMES])
         lines += ["", *_table(rows)]
-        lines.append("training mean " + _three(fold["mean"]) + ", std " + _three(fold["std"]))
+        lines.append("training mean " + _channels(fold["mean"]) + ", std " + _channels(fold["std"]))
     lines.append("")
-    lines += _listed("same file twice", [", ".join(paths) for paths in duplicates["exact"]])
-    lines += _listed("near-duplicates", [", ".join(paths) for paths in duplicates["near"]])
-    lines += _listed("converted", [f"{item['path']} ({item['reason']})" for item in report["converted"]])
-    lines += _listed("unreadable", [f"{item['path']} ({item['reason']})" for item in report["unreadable"]])
-    lines += _listed("ignored files", report["ignored"])
+    lines += _section("same file twice", [", ".join(paths) for paths in duplicates["exact"]])
+    lines += _section("near-duplicates", [", ".join(paths) for paths in duplicates["near"]])
+    lines += _section("converted", [f"{item['path']} ({item['reason']})" for item in report["converted"]])
+    lines += _section("unreadable", [f"{item['path']} ({item['reason']})" for item in report["unreadable"]])
+    lines += _section("ignored files", report["ignored"])
     lines += [f"note: {note}" for note in report["notes"]]
     lines += [f"WARNING: {warning}" for warning in report["warnings"]]
     return "\n".join(map(printable, lines)) + "\n"
 
 
-def _three(values: Sequence[float]) -> str:
+def _channels(values: Sequence[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 
-def _listed(title: str, items: Sequence[str]) -> list[str]:
+def _section(title: str, items: Sequence[str]) -> list[str]:
     lines = [f"{title}: {len(items) or 'none'}"] + [f"  {item}" for item in items[:MOST_SHOWN]]
     return lines + ([f"  and {len(items) - MOST_SHOWN} more in data_report.json"] if len(items) > MOST_SHOWN else [])
 
@@ -236,12 +232,12 @@ def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def contact_sheet(manifest: Manifest, split: Split, per_class: int = 8, size: int = 128) -> Image.Image:
-    """Draws training images of the first fold, a row per class, of as many groups as there are.
+    """Returns a sheet of training images of the first fold, one row per class, from as many groups as possible.
 
     Args:
       manifest, split: the prepared data.
-      per_class: images in a row.
-      size: side of an image in pixels.
+      per_class: number of images in a row.
+      size: side of an image in px.
     """
     gap, title = 6, 22
     height = title + size + gap
@@ -253,18 +249,18 @@ def contact_sheet(manifest: Manifest, split: Split, per_class: int = 8, size: in
         top = gap + number * height
         total = int((manifest.labels == number).sum())
         draw.text((gap, top), f"{printable(name)}: {len(rows)} of {total} images train", fill="black", font=font)
-        for column, row in enumerate(_of_many_groups(manifest, rows)[:per_class]):
+        for column, row in enumerate(_by_group_turn(manifest, rows)[:per_class]):
             picture = images.read_square(manifest.file(row), size, "crop")
             sheet.paste(Image.fromarray(picture), (gap + column * (size + gap), top + title))
     return sheet
 
 
-def _of_many_groups(manifest: Manifest, rows: Sequence[int]) -> list[int]:
-    """Orders rows so that the first image of every group comes before the second of any."""
-    turn: Counter = Counter()
+def _by_group_turn(manifest: Manifest, rows: Sequence[int]) -> list[int]:
+    """Orders rows so that the first image of each group comes before the second of any."""
+    turns: Counter = Counter()
     keyed = []
     for row in rows:
         group = manifest.rows[row].group or str(row)
-        keyed.append((turn[group], row))
-        turn[group] += 1
+        keyed.append((turns[group], row))
+        turns[group] += 1
     return [row for _, row in sorted(keyed)]

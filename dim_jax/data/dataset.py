@@ -1,4 +1,4 @@
-"""A prepared dataset as training sees it: one table of real and generated images, and one fold of the split."""
+"""Prepared dataset for training: one table of real and generated images, and one fold of the split."""
 
 import hashlib
 import json
@@ -13,25 +13,25 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli.command_line import printable
-from dim_jax.data import changes, splits
 from dim_jax.data import manifest as manifests
+from dim_jax.data import splits
 from dim_jax.runs import files
 
 GENERATED_FILE = "generated.json"
 REPORT_FILE = "data_report.json"
-LISTED = 20  # changed images that are named
+MOST_NAMED = 20  # changed images in an error message
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Real images in the order of the manifest, then generated ones, which belong to no split but training.
+    """Real images in manifest order, then generated ones, which are used for training only.
 
     Attributes:
       manifest: the real images.
-      split: its folds.
-      fold: the fold in use.
-      generated: (absolute path, integer label) of every generated image.
-      fixed_statistics: mean and std per channel that stand in for those of the training images; None for theirs.
+      split: split of the real images.
+      fold: index of the fold in use.
+      generated: (absolute path, integer label) of each generated image.
+      fixed_statistics: mean and std per channel in place of the training images' own; None for their own.
     """
 
     manifest: manifests.Manifest
@@ -54,7 +54,7 @@ class Dataset:
 
     @cached_property
     def is_generated(self) -> np.ndarray:
-        """bool of shape (N,)."""
+        """Whether each image is generated, bool of shape (N,)."""
         return np.arange(len(self)) >= len(self.manifest)
 
     def file(self, index: int) -> Path:
@@ -63,21 +63,21 @@ class Dataset:
         return self.manifest.file(index) if index < real else self.generated[index - real][0]
 
     def rows(self, split: str) -> np.ndarray:
-        """Returns the real rows of "train", "val" or "test", int32."""
+        """Returns the real rows of "train", "val" or "test", ascending, int32."""
         return self.split.rows(self.fold, split)
 
     @cached_property
     def split_sha256(self) -> str:
-        """SHA-256 of which image (by its own digest) is in which part of the fold in use.
+        """SHA-256 over the images, by their own digests, and their parts of the fold in use.
 
-        Folds with the same one hold out the same images; where the files lie, and in which order, does not matter.
+        Folds with the same value hold out the same images; paths and order do not enter.
         """
         assignment = self.split.folds[self.fold].assignment
         parts = sorted((row.sha256, part) for row, part in zip(self.manifest.rows, assignment, strict=True))
         return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
     def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns mean and std per channel in [0, 1] to normalise by, float32 of shape (3,) each."""
+        """Returns the mean and std per channel in [0, 1] for normalisation, float32 of shape (3,) each."""
         fold = self.split.folds[self.fold]
         mean, std = self.fixed_statistics or (fold.mean, fold.std)
         return np.array(mean, np.float32), np.array(std, np.float32)
@@ -91,20 +91,19 @@ def open_dataset(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> Dataset:
-    """Opens a folder that `prepare` wrote, or a run directory that `save` wrote.
+    """Opens a folder written by `prepare`, or a run directory written by `save`.
 
     Args:
-      folder: holds manifest.json and split.json.
-      fold: which fold of the split.
-      generated: list of generated images to train with (manifest.load_generated); "" for none.
-      generated_count: take only the first so many of the list; -1 takes all.
-      mean, std: normalise by these, three numbers in [0, 1] each; empty for those of the training images.
+      folder: folder with manifest.json and split.json.
+      fold: index of the fold, from 0.
+      generated: path of a list of generated images to train with (manifest.load_generated); "" for none.
+      generated_count: number of images to take from the start of the list; -1 takes all.
+      mean, std: statistics for normalisation, three numbers in [0, 1] each; empty for those of the training images.
 
     Raises:
-      FileNotFoundError: the folder, the list or an image is not there.
-      ValueError: a file is broken, images have changed since they were prepared, the fold does not exist, the list is
-        shorter than `generated_count`, its images are of a GAN that was trained on another split, or `mean` and `std`
-        make no sense.
+      FileNotFoundError: the folder, the list or an image does not exist.
+      ValueError: a file is malformed, images have changed since they were prepared, the fold does not exist, the list
+        is shorter than `generated_count`, its GAN was trained on another split, or `mean` and `std` are invalid.
     """
     fixed = fixed_statistics(mean, std)
     manifest = manifests.load(folder)
@@ -116,12 +115,12 @@ def open_dataset(
             f"{len(missing)} of the {len(manifest)} images listed in {folder} are gone, first {missing[0]}; put them "
             "back or prepare the data again"
         )
-    changed = changes.changed_files(manifest)
+    changed = manifests.changed_files(manifest)
     if changed:
-        more = f" and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+        more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
         raise ValueError(
             f"{len(changed)} of the {len(manifest)} images listed in {folder} have changed since they were prepared: "
-            f"{', '.join(map(str, changed[:LISTED]))}{more}; bring the old files back or prepare the data again"
+            f"{', '.join(map(str, changed[:MOST_NAMED]))}{more}; bring the old files back or prepare the data again"
         )
     dataset = Dataset(manifest, split, fold)
     images = manifests.load_generated(generated, manifest.classes, dataset.split_sha256) if generated else []
@@ -153,10 +152,10 @@ def open_run_dataset(workdir: str | Path, config: Mapping[str, Any]) -> Dataset:
 
 
 def fixed_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Returns mean and std per channel as a configuration gives them, or None where both are empty.
+    """Returns the configured mean and std per channel, or None if both are empty.
 
     Raises:
-      ValueError: they are not three numbers each, in [0, 1] and with every std above 0.
+      ValueError: they are not three numbers in [0, 1] each, every std above 0.
     """
     if not len(mean) and not len(std):
         return None
@@ -169,10 +168,10 @@ def fixed_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Seque
 
 
 def save(dataset: Dataset, source: str | Path, folder: str | Path) -> None:
-    """Copies what identifies the dataset into a run directory: manifest, split, list of generated images, data report.
+    """Copies the manifest, the split, the list of generated images and the data report into a run directory.
 
     Args:
-      dataset: as `open_dataset(source, ...)` returned it.
+      dataset: the dataset that `open_dataset(source, ...)` returned.
       source: the prepared folder.
       folder: the run directory.
     """
@@ -187,11 +186,11 @@ def save(dataset: Dataset, source: str | Path, folder: str | Path) -> None:
 
 
 def training_summary(dataset: Dataset, draws: Sequence[float]) -> str:
-    """Returns a table of images per class and split, and what the sampler draws per epoch, as text.
+    """Returns a text table of the images per class and split, and of the sampler's draws per epoch.
 
     Args:
       dataset: the data.
-      draws: draws per class and epoch, (C,).
+      draws: mean number of draws per epoch of each class, shape (C,).
     """
     names = [printable(name) for name in dataset.classes]
     width = max(len(name) for name in (*names, "class"))

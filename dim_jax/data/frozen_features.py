@@ -1,6 +1,6 @@
-"""The `features` backend: what a frozen network makes of every image, computed once and kept beside the prepared data.
+"""The `features` backend: features of a frozen network, computed once per image and cached beside the prepared data.
 
-A linear model of these features sees every image upright and unaugmented. They live on the devices in place of pixels.
+The features replace the pixels in device memory. They are those of the upright, unaugmented images.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.cli.progress import Progress
-from dim_jax.data import packed_pixels
-from dim_jax.data.batches import Batch, describe
+from dim_jax.data import images
+from dim_jax.data.batches import Batch, row_fields
 from dim_jax.data.dataset import Dataset
 from dim_jax.runs import files
 
@@ -25,11 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FrozenNetwork:
-    """A network that turns images into features.
+    """A network that maps images to features.
 
     Attributes:
-      space: what to call the features, with the digest of the weights; other weights have another name.
-      load: returns what turns uint8 pixels (N, S, S, 3) into float32 features (N, F); called only if some are missing.
+      space: name of the feature space, with the digest of the weights: other weights have another name.
+      load: loads the network and returns a function from uint8 pixels (N, S, S, 3) to float32 features (N, F); called
+        only if some features are not cached.
     """
 
     space: str
@@ -37,19 +38,25 @@ class FrozenNetwork:
 
 
 class FrozenFeatures:
-    """Features of a whole dataset, real and generated, for steps that pick their rows on the device.
+    """Features of a whole dataset, real and generated, for steps that gather their rows on the device.
 
     Attributes:
-      pixels: the features, (N, F) float32, the row of the dataset first.
-      shape: of one row, (F,).
-      space: see FrozenNetwork.
+      pixels: the features, float32 of shape (N, F), indexed by row of the dataset.
+      shape: shape of one row, (F,).
+      space: name of the feature space, with the size and policy of the images.
     """
 
     def __init__(self, dataset: Dataset, image_size: int, resize: str, network: FrozenNetwork):
-        """Reads the features that are kept already, and computes and keeps what is missing.
+        """Reads the cached features, computes the others and adds them to the cache.
+
+        Args:
+          dataset: the images.
+          image_size: side of the square images in px.
+          resize: "squash", "crop" or "pad" (images.resize).
+          network: the frozen network.
 
         Raises:
-          ValueError: the kept features are damaged, or the network's weights are not installed.
+          ValueError: the cache is damaged, or the weights of the network are not installed.
         """
         self._dataset, self.space = dataset, f"{network.space}, of images brought to {image_size} px ({resize}) before"
         key = hashlib.sha256(self.space.encode()).hexdigest()[:12]
@@ -58,25 +65,25 @@ class FrozenFeatures:
             *(row.sha256 for row in dataset.manifest.rows),
             *map(_digest, (path for path, _ in dataset.generated)),
         ]
-        kept = read(path)
-        rows = [row for row, digest in enumerate(digests) if digest not in kept]
+        features = read(path)
+        rows = [row for row, digest in enumerate(digests) if digest not in features]
         if rows:
-            kept |= zip(
+            features |= zip(
                 [digests[row] for row in rows], _compute(dataset, rows, image_size, resize, network), strict=True
             )
-            write(path, kept)
-        self.pixels = np.stack([kept[digest] for digest in digests])
+            write(path, features)
+        self.pixels = np.stack([features[digest] for digest in digests])
         self.shape = self.pixels.shape[1:]
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns mean and std of the real training images' features, float32 of shape (F,) each."""
+        """Returns the mean and std of the features of the real training images, float32 of shape (F,) each."""
         training = self.pixels[self._dataset.rows("train")]
         std = training.std(0, dtype=np.float64)
         return training.mean(0, dtype=np.float64).astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
 
     def batches(self, row_batches: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Yields one batch of `label`, `mask`, `is_generated` and `index` per array of rows; -1 stands for padding."""
-        return (describe(self._dataset, rows) for rows in row_batches)
+        """Yields one batch of `label`, `mask`, `is_generated` and `index` per array of rows; -1 is padding."""
+        return (row_fields(self._dataset, rows) for rows in row_batches)
 
 
 def _digest(path: Path) -> str:
@@ -86,25 +93,23 @@ def _digest(path: Path) -> str:
 def _compute(
     dataset: Dataset, rows: list[int], image_size: int, resize: str, network: FrozenNetwork
 ) -> Iterator[np.ndarray]:
-    """Yields the features of `rows`."""
+    """Yields the features of `rows`, float32 of shape (F,) each."""
     extract = network.load()
     log.info("computing features of %d images: %s", len(rows), network.space)
-    progress, waiting = Progress("features", len(rows)), []
-    for done, image in enumerate(
-        packed_pixels.decode([dataset.file(row) for row in rows], image_size, resize), start=1
-    ):
-        waiting.append(image)
-        if len(waiting) == BATCH or done == len(rows):
-            # The last batch is filled up, so that one program serves all.
-            batch = np.stack(waiting + waiting[:1] * (BATCH - len(waiting)))
-            yield from extract(batch)[: len(waiting)]
-            waiting = []
+    progress, batch = Progress("features", len(rows)), []
+    for done, image in enumerate(images.read_squares([dataset.file(row) for row in rows], image_size, resize), start=1):
+        batch.append(image)
+        if len(batch) == BATCH or done == len(rows):
+            # The last batch is padded to BATCH, so that all batches share a compiled program.
+            padded = np.stack(batch + batch[:1] * (BATCH - len(batch)))
+            yield from extract(padded)[: len(batch)]
+            batch = []
             progress.update(done)
     progress.close()
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Returns the kept features by the SHA-256 of their images, none where there is no file.
+    """Returns the cached features by the SHA-256 of their images; an empty dictionary if there is no file.
 
     Raises:
       ValueError: the file is damaged.
@@ -112,19 +117,19 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
     try:
-        found = files.read_arrays(path, ("digests", "features"))
+        arrays = files.read_arrays(path, ("digests", "features"))
     except ValueError as error:
-        raise ValueError(f"{error}; delete the file, and it is made again") from None
-    digests, features = found.get("digests", np.zeros(0)), found.get("features", np.zeros(0))
+        raise ValueError(f"{error}; delete the file, and the features are computed again") from None
+    digests, features = arrays.get("digests", np.zeros(0)), arrays.get("features", np.zeros(0))
     if digests.dtype.kind != "U" or features.dtype != np.float32 or features.shape[:-1] != digests.shape:
-        raise ValueError(f"{path} holds no features of images; delete the file, and it is made again")
+        raise ValueError(f"{path} holds no features of images; delete the file, and they are computed again")
     return dict(zip(digests.tolist(), features, strict=True))
 
 
-def write(path: Path, kept: dict[str, np.ndarray]) -> None:
-    """Keeps features by the SHA-256 of their images; where nothing can be written, the next run computes them again."""
+def write(path: Path, features: dict[str, np.ndarray]) -> None:
+    """Writes features by the SHA-256 of their images; a file that cannot be written is a warning, not an error."""
     buffer = io.BytesIO()
-    np.savez(buffer, digests=np.array(list(kept)), features=np.stack(list(kept.values())))
+    np.savez(buffer, digests=np.array(list(features)), features=np.stack(list(features.values())))
     try:
         files.write_bytes(path, buffer.getvalue())
     except OSError as error:

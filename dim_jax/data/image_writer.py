@@ -1,4 +1,4 @@
-"""Images that come from elsewhere than files, written as one file each under names that are safe and not taken."""
+"""Writer of image files under safe, unique names, for images that do not come from files."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -7,7 +7,7 @@ import numpy as np
 
 from dim_jax.data import images
 
-LONGEST_NAME = 120  # bytes, so that a number, a suffix and ".png" of a conversion still fit into 255
+LONGEST_NAME = 120  # bytes; a number, a suffix and the ".png" of a conversion still fit into 255
 MAGIC = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
@@ -25,7 +25,7 @@ class Writer:
 
     def __init__(self, root: Path):
         """Args:
-        root: the folder; made when the first image comes.
+        root: the folder; created with the first image.
         """
         self._root = root
         self._last_number: dict[str, int] = {}
@@ -34,27 +34,27 @@ class Writer:
         """Writes one image.
 
         Args:
-          image: the bytes of an image file, which are written unchanged; or uint8 pixels of shape (H, W, 1, 3 or 4),
-            which become a PNG.
-          label: class name, for the folder.
-          name: file name as the set tells it; of a path, only the last part counts, and its suffix does not.
+          image: the bytes of an image file, written unchanged; or uint8 pixels of shape (H, W, C) with 1, 3 or 4
+            channels, written as PNG.
+          label: class name, the folder of the image.
+          name: file name in the source; only the stem of its last path component is used.
 
         Returns:
           The POSIX path of the file, relative to the folder.
 
         Raises:
-          ValueError: pixels that are not 8-bit.
+          ValueError: the pixels are not an 8-bit image.
         """
-        content = image if isinstance(image, bytes) else _png(image, name)
+        encoded = image if isinstance(image, bytes) else _png(image, name)
         stem = PurePosixPath(name.replace("\\", "/")).stem
-        path = self._free(f"{safe_name(label)}/{safe_name(stem)}") + suffix(content)
+        path = self._unique(f"{safe_name(label)}/{safe_name(stem)}") + suffix(encoded)
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        target.write_bytes(encoded)
         return path
 
-    def _free(self, path: str) -> str:
-        """Returns `path` or, where it is taken, `path` with a number; capitals do not tell files apart everywhere."""
+    def _unique(self, path: str) -> str:
+        """Returns `path`, with a number if it is in use; case is ignored, as some file systems ignore it."""
         key, candidate = path.lower(), path
         while candidate.lower() in self._last_number:
             self._last_number[key] += 1
@@ -64,17 +64,17 @@ class Writer:
 
 
 def safe_name(name: str) -> str:
-    """Makes `name` a file name: no slashes or signs, no leading dots, not empty and not too long."""
+    """Returns `name` as a file name: no slashes or special characters, no leading dots, not empty, not too long."""
     cleaned = re.sub(r"[^\w.+ -]", "_", name).encode("utf-8", "ignore")[:LONGEST_NAME].decode("utf-8", "ignore")
     return cleaned.strip(". ") or "_"
 
 
-def suffix(content: bytes) -> str:
-    """Returns the usual suffix of an encoded image by how it begins; ".img" for an unknown kind."""
-    return next((known for magic, known in MAGIC.items() if content.startswith(magic)), ".img")
+def suffix(encoded: bytes) -> str:
+    """Returns the usual suffix of an encoded image by its first bytes; ".img" for an unknown format."""
+    return next((name for magic, name in MAGIC.items() if encoded.startswith(magic)), ".img")
 
 
 def _png(pixels: np.ndarray, name: str) -> bytes:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        raise ValueError(f"{name}: {pixels.dtype} numbers of shape {pixels.shape} are no 8-bit image; convert the set")
+        raise ValueError(f"{name}: {pixels.dtype} of shape {pixels.shape} is not an 8-bit image; convert the dataset")
     return images.png_bytes(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

@@ -1,8 +1,10 @@
-"""Reading images of every common kind as upright 8-bit RGB, and shrinking them."""
+"""Decoding of common image formats to upright 8-bit RGB, and resizing to squares."""
 
 import io
+import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +13,16 @@ from PIL import Image, ImageOps
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2"})
 POLICIES = ("squash", "crop", "pad")
-WHITE = 255  # the background of a slide, and so the colour behind transparency and beside padded images
+WHITE = 255  # the background of a slide: the colour behind transparency and around padded images
 EXIF_ORIENTATION = 0x0112
-# By content, not by suffix: Pillow would hand an .eps that calls itself .png to Ghostscript.
+# Formats are detected by content, not suffix: Pillow would pass an .eps named .png to Ghostscript.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
-# A small file can claim a huge picture, and an odd one makes huge steps on the way to a square. One field stays below.
+# Bounds that a single field never reaches: a small file can declare a huge image, and an elongated one has huge
+# intermediate sizes on the way to a square.
 MOST_PIXELS, MOST_BYTES, MOST_ELONGATED = 2**26, 2**29, 100
-# A progressive JPEG has about ten scans; each takes as long as the picture is large, however few bytes it has.
+# A progressive JPEG has about ten scans, and decoding each costs a pass over the whole image, however few its bytes.
 MOST_SCANS = 500
+IMAGES_IN_FLIGHT = 256  # decoded or being decoded ahead of the caller of `read_squares`
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class Inspected:
     Attributes:
       pixels: upright RGB, uint8 of shape (H, W, 3).
       conversion: why a plain decoder (8-bit RGB or greyscale JPEG or PNG, upright, one frame) would not give these
-        pixels, for example "CMYK"; "" when it would.
-      kind: as Pillow calls it, for example "PNG".
-      texts: what the file says beside the pixels, by name.
+        pixels, for example "CMYK"; "" if it would.
+      kind: Pillow's name of the format, for example "PNG".
+      texts: text metadata of the file, by name.
     """
 
     pixels: np.ndarray
@@ -42,33 +46,52 @@ class Inspected:
 def read_image(path: str | Path) -> np.ndarray:
     """Reads the first frame of an image as upright RGB, uint8 of shape (H, W, 3).
 
-    Transparency is laid over white, and 16-bit grey is scaled to 8 bits by the full range.
+    Transparent images are composited over white; 16-bit grey is scaled to 8 bits by its full range.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is empty, truncated, too large to be one field, or no image of a known kind.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is empty, truncated, too large to be one field, or not an image of a known format.
     """
     path = Path(path)
     return inspect(read_bytes(path), str(path)).pixels
 
 
 def read_square(path: str | Path, size: int, policy: str = "squash") -> np.ndarray:
-    """Reads an image as `read_image` and makes it square as `resize`, without a copy at full size between the two.
+    """Returns `resize(read_image(path), size, policy)`, without the full-size copy between the two.
+
+    Args:
+      path: the image file.
+      size: side of the result in pixels.
+      policy: "squash", "crop" or "pad" (`resize`).
+
+    Returns:
+      uint8 of shape (size, size, 3).
 
     Raises:
-      FileNotFoundError, ValueError: as both.
+      FileNotFoundError, ValueError: as `read_image` and `resize`.
     """
     _check_square(size, policy)
     path = Path(path)
     return _inspect(read_bytes(path), str(path), lambda upright: _squared(upright, size, policy)).pixels
 
 
-def read_bytes(path: Path) -> bytes:
-    """Returns the bytes of an image file, and reads nothing that has no end.
+def read_squares(paths: Sequence[str | Path], size: int, policy: str = "squash") -> Iterator[np.ndarray]:
+    """Yields the pixels of `read_square` of each path in order, decoding several images at a time.
 
     Raises:
-      OSError: it is not there or must not be read.
-      ValueError: it is a pipe, a device, a folder or the like, or larger than any single field.
+      FileNotFoundError, ValueError: as `read_square`.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), IMAGES_IN_FLIGHT):
+            yield from pool.map(lambda path: read_square(path, size, policy), paths[start : start + IMAGES_IN_FLIGHT])
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the bytes of an image file; refuses pipes and devices, which may have no end.
+
+    Raises:
+      OSError: the file does not exist or may not be read.
+      ValueError: it is not a regular file, or is larger than any single field.
     """
     try:
         status = path.stat()
@@ -77,16 +100,16 @@ def read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise type(error)(f"{path}: {error.strerror or error}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path}: a pipe, a device or the like, and no file")
+        raise ValueError(f"{path}: not a regular file; replace it by an image")
     raise ValueError(f"{path}: too large to read as one field ({status.st_size / 2**20:.0f} MiB); cut it into fields")
 
 
 def inspect(content: bytes, name: str) -> Inspected:
-    """Decodes the bytes of an image file and says whether a plain decoder would read the same.
+    """Decodes an image file, with the reason why a plain decoder would give other pixels, if it would.
 
     Args:
-      content: the file's bytes.
-      name: named in errors.
+      content: bytes of the file.
+      name: name of the file, for error messages.
 
     Raises:
       ValueError: as `read_image`.
@@ -95,7 +118,7 @@ def inspect(content: bytes, name: str) -> Inspected:
 
 
 def _inspect(content: bytes, name: str, to_pixels: Callable[[Image.Image], np.ndarray]) -> Inspected:
-    """Inspects an image of which the pixels are what `to_pixels` makes of it, upright and RGB."""
+    """Returns the Inspected image whose pixels are `to_pixels` of the upright RGB image."""
     if not content:
         raise ValueError(f"{name}: the file is empty")
     try:
@@ -104,20 +127,20 @@ def _inspect(content: bytes, name: str, to_pixels: Callable[[Image.Image], np.nd
             conversion = _conversion(image, content)
             image.load()
             texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
-            ImageOps.exif_transpose(image, in_place=True)  # copies nothing where there is nothing to turn
+            ImageOps.exif_transpose(image, in_place=True)  # no copy if there is nothing to rotate
             pixels = to_pixels(_to_rgb(image))
     except Image.UnidentifiedImageError:
         raise ValueError(f"{name}: not an image of a known kind") from None
     except (_TooLarge, Image.DecompressionBombError, MemoryError) as error:
-        why = error if isinstance(error, _TooLarge) else f"more than {MOST_PIXELS:,} pixels"
-        raise ValueError(f"{name}: too large to read as one field ({why}); cut it into fields") from None
+        reason = error if isinstance(error, _TooLarge) else f"more than {MOST_PIXELS:,} pixels"
+        raise ValueError(f"{name}: too large to read as one field ({reason}); cut it into fields") from None
     except Exception as error:  # on broken files Pillow's plugins raise OSError, SyntaxError, struct.error and more
         raise ValueError(f"{name}: cannot be decoded ({' '.join(str(error).split())})") from None
     return Inspected(pixels, conversion, str(image.format), texts)
 
 
 class _TooLarge(ValueError):
-    """An image whose header tells that it must not be decoded."""
+    """The header declares an image that is too large to decode."""
 
 
 def _check_size(image: Image.Image, content: bytes) -> None:
@@ -126,7 +149,7 @@ def _check_size(image: Image.Image, content: bytes) -> None:
         raise _TooLarge(f"{width} x {height} pixels, at most {MOST_PIXELS:,}")
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise _TooLarge(f"{width} x {height} pixels, one side more than {MOST_ELONGATED} times the other")
-    # What follows ff in the data of a scan is escaped, so this counts scans and no more than a thumbnail's beside them.
+    # ff bytes in scan data are escaped, so this counts scan markers: the image's, and at most a thumbnail's.
     if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
         raise _TooLarge(f"more than {MOST_SCANS} scans")
 
@@ -135,12 +158,12 @@ def _conversion(image: Image.Image, content: bytes) -> str:
     reasons = []
     if image.format not in ("JPEG", "PNG"):
         reasons.append(str(image.format))
-    if getattr(image, "is_animated", False):  # counting the frames would take a look at each
+    if getattr(image, "is_animated", False):  # n_frames would seek through all frames
         reasons.append("first of several frames")
     if image.mode not in ("L", "RGB"):
         reasons.append("palette" if image.mode == "P" else image.mode)
     elif image.format == "PNG" and content[24] != 8:
-        # Byte 24 of a PNG is the bit depth; Pillow shows 16-bit RGB and 2-bit grey as plain modes.
+        # Byte 24 of a PNG is the bit depth; Pillow gives 16-bit RGB and 2-bit grey the plain modes.
         reasons.append(f"{content[24]}-bit")
     if "transparency" in image.info:
         reasons.append("transparency")
@@ -160,23 +183,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, 255)), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image
 
 
 def resize(image: np.ndarray, size: int, policy: str = "squash") -> np.ndarray:
-    """Makes an image square, with Pillow's antialiased bilinear filter.
+    """Resizes an image to a square, with Pillow's antialiased bilinear filter.
 
     Args:
       image: uint8 of shape (H, W, 3).
       size: side of the result in pixels.
-      policy: "squash" stretches both sides to `size` (published); "crop" brings the short side to `size` and takes the
-        centre; "pad" brings the long side to `size` and adds white on both sides.
+      policy: "squash" scales both sides to `size` (published); "crop" scales the short side to `size` and takes the
+        centre; "pad" scales the long side to `size` and adds white on both sides.
 
     Returns:
       uint8 of shape (size, size, 3).
 
     Raises:
-      ValueError: the policy or the size makes no sense.
+      ValueError: the policy is unknown or the size is below 1.
     """
     _check_square(size, policy)
     return _squared(Image.fromarray(image), size, policy)

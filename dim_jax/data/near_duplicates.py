@@ -1,11 +1,11 @@
-"""Finding the same picture twice: exact copies by digest, near copies by perceptual hash and correlation.
+"""Duplicate images: exact copies by digest, near-duplicates by perceptual hash and correlation.
 
-Near copies are pictures saved again: recompressed, resized, blurred, recoloured, turned by right angles or mirrored, or
-cropped by up to about 2 %. A pair must have perceptual hashes at most 12 of 64 bits apart and grey thumbnails that
-correlate by at least 0.8. On 1,802 H&E fields, all pairs in all orientations, unrelated pictures correlated by at most
-0.73 and real copies by at least 0.99. Every copy of the first four kinds was found (correlation 0.96 or more), crops
-and shifts of 2 % in nine of ten cases, of 4 % hardly ever. Overlapping fields are therefore not found: that is what
-groups are for.
+Near-duplicates are images saved again: recompressed, resized, blurred, recoloured, rotated by right angles or mirrored,
+or cropped by up to about 2 %. A pair must have perceptual hashes that differ in at most 12 of 64 bits, and grey
+thumbnails whose correlation is at least 0.8. Over all pairs and orientations of 1,802 H&E fields, the correlation of
+unrelated images was at most 0.73 and that of real copies at least 0.99. All copies of the first four kinds were
+detected (correlation at least 0.96), crops and shifts of 2 % in nine of ten cases, of 4 % hardly ever. Overlapping
+fields are therefore not detected; groups are for them.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from PIL import Image
 MOST_BITS_APART = 12
 LEAST_CORRELATION = 0.8
 THUMBNAIL = 32
-HASHED = 64  # side of the picture that is hashed, so that eight orientations cost little
+HASHED = 64  # side of the hashed image: small, so that hashing eight orientations is cheap
 CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What of a picture is compared.
+    """The features by which images are compared.
 
     Attributes:
-      hashes: perceptual hash of the picture in the eight right-angle orientations, bool of shape (8, 64); the first is
-        as it stands.
+      hashes: perceptual hashes of the eight right-angle orientations, bool of shape (8, 64); the first is that of the
+        image as it is.
       thumbnail: grey levels, uint8 of shape (32, 32).
     """
 
@@ -37,24 +37,27 @@ class Signature:
 
 
 def signature(pixels: np.ndarray) -> Signature:
-    """Returns the signature of an RGB picture, uint8 of shape (H, W, 3)."""
+    """Returns the signature of an RGB image, uint8 of shape (H, W, 3)."""
     grey = Image.fromarray(pixels).convert("L").resize((HASHED, HASHED), Image.Resampling.BOX)
-    turned = [Image.fromarray(np.ascontiguousarray(view)) for view in _orientations(np.asarray(grey))]
-    hashes = np.stack([imagehash.phash(view).hash.reshape(-1) for view in turned])
+    oriented = [Image.fromarray(np.ascontiguousarray(view)) for view in _orientations(np.asarray(grey))]
+    hashes = np.stack([imagehash.phash(view).hash.reshape(-1) for view in oriented])
     return Signature(hashes, np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)))
 
 
 def _orientations(picture: np.ndarray) -> list[np.ndarray]:
-    """The eight right-angle turns and mirrorings of an (S, S) picture, itself first."""
-    turns = [np.rot90(picture, number) for number in range(4)]
-    return turns + [turn.T for turn in turns]
+    """Returns the eight right-angle rotations and reflections of an (S, S) image, itself first."""
+    rotations = [np.rot90(picture, number) for number in range(4)]
+    return rotations + [rotation.T for rotation in rotations]
 
 
 def near_pairs(signatures: Sequence[Signature]) -> np.ndarray:
-    """Returns the pairs of near copies, int64 of shape (P, 2), lower row first.
+    """Returns the pairs of near-duplicates, int64 of shape (P, 2), lower row first.
 
-    All pairs are compared, as matrix products of a chunk of rows with all later ones: about 10 s on two cores for
-    20,000 images, and four times that for twice as many. Pictures without structure (one colour) match nothing.
+    All pairs are compared, as matrix products of a chunk of rows with all later rows: about 10 s on two cores for
+    20,000 images, quadratic in their number. Images of a single colour match nothing.
+
+    Args:
+      signatures: signature of each image.
     """
     if not signatures:
         return np.zeros((0, 2), np.int64)
@@ -68,12 +71,12 @@ def near_pairs(signatures: Sequence[Signature]) -> np.ndarray:
         for orientation in range(signs.shape[1]):
             dots = chunk @ signs[start:, orientation].T
             for first, second in (np.argwhere(dots >= bits - 2 * MOST_BITS_APART) + start).tolist():
-                if first < second and _alike(thumbnails, first, second, orientation):
+                if first < second and _correlate(thumbnails, first, second, orientation):
                     pairs.add((first, second))
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
-def _alike(thumbnails: np.ndarray, first: int, second: int, orientation: int) -> bool:
+def _correlate(thumbnails: np.ndarray, first: int, second: int, orientation: int) -> bool:
     one = thumbnails[first].astype(np.float64)
     other = _orientations(thumbnails[second])[orientation].astype(np.float64)
     one, other = one - one.mean(), other - other.mean()
@@ -82,7 +85,7 @@ def _alike(thumbnails: np.ndarray, first: int, second: int, orientation: int) ->
 
 
 def exact_pairs(digests: Sequence[str]) -> np.ndarray:
-    """Returns pairs that join every repeated digest to its first row, int64 of shape (P, 2)."""
+    """Returns the pair (first row, row) of each row that repeats an earlier digest, int64 of shape (P, 2)."""
     first: dict[str, int] = {}
     pairs = [(first.setdefault(digest, row), row) for row, digest in enumerate(digests)]
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)

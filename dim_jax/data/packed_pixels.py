@@ -1,10 +1,7 @@
-"""The pixels of a whole dataset in one .npz file: decoded and shrunk once by `prepare`, read in one go by training."""
+"""Packed pixels: all images of a dataset, decoded and resized once by `prepare`, in one .npz file."""
 
-import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,36 +10,22 @@ from dim_jax.data.manifest import Manifest
 from dim_jax.runs import files
 
 FILE_NAME = "packed.npz"
-CHUNK = 256  # images in work at a time
-
-
-def decode(paths: Sequence[Path], image_size: int, resize: str) -> Iterator[np.ndarray]:
-    """Yields the square pixels of each image in order, uint8 (image_size, image_size, 3), decoding several at a time.
-
-    Raises:
-      FileNotFoundError, ValueError: an image is gone or cannot be decoded.
-    """
-    workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        for first in range(0, len(paths), CHUNK):
-            chunk = paths[first : first + CHUNK]
-            yield from pool.map(lambda path: images.read_square(path, image_size, resize), chunk)
 
 
 def write(manifest: Manifest, image_size: int, resize: str, progress: Callable[[int, int], None] | None = None) -> None:
-    """Writes the pixels of all images to `manifest.packed`, one after the other: they need not fit into memory.
+    """Writes the pixels of all images to `manifest.packed`, one image at a time: they need not fit into memory.
 
     The file holds `images` (N, image_size, image_size, 3) uint8, `resize` and the manifest's `fingerprint`.
 
     Args:
-      manifest: the images, and where to write.
-      image_size: side of the pixels in px.
+      manifest: the images; its `packed` is the path of the file.
+      image_size: side of the square images in px.
       resize: "squash", "crop" or "pad" (images.resize).
       progress: called as progress(images done, images in all).
     """
-    decoded = decode([manifest.file(row) for row in range(len(manifest))], image_size, resize)
+    decoded = images.read_squares([manifest.file(row) for row in range(len(manifest))], image_size, resize)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(manifest), image_size, image_size, 3)}
-    # Stored, not deflated: tissue hardly shrinks, and every start of a run would pay for it.
+    # Stored, not deflated: tissue hardly compresses, and every start of a run would have to inflate it.
     with zipfile.ZipFile(manifest.packed, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with archive.open("images.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array_header_1_0(file, header)
@@ -56,7 +39,10 @@ def write(manifest: Manifest, image_size: int, resize: str, progress: Callable[[
 
 
 def read(manifest: Manifest, image_size: int, resize: str) -> np.ndarray | None:
-    """Returns the packed pixels of `manifest`, or None where there are none of this size and policy.
+    """Returns the packed pixels of `manifest`, or None if there are none of this size and policy.
+
+    Returns:
+      uint8 of shape (N, image_size, image_size, 3).
 
     Raises:
       ValueError: the file is damaged, or belongs to other data.
@@ -83,7 +69,7 @@ def read(manifest: Manifest, image_size: int, resize: str) -> np.ndarray | None:
 
 
 def _shape(archive: np.lib.npyio.NpzFile) -> tuple[int, ...]:
-    """Returns the shape of the images without reading them."""
+    """Returns the shape of the images from the header of their array."""
     with archive.zip.open("images.npy") as file:
         np.lib.format.read_magic(file)
         return np.lib.format.read_array_header_1_0(file)[0]

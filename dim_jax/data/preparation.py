@@ -1,7 +1,7 @@
-"""Prepares a dataset: lists and checks its images, divides them into training, validation and test, and reports.
+"""Preparation of a dataset: lists and checks its images, splits them into training, validation and test, and reports.
 
-Everything is written into a folder beside the target that is renamed at the end, so an interrupted run leaves no half
-dataset. What has been prepared is never redrawn.
+The output is written to a temporary folder beside the target and renamed at the end, so an interruption leaves no
+partial dataset. A prepared dataset is never split again.
 """
 
 import contextlib
@@ -9,17 +9,14 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dim_jax.cli import command_line
-from dim_jax.cli.progress import showing
+from dim_jax.cli.progress import progress_callback
 from dim_jax.data import images, phantom, prepared_folder, sources, splits
 from dim_jax.data.dataset import REPORT_FILE
+from dim_jax.data.sources import Listing
 from dim_jax.runs import files
-
-# Heavy imports wait until there is something to do, so that --help answers at once.
-if TYPE_CHECKING:
-    from dim_jax.data.sources import Listing
 
 PHANTOM = "phantom"
 TFDS = "tfds:"
@@ -46,33 +43,33 @@ def prepare_dataset(
     data_dir: str | Path | None = None,
     manual_dir: str | Path | None = None,
 ) -> Path:
-    """Prepares `source` into the folder `out`; does nothing when that was done with the same options.
+    """Prepares `source` into the folder `out`; does nothing if `out` was prepared with the same options.
 
     Args:
-      source: a folder with one folder per class, or with a manifest.csv; "phantom" for drawn tissue; "tfds:NAME" for
-        a set of TensorFlow Datasets; None with `manifest`.
-      out: folder to make; it must be new or empty.
+      source: a folder with one folder per class, or with a manifest.csv; "phantom" for synthetic tissue; "tfds:NAME"
+        for a dataset of TensorFlow Datasets; None with `manifest`.
+      out: output folder; it must be new or empty.
       manifest: CSV with the columns path, label and optionally group and split.
-      group_regex: finds the group (patient or case) in an image's path: its first capturing group, or its whole match.
-      classes: class names in label order; sorted, or for the phantom clinical, when None.
+      group_regex: regular expression of the group (patient or case) in an image's path: its first capturing group, or
+        else the whole match.
+      classes: class names in label order; None sorts them, or takes the clinical order of the phantom.
       exclude: classes to leave out.
-      image_size: side in pixels at which mean and std are measured, and at which phantoms are drawn.
-      split: "group", "random_image", "kfold" or "manifest"; None takes the CSV's split column, or else "group".
-      folds: number of folds of "kfold".
-      validation, test: shares of the images, for "group" and "random_image".
-      seed: seed of the split and of the phantom.
-      scale: size of the phantom set, 1 for that of EBHI.
-      pack: also write the pixels at `image_size`, made square by this policy ("squash", "crop" or "pad").
+      image_size: side in px at which mean and std are measured, and at which phantom images are rendered.
+      split: "group", "random_image", "kfold" or "manifest"; None takes the split column of the CSV, or else "group".
+      folds: number of folds of "kfold", at least 3.
+      validation, test: shares of the images in (0, 1), for "group" and "random_image".
+      seed: seed of the split and of the phantom, >= 0.
+      scale: size of the phantom set relative to EBHI.
+      pack: also write the pixels at `image_size`, resized by this policy ("squash", "crop" or "pad").
       strict: refuse unreadable images instead of leaving them out.
-      data_dir, manual_dir: where TFDS keeps what it has built, and what was downloaded by hand for it; None for its own
-        choice.
+      data_dir, manual_dir: TFDS's folders of built datasets and of manual downloads; None for its defaults.
 
     Returns:
       The absolute path of `out`.
 
     Raises:
       FileNotFoundError: the source, the CSV or an image it lists does not exist.
-      ValueError: an option or the data make no sense, or `out` was prepared otherwise.
+      ValueError: an option or the data are invalid, or `out` was prepared with other options.
     """
     out = Path(os.path.realpath(out))
     if source is None and manifest is None:
@@ -102,7 +99,7 @@ def prepare_dataset(
     if is_folder:
         root = Path(os.path.realpath(source))
         if out.is_relative_to(root) or root.is_relative_to(out):
-            raise ValueError(f"--out={out} and --source={root} lie inside each other; choose an --out elsewhere")
+            raise ValueError(f"--out={out} and --source={root} are inside each other; choose an --out elsewhere")
     if _is_prepared(out, options):
         command_line.say(f"{out} is already prepared with these options; nothing to do")
         return out
@@ -111,7 +108,7 @@ def prepare_dataset(
     new_parents = [folder for folder in out.parents if not folder.exists()]
     try:
         with files.replacement(out, is_folder=True) as partial:
-            listing = _list(partial, options, {"data_dir": data_dir, "manual_dir": manual_dir})
+            listing = _list_images(partial, options, {"data_dir": data_dir, "manual_dir": manual_dir})
             prepared_folder.write(partial, listing, options, strict, started)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -123,7 +120,7 @@ def prepare_dataset(
 
 
 def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
-    """Says whether `out` holds data prepared with these options; raises when it holds anything else."""
+    """Returns whether `out` holds data prepared with these options; raises if it holds anything else."""
     if not out.exists():
         return False
     if not out.is_dir():
@@ -132,7 +129,7 @@ def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
         if any(out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no prepared data; choose another --out")
         return False
-    # Data that were prepared before there was --exclude left nothing out.
+    # Reports from before --exclude was added lack the option; no class was left out.
     previous = {"exclude": []} | (files.read_object(out / REPORT_FILE).get("options") or {})
     differing = [
         f"{key} was {previous.get(key)!r} and is now {value!r}"
@@ -158,40 +155,41 @@ def _check_options(
         raise ValueError(f"--seed={options['seed']} must not be negative")
     is_phantom = options["source"] == PHANTOM
     if is_phantom and (options["manifest"] or options["group_regex"]):
-        raise ValueError("--source=phantom knows its images and cases; drop --manifest and --group-regex")
+        raise ValueError("--source=phantom has its own images and cases; drop --manifest and --group-regex")
     if not is_phantom and scale != 1:
         raise ValueError(f"--scale={scale} is only for --source=phantom; drop it")
     if not 0 < scale <= MOST_SCALE:
         raise ValueError(f"--scale={scale} must be positive and at most {MOST_SCALE}")
     if options["pack"] not in (None, *images.POLICIES):
-        raise ValueError(f"--pack={options['pack']} is no policy; use {', '.join(images.POLICIES)}")
+        raise ValueError(f"--pack={options['pack']} is not a policy; use {', '.join(images.POLICIES)}")
     is_tfds = (options["source"] or "").startswith(TFDS)
     if is_tfds and (options["manifest"] or options["source"] == TFDS):
-        raise ValueError("--source=tfds:NAME names a set, which lists its images; give NAME and no --manifest")
+        raise ValueError("--source=tfds:NAME names a dataset with its own list of images; give NAME and no --manifest")
     if options["source"] and not is_phantom and not is_tfds and not os.path.isdir(options["source"]):
         raise FileNotFoundError(
             f"{options['source']}: no such folder; --source is phantom, tfds:NAME or a folder of images"
         )
 
 
-def _list(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
+def _list_images(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> Listing:
     classes, exclude = options["classes"], options["exclude"]
     listing = _list_all(folder, options | {"classes": None if exclude else classes}, tfds_folders)
     return sources.without_classes(listing, exclude, classes) if exclude else listing
 
 
-def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> "Listing":
+def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> Listing:
     if (options["source"] or "").startswith(TFDS):
         from dim_jax.data import tfds_source
 
-        chosen = {key: options[key] for key in ("group_regex", "classes", "split")}
-        name, progress = options["source"].removeprefix(TFDS), showing("writing images")
-        return tfds_source.listing(folder / "images", name, **chosen, **tfds_folders, progress=progress)
+        selected = {key: options[key] for key in ("group_regex", "classes", "split")}
+        name, progress = options["source"].removeprefix(TFDS), progress_callback("writing images")
+        return tfds_source.list_images(folder / "images", name, **selected, **tfds_folders, progress=progress)
     if options["source"] != PHANTOM:
-        return sources.listing(
+        return sources.list_images(
             options["source"], options["manifest"], options["group_regex"], options["classes"], options["split"]
         )
     root = folder / "images"
-    drawn = phantom.write(root, options["image_size"], options["scale"], options["seed"], showing("drawing tissue"))
-    listed = [sources.Listed(path, label, case, where=path) for path, label, case in sorted(drawn)]
+    progress = progress_callback("rendering tissue")
+    rows = phantom.write(root, options["image_size"], options["scale"], options["seed"], progress)
+    listed = [sources.ListedImage(path, label, case, where=path) for path, label, case in sorted(rows)]
     return sources.Listing(root, sources.class_order(listed, options["classes"] or phantom.CLASSES), listed)

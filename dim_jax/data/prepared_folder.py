@@ -1,4 +1,4 @@
-"""From listed images to a folder of prepared data: read, look for pairs, split, measure, report."""
+"""Contents of a prepared folder: scans listed images, joins duplicates, splits, measures statistics and reports."""
 
 import dataclasses
 import time
@@ -9,67 +9,71 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
-from dim_jax.cli.progress import showing
+from dim_jax.cli.progress import progress_callback
 from dim_jax.data import data_report, image_scan, near_duplicates, packed_pixels, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
-from dim_jax.data.image_scan import ReadImage
+from dim_jax.data.image_scan import ScannedImage
 from dim_jax.data.sources import Listing
 from dim_jax.runs import files
 
 
 def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool, started: float) -> None:
-    """Writes everything that prepared data are into an empty folder, and says the report.
+    """Writes all files of a prepared dataset into an empty folder, and prints its report.
 
     Args:
-      folder: where to.
+      folder: the output folder.
       listing: the images.
-      options: those of `prepare.prepare`, checked; kept in the report.
+      options: checked options of `preparation.prepare_dataset`, recorded in the report.
       strict: refuse unreadable images instead of leaving them out.
-      started: when preparing began, by time.perf_counter(); the report tells how long it took.
+      started: time.perf_counter() at the start of the preparation; the report has the duration.
 
     Raises:
-      ValueError: the images cannot be read, or cannot be split as asked.
+      ValueError: a class has no readable image, or the images cannot be split by the options.
     """
     automatic = "manifest" if listing.has_split else "group"
     method = automatic if options["split"] == "auto" else options["split"]
     if method == "manifest" and not listing.has_split:
         raise ValueError("--split=manifest needs a manifest.csv with a split column; add it or choose another split")
-    converted, progress = folder / "converted", showing("reading images")
-    read, unreadable = image_scan.read_all(listing.images, listing.root, converted, options["image_size"], progress)
-    _check_readable(read, unreadable, listing.classes, strict)
+    converted, progress = folder / "converted", progress_callback("reading images")
+    scanned, unreadable = image_scan.scan_images(
+        listing.images, listing.root, converted, options["image_size"], progress
+    )
+    _check_readable(scanned, unreadable, listing.classes, strict)
 
     manifest = manifests.Manifest(
         root=listing.root,
         classes=listing.classes,
-        rows=tuple(image.row for image in read),
-        converted_root=converted if any(image.conversion for image in read) else None,
+        rows=tuple(image.row for image in scanned),
+        converted_root=converted if any(image.conversion for image in scanned) else None,
     )
     exact = near_duplicates.exact_pairs([row.sha256 for row in manifest.rows])
-    near = near_duplicates.near_pairs([image.signature for image in read])
+    near = near_duplicates.near_pairs([image.signature for image in scanned])
     digests = np.array([row.sha256 for row in manifest.rows])
     near = near[digests[near[:, 0]] != digests[near[:, 1]]]
     units = splits.units_of([row.group for row in manifest.rows], np.concatenate([exact, near]))
     if method == "manifest":
-        assignments = (_as_listed(read),)
+        assignments = (_listed_split(scanned),)
     else:
         shares = {key: options[key] for key in ("folds", "validation", "test") if options[key] is not None}
-        assignments = splits.draw(manifest.labels, units, method, seed=options["seed"], **shares)
+        assignments = splits.assign(manifest.labels, units, method, seed=options["seed"], **shares)
         if method == "group" and not any(row.group for row in manifest.rows):
             method = "image"
-    moments = np.stack([image.moments for image in read])
-    folds = tuple(splits.Fold(each, *image_scan.channel_statistics(moments, each)) for each in assignments)
+    moments = np.stack([image.moments for image in scanned])
+    folds = tuple(
+        splits.Fold(assignment, *image_scan.channel_statistics(moments, assignment)) for assignment in assignments
+    )
     split = splits.Split(method, options["seed"], folds)
     facts = {
         "options": options,
-        "converted": [{"path": image.listed.path, "reason": image.conversion} for image in read if image.conversion],
+        "converted": [{"path": image.listed.path, "reason": image.conversion} for image in scanned if image.conversion],
         "unreadable": unreadable,
         "ignored": listing.ignored,
         "notes": listing.notes,
     }
     if options["pack"]:
         manifest = dataclasses.replace(manifest, packed=folder / packed_pixels.FILE_NAME)
-        packed_pixels.write(manifest, options["image_size"], options["pack"], showing("packing pixels"))
+        packed_pixels.write(manifest, options["image_size"], options["pack"], progress_callback("packing pixels"))
     facts["seconds"] = round(time.perf_counter() - started, 3)
     report = data_report.build(manifest, split, units, exact, near, facts)
     data_report.contact_sheet(manifest, split).save(folder / "examples.png")
@@ -81,21 +85,21 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
 
 
 def _check_readable(
-    read: list[ReadImage], unreadable: list[dict[str, str]], classes: Sequence[str], strict: bool
+    scanned: list[ScannedImage], unreadable: list[dict[str, str]], classes: Sequence[str], strict: bool
 ) -> None:
     first = "; ".join(f"{item['path']}: {item['reason']}" for item in unreadable[:3])
     if unreadable and strict:
         raise ValueError(f"{len(unreadable)} images cannot be read ({first}); mend them or leave out --strict")
-    found = {image.row.label for image in read}
+    labels = {image.row.label for image in scanned}
     for name in classes:
-        if name not in found:
+        if name not in labels:
             raise ValueError(f"no image of class {name!r} can be read ({first}); mend the files or drop the class")
 
 
-def _as_listed(read: list[ReadImage]) -> tuple[str, ...]:
-    """Returns the split column, once it is sure that nothing is missing."""
-    assignment = tuple(image.listed.split for image in read)
+def _listed_split(scanned: list[ScannedImage]) -> tuple[str, ...]:
+    """Returns the split column of the manifest.csv; raises ValueError if a part of the split is empty."""
+    assignment = tuple(image.listed.split for image in scanned)
     for name in splits.NAMES:
         if name not in assignment:
-            raise ValueError(f"the split column has no readable {name!r} images; add some or draw with --split=group")
+            raise ValueError(f"the split column has no readable {name!r} images; add some or use --split=group")
     return assignment

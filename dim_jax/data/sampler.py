@@ -1,4 +1,4 @@
-"""Which rows make up which global batch: a pure function of (seed, step), so a run can resume at any step at once."""
+"""Sampler of global batches: a pure function of (seed, step), so that a run can resume at any step."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,9 +11,11 @@ from dim_jax.data.stratification import largest_remainder
 
 @dataclass(frozen=True)
 class Stratum:
-    """Rows that are drawn equally often, and how many draws they get per epoch together.
+    """Rows that are drawn equally often; each of them is drawn once before any is drawn again.
 
-    Within a stratum every row is drawn once before any is drawn again.
+    Attributes:
+      rows: rows of the dataset.
+      draws_per_epoch: draws of all rows together in one epoch.
     """
 
     rows: tuple[int, ...]
@@ -22,10 +24,10 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws global batches from strata; epochs follow one another without a gap, so that every batch is full.
+    """Draws global batches from strata. A batch may span two epochs, so that every batch is full.
 
     Attributes:
-      strata: what is drawn.
+      strata: disjoint sets of rows with their numbers of draws.
       seed: seed of all permutations.
       global_batch_size: rows per step over all devices and hosts.
     """
@@ -40,44 +42,50 @@ class Sampler:
         return sum(stratum.draws_per_epoch for stratum in self.strata)
 
     def batch(self, step: int) -> np.ndarray:
-        """Returns the rows of the global batch of `step` (from 0), int32 of shape (global_batch_size,)."""
+        """Returns the rows of the global batch at `step`, counted from 0, int32 of shape (global_batch_size,)."""
         positions = np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)
         epochs, offsets = np.divmod(positions, self.epoch_size)
         rows = np.empty(len(positions), np.int32)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = _epoch(self, int(epoch))[offsets[here]]
+            in_epoch = epochs == epoch
+            rows[in_epoch] = _epoch_rows(self, int(epoch))[offsets[in_epoch]]
         return rows
 
     def class_counts(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """Returns how many examples of each class an epoch draws on average, float32 of shape (num_classes,)."""
+        """Returns the mean number of draws of each class per epoch, float32 of shape (num_classes,).
+
+        Args:
+          labels: integer labels of all rows, shape (N,).
+          num_classes: number of classes C.
+        """
         counts = np.zeros(num_classes)
         for stratum in self.strata:
-            of_rows = np.bincount(labels[list(stratum.rows)], minlength=num_classes)
-            counts += of_rows * (stratum.draws_per_epoch / len(stratum.rows))
+            row_counts = np.bincount(labels[list(stratum.rows)], minlength=num_classes)
+            counts += row_counts * (stratum.draws_per_epoch / len(stratum.rows))
         return counts.astype(np.float32)
 
 
 @lru_cache(maxsize=8)
-def _epoch(sampler: Sampler, epoch: int) -> np.ndarray:
-    """The rows of one epoch in order."""
+def _epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
+    """Returns the rows of one epoch in order, int32 of shape (epoch_size,)."""
     draws = [
-        _draws_of_stratum(sampler, number, epoch * stratum.draws_per_epoch, stratum.draws_per_epoch)
+        _stratum_draws(sampler, number, epoch * stratum.draws_per_epoch, stratum.draws_per_epoch)
         for number, stratum in enumerate(sampler.strata)
     ]
     order = _rng(sampler.seed, len(sampler.strata), epoch).permutation(sampler.epoch_size)
     return np.concatenate(draws)[order]
 
 
-def _draws_of_stratum(sampler: Sampler, number: int, start: int, count: int) -> np.ndarray:
-    """Draws `start` to `start + count` of a stratum's endless stream: one permutation of its rows after another."""
+def _stratum_draws(sampler: Sampler, number: int, start: int, count: int) -> np.ndarray:
+    """Returns draws `start` to `start + count` of a stratum, whose draws are successive permutations of its rows."""
     rows = np.array(sampler.strata[number].rows, np.int32)
     rounds, offsets = np.divmod(np.arange(start, start + count), len(rows))
-    drawn = np.empty(count, np.int32)
+    draws = np.empty(count, np.int32)
     for round_number in np.unique(rounds):
-        here = rounds == round_number
-        drawn[here] = rows[_rng(sampler.seed, number, int(round_number)).permutation(len(rows))[offsets[here]]]
-    return drawn
+        in_round = rounds == round_number
+        permutation = _rng(sampler.seed, number, int(round_number)).permutation(len(rows))
+        draws[in_round] = rows[permutation[offsets[in_round]]]
+    return draws
 
 
 def _rng(seed: int, *path: int) -> np.random.Generator:
@@ -98,15 +106,15 @@ def make_sampler(
     An epoch draws every real training image once on average, and every generated one `generated_weight` times.
 
     Args:
-      dataset: the data; only its training rows are drawn.
-      seed: seed of all permutations.
-      global_batch_size: rows per step.
-      class_balanced: share the draws of an epoch equally among the classes that have images.
-      generated_weight: how often a generated image is drawn for once that a real one is, >= 0.
-      only_class: label of the one class to draw; None draws all.
+      dataset: the data; only its training rows and generated images are drawn.
+      seed: seed of all permutations, >= 0.
+      global_batch_size: rows per step, >= 1.
+      class_balanced: divide the draws of an epoch equally among the classes that have images.
+      generated_weight: draws of a generated image per draw of a real one, >= 0.
+      only_class: integer label of the only class to draw; None draws all classes.
 
     Raises:
-      ValueError: an option is out of range, or there is nothing to train on.
+      ValueError: an option is out of range, or there are no training images.
     """
     if global_batch_size < 1:
         raise ValueError(f"config.train.global_batch_size={global_batch_size} must be at least 1")
@@ -133,11 +141,11 @@ def make_sampler(
     epoch_size = max(round(draws.sum()), 1)
     if class_balanced:
         label_of = np.array([dataset.labels[rows[0]] for rows, _ in groups])
-        drawn_classes = np.unique(label_of)
-        totals = _apportion(np.ones(len(drawn_classes)), epoch_size)
+        labels_drawn = np.unique(label_of)
+        totals = _apportion(np.ones(len(labels_drawn)), epoch_size)
         counts = np.empty(len(groups), int)
-        # First among the classes, then within each: rounding all at once can set two classes two draws apart.
-        for label, total in zip(drawn_classes, totals, strict=True):
+        # Rounded among the classes first, then within each: otherwise two classes can differ by two draws.
+        for label, total in zip(labels_drawn, totals, strict=True):
             counts[label_of == label] = _apportion(draws[label_of == label], total)
     else:
         counts = _apportion(draws, epoch_size)
@@ -146,5 +154,5 @@ def make_sampler(
 
 
 def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
-    """Divides `total` draws in proportion to `shares`, into whole numbers."""
+    """Divides `total` draws in proportion to `shares`, as integers."""
     return largest_remainder(shares * (total / np.sum(shares)), total)

@@ -1,4 +1,4 @@
-"""Where images come from: class folders, or a manifest.csv. Lists them; reads no pixels."""
+"""Image sources: class folders or a manifest.csv. Images are listed, not read."""
 
 import csv
 import os
@@ -13,13 +13,22 @@ from dim_jax.runs import files
 
 COLUMNS = ("path", "label", "group", "split")
 SEPARATORS = (",", ";", "\t")
-LONGEST_HEADER, MOST_SHOWN = 2**20, 8
+LONGEST_HEADER = 2**20  # characters
+MOST_SHOWN = 8  # columns in an error message
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Listed:
-    """An image as a source lists it, before it has been read: `split` is "" when the source names none."""
+class ListedImage:
+    """An image as its source lists it, before it is read.
+
+    Attributes:
+      path: POSIX path relative to the root of the source.
+      label: class name.
+      group: patient or case; "" if unknown.
+      split: "train", "val" or "test"; "" if the source has no split.
+      where: position in the source, for error messages.
+    """
 
     path: str
     label: str
@@ -30,51 +39,51 @@ class Listed:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds.
+    """The images of a source.
 
     Attributes:
-      root: folder the paths of the images are relative to.
+      root: folder that the paths of the images are relative to.
       classes: class names in label order.
       images: the images, sorted by path.
-      has_split: whether each image names its split.
-      ignored: files passed over.
-      notes: decisions a user should know of.
+      has_split: whether the source assigns each image to a split.
+      ignored: files that are not images of a class.
+      notes: choices made while listing, for the report.
     """
 
     root: Path
     classes: tuple[str, ...]
-    images: list[Listed]
+    images: list[ListedImage]
     has_split: bool = False
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def listing(
+def list_images(
     source: str | Path | None,
     manifest: str | Path | None,
     group_regex: str | None,
     classes: Sequence[str] | None,
     split: str,
 ) -> Listing:
-    """Lists class folders, or the images of a CSV.
+    """Lists the images of class folders or of a CSV.
 
     Args:
-      source: folder of the images; None takes the CSV's.
-      manifest: CSV, or None for class folders.
+      source: folder of the images; None takes the folder of the CSV.
+      manifest: the CSV; None for class folders.
       group_regex: see `with_groups`; None keeps the groups of the CSV.
       classes: see `class_order`.
-      split: wanted split method: a split column is noted as unused unless this is "auto" or "manifest".
+      split: requested split method; a split column is used for "auto" and "manifest" only.
 
     Raises:
-      FileNotFoundError, ValueError: as the functions below.
+      FileNotFoundError, ValueError: as `read_csv`, `read_class_folders`, `with_groups` and `class_order`.
     """
     notes, ignored, has_split = [], [], False
     if manifest:
         root, listed, has_split = read_csv(manifest, source)
         if has_split and split not in ("auto", "manifest"):
-            notes.append(f"the split column of {manifest} is passed over for --split={split}")
+            notes.append(f"the split column of {manifest} is ignored because of --split={split}")
         if group_regex and any(item.group for item in listed):
-            notes.append(f"the group column of {manifest} is passed over for --group-regex")
+            notes.append(f"the group column of {manifest} is ignored because of --group-regex")
     else:
         root = Path(os.path.abspath(source))
         listed, ignored = read_class_folders(root)
@@ -83,19 +92,20 @@ def listing(
     return Listing(root, class_order(listed, classes), listed, has_split, ignored, notes)
 
 
-def read_csv(path: str | Path, source: str | Path | None = None) -> tuple[Path, list[Listed], bool]:
+def read_csv(path: str | Path, source: str | Path | None = None) -> tuple[Path, list[ListedImage], bool]:
     """Reads a manifest.csv with the columns path, label and optionally group and split.
 
     Args:
       path: the CSV file (UTF-8, with or without a byte order mark).
-      source: folder the paths are relative to; without it, or when the first image is not in it, the CSV's folder.
+      source: folder that the paths are relative to; the folder of the CSV if this is None or lacks the first image.
 
     Returns:
       The root folder, the listed images sorted by path, and whether there is a split column.
 
     Raises:
       FileNotFoundError: the CSV or a listed image does not exist.
-      ValueError: missing columns, an empty cell, a path listed twice or outside the root, an unknown split.
+      ValueError: a column is missing, a cell is empty, a path is listed twice or outside the root, or a split is
+        unknown.
     """
     path = Path(os.path.abspath(path))
     if not path.is_file():
@@ -120,15 +130,15 @@ def read_csv(path: str | Path, source: str | Path | None = None) -> tuple[Path, 
         if not files.is_file(root / relative):
             raise FileNotFoundError(f"{where}: {root / relative} does not exist; mend the path or drop the line")
         split = SPLIT_NAMES.get(cells["split"].lower(), "")
-        listed.append(Listed(relative, cells["label"], cells["group"], split, where))
+        listed.append(ListedImage(relative, cells["label"], cells["group"], split, where))
     return root, sorted(listed, key=lambda item: item.path), has_split
 
 
 def _read_cells(path: Path) -> tuple[list[tuple[int, dict[str, str]]], bool]:
-    """Returns (line, the cells of COLUMNS) of every record of a CSV, and whether it has a split column.
+    """Returns (line, cells of COLUMNS) of each record of a CSV, and whether it has a split column.
 
-    Spaces around cells, capitals in the header and what separates the cells do not count: a spreadsheet chooses them.
-    Of a column that is not in COLUMNS nothing is kept.
+    Spaces around cells, the case of the header and the separator do not matter, because spreadsheets choose them. Other
+    columns are ignored.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -137,7 +147,7 @@ def _read_cells(path: Path) -> tuple[list[tuple[int, dict[str, str]]], bool]:
             file.seek(0)
             reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
-            place = {name: header.index(name) for name in COLUMNS if name in header}
+            columns = {name: header.index(name) for name in COLUMNS if name in header}
             _check_header(path, header)
             records = []
             for row in reader:
@@ -146,13 +156,13 @@ def _read_cells(path: Path) -> tuple[list[tuple[int, dict[str, str]]], bool]:
                         f"{path}, line {reader.line_num}: more cells than columns; put quotes around cells with commas"
                     )
                 if row:
-                    cells = {name: row[at].strip() for name, at in place.items() if at < len(row)}
+                    cells = {name: row[column].strip() for name, column in columns.items() if column < len(row)}
                     records.append((reader.line_num, dict.fromkeys(COLUMNS, "") | cells))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a UTF-8 CSV file ({error}); save it again as CSV UTF-8") from None
     if not records:
         raise ValueError(f"{path} lists no images; it needs one line for each, as path,label[,group][,split]")
-    return records, "split" in place
+    return records, "split" in columns
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -161,7 +171,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
     if missing:
         raise ValueError(
             f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
-            f"found {', '.join(header[:MOST_SHOWN]) or 'none'}; {needed}"
+            f"it has {', '.join(header[:MOST_SHOWN]) or 'none'}; {needed}"
         )
     for name in COLUMNS:
         if header.count(name) > 1:
@@ -169,7 +179,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 
 
 def _inside(path: str, root: Path, where: str) -> str:
-    """Returns `path` relative to `root`, POSIX, or raises when it leads outside."""
+    """Returns `path` as a POSIX path relative to `root`; raises ValueError if it is outside `root`."""
     absolute = Path(os.path.normpath(root / path))
     for folder in (root, root.resolve()):
         if absolute.is_relative_to(folder) and absolute != folder:
@@ -177,14 +187,14 @@ def _inside(path: str, root: Path, where: str) -> str:
     raise ValueError(f"{where}: path {path!r} leads outside {root}; give --source as the folder that holds all images")
 
 
-def read_class_folders(root: str | Path) -> tuple[list[Listed], list[str]]:
-    """Lists `root/<class>/**/<image>`; hidden files and folders are passed over.
+def read_class_folders(root: str | Path) -> tuple[list[ListedImage], list[str]]:
+    """Lists `root/<class>/**/<image>`; hidden files and folders are skipped.
 
     Returns:
-      The images sorted by path, and the other files (no image suffix, or not in a class folder), which are ignored.
+      The images sorted by path, and the ignored files (no image suffix, or not in a class folder).
 
     Raises:
-      FileNotFoundError: `root` is no folder.
+      FileNotFoundError: `root` is not a folder.
       ValueError: there are no class folders, one holds no images, or a file name is not valid UTF-8.
     """
     root = Path(os.path.abspath(root))
@@ -199,7 +209,7 @@ def read_class_folders(root: str | Path) -> tuple[list[Listed], list[str]]:
         if len(relative.parts) < 2 or path.suffix.lower() not in SUFFIXES:
             ignored.append(name)
         else:
-            listed.append(Listed(name, relative.parts[0], where=name))
+            listed.append(ListedImage(name, relative.parts[0], where=name))
             counts[relative.parts[0]] = counts.get(relative.parts[0], 0) + 1
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
@@ -211,12 +221,12 @@ def read_class_folders(root: str | Path) -> tuple[list[Listed], list[str]]:
 
 
 def files_below(root: Path) -> list[Path]:
-    """Lists visible files, following links to folders but never round in a circle.
+    """Lists the visible files below `root`; links to folders are followed, each folder once.
 
     Raises:
-      OSError: a folder below `root` cannot be read, so that it is not known what would be missing.
+      OSError: a folder below `root` cannot be read; skipping it could lose images silently.
     """
-    found, visited = [], set()
+    paths, visited = [], set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
         if real in visited:
@@ -224,8 +234,8 @@ def files_below(root: Path) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return found
+        paths += [Path(folder, name) for name in names if not name.startswith(".")]
+    return paths
 
 
 def _refuse(error: OSError) -> None:
@@ -242,72 +252,81 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def with_groups(listed: Sequence[Listed], pattern: str) -> list[Listed]:
-    """Sets the group of every image to what `pattern` finds in its path: the first capturing group, or all of it.
+def with_groups(listed: Sequence[ListedImage], pattern: str) -> list[ListedImage]:
+    """Sets the group of each image from its path.
+
+    Args:
+      listed: the images.
+      pattern: regular expression searched in each path; the group is its first capturing group, or else the whole
+        match.
 
     Raises:
-      ValueError: the pattern does not compile, or finds nothing in a path.
+      ValueError: the pattern is invalid, or a path does not match it.
     """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"--group-regex={pattern!r} is not a regular expression: {error}") from None
-    result = []
+    grouped = []
     for item in listed:
         match = compiled.search(item.path)
         group = (match.group(1) if compiled.groups else match.group(0)) if match else None
         if not group:
             raise ValueError(f"--group-regex={pattern!r} finds no group in {item.path!r}; widen it or rename the file")
-        result.append(replace(item, group=group))
-    return result
+        grouped.append(replace(item, group=group))
+    return grouped
 
 
 def without_classes(listing: Listing, exclude: Sequence[str], classes: Sequence[str] | None) -> Listing:
-    """Leaves all images of some classes out, and says so in the notes.
+    """Returns the listing without the images of some classes, with a note of it.
 
     Args:
-      listing: of all classes.
-      exclude: names of classes.
+      listing: images of all classes.
+      exclude: names of the classes to leave out.
       classes: see `class_order`; None keeps the order of `listing`.
 
     Raises:
-      ValueError: a class to leave out is not there, or as in `class_order`.
+      ValueError: a class in `exclude` does not exist, or as `class_order`.
     """
     absent = [name for name in exclude if name not in listing.classes]
     if absent:
         raise ValueError(f"--exclude={absent[0]} is not a class; the classes are {', '.join(listing.classes)}")
-    kept = [item for item in listing.images if item.label not in exclude]
-    note = f"{len(listing.images) - len(kept)} images of {', '.join(exclude)} are left out for --exclude"
+    images = [item for item in listing.images if item.label not in exclude]
+    note = f"{len(listing.images) - len(images)} images of {', '.join(exclude)} are left out because of --exclude"
     order = classes or [name for name in listing.classes if name not in exclude]
-    return replace(listing, classes=class_order(kept, order), images=kept, notes=[*listing.notes, note])
+    return replace(listing, classes=class_order(images, order), images=images, notes=[*listing.notes, note])
 
 
-def class_order(listed: Sequence[Listed], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """Returns the class names in label order: `wanted`, or else those found, sorted.
+def class_order(listed: Sequence[ListedImage], names: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the class names in label order.
+
+    Args:
+      listed: the images.
+      names: class names in label order; None sorts the labels of the images.
 
     Raises:
-      ValueError: a name is repeated or empty, an image has a label that is not wanted, a wanted class has no images,
-        two labels differ in spelling alone, or there are fewer than two classes.
+      ValueError: a name is repeated or empty, the label of an image is not in `names`, a class has no images, two
+        labels differ in spelling only, or there are fewer than two classes.
     """
-    found = sorted({item.label for item in listed})
-    spelled: dict[str, str] = {}
-    for name in found:
-        other = spelled.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
+    labels = sorted({item.label for item in listed})
+    normalised: dict[str, str] = {}
+    for name in labels:
+        other = normalised.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), name)
         if other != name:
             raise ValueError(
-                f"the labels {other!a} and {name!a} differ in spelling alone (capitals, spaces or how accents "
+                f"the labels {other!a} and {name!a} differ in spelling only (capitals, spaces or how accents "
                 "are written); spell them alike, or rename one if they are two classes"
             )
-    if wanted is None:
-        wanted = found
-    if len(set(wanted)) != len(wanted) or not all(wanted):
-        raise ValueError(f"--classes={','.join(wanted)} has an empty or repeated name")
+    if names is None:
+        names = labels
+    if len(set(names)) != len(names) or not all(names):
+        raise ValueError(f"--classes={','.join(names)} has an empty or repeated name; give each class once")
     for item in listed:
-        if item.label not in wanted:
-            raise ValueError(f"unknown label {item.label!r} at {item.where}; --classes names {', '.join(wanted)}")
-    empty = [name for name in wanted if name not in found]
+        if item.label not in names:
+            raise ValueError(f"unknown label {item.label!r} at {item.where}; --classes names {', '.join(names)}")
+    empty = [name for name in names if name not in labels]
     if empty:
-        raise ValueError(f"class {empty[0]!r} has no images; the labels found are {', '.join(found)}")
-    if len(wanted) < 2:
-        raise ValueError(f"there is only one class, {wanted[0]!r}; a classifier needs at least two")
-    return tuple(wanted)
+        raise ValueError(f"class {empty[0]!r} has no images; the images have the labels {', '.join(labels)}")
+    if len(names) < 2:
+        raise ValueError(f"there is only one class, {names[0]!r}; a classifier needs at least two")
+    return tuple(names)

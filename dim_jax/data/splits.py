@@ -1,7 +1,7 @@
-"""Splits of a dataset into training, validation and test images: by whole units, stratified, saved and reused.
+"""Stratified splits of a dataset into training, validation and test images, by whole units.
 
-A unit is what must never be on two sides: the images of one group (patient or case), together with whatever
-near-duplicates of them there are.
+A unit is a set of images that must stay in one part: those of one group (patient or case), with all near-duplicates of
+them.
 """
 
 import os
@@ -26,11 +26,11 @@ METHODS = ("group", "random_image", "kfold", "manifest")
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the rows.
+    """One assignment of the rows to training, validation and test.
 
     Attributes:
-      assignment: "train", "val" or "test" for every row.
-      mean, std: per-channel statistics of the training images in [0, 1], shrunk to the image size by `squash`.
+      assignment: "train", "val" or "test" for each row.
+      mean, std: statistics per channel of the training images in [0, 1], resized by "squash".
     """
 
     assignment: tuple[str, ...]
@@ -43,9 +43,9 @@ class Split:
     """One fold, or K folds of a cross-validation.
 
     Attributes:
-      method: "group", "image" (by group, but no group was known), "random_image", "kfold" or "manifest".
-      seed: seed of the draw.
-      folds: the divisions.
+      method: "group", "image" (by group, but no group is known), "random_image", "kfold" or "manifest".
+      seed: random seed of the split.
+      folds: the folds.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Split:
     folds: tuple[Fold, ...]
 
     def rows(self, fold: int, name: str) -> np.ndarray:
-        """Returns the ascending rows of the split `name` in a fold, int32."""
+        """Returns the rows of part `name` ("train", "val" or "test") of a fold, ascending, int32."""
         if name not in NAMES:
             raise ValueError(f"unknown split {name!r}; use {', '.join(NAMES)}")
         return np.flatnonzero(np.array(self.fold(fold).assignment) == name).astype(np.int32)
@@ -66,42 +66,42 @@ class Split:
 
 
 def save(split: Split, manifest: Manifest, folder: str | Path) -> Path:
-    """Writes `folder/split.json`, tied to the manifest by its fingerprint."""
-    content = {
+    """Writes `folder/split.json`, with the fingerprint of the manifest, and returns its path."""
+    record = {
         "version": VERSION,
         "method": split.method,
         "seed": split.seed,
         "manifest": manifest.fingerprint,
         "folds": [{"assignment": fold.assignment, "mean": fold.mean, "std": fold.std} for fold in split.folds],
     }
-    return files.write_json(Path(folder) / FILE_NAME, content)
+    return files.write_json(Path(folder) / FILE_NAME, record)
 
 
 def load(folder: str | Path, manifest: Manifest) -> Split:
     """Reads `folder/split.json` and checks that it belongs to `manifest`.
 
     Raises:
-      FileNotFoundError: the folder holds no split.
-      ValueError: it is of another version, broken, or was drawn for another manifest.
+      FileNotFoundError: there is no split in the folder.
+      ValueError: the split has another version, is malformed, or belongs to another manifest.
     """
     path = Path(os.path.abspath(folder)) / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; make it with python -m dim_jax.prepare --out={path.parent}")
-    content = files.read_json(path)
-    if not isinstance(content, dict) or content.get("version") != VERSION:
-        found = content.get("version") if isinstance(content, dict) else None
-        raise ValueError(f"{path} has version {found!r}, expected {VERSION}; prepare the data again")
-    missing = [key for key in ("method", "seed", "manifest", "folds") if key not in content]
+    record = files.read_json(path)
+    if not isinstance(record, dict) or record.get("version") != VERSION:
+        version = record.get("version") if isinstance(record, dict) else None
+        raise ValueError(f"{path} has version {version!r}, expected {VERSION}; prepare the data again")
+    missing = [key for key in ("method", "seed", "manifest", "folds") if key not in record]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; prepare the data again")
-    if not isinstance(content["folds"], list) or not content["folds"]:
+    if not isinstance(record["folds"], list) or not record["folds"]:
         raise ValueError(f"{path} has no folds; prepare the data again")
-    folds = tuple(_read_fold(fold, f"{path}, fold {number}", manifest) for number, fold in enumerate(content["folds"]))
-    if not isinstance(content["method"], str) or type(content["seed"]) is not int:
+    folds = tuple(_read_fold(fold, f"{path}, fold {number}", manifest) for number, fold in enumerate(record["folds"]))
+    if not isinstance(record["method"], str) or type(record["seed"]) is not int:
         raise ValueError(f"{path}: 'method' must be a name and 'seed' an integer; prepare the data again")
-    if content["manifest"] != manifest.fingerprint:
+    if record["manifest"] != manifest.fingerprint:
         raise ValueError(f"{path} was drawn for another manifest (fingerprints differ); prepare the data again")
-    return Split(content["method"], content["seed"], folds)
+    return Split(record["method"], record["seed"], folds)
 
 
 def _read_fold(fold: object, where: str, manifest: Manifest) -> Fold:
@@ -123,19 +123,19 @@ def _read_fold(fold: object, where: str, manifest: Manifest) -> Fold:
         if not isinstance(values, list) or len(values) != 3 or not all(
             type(value) in (int, float) and least <= value <= 1 for value in values
         ):  # fmt: skip
-            raise ValueError(f"{where}: {key!r} must be three numbers in [0, 1], found {values!r}; prepare it again")
+            raise ValueError(f"{where}: {key!r} must be three numbers in [0, 1], not {values!r}; prepare it again")
     return Fold(tuple(assignment), tuple(fold["mean"]), tuple(fold["std"]))
 
 
 def units_of(groups: Sequence[str], pairs: np.ndarray) -> np.ndarray:
-    """Joins images of one group and near-duplicates into units.
+    """Joins the images of each group, and duplicates, into units.
 
     Args:
-      groups: group of every image; "" stands for a group of its own.
-      pairs: rows of exact or near-duplicates, integers of shape (P, 2).
+      groups: group of each image; "" is a group of its own.
+      pairs: pairs of rows that are exact or near-duplicates, integers of shape (P, 2).
 
     Returns:
-      Unit number of every image, int32 of shape (N,), numbered from 0 by first appearance.
+      Unit of each image, int32 of shape (N,), numbered from 0 by first appearance.
     """
     count = len(groups)
     first_of: dict[str, int] = {}
@@ -151,15 +151,20 @@ def _number_by_first_appearance(values: np.ndarray) -> np.ndarray:
 
 
 def part_shares(method: str, folds: int, validation: float, test: float) -> np.ndarray:
-    """Returns the wanted share of each part: K equal ones for "kfold", else training, validation and test.
+    """Returns the target share of each part: K equal ones for "kfold", else training, validation and test.
+
+    Args:
+      method: "group", "random_image" or "kfold".
+      folds: number of parts of "kfold", 3 to MOST_FOLDS.
+      validation, test: shares of the images, in (0, 1), with a sum below 1.
 
     Raises:
-      ValueError: the method is not drawn, or the shares or the number of folds make no sense.
+      ValueError: an argument is out of range.
     """
     if method == "kfold":
         if not 3 <= folds <= MOST_FOLDS:
             raise ValueError(
-                f"--folds={folds}: test, validation and training need at least 3, and {MOST_FOLDS} are the most"
+                f"--folds={folds} must be at least 3, for test, validation and training, and at most {MOST_FOLDS}"
             )
         return np.full(folds, 1 / folds)
     if method not in ("group", "random_image"):
@@ -171,7 +176,7 @@ def part_shares(method: str, folds: int, validation: float, test: float) -> np.n
     return np.array([1 - validation - test, validation, test])
 
 
-def draw(
+def assign(
     labels: np.ndarray,
     units: np.ndarray,
     method: str = "group",
@@ -180,31 +185,31 @@ def draw(
     test: float = 0.2,
     seed: int = 0,
 ) -> tuple[tuple[str, ...], ...]:
-    """Draws a split: a pure function of its arguments.
+    """Assigns images to training, validation and test; a pure function of its arguments.
 
     Args:
       labels: integer labels, shape (N,).
-      units: unit of every image, shape (N,); ignored by "random_image".
+      units: unit of each image, shape (N,); ignored by "random_image".
       method: "group" (one fold, whole units), "kfold" (whole units; fold i is tested on part i, validated on part
-        i + 1 and trained on the others) or "random_image" (one fold, stratified, images drawn one by one).
+        i + 1 and trained on the others) or "random_image" (one fold, stratified, image by image).
       folds: number of parts of "kfold".
       validation, test: shares of the images, for "group" and "random_image".
-      seed: seed of the draw.
+      seed: random seed of the split.
 
     Returns:
-      For every fold, the assignment of every image.
+      For each fold, "train", "val" or "test" for each image.
 
     Raises:
-      ValueError: the shares or the number of folds make no sense, or there are fewer units than parts.
+      ValueError: the shares or the number of folds are out of range, or there are fewer units than parts.
     """
     labels, units = np.asarray(labels), _number_by_first_appearance(np.asarray(units))
     shares = part_shares(method, folds, validation, test)
     if method == "random_image":
         units = np.arange(len(labels))
-    number_of_units = int(units.max()) + 1
-    if number_of_units < len(shares):
+    num_units = int(units.max()) + 1
+    if num_units < len(shares):
         raise ValueError(
-            f"{len(labels)} images in {number_of_units} group(s) of patients or near-duplicates cannot be divided into "
+            f"{len(labels)} images in {num_units} group(s) of patients or near-duplicates cannot be divided into "
             f"{len(shares)} parts; give more groups or use --split=random_image"
         )
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The `tf` backend: rows to pixels through tf.data, streaming, in parallel, cached. Only this file knows TensorFlow."""
+"""The `tf` backend: images streamed through tf.data, decoded in parallel and cached in memory if they fit."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dim_jax.data import images
-from dim_jax.data.batches import Batch, describe
+from dim_jax.data.batches import Batch, row_fields
 from dim_jax.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -16,28 +16,29 @@ if TYPE_CHECKING:
 
 
 class TfImages:
-    """Decodes and shrinks images through tf.data, and keeps their pixels in memory where all of them fit.
+    """Decodes and resizes images through tf.data, and caches their pixels if all of them fit into memory.
 
     Attributes:
       dataset: the images.
-      image_size: side of the square pixels in px.
+      image_size: side of the square images in px.
       resize: "squash", "crop" or "pad" (images.resize).
-      pixels: None: the batches bring their images.
-      shape: of one image, (image_size, image_size, 3).
-      statistics: returns mean and std per channel in [0, 1] to normalise by.
+      pixels: None, because the batches hold their images.
+      shape: shape of one image, (image_size, image_size, 3).
+      statistics: function that returns the mean and std per channel in [0, 1] for normalisation.
     """
 
     pixels = None
 
     def __init__(self, dataset: Dataset, image_size: int, resize: str = "squash", cache_gib: float = 4.0):
         """Args:
-        cache_gib: keep decoded pixels only if the whole dataset needs no more than this, in GiB.
+        dataset, image_size, resize: see the attributes.
+        cache_gib: largest size of the decoded dataset in GiB that is cached.
         """
         self.dataset, self.image_size, self.resize = dataset, image_size, resize
         self.shape, self.statistics = (image_size, image_size, 3), dataset.channel_statistics
         shape = (len(dataset), *self.shape)
         fits = math.prod(shape) <= cache_gib * 2**30
-        # Not touched yet: the system gives memory as pixels arrive.
+        # np.empty touches no pages: memory is allocated as pixels are written.
         self._pixels = np.empty(shape, np.uint8) if fits else None
         self._is_cached = np.zeros(len(dataset), bool)
 
@@ -45,56 +46,58 @@ class TfImages:
         """Yields one batch of `image`, `label`, `mask`, `is_generated` and `index` per array of rows.
 
         Args:
-          row_batches: int arrays of rows; -1 stands for padding. Must be re-iterable: decoding runs ahead of it.
+          row_batches: int arrays of rows; -1 is padding. Iterated twice, because decoding runs ahead.
+
+        Raises:
+          FileNotFoundError, ValueError: an image is missing or cannot be decoded.
         """
         cached = self._is_cached.copy()
-        known = cached.copy()
+        is_known = cached.copy()
         decoded = None
         for rows in row_batches:
-            wanted = self._to_decode(rows, known)
-            if len(wanted) and decoded is None:
-                # From the same knowledge as above: other iterators may have filled the cache further in between.
+            missing = self._missing_rows(rows, is_known)
+            if len(missing) and decoded is None:
+                # Starts from the same copy as above: other iterators may have filled the cache further by now.
                 decoded = self._decode(row_batches, cached)
-            fresh = [self._next(decoded, row) for row in wanted]
-            yield self._batch(rows, wanted, fresh)
+            yield self._batch(rows, missing, [self._next(decoded, row) for row in missing])
 
-    def _to_decode(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Returns which of `rows` tf.data must decode for this batch, and marks them in `known` if they are kept."""
+    def _missing_rows(self, rows: np.ndarray, is_known: np.ndarray) -> np.ndarray:
+        """Returns the rows that tf.data must decode for this batch; with a cache they are marked in `is_known`."""
         rows = rows[rows >= 0]
         if self._pixels is None:
             return rows
         _, first = np.unique(rows, return_index=True)
-        wanted = rows[np.sort(first)]
-        wanted = wanted[~known[wanted]]
-        known[wanted] = True
-        return wanted
+        missing = rows[np.sort(first)]
+        missing = missing[~is_known[missing]]
+        is_known[missing] = True
+        return missing
 
-    def _batch(self, rows: np.ndarray, wanted: np.ndarray, fresh: list[np.ndarray]) -> Batch:
-        present = rows >= 0
+    def _batch(self, rows: np.ndarray, decoded_rows: np.ndarray, decoded_images: list[np.ndarray]) -> Batch:
+        is_image = rows >= 0
         if self._pixels is None:
             pixels = np.zeros((len(rows), self.image_size, self.image_size, 3), np.uint8)
-            for place, image in zip(np.flatnonzero(present), fresh, strict=True):
+            for place, image in zip(np.flatnonzero(is_image), decoded_images, strict=True):
                 pixels[place] = image
         else:
-            for row, image in zip(wanted, fresh, strict=True):
+            for row, image in zip(decoded_rows, decoded_images, strict=True):
                 self._pixels[row] = image
-            self._is_cached[wanted] = True
+            self._is_cached[decoded_rows] = True
             pixels = self._pixels[np.maximum(rows, 0)]
-            pixels[~present] = 0
-        return {"image": pixels} | describe(self.dataset, rows)
+            pixels[~is_image] = 0
+        return {"image": pixels} | row_fields(self.dataset, rows)
 
-    def _decode(self, row_batches: Iterable[np.ndarray], known: np.ndarray) -> Iterator[np.ndarray]:
-        """Streams the pixels of all rows that `batches` will ask for, in that order, decoding ahead in parallel.
+    def _decode(self, row_batches: Iterable[np.ndarray], is_known: np.ndarray) -> Iterator[np.ndarray]:
+        """Streams the pixels of the rows that `batches` needs, in that order, decoding ahead in parallel.
 
         Args:
           row_batches: as in `batches`.
-          known: which rows were in the cache when `batches` started; changed here.
+          is_known: which rows are in the cache when `batches` starts, bool of shape (N,); modified.
         """
         tf = _tensorflow()
 
         def paths() -> Iterator[bytes]:
             for rows in row_batches:
-                for row in self._to_decode(rows, known):
+                for row in self._missing_rows(rows, is_known):
                     yield os.fsencode(self.dataset.file(int(row)))
 
         stream = tf.data.Dataset.from_generator(paths, output_signature=tf.TensorSpec((), tf.string))
@@ -106,7 +109,7 @@ class TfImages:
         try:
             return next(decoded)
         except Exception as error:
-            # TensorFlow's error names a node of its graph; Pillow's names the file and what is wrong with it.
+            # TensorFlow's error names a graph node; decoding again with Pillow names the file and the problem.
             path = self.dataset.file(int(row))
             images.read_image(path)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -114,18 +117,27 @@ class TfImages:
 
     def _read(self, path: "tf.Tensor") -> "tf.Tensor":
         tf = _tensorflow()
-        content = tf.io.read_file(path)
-        # Pillow's own choices: TensorFlow's defaults decode up to 6 levels and shrink up to 112 levels differently.
+        encoded = tf.io.read_file(path)
+        # Options that match Pillow: with TensorFlow's defaults decoding differs by up to 6 levels, resizing by 112.
         image = tf.cond(
-            tf.io.is_jpeg(content),
-            lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
-            lambda: tf.io.decode_png(content, channels=3),
+            tf.io.is_jpeg(encoded),
+            lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_png(encoded, channels=3),
         )
         return resize(image, self.image_size, self.resize)
 
 
 def resize(image: "tf.Tensor", size: int, policy: str) -> "tf.Tensor":
-    """`images.resize` as TensorFlow operations: uint8 (H, W, 3) -> uint8 (size, size, 3), equal within one level."""
+    """`images.resize` in TensorFlow, equal within one grey level.
+
+    Args:
+      image: uint8 of shape (H, W, 3).
+      size: side of the result in px.
+      policy: "squash", "crop" or "pad".
+
+    Returns:
+      uint8 of shape (size, size, 3).
+    """
     tf = _tensorflow()
     height, width = tf.unstack(tf.shape(image)[:2])
     scaled = [size, size]
@@ -149,6 +161,6 @@ def resize(image: "tf.Tensor", size: int, policy: str) -> "tf.Tensor":
 def _tensorflow():
     import tensorflow as tf
 
-    # TensorFlow would otherwise take the accelerator's memory from under JAX.
+    # TensorFlow would otherwise allocate accelerator memory that JAX needs.
     tf.config.set_visible_devices([], "GPU")
     return tf

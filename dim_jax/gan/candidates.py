@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dim_jax.cli.progress import Progress
-from dim_jax.data import images, packed_pixels
+from dim_jax.data import images
 from dim_jax.data.dataset import GENERATED_FILE, open_dataset, open_run_dataset
 from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.predictor import make_predictor
@@ -204,7 +204,7 @@ def _pixels(
     thumbnails = np.zeros((len(dataset), THUMBNAIL, THUMBNAIL, 3), np.uint8)
     found, waiting = None, []
     progress = Progress("looking at images", len(rows))
-    decoded = packed_pixels.decode(
+    decoded = images.read_squares(
         [dataset.file(row) for row in rows], candidates.image_size, candidates.classifier.config["data"]["resize"]
     )
     for done, pixels in enumerate(decoded, start=1):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dim_jax.data import backends, packed_pixels
+from dim_jax.data import backends, images
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.sampler import Sampler, make_sampler
 from dim_jax.gan import transition
@@ -128,7 +128,7 @@ def _examples(data: Dataset, sampler: Sampler, config: dict[str, Any]) -> tuple[
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_RECONSTRUCTED).astype(int))]
     options = config["data"]
     paths = [data.file(int(row)) for row in rows]
-    return np.stack(list(packed_pixels.decode(paths, options["image_size"], options["resize"]))), data.labels[rows]
+    return np.stack(list(images.read_squares(paths, options["image_size"], options["resize"]))), data.labels[rows]
 
 
 def open_data(config: dict[str, Any], source: Path) -> tuple[Dataset, Sampler]:

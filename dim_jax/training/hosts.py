@@ -61,7 +61,7 @@ def join() -> None:
     except RuntimeError as error:
         raise ValueError(f"the {num_hosts} hosts of this job cannot be joined ({error})") from error
     if not is_first_host():
-        command_line.only_warn()
+        command_line.log_warnings_only()
     # Every host lists the devices of all hosts, so no message is needed.
     counts = list(collections.Counter(device.process_index for device in jax.devices()).values())
     if len(set(counts)) > 1:

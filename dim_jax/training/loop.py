@@ -198,7 +198,7 @@ def _evaluate(
     best: dict[str, Any] | None,
     workdir: Path,
     writer: MetricWriter,
-    request: stopping.Request,
+    request: stopping.StopRequest,
 ) -> dict[str, Any] | None:
     """Evaluates, writes the line, keeps the state if it is the best, and returns the best evaluation so far.
 
@@ -207,7 +207,7 @@ def _evaluate(
     """
     started = time.perf_counter()
     # Hosts that evaluate together must not leave one another alone in it.
-    with request.obeyed_at_once() if hosts.is_only_host() else contextlib.nullcontext():
+    with request.interruptible() if hosts.is_only_host() else contextlib.nullcontext():
         values = task.evaluate(state)
     seconds = time.perf_counter() - started
     writer.write(step, task.evaluation, {"epoch": step / task.steps_per_epoch, **values, "seconds": seconds})

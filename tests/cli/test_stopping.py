@@ -36,7 +36,7 @@ def test_a_command_that_a_signal_stops_says_so_in_one_line_and_has_its_own_exit_
     process = start(SLEEPING)
     process.send_signal(number)
     _, said = process.communicate(timeout=20)
-    assert said == "stopped; run the same command again to go on\n"
+    assert said == "stopped; run the same command again to continue\n"
     assert process.returncode == command_line.STOPPED == 75
 
 
@@ -69,7 +69,7 @@ def test_outside_the_main_thread_nothing_is_handled_and_everything_works():
 def test_work_that_is_done_again_is_left_at_once_and_other_work_is_finished():
     done = []
     with stopping.deferred() as request:
-        with pytest.raises(stopping.Stopped), request.obeyed_at_once():
+        with pytest.raises(stopping.Stopped), request.interruptible():
             signal.raise_signal(signal.SIGTERM)
             done.append("evaluation")
         done.append("checkpoint")
@@ -77,6 +77,6 @@ def test_work_that_is_done_again_is_left_at_once_and_other_work_is_finished():
     with stopping.deferred() as request:
         signal.raise_signal(signal.SIGINT)
         done.append("dispatch")
-        with pytest.raises(stopping.Stopped), request.obeyed_at_once():
+        with pytest.raises(stopping.Stopped), request.interruptible():
             done.append("evaluation")
     assert done == ["checkpoint", "dispatch"]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data import changes
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import open_dataset
 from dim_jax.data.preparation import prepare_dataset
@@ -44,11 +43,11 @@ def flip(path):
 
 def test_a_copy_with_other_times_is_the_same_data(data):
     assert open_dataset(data).rows("train").size
-    assert changes.changed_files(manifests.load(data)) == []
+    assert manifests.changed_files(manifests.load(data)) == []
 
 
 def test_files_of_the_same_size_and_time_are_not_read(prepared, monkeypatch):
-    monkeypatch.setattr(changes, "_sha256", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(manifests, "_sha256", lambda *_: pytest.fail("it was read"))
     assert open_dataset(prepared / "data").rows("train").size
 
 
@@ -72,9 +71,9 @@ def test_a_converted_image_is_judged_by_its_source_where_that_is_still_there(dat
     (converted,) = [row for row in manifest.rows if row.converted]
     source = manifest.root / converted.path.removesuffix(".png")
     flip(source)
-    assert changes.changed_files(manifest) == [source]
+    assert manifests.changed_files(manifest) == [source]
     source.unlink()
-    assert changes.changed_files(manifest) == []
+    assert manifests.changed_files(manifest) == []
 
 
 def test_of_many_changed_files_the_first_are_named_and_the_others_counted(data):
@@ -89,7 +88,7 @@ def test_data_of_an_older_manifest_are_compared_by_digest(data):
     manifest = manifests.load(data)
     rows = tuple(dataclasses.replace(row, size=-1, modified_ns=-1) for row in manifest.rows)
     older = dataclasses.replace(manifest, rows=rows)
-    assert changes.changed_files(older) == []
+    assert manifests.changed_files(older) == []
     changed = manifest.root / manifest.rows[7].path
     flip(changed)
-    assert changes.changed_files(older) == [changed]
+    assert manifests.changed_files(older) == [changed]

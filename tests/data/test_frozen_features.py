@@ -142,5 +142,5 @@ def test_options_that_need_pixels_are_refused(arguments, expected, folder, tmp_p
 
 
 def test_whoever_needs_pixels_is_not_given_features(folder):
-    with pytest.raises(ValueError, match="no pixels to offer here; choose tf or resident"):
+    with pytest.raises(ValueError, match="features has no pixels; choose tf or resident"):
         backends.make_images("features", datasets.open_dataset(folder), 32, "squash", 1.0)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from dim_jax import train
 from dim_jax.cli import command_line
-from dim_jax.data import changes, images, manifest, splits
 from dim_jax.data import dataset as datasets
+from dim_jax.data import images, manifest, splits
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
@@ -34,7 +34,7 @@ def test_training_does_not_notice_what_the_held_out_images_show(tmp_path, monkey
     for row in held_out:
         noise = np.random.default_rng(int(row)).integers(0, 256, (32, 32, 3)).astype(np.uint8)
         Image.fromarray(noise).save(dataset.file(int(row)))
-    monkeypatch.setattr(changes, "changed_files", lambda manifest: [])  # they would be refused
+    monkeypatch.setattr(manifest, "changed_files", lambda manifest: [])  # they would be refused
     clean, dirty = final_params(data, tmp_path / "a"), final_params(spoiled, tmp_path / "b")
     for ours, theirs in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
         np.testing.assert_array_equal(ours, theirs)

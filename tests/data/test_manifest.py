@@ -131,9 +131,9 @@ def test_csv_paths_are_relative_to_the_source_or_else_to_the_csv(tmp_path):
 
 
 @pytest.mark.parametrize("text, error, message", [
-    ("file,class\na.png,a\n", ValueError, "lacks the columns path, label; found file, class"),
+    ("file,class\na.png,a\n", ValueError, "lacks the columns path, label; it has file, class"),
     ("path,group\na.png,a\n", ValueError, "lacks the column label"),
-    ("", ValueError, "found none"),
+    ("", ValueError, "it has none"),
     ("path,label\n", ValueError, "lists no images"),
     ("path,label\na.png,a\n./a.png,b\n", ValueError, "line 3: 'a.png' is already listed in line 2"),
     ("path,label\na.png,a\nz.png,b\n", FileNotFoundError, "line 3: .*z.png does not exist"),

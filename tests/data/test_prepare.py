@@ -243,7 +243,7 @@ def test_classes_are_left_out_on_request_and_the_report_says_so(tmp_path, capsys
     assert run(f"--source={source}", f"--out={tmp_path / 'd'}", "--exclude=b", "--image-size=16") == 0
     manifest = manifests.load(tmp_path / "d")
     assert manifest.classes == ("a", "c") and len(manifest) == 14
-    assert "7 images of b are left out for --exclude" in capsys.readouterr().out
+    assert "7 images of b are left out because of --exclude" in capsys.readouterr().out
     assert run(f"--source={source}", f"--out={tmp_path / 'd'}", "--image-size=16") == 2  # another set of images
     data = prepare_dataset(source, tmp_path / "e", exclude=["b"], classes=["c", "a"], image_size=16)
     assert manifests.load(data).classes == ("c", "a")
@@ -322,7 +322,7 @@ def spoil_with_split_column_without_test(source):
     (spoil_with_empty_class, ["--source=SOURCE"], "class 'adenoma' has no images"),
     (spoil_with_unreadable_class, ["--source=SOURCE"], "no image of class 'adenoma' can be read"),
     (spoil_with_one_class, ["--source=SOURCE"], "only one class, 'polyp ü'"),
-    (spoil_with_columns, ["--source=SOURCE"], "lacks the columns path, label; found file, class"),
+    (spoil_with_columns, ["--source=SOURCE"], "lacks the columns path, label; it has file, class"),
     (spoil_with_split_column_without_test, ["--source=SOURCE"], "no readable 'test' images"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_exit_two_and_nothing_written(tmp_path, monkeypatch, capsys, spoil, arguments, message):

@@ -42,7 +42,7 @@ def any_units(draw):
 @given(any_units(), st.sampled_from(["group", "kfold"]), st.integers(0, 5))
 def test_no_unit_is_ever_divided_and_every_image_is_in_one_split(data, method, seed):
     labels, units = data
-    for assignment in splits.draw(labels, units, method, seed=seed):
+    for assignment in splits.assign(labels, units, method, seed=seed):
         assert len(assignment) == len(labels) and set(assignment) <= set(splits.NAMES)
         sides = defaultdict(set)
         for unit, side in zip(units, assignment, strict=True):
@@ -53,7 +53,7 @@ def test_no_unit_is_ever_divided_and_every_image_is_in_one_split(data, method, s
 @settings(max_examples=15)
 @given(any_units(), st.integers(3, 5))
 def test_the_test_sets_of_kfold_divide_the_images_and_the_next_one_validates(data, folds):
-    drawn = np.array(splits.draw(*data, "kfold", folds=folds))
+    drawn = np.array(splits.assign(*data, "kfold", folds=folds))
     assert ((drawn == "test").sum(0) == 1).all() and ((drawn == "val").sum(0) == 1).all()
     np.testing.assert_array_equal(drawn == "val", np.roll(drawn, -1, axis=0) == "test")
 
@@ -62,7 +62,7 @@ def test_the_test_sets_of_kfold_divide_the_images_and_the_next_one_validates(dat
 @given(single_class_units(), st.integers(0, 5))
 def test_every_class_with_three_units_is_in_every_split(data, seed):
     labels, units = data
-    assignment = np.array(splits.draw(labels, units, "group", seed=seed)[0])
+    assignment = np.array(splits.assign(labels, units, "group", seed=seed)[0])
     for label in np.unique(labels):
         assert set(assignment[labels == label]) == set(splits.NAMES)
 
@@ -71,21 +71,21 @@ def test_every_class_with_three_units_is_in_every_split(data, seed):
 @given(any_units(), st.sampled_from(["group", "kfold", "random_image"]))
 def test_a_split_is_a_function_of_its_arguments_alone(data, method):
     labels, units = data
-    drawn = splits.draw(labels, units, method, seed=3)
+    drawn = splits.assign(labels, units, method, seed=3)
     np.random.default_rng().random()
-    assert drawn == splits.draw(labels.copy(), units * 7 + 1, method, seed=3)
+    assert drawn == splits.assign(labels.copy(), units * 7 + 1, method, seed=3)
 
 
 def test_seeds_draw_differently():
     labels, units = np.arange(200) % 4, np.arange(200) // 2
     for method in ("group", "kfold", "random_image"):
-        assert splits.draw(labels, units, method, seed=0) != splits.draw(labels, units, method, seed=1)
+        assert splits.assign(labels, units, method, seed=0) != splits.assign(labels, units, method, seed=1)
 
 
 def test_the_random_image_split_keeps_class_shares_and_divides_groups():
     labels = np.repeat([0, 1, 2], [500, 100, 10])
     units = np.arange(610) // 5
-    assignment = np.array(splits.draw(labels, units, "random_image")[0])
+    assignment = np.array(splits.assign(labels, units, "random_image")[0])
     for label, expected in enumerate([(300, 100, 100), (60, 20, 20), (6, 2, 2)]):
         assert tuple((assignment[labels == label] == name).sum() for name in splits.NAMES) == expected
     assert any(len(set(assignment[units == unit])) > 1 for unit in np.unique(units))
@@ -93,7 +93,7 @@ def test_the_random_image_split_keeps_class_shares_and_divides_groups():
 
 def test_shares_are_met_however_they_are_chosen():
     labels, units = np.arange(1000) % 3, np.arange(1000) // 4
-    assignment = np.array(splits.draw(labels, units, validation=0.1, test=0.25)[0])
+    assignment = np.array(splits.assign(labels, units, validation=0.1, test=0.25)[0])
     for label in range(3):
         shares = [(assignment[labels == label] == name).mean() for name in splits.NAMES]
         np.testing.assert_allclose(shares, [0.65, 0.1, 0.25], atol=0.01)
@@ -102,7 +102,7 @@ def test_shares_are_met_however_they_are_chosen():
 def test_a_class_with_few_units_is_trained_on_first_and_tested_next():
     labels = np.array([0] * 40 + [1] * 6 + [2] * 6)
     units = np.concatenate([np.arange(40), [40] * 6, [41] * 3, [42] * 3])
-    assignment = np.array(splits.draw(labels, units)[0])
+    assignment = np.array(splits.assign(labels, units)[0])
     assert set(assignment[labels == 1]) == {"train"}
     assert set(assignment[labels == 2]) == {"train", "test"}
 
@@ -122,7 +122,7 @@ def test_groups_and_near_duplicates_are_joined_into_units():
 ])  # fmt: skip
 def test_impossible_splits_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        splits.draw(np.arange(20) % 2, np.arange(20) // 2, **options)
+        splits.assign(np.arange(20) % 2, np.arange(20) // 2, **options)
 
 
 def example_manifest(folder):
@@ -169,7 +169,7 @@ def test_real_cases_are_divided_almost_as_well_as_single_images():
         records = sorted(csv.DictReader(file), key=lambda record: record["path"])
     _, labels = np.unique([record["label"] for record in records], return_inverse=True)
     units = splits.units_of([record["group"] for record in records], np.zeros((0, 2), int))
-    assignment = np.array(splits.draw(labels, units)[0])
+    assignment = np.array(splits.assign(labels, units)[0])
     for label in range(6):
         shares = [(assignment[labels == label] == name).mean() for name in splits.NAMES]
         np.testing.assert_allclose(shares, [0.6, 0.2, 0.2], atol=0.02)

@@ -81,7 +81,7 @@ def test_mocked_colorectal_histology_is_prepared_once(tmp_path, capsys):
     assert {row.path.split("/")[0] for row in manifest.rows} == set(manifest.classes)
     assert all(images.read_image(manifest.file(row)).shape == (150, 150, 3) for row in range(40))
     assert splits.load(data, manifest).method == "image"
-    assert "own split train is passed over (there is no validation and no test)" in notes_of(data)
+    assert "own split train is not used (there is no validation and no test)" in notes_of(data)
     assert "colorectal_histology/2.0.0" in notes_of(data)
     capsys.readouterr()
     assert run("--source=tfds:colorectal_histology", f"--out={data}", "--image-size=16") == 0
@@ -118,7 +118,7 @@ def test_a_set_with_three_splits_keeps_them_and_its_bytes(tmp_path):
         assert row.path.endswith(".jpg" if row.label == "tumour" else ".png") and f"/{side}-00000" in row.path
     for note in (
         "splits extra are left out",
-        "1 images of the set have no label",
+        "1 images of the dataset have no label",
         "classes absent",
         "'patient' is the",
     ):
@@ -130,8 +130,8 @@ def test_a_set_with_three_splits_keeps_them_and_its_bytes(tmp_path):
     manifest = manifests.load(redrawn)
     assert len(manifest) == 16 and {row.group for row in manifest.rows} == {"train", "validation", "test", "extra"}
     assert splits.load(redrawn, manifest).method == "group"
-    assert "are passed over for --split=group" in notes_of(redrawn)
-    assert "'patient' is passed over for --group-regex" in notes_of(redrawn)
+    assert "are ignored because of --split=group" in notes_of(redrawn)
+    assert "'patient' is ignored because of --group-regex" in notes_of(redrawn)
 
 
 def test_names_of_a_set_cannot_lead_outside_or_overwrite_each_other(tmp_path):
@@ -226,7 +226,7 @@ def test_images_without_an_encoding_become_png(tmp_path):
     paths = [writer.write(pixels, "a", "x.tif") for pixels in (grey, colour)]
     assert paths == ["a/x.png", "a/x-2.png"]
     np.testing.assert_array_equal(images.read_image(tmp_path / paths[0]), np.repeat(grey, 3, axis=2))
-    with pytest.raises(ValueError, match="no 8-bit image"):
+    with pytest.raises(ValueError, match="not an 8-bit image"):
         writer.write(colour.astype(np.float32), "a", "y")
 
 
@@ -257,7 +257,7 @@ def bad_sets():
     (["--source=tfds:ebhi/300x"], "BuilderConfig 300x not found"),
     (["--source=tfds:../etc"], "cannot be opened"),
     (["--source=tfds:"], "give NAME"),
-    (["--source=tfds:only_boxes"], "one Image and one ClassLabel are needed, found image (Image), objects (Sequence)"),
+    (["--source=tfds:only_boxes"], "it needs one Image and one ClassLabel and has image (Image), objects (Sequence)"),
     (["--source=tfds:float_images"], "floating-point"),
     (["--source=tfds:no_network"], "(ConnectionError: no route to host); check the network"),
     (["--source=tfds:one_split", "--split=manifest"], "tfds:one_split has only train"),
@@ -268,7 +268,7 @@ def bad_sets():
     (["--source=tfds:unlabelled"], "no labelled images"),
     (["--source=tfds:ebhi_seg"], "tfds/downloads/manual does not exist: download EBHI-SEG from https://figshare.com/"),
     (["--source=tfds:ebhi_seg", "--manual-dir=EMPTY"], "EMPTY is empty: download EBHI-SEG from"),
-    (["--source=tfds:ebhi_seg", "--manual-dir=OTHER"], "OTHER holds damaged.zip, slides, but no class folders"),
+    (["--source=tfds:ebhi_seg", "--manual-dir=OTHER"], "OTHER has damaged.zip, slides, but no class folders"),
     (["--source=tfds:ebhi_seg", "--manual-dir=HALF"], "HALF: no images of serrated_adenoma, adenocarcinoma"),
     (["--source=tfds:ebhi", "--manual-dir=UNTOLD"], "the magnification of EBHI/Normal/a.png is not known"),
     (["--source=SLIDES"], "only for --source=tfds:NAME"),

@@ -20,7 +20,7 @@ from dim_jax.runs import files
 
 CONFIG = f"--config={Path(__file__).parents[2] / 'configs' / 'experiment.py'}:test"
 # Lines said while it draws the data, trains a classifier, trains a GAN, draws images, has selected, has ended a run.
-STAGES = (r"drawing tissue", r"train: \d+/8", r"discriminator loss", r"generate: ", r"kept \d+ of", r"done: fold 1")
+STAGES = (r"rendering tissue", r"train: \d+/8", r"discriminator loss", r"generate: ", r"kept \d+ of", r"done: fold 1")
 # The report's words for one run and its time are no part of what was found.
 PLACES_AND_TIMES = ("data", "runs", "seconds_per_100_training_images", "seconds_per_test_image", "workdir", "folder")
 

@@ -154,14 +154,14 @@ def link_to_an_image_elsewhere(folder, world):
 def link_to_a_device_without_end(folder, world):
     slides = slides_of(folder, world)
     (slides / "normal" / "odd.png").symlink_to("/dev/zero")
-    return prepared(folder, slides, (), left_out("normal/odd.png", "no file"))
+    return prepared(folder, slides, (), left_out("normal/odd.png", "not a regular file"))
 
 
 @hostile("folders")
 def pipe_that_nobody_writes_to(folder, world):
     slides = slides_of(folder, world)
     os.mkfifo(slides / "normal" / "odd.png")
-    return prepared(folder, slides, (), left_out("normal/odd.png", "no file"))
+    return prepared(folder, slides, (), left_out("normal/odd.png", "not a regular file"))
 
 
 @hostile("folders")
@@ -173,7 +173,7 @@ def socket_among_images(folder, world):
         socket.socket(socket.AF_UNIX).bind(address.name)
     finally:
         os.chdir(here)
-    return prepared(folder, slides, (), left_out("normal/odd.png", "no file"))
+    return prepared(folder, slides, (), left_out("normal/odd.png", "not a regular file"))
 
 
 @hostile("folders")
@@ -230,7 +230,7 @@ def class_of_one_image(folder, world):
 def classes_that_differ_in_capitals(folder, world):
     slides = slides_of(folder, world)
     copies(slides, "Normal/x.png")
-    return prepared(folder, slides, ("'Normal' and 'normal' differ in spelling alone",))
+    return prepared(folder, slides, ("'Normal' and 'normal' differ in spelling only",))
 
 
 @hostile("folders")
@@ -238,7 +238,7 @@ def classes_that_look_the_same(folder, world):
     slides = slides_of(folder, world)
     for form in ("NFC", "NFD"):
         copies(slides, unicodedata.normalize(form, "Ad\u00e9nome") + "/x.png")
-    return prepared(folder, slides, ("differ in spelling alone", "\\xe9"))
+    return prepared(folder, slides, ("differ in spelling only", "\\xe9"))
 
 
 @hostile("folders")

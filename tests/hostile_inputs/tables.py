@@ -70,7 +70,7 @@ def hundred_thousand_columns(world):
 
 @csv_case
 def hundred_thousand_columns_of_something_else(world):
-    return ",".join(f"c{number}" for number in range(100_000)), ("lacks the columns path, label; found c0, c1",)
+    return ",".join(f"c{number}" for number in range(100_000)), ("lacks the columns path, label; it has c0, c1",)
 
 
 @csv_case
@@ -105,7 +105,7 @@ def binary(world):
 
 @csv_case
 def nothing_at_all(world):
-    return "", ("lacks the columns path, label; found none",)
+    return "", ("lacks the columns path, label; it has none",)
 
 
 @csv_case
@@ -155,7 +155,7 @@ def folder_for_an_image(world):
 
 @csv_case
 def label_in_another_spelling(world):
-    return "\n".join(["path,label", *records(world)[1:], "normal/0.png,Normal"]), ("differ in spelling alone",)
+    return "\n".join(["path,label", *records(world)[1:], "normal/0.png,Normal"]), ("differ in spelling only",)
 
 
 @csv_case

@@ -1,6 +1,6 @@
-"""Sets published for this problem that TensorFlow Datasets does not know: importing a module registers its set there.
+"""TensorFlow Datasets builders of EBHI and EBHI-Seg; importing a module registers its dataset.
 
-The modules need TensorFlow, so they are imported by `tfds_source` only when their set is asked for.
+The modules need TensorFlow, so `tfds_source` imports them only when their dataset is requested.
 """
 
 NAMES = ("ebhi", "ebhi_seg")

@@ -1,7 +1,7 @@
-"""Enteroscope biopsies as their authors published them: images in class folders, in a folder or in a zip file.
+"""Published enteroscope biopsies (EBHI, EBHI-Seg): images in class folders, unpacked or in a zip file.
 
-EBHI-Seg names its files GT<case>-<block>-<magnification>-<number>, with XC, xc or DC before some cases. That the number
-is a case is read from the names; the authors do not say so.
+EBHI-Seg names its files GT<case>-<block>-<magnification>-<number>, with XC, xc or DC before some cases. That the first
+number is the case is inferred from the names; the authors do not document it.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 from dim_jax.data.images import SUFFIXES
 
-# Folder names by their letters alone -> our class names, which are those of the phantom.
+# Letters of a folder name -> class name; the class names are those of the phantom.
 FOLDERS = {
     "normal": "normal",
     "polyp": "polyp",
@@ -25,7 +25,7 @@ FOLDERS = {
     "serratedadenoma": "serrated_adenoma",
     "adenocarcinoma": "adenocarcinoma",
 }
-PASSED_OVER = {"label", "labels", "mask", "masks", "macosx"}
+SKIPPED_FOLDERS = {"label", "labels", "mask", "masks", "macosx"}
 FILE_NAME = re.compile(r"GT[A-Za-z]*(?P<case>\d+)-(\d+-(?P<magnification>40|100|200|400)-)?")
 MAGNIFICATION = re.compile(r"(?:^|[^0-9])(40|100|200|400) *[xX×]?$")
 
@@ -35,11 +35,11 @@ class Biopsy:
     """One published image.
 
     Attributes:
-      root: the folder or the zip file it is in.
-      path: its path within `root`.
+      root: the folder or zip file that has the image.
+      path: path within `root`.
       label: class name.
-      case: as the file name tells it; "" when it does not.
-      magnification: 40, 100, 200 or 400; 0 when neither a folder nor the file name tells.
+      case: case number in the file name; "" if unknown.
+      magnification: 40, 100, 200 or 400, from a folder or the file name; 0 if unknown.
     """
 
     root: Path
@@ -50,87 +50,99 @@ class Biopsy:
 
     @property
     def name(self) -> str:
+        """File name without folders."""
         return _parts(self.path)[-1]
 
 
 def find(folder: str | Path, set_names: Sequence[str], classes: Sequence[str]) -> list[Biopsy]:
-    """Lists the images below `folder`, or else those in the zip files there; segmentation masks are left out.
+    """Lists the images below `folder`, or else those in its zip files, without segmentation masks.
 
     Args:
-      folder: TFDS's folder of manual downloads. Several sets share it, so where something in it bears the name of this
-        one, nothing else is looked at.
-      set_names: names the set was published under.
-      classes: the set's classes; other images are passed over.
+      folder: TFDS's folder of manual downloads. Datasets share it, so entries with a name of this dataset, if any, are
+        the only ones searched.
+      set_names: names that the dataset was published under.
+      classes: classes of the dataset; images of other classes are skipped.
 
     Raises:
-      FileNotFoundError: there is no image of these classes.
+      FileNotFoundError: there are no images of these classes.
     """
     folder = Path(folder)
-    known = {_letters(name) for name in set_names}
+    known_names = {_letters(name) for name in set_names}
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    own = [entry for entry in entries if _letters(entry.stem if entry.is_file() else entry.name) in known]
+    own = [entry for entry in entries if _letters(entry.stem if entry.is_file() else entry.name) in known_names]
     files = []
     for entry in own or entries:
         files += sorted(path for path in entry.rglob("*") if path.is_file()) if entry.is_dir() else [entry]
-    found = [parse(folder, path.relative_to(folder).as_posix()) for path in files]
-    if not any(found):  # Only then, because people unpack a zip file beside it.
-        archives = [path for path in files if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path)]
-        for archive in archives:
-            with zipfile.ZipFile(archive) as content:
-                found += [parse(archive, name) for name in sorted(content.namelist())]
-    biopsies = [biopsy for biopsy in found if biopsy and biopsy.label in classes]
+    parsed = [parse(folder, path.relative_to(folder).as_posix()) for path in files]
+    if not any(parsed):  # a zip file is often unpacked beside itself
+        archive_paths = [path for path in files if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path)]
+        for path in archive_paths:
+            with zipfile.ZipFile(path) as archive:
+                parsed += [parse(path, name) for name in sorted(archive.namelist())]
+    biopsies = [biopsy for biopsy in parsed if biopsy and biopsy.label in classes]
     if not biopsies:
-        seen = ", ".join(entry.name for entry in entries[:5]) or "nothing"
+        listed = ", ".join(entry.name for entry in entries[:5]) or "nothing"
         raise FileNotFoundError(
-            f"{folder} holds {seen}, but no class folders of images like 'Low-grade IN' and no whole zip file of them; "
+            f"{folder} has {listed}, but no class folders of images like 'Low-grade IN' and no whole zip file of them; "
             "put the folder there as it was published, unpacked"
         )
     return biopsies
 
 
 def parse(root: Path, path: str) -> Biopsy | None:
-    """Tells what a published path means; None when it is no image in a class folder, or a mask."""
+    """Returns the biopsy at a published path; None for a mask, or if it is not an image in a class folder.
+
+    Args:
+      root: the folder or zip file.
+      path: path within `root`.
+    """
     *folders, name = _parts(path)
     letters = [_letters(part) for part in folders]
     label = next((FOLDERS[part] for part in reversed(letters) if part in FOLDERS), None)
     is_hidden = any(part.startswith(".") for part in (*folders, name))
-    if not label or is_hidden or PASSED_OVER & set(letters) or Path(name).suffix.lower() not in SUFFIXES:
+    if not label or is_hidden or SKIPPED_FOLDERS & set(letters) or Path(name).suffix.lower() not in SUFFIXES:
         return None
-    meaning = FILE_NAME.match(name)
-    told = [match[1] for part in reversed(folders) if (match := MAGNIFICATION.search(part))]
-    if meaning and meaning["magnification"]:
-        told.append(meaning["magnification"])
-    return Biopsy(root, path, label, meaning["case"] if meaning else "", int(told[0]) if told else 0)
+    fields = FILE_NAME.match(name)
+    magnifications = [match[1] for part in reversed(folders) if (match := MAGNIFICATION.search(part))]
+    if fields and fields["magnification"]:
+        magnifications.append(fields["magnification"])
+    magnification = int(magnifications[0]) if magnifications else 0
+    return Biopsy(root, path, label, fields["case"] if fields else "", magnification)
 
 
-def check_classes(found: Sequence[Biopsy], classes: Sequence[str], where: str) -> None:
-    """Makes sure that every class is there: half a download must not pass for the set.
+def check_classes(biopsies: Sequence[Biopsy], classes: Sequence[str], where: str) -> None:
+    """Checks that every class has images, to refuse incomplete downloads.
+
+    Args:
+      biopsies: the images.
+      classes: classes of the dataset.
+      where: folder of the images, for the error message.
 
     Raises:
       FileNotFoundError: a class has no images.
     """
-    missing = [name for name in classes if name not in {biopsy.label for biopsy in found}]
+    missing = [name for name in classes if name not in {biopsy.label for biopsy in biopsies}]
     if missing:
-        raise FileNotFoundError(f"{where}: no images of {', '.join(missing)}; download and unpack the whole set")
+        raise FileNotFoundError(f"{where}: no images of {', '.join(missing)}; download and unpack the whole dataset")
 
 
-def examples(found: Sequence[Biopsy]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields a key and an example for TFDS per image; its bytes are those of the file."""
+def examples(biopsies: Sequence[Biopsy]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields a key and a TFDS example per image, with the bytes of its file."""
     with ExitStack() as stack:
         archives: dict[Path, zipfile.ZipFile] = {}
-        for biopsy in found:
+        for biopsy in biopsies:
             if biopsy.root.is_dir():
-                content = (biopsy.root / biopsy.path).read_bytes()
+                encoded = (biopsy.root / biopsy.path).read_bytes()
             else:
                 if biopsy.root not in archives:
                     archives[biopsy.root] = stack.enter_context(zipfile.ZipFile(biopsy.root))
-                content = archives[biopsy.root].read(biopsy.path)
-            example = {"image": content, "label": biopsy.label, "group": biopsy.case, "filename": biopsy.name}
+                encoded = archives[biopsy.root].read(biopsy.path)
+            example = {"image": encoded, "label": biopsy.label, "group": biopsy.case, "filename": biopsy.name}
             yield f"{biopsy.root.name}/{biopsy.path}", example
 
 
 def describe(builder: Any, classes: Sequence[str], description: str, homepage: str, citation: str) -> Any:
-    """Returns the tfds.core.DatasetInfo of a set of biopsies, whose examples are as `examples` gives them."""
+    """Returns the tfds.core.DatasetInfo of a dataset whose examples are those of `examples`."""
     import tensorflow_datasets as tfds
 
     features = {
@@ -150,7 +162,7 @@ def describe(builder: Any, classes: Sequence[str], description: str, homepage: s
 
 
 def _parts(path: str) -> list[str]:
-    return re.split(r"[/\\]", path)  # archives made on Windows may hold backslashes
+    return re.split(r"[/\\]", path)  # archives made on Windows may have backslashes
 
 
 def _letters(name: str) -> str:

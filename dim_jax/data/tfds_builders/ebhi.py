@@ -1,4 +1,4 @@
-"""EBHI for TensorFlow Datasets: one configuration per magnification, 200x unless another is named."""
+"""TensorFlow Datasets builder of EBHI: one configuration per magnification, by default 200x."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from dim_jax.data.tfds_builders import biopsies
 
 CLASSES = ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
 PUBLISHED_AS = ("EBHI", "EBH-HE-IDS")
-MAGNIFICATIONS = (200, 40, 100, 400)  # TFDS takes the first when none is named
+MAGNIFICATIONS = (200, 40, 100, 400)  # the first is the default of TFDS
 HOMEPAGE = "https://figshare.com/articles/dataset/EBH-HE-IDS/16999363/1"
 CITATION = """\
 @article{hu2023ebhi,
@@ -47,17 +47,17 @@ class Ebhi(tfds.core.GeneratorBasedBuilder):
         return biopsies.describe(self, CLASSES, description, HOMEPAGE, CITATION)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        found = biopsies.find(dl_manager.manual_dir, PUBLISHED_AS, CLASSES)
-        for biopsy in found:
-            if not biopsy.magnification:
+        images = biopsies.find(dl_manager.manual_dir, PUBLISHED_AS, CLASSES)
+        for image in images:
+            if not image.magnification:
                 raise ValueError(
-                    f"{biopsy.root}: the magnification of {biopsy.path} is not known; put the images of each into a "
+                    f"{image.root}: the magnification of {image.path} is not known; put the images of each into a "
                     f"folder named 40x, 100x, 200x or 400x"
                 )
-        wanted = self.builder_config.name
-        found = [biopsy for biopsy in found if f"{biopsy.magnification}x" == wanted]
-        biopsies.check_classes(found, CLASSES, f"{dl_manager.manual_dir} at {wanted}")
-        return {"train": self._generate_examples(found)}
+        magnification = self.builder_config.name
+        images = [image for image in images if f"{image.magnification}x" == magnification]
+        biopsies.check_classes(images, CLASSES, f"{dl_manager.manual_dir} at {magnification}")
+        return {"train": self._generate_examples(images)}
 
-    def _generate_examples(self, found: list[biopsies.Biopsy]) -> Iterator[tuple[str, dict[str, Any]]]:
-        return biopsies.examples(found)
+    def _generate_examples(self, images: list[biopsies.Biopsy]) -> Iterator[tuple[str, dict[str, Any]]]:
+        return biopsies.examples(images)

@@ -1,4 +1,4 @@
-"""EBHI-Seg for TensorFlow Datasets: the images, classified by their folders. The segmentation masks are not read."""
+"""TensorFlow Datasets builder of EBHI-Seg: images labelled by their folders, without the segmentation masks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -44,9 +44,9 @@ class EbhiSeg(tfds.core.GeneratorBasedBuilder):
         return biopsies.describe(self, CLASSES, description, HOMEPAGE, CITATION)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        found = biopsies.find(dl_manager.manual_dir, PUBLISHED_AS, CLASSES)
-        biopsies.check_classes(found, CLASSES, str(dl_manager.manual_dir))
-        return {"train": self._generate_examples(found)}
+        images = biopsies.find(dl_manager.manual_dir, PUBLISHED_AS, CLASSES)
+        biopsies.check_classes(images, CLASSES, str(dl_manager.manual_dir))
+        return {"train": self._generate_examples(images)}
 
-    def _generate_examples(self, found: list[biopsies.Biopsy]) -> Iterator[tuple[str, dict[str, Any]]]:
-        return biopsies.examples(found)
+    def _generate_examples(self, images: list[biopsies.Biopsy]) -> Iterator[tuple[str, dict[str, Any]]]:
+        return biopsies.examples(images)
