@@ -11,14 +11,15 @@ SPLITS = ("train", "val", "test")
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs the command with its command-line arguments."""
     parser = command_line.parser("evaluate", __doc__, EXAMPLES)
     parser.add_argument("--workdir", type=command_line.path, required=True, help="run directory of a classifier")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="images to evaluate on (default: %(default)s)")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="split to evaluate on (default: %(default)s)")
     parser.add_argument(
         "--checkpoint",
         default="best",
         choices=("best", "newest"),
-        help="best by validation, or the last one (default: %(default)s)",
+        help="the best on validation, or the newest (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()

@@ -1,4 +1,4 @@
-"""Draws images from a trained GAN: pool/<class>/seed00042.png, and where they come from in pool.json."""
+"""Generates images with a trained GAN: OUT/<class>/seed00042.png, and their origin in pool.json."""
 
 import sys
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ EXAMPLES = """  python -m dim_jax.generate --workdir=runs/gan_normal --num=200 -
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs the command with its command-line arguments."""
     parser = command_line.parser("generate", __doc__, EXAMPLES)
     parser.add_argument("--workdir", type=command_line.path, required=True, help="run directory of a GAN")
     parser.add_argument(
@@ -17,9 +18,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--num", type=int, default=64, help="number of images (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
-    parser.add_argument("--label", help="class to draw, where the GAN draws several")
+    parser.add_argument("--label", help="class to generate, for a class-conditional GAN")
     parser.add_argument(
-        "--truncation", type=float, default=1.0, help="below 1: less varied, fewer strays (default: %(default)s)"
+        "--truncation",
+        type=float,
+        default=1.0,
+        help="truncation of the latents: below 1 gives less variety and fewer outliers (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()

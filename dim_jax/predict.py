@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dim_jax.cli import command_line
 
 SUMMARY = """\
-Classifies images, anywhere below folders or single files, with a trained or imported classifier. They are shrunk and
-normalised as the run was trained. Writes OUT/predictions.csv and OUT/predictions.json: path, status, predicted class
-and the probability of every class; and Grad-CAM overlays into OUT/overlays/. A file that cannot be read has its own
-line with the reason, in these files and on the screen; the exit code is 2 only if no file can be read.
+Classifies images, in folders of any depth or as single files, with a trained or imported classifier. They are resized
+and normalised as in training. Writes OUT/predictions.csv and OUT/predictions.json with the path, status, predicted
+class and probability of each class, and Grad-CAM overlays into OUT/overlays/. A file that cannot be read is listed with
+the reason, in these files and on the screen; the exit code is 2 only if no file can be read.
 
 Research software, not a medical device."""
 EXAMPLES = """  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions
@@ -18,6 +18,7 @@ EXAMPLES = """  python -m dim_jax.predict --workdir=runs/a images/ --out=predict
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs the command with its command-line arguments."""
     parser = command_line.parser("predict", SUMMARY, EXAMPLES)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGES", help="folders, searched to any depth, or files")
@@ -27,16 +28,28 @@ def main(arguments: Sequence[str]) -> None:
         required=True,
         help="run directory of a classifier; its best checkpoint is used",
     )
-    add("--out", type=command_line.path, required=True, help="folder of the results")
-    add("--batch-size", type=int, help="any number; changes speed alone (default: as the run is evaluated)")
-    add("--overlays", type=int, default=16, help="Grad-CAM overlays to write, -1: all (default: %(default)s)")
-    add("--calibrate", action="store_true", help="scale the temperature of the probabilities on validation images")
-    add("--coverage", type=float, help="withhold unsure answers: this share of validation images would get one")
+    add("--out", type=command_line.path, required=True, help="output folder")
+    add(
+        "--batch-size",
+        type=int,
+        help="images per batch; affects the speed only (default: that of the run's evaluation)",
+    )
+    add("--overlays", type=int, default=16, help="number of Grad-CAM overlays, -1 for all (default: %(default)s)")
+    add(
+        "--calibrate",
+        action="store_true",
+        help="calibrate the probabilities by a temperature fitted on validation images",
+    )
+    add(
+        "--coverage",
+        type=float,
+        help="abstain on uncertain images, so that this share of validation images gets an answer",
+    )
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.prediction.new_images import UNREADABLE, predict_images, summary
 
-    content = predict_images(
+    predictions = predict_images(
         options.workdir,
         options.images,
         options.out,
@@ -45,10 +58,10 @@ def main(arguments: Sequence[str]) -> None:
         calibrate=options.calibrate,
         coverage=options.coverage,
     )
-    for line in content["images"]:
-        if line["status"] == UNREADABLE:
-            command_line.say(f"unreadable: {line['path']}: {line['reason']}", file=sys.stderr)
-    command_line.say(summary(content))
+    for image in predictions["images"]:
+        if image["status"] == UNREADABLE:
+            command_line.say(f"unreadable: {image['path']}: {image['reason']}", file=sys.stderr)
+    command_line.say(summary(predictions))
     command_line.say(options.out)
 
 

@@ -1,4 +1,4 @@
-"""Checks and splits a folder of images, once, for training: `python -m dim_jax.prepare`."""
+"""The prepare command: checks and splits a folder of images for training."""
 
 import sys
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ EXAMPLES = """\
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prepares what the command line says."""
-    parser = command_line.parser("prepare", "Check and split a folder of images, once, for training.", EXAMPLES)
+    """Runs the command with its command-line arguments."""
+    parser = command_line.parser("prepare", "Checks and splits a folder of images, once, for training.", EXAMPLES)
     add = parser.add_argument
     add(
         "--source",
         metavar="FOLDER",
         type=command_line.path,
-        help="one folder per class, or images with a manifest.csv, or phantom (drawn tissue), or tfds:NAME[/CONFIG]",
+        help="one folder per class, or images with a manifest.csv, phantom (synthetic tissue) or tfds:NAME[/CONFIG]",
     )
     add(
         "--out",
         metavar="FOLDER",
         type=command_line.path,
         required=True,
-        help="folder to make: manifest, split, report, converted images",
+        help="output folder, new or empty: manifest, split, report, converted images",
     )
     add(
         "--manifest",
@@ -38,7 +38,9 @@ def main(arguments: Sequence[str]) -> None:
         help="CSV of path,label[,group][,split]; paths relative to --source or to the CSV",
     )
     add(
-        "--group-regex", metavar="REGEX", help="finds the patient or case in a path: its first group, or all it matches"
+        "--group-regex",
+        metavar="REGEX",
+        help="regular expression of the patient or case in a path: its first group, or the match",
     )
     add("--classes", metavar="A,B,C", help="class names in label order (sorted by default)")
     add("--exclude", metavar="A,B", default="", help="classes to leave out")
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     add("--validation", metavar="SHARE", type=float, default=0.2, help="share of the images (0.2)")
     add("--test", metavar="SHARE", type=float, default=0.2, help="share of the images (0.2)")
     add("--seed", metavar="N", type=int, default=0, help="seed of the split and the phantom (0)")
-    add("--scale", metavar="X", type=float, default=1.0, help="size of the phantom set (1 is 1,741 images)")
+    add("--scale", metavar="X", type=float, default=1.0, help="size of the phantom set relative to 1,741 images (1.0)")
     add(
         "--pack",
         metavar="POLICY",
@@ -57,8 +59,8 @@ def main(arguments: Sequence[str]) -> None:
         help="also write the pixels at --image-size, for config.data.backend=resident: squash (default), crop or pad",
     )
     add("--strict", action="store_true", help="refuse unreadable images instead of leaving them out")
-    add("--data-dir", metavar="FOLDER", help="where TensorFlow Datasets keeps what it has built (its own default)")
-    add("--manual-dir", metavar="FOLDER", help="files downloaded by hand, for tfds:ebhi and others that ask for them")
+    add("--data-dir", metavar="FOLDER", help="folder of built TensorFlow Datasets (default: that of TFDS)")
+    add("--manual-dir", metavar="FOLDER", help="folder of manual downloads, for tfds:ebhi and others that need them")
     options = vars(parser.parse_args(arguments))
     command_line.start_logging()
     del options["debug"]

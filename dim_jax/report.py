@@ -1,4 +1,4 @@
-"""Turns run directories into one HTML page that needs nothing but itself: `python -m dim_jax.report runs/a runs/b`."""
+"""The report command: one self-contained HTML page of run directories; and the curves of runs, for notebooks."""
 
 import sys
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from dim_jax.reporting.curves import load_curves
 __all__ = ["confidence_band", "load_curves", "main"]
 
 SUMMARY = """\
-Writes one self-contained HTML page about one run or several side by side: data, learning curves, confusion matrices,
-per-class results, features, examples with Grad-CAM, time per stage, configuration and environment; of a GAN the images
-it draws and rebuilds instead of predictions. The page opens offline and prints; the numbers of every figure lie beside
-it as CSV, in the folder <page>_data. A run that is not finished or not tested yet is reported as far as it is. An
-experiment has a page of its own: what it found in sentences, and what they rest on."""
+Writes one self-contained HTML page about one run, or several side by side: data, learning curves, confusion matrices,
+per-class results, features, examples with Grad-CAM, time per stage, configuration and environment; for a GAN, generated
+and reconstructed images instead of predictions. The page works offline and can be printed; the numbers of each figure
+are written as CSV to the folder <page>_data. An unfinished run is reported as far as it is. The page of an experiment
+states its conclusions in sentences, with the results they are based on."""
 EXAMPLES = """\
   python -m dim_jax.report runs/a                                  # writes runs/a/report.html and runs/a/report_data/
   python -m dim_jax.report runs/ce runs/fafl --out=compare.html    # side by side, with what differs in configuration
-  python -m dim_jax.report runs/gan_normal                         # the images a GAN draws, and how it learned
-  python -m dim_jax.report runs/dim                                # an experiment: does it help here?
+  python -m dim_jax.report runs/gan_normal                         # images and learning curves of a GAN
+  python -m dim_jax.report runs/dim                                # an experiment and its conclusions
 """
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses the command line and writes the page."""
+    """Runs the command with its command-line arguments."""
     parser = command_line.parser("report", SUMMARY, EXAMPLES)
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", type=command_line.path, help="run directory, the --workdir of train"
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     from dim_jax.reporting import tables
     from dim_jax.reporting.run_page import write_report
 
-    # RUNS/*/ also finds the CSV files of an earlier page in RUNS.
+    # RUNS/*/ also matches the CSV folder of an earlier page in RUNS.
     path = write_report([run for run in options.runs if not tables.is_written_here(Path(run))], options.out)
     command_line.say(f"{path} ({path.stat().st_size / 1024:.0f} KB)")
 

@@ -1,4 +1,4 @@
-"""Chooses the images of a pool that are worth training on, and says of every other one why not.
+"""Selects the images of a pool to train on, and lists the reasons against all others.
 
 Writes selected.json (for config.data.generated), rejected.json, report.html and closest_pairs.png."""
 
@@ -14,6 +14,7 @@ EXAMPLES = """  python -m dim_jax.select --pool=pool --data=DATA --classifier=ru
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Runs the command with its command-line arguments."""
     from dim_jax.gan.selection_rules import CLASSIFIER, LITE0, Rules
 
     defaults = Rules()
@@ -24,48 +25,57 @@ def main(arguments: Sequence[str]) -> None:
         type=command_line.path,
         required=True,
         metavar="FOLDER",
-        help="what generate wrote: all classes, or POOL/<class>",
+        help="pool of images written by generate: all classes, or POOL/<class>",
     )
     add(
         "--data",
         type=command_line.path,
         required=True,
         metavar="FOLDER",
-        help="prepared data that GAN and classifier were trained on",
+        help="prepared data that the GAN and the classifier were trained on",
     )
     add(
         "--classifier",
         type=command_line.path,
         required=True,
         metavar="RUN",
-        help="run of a classifier trained on real images alone",
+        help="run directory of a classifier trained on real images only",
     )
     add(
         "--out",
         type=command_line.path,
         required=True,
         metavar="FOLDER",
-        help="folder to write; an earlier selection in it is replaced",
+        help="output folder; an earlier selection in it is replaced",
     )
-    add("--keep", type=int, default=20, metavar="N", help="most images to keep of each class (default: %(default)s)")
+    add(
+        "--keep",
+        type=int,
+        default=20,
+        metavar="N",
+        help="largest number of images to select per class (default: %(default)s)",
+    )
     add(
         "--features",
         default=LITE0,
         choices=(LITE0, CLASSIFIER),
-        help="space of the distances: EfficientNet-Lite0's, or the classifier's own (default: %(default)s)",
+        help="features for distances: of EfficientNet-Lite0, or of the classifier (default: %(default)s)",
     )
     add(
         "--inception-weights",
         default="",
         metavar="FILE",
-        help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth: with it FID, KID and the inception score are shown "
-        "too; they decide nothing",
+        help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth: also reports FID, KID and the inception score, "
+        "which do not affect the selection",
     )
     for name, text in (
-        ("least_probability", "least probability of its class by the classifier, or the median of real images if less"),
-        ("distance_quantile", "quantile of real images' distances to their class that may not be exceeded"),
+        (
+            "least_probability",
+            "smallest probability of the class by the classifier, or the median of real images if less",
+        ),
+        ("distance_quantile", "quantile of the distances of real images to their class, the largest distance allowed"),
         ("distance_slack", "multiplies that quantile"),
-        ("copy_quantile", "quantile of real images' distances to the nearest one of another case; nearer is a copy"),
+        ("copy_quantile", "quantile of the distances of real images to the nearest of another case; closer is a copy"),
     ):
         option = "--" + name.replace("_", "-")
         add(option, type=float, default=getattr(defaults, name), metavar="X", help=f"{text} (default: %(default)s)")
@@ -73,10 +83,10 @@ def main(arguments: Sequence[str]) -> None:
     command_line.start_logging()
     rules = Rules(**{name: options[name] for name in asdict(defaults)})
     names = ("pool", "data", "classifier", "out", "keep", "features", "inception_weights")
-    given = {name: options[name] for name in names}
+    inputs = {name: options[name] for name in names}
     from dim_jax.gan.pool_selection import REPORT, select_images, summary
 
-    command_line.say(summary(select_images(rules=rules, **given)))
+    command_line.say(summary(select_images(rules=rules, **inputs)))
     command_line.say(f"report: {Path(options['out']) / REPORT}")
 
 

@@ -1,7 +1,6 @@
-"""Colonic mucosa drawn as two maps of dye: glands, lumens, goblet cells, nuclei and stroma at one latent grade.
+"""Synthetic colonic mucosa as maps of two dyes: glands, lumens, goblet cells, nuclei and stroma at a latent grade.
 
-Everything that chance decides is decided on a fixed grid of GRID x GRID, so that the same tissue appears at every
-resolution it is painted at.
+All random structure is generated on a fixed grid of GRID x GRID, so that the tissue is the same at every resolution.
 """
 
 import math
@@ -11,12 +10,12 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-GRID = 160  # Structure grid; one grid pixel is about 1.4 micrometres of a 400x field.
+GRID = 160  # side of the structure grid; a grid pixel is about 1.4 micrometres of a 400x field
 
-# Values at grade 0 (normal), 1 (polyp), 2 (low grade), 3 (high grade) and 4 (adenocarcinoma); lengths in grid pixels.
+# Values at grades 0 (normal), 1 (polyp), 2 (low grade), 3 (high grade) and 4 (adenocarcinoma); lengths in grid pixels.
 _FEATURES: dict[str, tuple[float, float, float, float, float]] = {
     "spacing": (45, 50, 54, 57, 56),  # between gland centres
-    "jitter": (0.10, 0.14, 0.15, 0.22, 0.32),  # of the centres, as a part of the spacing
+    "jitter": (0.10, 0.14, 0.15, 0.22, 0.32),  # of the centres, as a fraction of the spacing
     "stretch": (0.10, 0.30, 0.35, 0.50, 0.60),  # spread of the log of the elongation
     "warp": (1.6, 3.2, 3.2, 5.5, 8.0),  # bending of outlines
     "septum": (5.5, 6.5, 4.5, 1.2, 1.0),  # stroma left between neighbours
@@ -24,15 +23,15 @@ _FEATURES: dict[str, tuple[float, float, float, float, float]] = {
     "height": (15.0, 16.0, 17.0, 19.0, 24.0),  # of the epithelium
     "serration": (0.6, 2.4, 1.2, 1.8, 1.6),  # of the lumen's edge
     "holes": (-9.0, -9.0, -6.0, -1.6, -1.9),  # level of the punched-out lumens of cribriform growth
-    "goblet": (1.0, 0.72, 0.26, 0.07, 0.02),  # part of the room that goblet cells take
+    "goblet": (1.0, 0.72, 0.26, 0.07, 0.02),  # density of goblet cells relative to normal mucosa
     "nucleus_long": (2.3, 2.6, 3.6, 3.4, 3.5),  # semi-axes
     "nucleus_wide": (1.15, 1.15, 1.15, 1.75, 2.25),
-    "packing": (1.45, 1.55, 1.75, 1.85, 1.95),  # room a nucleus keeps to itself, of its own width
+    "packing": (1.45, 1.55, 1.75, 1.85, 1.95),  # width of the space around a nucleus, relative to its own
     "pleomorphism": (0.08, 0.10, 0.14, 0.24, 0.32),  # spread of the log of nuclear size
     "strata": (1.0, 2.0, 8.0, 15.0, 36.0),  # depth of epithelium that nuclei occupy
-    "disorder": (0.08, 0.12, 0.18, 0.60, 1.3),  # radians off the cell's axis
+    "disorder": (0.08, 0.12, 0.18, 0.60, 1.3),  # angle to the cell axis in radians
     "chromatin": (1.18, 1.22, 1.32, 1.32, 1.30),  # haematoxylin in a nucleus
-    "vesicular": (0.10, 0.10, 0.14, 0.38, 0.52),  # emptiness of the nucleus's middle
+    "vesicular": (0.10, 0.10, 0.14, 0.38, 0.52),  # how empty the centre of a nucleus is
     "basophilia": (0.32, 0.36, 0.43, 0.43, 0.42),  # haematoxylin in cytoplasm
     "desmoplasia": (0.0, 0.05, 0.15, 0.35, 1.0),  # spindle cells and collagen in stroma
     "debris": (0.0, 0.03, 0.10, 0.35, 0.8),  # in lumens
@@ -42,14 +41,14 @@ _FEATURES: dict[str, tuple[float, float, float, float, float]] = {
 
 @dataclass(frozen=True)
 class Tissue:
-    """Maps of one field, each (resolution, resolution) float32.
+    """Maps of one field of view, each float32 of shape (resolution, resolution).
 
     Attributes:
-      haematoxylin: amount of dye, >= 0 (optical density along its absorption vector).
+      haematoxylin: amount of dye (optical density along its absorption vector), >= 0.
       eosin: amount of dye, >= 0.
-      nuclei: part of the pixel covered by epithelial nuclei, 0..1.
-      epithelium: part of the pixel inside glands or nests and outside lumens, 0..1.
-      lumen: part of the pixel in a lumen or beyond the tissue, 0..1.
+      nuclei: fraction of the pixel covered by epithelial nuclei, 0..1.
+      epithelium: fraction of the pixel inside glands or nests and outside lumens, 0..1.
+      lumen: fraction of the pixel in a lumen or outside the tissue, 0..1.
     """
 
     haematoxylin: np.ndarray
@@ -67,18 +66,18 @@ def compose(
     inflammation: float = 1.0,
     retraction: float = 0.0,
 ) -> Tissue:
-    """Draws one field of view.
+    """Generates the tissue of one field of view.
 
     Args:
-      rng: decides the tissue; the same state gives the same tissue at every resolution.
-      grade: 0 normal, 1 polyp, 2 low grade, 3 high grade, 4 adenocarcinoma; between them, mixtures. Clipped to 0..4.
-      resolution: side of the maps, pixels.
-      magnification: size of everything relative to its usual size.
-      inflammation: density of lymphocytes relative to usual.
-      retraction: width of the white cleft around glands, grid pixels.
+      rng: random generator; the same state gives the same tissue at every resolution.
+      grade: 0 normal, 1 polyp, 2 low grade, 3 high grade, 4 adenocarcinoma, interpolated between them; clipped to 0..4.
+      resolution: side of the maps in px.
+      magnification: size of all structures, relative to 1.
+      inflammation: density of lymphocytes, relative to 1.
+      retraction: width of the white clefts around glands in grid pixels, >= 0.
 
     Returns:
-      The maps of dye and of structures.
+      Maps of dyes and structures.
     """
     feature = {name: float(np.interp(grade, range(5), values)) for name, values in _FEATURES.items()}
     for name in ("spacing", "warp", "septum", "height", "serration", "nucleus_long", "nucleus_wide", "strata"):
@@ -91,21 +90,21 @@ def compose(
 
     bodies = _populate(rng, feature, depth, cavity, along, patchy, magnification, inflammation)
 
-    paint = _Canvas(resolution)
-    rough = paint.enlarge(ndimage.gaussian_filter(grain, 0.6)) * 2.0
-    epithelial, coverage = paint.nuclei(
+    canvas = _Canvas(resolution)
+    rough = canvas.enlarge(ndimage.gaussian_filter(grain, 0.6)) * 2.0
+    epithelial, coverage = canvas.nuclei(
         bodies["nuclei"], rough, feature["vesicular"], feature["pleomorphism"] * 0.6 + 0.14
     )
-    stromal, _ = paint.nuclei(bodies["stroma"], rough, 0.0, 0.12)
-    dividing, _ = paint.nuclei(bodies["mitoses"], rough, 0.0, 0.0)
-    crumbs, _ = paint.nuclei(bodies["debris"], rough, 0.0, 0.3)
-    red, _ = paint.nuclei(bodies["red cells"], rough * 0.2, 0.3, 0.1)
-    mucin, wall = paint.vacuoles(bodies["goblets"], rough)
+    stromal, _ = canvas.nuclei(bodies["stroma"], rough, 0.0, 0.12)
+    dividing, _ = canvas.nuclei(bodies["mitoses"], rough, 0.0, 0.0)
+    crumbs, _ = canvas.nuclei(bodies["debris"], rough, 0.0, 0.3)
+    red, _ = canvas.nuclei(bodies["red cells"], rough * 0.2, 0.3, 0.1)
+    mucin, wall = canvas.vacuoles(bodies["goblets"], rough)
 
-    depth, cavity, streaks, patchy = (paint.enlarge(part) for part in (depth, cavity, streaks, patchy))
+    depth, cavity, streaks, patchy = (canvas.enlarge(part) for part in (depth, cavity, streaks, patchy))
     gland = _edge(depth, 0.8)
     hollow = _edge(cavity, 0.8)
-    texture = paint.enlarge(ndimage.gaussian_filter(grain, 1.6)) * 5.0
+    texture = canvas.enlarge(ndimage.gaussian_filter(grain, 1.6)) * 5.0
     cleft = np.clip(1.0 - np.abs(depth + 0.8 + 0.5 * retraction) / (0.4 + 0.6 * retraction), 0, 1) * retraction
     cleft = np.clip(cleft * (0.45 + 0.5 * patchy + 0.15 * texture), 0, 1) * (1 - 0.5 * feature["irregular"])
     gaps = _edge(-streaks - 0.2 * texture - 1.15 - 0.3 * patchy, 0.35)
@@ -131,8 +130,8 @@ def compose(
 
 
 def _architecture(rng: np.random.Generator, feature: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns depth under the glands' outline (stroma: negative) and the lumens' level (inside: positive)."""
-    # Python's own numbers keep the arrays float32 under every numpy's promotion rules.
+    """Returns the depth inside glands (negative in stroma) and the level of lumens (positive inside)."""
+    # Python scalars keep the arrays float32 under the promotion rules of all numpy versions.
     spacing = feature["spacing"] * math.exp(rng.normal(0, 0.08))
     angle = rng.uniform(0, math.pi)
     stretch = math.exp(abs(rng.normal(0, feature["stretch"])))
@@ -154,7 +153,7 @@ def _architecture(rng: np.random.Generator, feature: dict[str, float]) -> tuple[
     near = (np.abs(centres[:, 0]) < GRID * 0.71 / stretch + spacing) & (np.abs(centres[:, 1]) < GRID * 0.71 + spacing)
     centres, radii = centres[near].astype(np.float32), radii[near].astype(np.float32)
     away_u, away_v = u - centres[:, 0, None, None], v - centres[:, 1, None, None]
-    margin = radii[:, None, None] - np.sqrt(away_u * away_u + away_v * away_v)  # much quicker than np.hypot
+    margin = radii[:, None, None] - np.sqrt(away_u * away_u + away_v * away_v)  # much faster than np.hypot
     nearest = margin.argmax(0)[None]
     first = np.take_along_axis(margin, nearest, 0)[0]
     np.put_along_axis(margin, nearest, -np.inf, 0)
@@ -162,23 +161,23 @@ def _architecture(rng: np.random.Generator, feature: dict[str, float]) -> tuple[
     septum = feature["septum"] * (1 + 0.5 * _noise(rng, 5)[half])
     level = np.minimum(first, (first - second - septum) / 2)
 
-    # Nests are drawn out along the same direction as the glands; the lookup covers the turned square's diagonal.
+    # Nests are elongated in the direction of the glands; the lookup covers the diagonal of the rotated square.
     row, column = (np.clip(part / 1.45 + GRID / 2, 0, GRID - 1).astype(np.intp) for part in (v, u))
     nests = _noise(rng, 9)[row, column] + 0.8 * _noise(rng, 17)[row, column] + rng.normal(0.45, 0.45)
     level = (1 - feature["irregular"]) * level + feature["irregular"] * 6.5 * nests
     surface = np.full((GRID, GRID), -np.inf, np.float32)
-    if rng.random() < 0.14:  # the field reaches the surface, which epithelium lines
+    if rng.random() < 0.14:  # the field includes the surface, which is lined by epithelium
         ground_y, ground_x = np.mgrid[0:GRID, 0:GRID].astype(np.float32) / GRID - 0.5
         turn = rng.uniform(0, 2 * math.pi)
         surface = (ground_x * math.cos(turn) + ground_y * math.sin(turn) - rng.uniform(0.36, 0.54)) * GRID
         surface += feature["warp"] * _noise(rng, 3) + 0.8 * _noise(rng, 16)
     mask = (_resize(level, GRID) > 0) | (surface > -0.8 * feature["height"])
-    mask[0, :2] = True, False  # a distance needs both kinds
+    mask[0, :2] = True, False  # the distance transforms need both values
     depth = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     depth = ndimage.gaussian_filter(depth.astype(np.float32), 1.1)
 
     height = feature["height"] * math.exp(rng.normal(0, 0.10 + 0.2 * feature["irregular"])) + 2.0 * _noise(rng, 5)
-    # Where glands have fused, each keeps its own lumen; invading nests have theirs wherever they are thick.
+    # Fused glands have a lumen each; invading nests have lumens wherever they are thick.
     core = np.minimum(depth, _resize(first, GRID))
     cavity = core + feature["irregular"] * (depth - core) - height + feature["serration"] * _noise(rng, 22)
     holes = np.minimum(3.0 * (_noise(rng, 13) + feature["holes"] + rng.normal(0, 0.25)), depth - 4)
@@ -186,7 +185,7 @@ def _architecture(rng: np.random.Generator, feature: dict[str, float]) -> tuple[
 
 
 def _directions(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
-    """Returns unit vectors (2, GRID, GRID) as (y, x): up the cells' axes in epithelium, along the fibres in stroma."""
+    """Returns unit vectors as (y, x), shape (2, GRID, GRID): cell axes in epithelium, fibres in stroma."""
     rise = np.stack(np.gradient(ndimage.gaussian_filter(depth, 1.8)))
     drift = np.stack([_noise(rng, 5), _noise(rng, 5)]) * 0.35
     across = np.stack([-rise[1], rise[0]]) + drift
@@ -204,7 +203,7 @@ def _populate(
     unit: float,
     inflammation: float,
 ) -> dict[str, np.ndarray]:
-    """Places vacuoles, nuclei and cells where there is room for them; rows are those of `_Room.scatter`."""
+    """Places vacuoles, nuclei and cells without overlap; returns arrays of `_Occupancy.scatter` by kind of body."""
     inside = (depth > 0) & (cavity < -1.0)
     outside = (depth < -2.2) & (cavity < -1.0)
     apical = np.clip((depth - 4.5 * unit) / 2, 0, 1) * (cavity < -1.5) * (_noise(rng, 5) + 3.2 * feature["goblet"] > 1)
@@ -213,20 +212,22 @@ def _populate(
     basal *= np.where(above > feature["strata"] / 2, 0.6, 1.0)
     vessels = outside * (_noise(rng, 9) > 1.5)
     long, wide = feature["nucleus_long"], feature["nucleus_wide"]
-    room = _Room()
+    occupancy = _Occupancy()
     per_area = 1 / unit**2
-    thrown = 700 * feature["goblet"] * per_area
-    goblets = room.scatter(rng, apical, thrown, 4.6 * unit, 2.7 * unit, along, 0.10, 0.10, 1.9)
-    nuclei = room.scatter(
+    num_goblets = 700 * feature["goblet"] * per_area
+    goblets = occupancy.scatter(rng, apical, num_goblets, 4.6 * unit, 2.7 * unit, along, 0.10, 0.10, 1.9)
+    nuclei = occupancy.scatter(
         rng, basal, 2800 * per_area, long, wide, along, feature["disorder"], feature["pleomorphism"], feature["packing"]
     )
     strands = 60 + 160 * feature["desmoplasia"]
-    spindles = room.scatter(rng, outside, strands * per_area, 3.4 * unit, 0.9 * unit, along, 0.25, 0.2)
+    spindles = occupancy.scatter(rng, outside, strands * per_area, 3.4 * unit, 0.9 * unit, along, 0.25, 0.2)
     crowd = outside * np.exp(0.9 * patchy)
-    lymphocytes = room.scatter(rng, crowd, 330 * inflammation * per_area, 1.6 * unit, 1.4 * unit, along, 3.0, 0.12)
-    red_cells = room.scatter(rng, vessels, 120 * rng.random(), 1.6 * unit, 1.4 * unit, along, 3.0)
-    mitoses = room.scatter(rng, inside, rng.poisson(feature["mitoses"]), 2.3 * unit, 0.9 * unit, along, 3.0, 0.2, 0)
-    debris = room.scatter(rng, cavity > 0.5, 90 * feature["debris"] * rng.random(), 1.3, 1.0, along, 3.0, 0.4, 0)
+    lymphocytes = occupancy.scatter(rng, crowd, 330 * inflammation * per_area, 1.6 * unit, 1.4 * unit, along, 3.0, 0.12)
+    red_cells = occupancy.scatter(rng, vessels, 120 * rng.random(), 1.6 * unit, 1.4 * unit, along, 3.0)
+    mitoses = occupancy.scatter(
+        rng, inside, rng.poisson(feature["mitoses"]), 2.3 * unit, 0.9 * unit, along, 3.0, 0.2, 0
+    )
+    debris = occupancy.scatter(rng, cavity > 0.5, 90 * feature["debris"] * rng.random(), 1.3, 1.0, along, 3.0, 0.4, 0)
     return {
         "goblets": goblets,
         "nuclei": nuclei,
@@ -248,14 +249,14 @@ def _smear(noise: np.ndarray, along: np.ndarray) -> np.ndarray:
     return total / np.float32(np.sqrt(11.0))
 
 
-class _Room:
-    """What is still free of bodies, on a grid twice as fine and a margin wider than the structure grid."""
+class _Occupancy:
+    """Pixels that are covered by bodies, on a grid of twice the resolution of the structure grid, with a margin."""
 
     margin = 48
     side = 2 * GRID + 2 * margin
 
     def __init__(self) -> None:
-        # One block of memory seen twice: bytes are quick to test one by one, an array is quick to fill by squares.
+        # Two views of one buffer: bytes are fast to test one by one, the array is fast to fill by squares.
         self.bytes = bytearray(self.side * self.side)
         self.array = np.frombuffer(self.bytes, np.uint8).reshape(self.side, self.side)
 
@@ -271,21 +272,22 @@ class _Room:
         spread: float = 0.0,
         packing: float = 1.55,
     ) -> np.ndarray:
-        """Throws bodies where `weight` is high and keeps those whose place is free (Poisson-disc darts).
+        """Places bodies with density `weight` by dart throwing, without overlap (Poisson-disc sampling).
 
         Args:
-          rng: decides the places.
-          weight: (GRID, GRID), relative density.
-          tries: how many to throw.
-          long: semi-axis along `along`, grid pixels.
-          wide: the other semi-axis.
-          along: (2, GRID, GRID) directions as (y, x).
-          disorder: standard deviation of the angle to `along`, radians.
+          rng: random generator.
+          weight: relative density, shape (GRID, GRID).
+          tries: number of candidates.
+          long: semi-axis along `along` in grid pixels.
+          wide: other semi-axis in grid pixels.
+          along: unit vectors of directions as (y, x), shape (2, GRID, GRID).
+          disorder: standard deviation of the angle to `along` in radians.
           spread: standard deviation of the log of the size.
-          packing: half the footprint's width in units of `wide` / 2; 0 ignores and leaves no footprint.
+          packing: half width of the footprint in units of `wide` / 2; 0 neither tests nor marks the footprint.
 
         Returns:
-          (n, 6): y, x (grid pixels), angle of the long axis, long and wide semi-axes, and one standard normal each.
+          float32 of shape (n, 6): y and x in grid pixels, angle of the long axis, long and wide semi-axes, and a
+          standard normal number (the tone).
         """
         chances = np.cumsum(weight, dtype=np.float64)
         tries = int(tries)
@@ -298,10 +300,10 @@ class _Room:
         size, shape = np.exp(spread * np.array([[1.0], [0.6]]) * rng.standard_normal((2, tries)))
         tone = rng.standard_normal(tries)
         bodies = np.stack([*place.T, angle, long * size * shape, wide * size / shape, tone], 1).astype(np.float32)
-        return bodies[self._fit(bodies, packing)] if packing else bodies
+        return bodies[self._place(bodies, packing)] if packing else bodies
 
-    def _fit(self, bodies: np.ndarray, packing: float) -> list[int]:
-        """Takes room for the bodies in turn and returns the indices of those that found it."""
+    def _place(self, bodies: np.ndarray, packing: float) -> list[int]:
+        """Marks the footprints of the bodies in turn and returns the indices of those that did not overlap."""
         # A footprint is three squares along the long axis.
         reach = np.minimum(np.maximum(bodies[:, 3] - bodies[:, 4], 0) * 1.7, self.margin / 2)
         arm = np.rint(np.stack([np.sin(bodies[:, 2]), np.cos(bodies[:, 2])], 1) * reach[:, None])
@@ -309,26 +311,27 @@ class _Room:
         squares = np.stack([centre, centre + arm, centre - arm], 1).astype(np.intp)
         half = np.clip(np.rint(bodies[:, 4] * packing), 1, self.margin // 2 - 4).astype(int).tolist()
         flat = squares[..., 0] * self.side + squares[..., 1]
-        taken, array, kept = self.bytes, self.array, []
-        free = np.flatnonzero(~np.frombuffer(taken, np.uint8)[flat].any(1))
+        occupied, array, placed = self.bytes, self.array, []
+        free = np.flatnonzero(~np.frombuffer(occupied, np.uint8)[flat].any(1))
         for index, (middle, tip, foot) in zip(free.tolist(), flat[free].tolist(), strict=True):
-            if taken[middle] or taken[tip] or taken[foot]:
+            if occupied[middle] or occupied[tip] or occupied[foot]:
                 continue
             radius = half[index]
-            kept.append(index)
+            placed.append(index)
             for y, x in squares[index].tolist()[: 1 if tip == foot else 3]:
                 array[y - radius : y + radius + 1, x - radius : x + radius + 1] = 1
-        return kept
+        return placed
 
 
 class _Canvas:
-    """Paints bodies given in grid pixels onto maps of another resolution."""
+    """Renders bodies in grid pixels onto maps of another resolution."""
 
     def __init__(self, resolution: int) -> None:
         self.resolution = resolution
         self.scale = resolution / GRID
 
     def enlarge(self, part: np.ndarray) -> np.ndarray:
+        """Resizes a map of the structure grid to the resolution of the canvas."""
         return _resize(part, self.resolution)
 
     def nuclei(
@@ -342,13 +345,13 @@ class _Canvas:
         return self._gather(index, density), self._gather(index, cover)
 
     def vacuoles(self, bodies: np.ndarray, rough: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns how much of each pixel is mucin and how much the cell wall around it, 0..1."""
+        """Returns the fractions of each pixel that are mucin and the cell wall around it, 0..1."""
         index, radius, tone, _ = self._patches(bodies, rough, 0.06)
         mucin = self._gather(index, _edge(1 - radius, 0.16) * np.clip(0.9 + 0.1 * tone, 0.5, 1))
         return mucin, self._gather(index, np.exp(-(((radius - 1.08) / 0.14) ** 2)))
 
     def _patches(self, bodies: np.ndarray, rough: np.ndarray, irregularity: float) -> tuple[np.ndarray, ...]:
-        """Evaluates every body on a square patch: flat pixel index, elliptical radius, the body's tone, grain."""
+        """Returns the pixels of all bodies: flat index, elliptical radius, tone of the body, and grain."""
         if not len(bodies):
             empty = np.zeros((0,), np.float32)
             return np.zeros((0,), np.intp), empty, empty, empty

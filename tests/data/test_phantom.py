@@ -1,4 +1,4 @@
-"""The phantom: what is planned, that it is drawn the same everywhere, and that it behaves like stained tissue."""
+"""The phantom dataset: its plan, reproducible rendering, and properties of stained tissue."""
 
 import subprocess
 import sys
@@ -12,30 +12,30 @@ from PIL import Image
 
 from dim_jax.data import phantom
 from dim_jax.data.phantom import CLASSES, COUNTS, PhantomImage, draw, plan
-from dim_jax.data.phantom_tissue import GRID, Tissue, _Room, compose
+from dim_jax.data.phantom_tissue import GRID, Tissue, _Occupancy, compose
 
 
 def _spread(label: str, number: int) -> list[PhantomImage]:
-    """Images of `number` different cases of a class."""
+    """Returns images of `number` different cases of a class."""
     cases = {image.case: image for image in plan() if image.label == label}
     return list(cases.values())[:: len(cases) // number][:number]
 
 
 def _dyes(image: np.ndarray, stains: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unmixes (N, N, 3) RGB into amounts of dye (pixels, 2) and the density (pixels, 3) they do not explain."""
+    """Unmixes RGB (N, N, 3) into amounts of dye (pixels, 2) and the residual density (pixels, 3)."""
     density = -np.log(np.maximum(image.reshape(-1, 3), 1) / light)
     amounts = density @ np.linalg.pinv(stains)
     return amounts, density - amounts @ stains
 
 
 def _in_epithelium(part: np.ndarray, tissue: Tissue) -> float:
-    """Mean of a map over the epithelium."""
+    """Returns the mean of a map over the epithelium."""
     return float((part * tissue.epithelium).sum() / tissue.epithelium.sum())
 
 
 @pytest.fixture(scope="module")
 def tissues() -> dict[str, list[Tissue]]:
-    """Structure maps of twelve cases a class."""
+    """Structure maps of twelve cases per class."""
     return {label: [phantom.field_tissue(image, 160) for image in _spread(label, 12)] for label in CLASSES}
 
 
@@ -76,7 +76,7 @@ def test_plan_depends_on_its_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
-def test_scale_that_is_no_positive_number_is_refused(scale: float) -> None:
+def test_scale_that_is_not_a_positive_number_is_refused(scale: float) -> None:
     with pytest.raises(ValueError, match="scale"):
         plan(scale)
 
@@ -97,7 +97,7 @@ def test_same_arguments_draw_the_same_bytes(size: int) -> None:
 
 
 def test_another_process_draws_the_same_bytes() -> None:
-    # Python's hash of a string differs between processes, so seeding by it would show here.
+    # Python's hash of a string differs between processes, so this fails if it seeds anything.
     program = (
         "import zlib; from dim_jax.data.phantom import *\n"
         "print(zlib.crc32(draw(PhantomImage('low_grade_in', 'case0100', 1), 64).tobytes()))"
@@ -106,21 +106,21 @@ def test_another_process_draws_the_same_bytes() -> None:
     assert runs[0].stdout == runs[1].stdout != ""
 
 
-def test_drawing_does_not_depend_on_what_was_drawn_before() -> None:
+def test_rendering_does_not_depend_on_earlier_calls() -> None:
     image, other = PhantomImage("normal", "case0001", 1), PhantomImage("adenocarcinoma", "case0300", 4)
     alone = draw(image, 64)
     draw(other, 64)
     np.testing.assert_array_equal(alone, draw(image, 64))
 
 
-def test_picture_of_a_known_field_keeps_its_brightness() -> None:
-    # Loose enough for another numpy or Pillow, tight enough that a changed random stream or colour shows.
+def test_mean_brightness_of_a_known_field_is_unchanged() -> None:
+    # Loose enough for other versions of numpy and Pillow, tight enough to detect a changed random stream or colour.
     picture = draw(PhantomImage("normal", "case0001", 1), 64).astype(float)
     np.testing.assert_allclose(picture.mean((0, 1)), [124.6, 77.9, 163.9], atol=1.0)
     np.testing.assert_allclose([picture[:32].mean(), picture[:, :32].mean()], [120.2, 120.1], atol=1.0)
 
 
-def test_another_field_case_class_or_seed_is_another_picture() -> None:
+def test_another_field_case_class_or_seed_gives_another_image() -> None:
     start = PhantomImage("polyp", "case0020", 1)
     pictures = [
         draw(start, 64),
@@ -145,11 +145,11 @@ def test_same_field_shows_the_same_tissue_at_every_size(label: str) -> None:
 
 
 @pytest.mark.parametrize("label", CLASSES)
-def test_colours_lie_in_the_plane_of_the_two_stains(label: str) -> None:
+def test_optical_densities_are_in_the_plane_of_the_two_stains(label: str) -> None:
     for image in _spread(label, 3):
         appearance = phantom.case_appearance(image.case)
         amounts, unexplained = _dyes(draw(image, 96), appearance.stains, appearance.light)
-        # Sensor noise, rounding and uneven light are all that may leave the plane; 8-bit black is not measurable.
+        # Only sensor noise, rounding and uneven light may leave the plane; 8-bit black is not measurable.
         assert np.sqrt(np.mean(unexplained**2)) < 0.08
         assert np.percentile(amounts, 1) > -0.15, "light is created, not absorbed"
         assert amounts[:, 0].std() > 0.2 and amounts[:, 1].std() > 0.1, "a stain does not vary over the tissue"
@@ -163,19 +163,19 @@ def test_amounts_of_dye_are_never_negative(tissues: dict[str, list[Tissue]]) -> 
         assert np.isfinite(tissue.haematoxylin).all() and np.isfinite(tissue.eosin).all()
 
 
-def test_bodies_lie_where_they_are_wanted_along_the_field_and_apart() -> None:
+def test_bodies_follow_the_density_and_the_directions_without_overlap() -> None:
     weight = np.zeros((GRID, GRID))
     weight[100:140, 10:90] = 1
     upright = np.stack([np.ones((GRID, GRID)), np.zeros((GRID, GRID))])
     rng = np.random.default_rng(0)
-    bodies = _Room().scatter(rng, weight, 1000, long=4.0, wide=1.5, along=upright, disorder=0.0)
+    bodies = _Occupancy().scatter(rng, weight, 1000, long=4.0, wide=1.5, along=upright, disorder=0.0)
     assert 30 < len(bodies) < 500
     y, x = bodies[:, 0], bodies[:, 1]
     assert y.min() > 99 and y.max() < 140 and x.min() > 9 and x.max() < 90
     np.testing.assert_allclose(bodies[:, 2], np.pi / 2, atol=1e-6)
     down, right = np.abs(y[:, None] - y), np.abs(x[:, None] - x)
     np.fill_diagonal(down, np.inf)
-    # A tall body keeps others from its whole length, but lets them stand close at its side.
+    # A long body excludes others along its length, but not close to its sides.
     assert down[right < 0.4].min() > 2.5
     assert right[down < 0.4].min() < 2.0
 
@@ -206,8 +206,8 @@ def test_grades_of_neighbouring_classes_overlap_but_keep_their_centres() -> None
     assert 0.15 < wrong_side < 0.35
 
 
-def test_grade_alone_changes_normal_crypts_into_carcinoma() -> None:
-    # The same random numbers at rising grade: crowding grows in small steps, without a jump at a class's border.
+def test_crowding_rises_smoothly_with_the_grade() -> None:
+    # With the same random numbers, crowding grows in small steps, without a jump between classes.
     crowding = []
     for grade in np.linspace(0, 4, 9):
         fields = [compose(np.random.Generator(np.random.PCG64(seed)), grade, 160) for seed in range(4)]
@@ -245,7 +245,7 @@ def test_fields_of_a_case_are_stained_more_alike_than_cases() -> None:
     assert np.all(between > 1.3 * within)
 
 
-def test_write_draws_every_image_and_returns_its_rows(tmp_path) -> None:
+def test_write_renders_every_image_and_returns_its_rows(tmp_path) -> None:
     calls = []
     rows = phantom.write(tmp_path, 16, 0.001, seed=5, progress=lambda *counts: calls.append(counts))
     assert [row[1:] for row in rows] == [(image.label, image.case) for image in plan(0.001, 5)]
@@ -268,7 +268,7 @@ def test_write_by_several_processes_gives_the_same_files(tmp_path, monkeypatch) 
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / path)), draw(image, 16))
 
 
-def test_command_draws_a_labelled_sheet_and_a_set(tmp_path, capsys) -> None:
+def test_command_writes_a_contact_sheet_and_a_dataset(tmp_path, capsys) -> None:
     sheet = tmp_path / "sheet.png"
     phantom.main([f"--contact-sheet={sheet}", "--size=24", f"--write={tmp_path / 'set'}", "--scale=0.001"])
     assert "45 images" in capsys.readouterr().out
@@ -278,7 +278,7 @@ def test_command_draws_a_labelled_sheet_and_a_set(tmp_path, capsys) -> None:
         phantom.main([])
 
 
-def test_help_answers_quickly() -> None:
+def test_help_is_quick() -> None:
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "dim_jax.data.phantom", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--contact-sheet" in done.stdout
