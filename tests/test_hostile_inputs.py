@@ -1,4 +1,4 @@
-"""Whatever is thrown at a command: it is converted, or refused in one line that says what, where and how to mend it."""
+"""Every input of the corpus is converted, or refused with one line that names the problem, the place and the remedy."""
 
 import hashlib
 import importlib
@@ -24,7 +24,7 @@ from dim_jax.interop import convert
 
 ROOT = Path(__file__).parents[1]
 OUTCOMES = defaultdict(Counter)  # group -> (command, outcome) -> number of inputs
-SECONDS = 60  # for one input, on a machine that does other things too; a pipe or a bomb would take for ever
+SECONDS = 60  # time limit for one input on a busy machine; reading a pipe or a bomb would never end
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def world(tmp_path_factory):
     assert command_line.run(convert.main, run) == 0
     assert command_line.run(convert.main, [str(pair), f"--out={root / 'gan'}", f"--data={data}", "--label=polyp"]) == 0
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32}
-    pixels = [draw(seed) for seed in range(2)]
+    pixels = [noise_image(seed) for seed in range(2)]
     writer = pools.Writer(root / "pool", "polyp", split_sha256=dataset.split_sha256, truncation=1.0, **origin)
     writer.list(writer.write(pixels, range(2)))
     return World(
@@ -53,31 +53,33 @@ def world(tmp_path_factory):
     )
 
 
-def draw(seed, side=32):
+def noise_image(seed, side=32):
     import numpy as np
 
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3)).astype(np.uint8)
 
 
 def snapshot(folder):
-    """What lies below a folder, without following or opening anything that is no regular file."""
-    found = {}
+    """Returns type and digest of everything below a folder, without following or opening irregular files."""
+    entries = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
-        content = os.readlink(path) if path.is_symlink() else None
+        value = os.readlink(path) if path.is_symlink() else None
         if stat.S_ISREG(status.st_mode):
-            small = status.st_size < 2**26
-            content = hashlib.sha256(path.read_bytes()).hexdigest() if small else status.st_size
-        found[os.fsencode(path.relative_to(folder))] = (stat.S_IFMT(status.st_mode), content)
-    return found
+            is_small = status.st_size < 2**26
+            value = hashlib.sha256(path.read_bytes()).hexdigest() if is_small else status.st_size
+        entries[os.fsencode(path.relative_to(folder))] = (stat.S_IFMT(status.st_mode), value)
+    return entries
 
 
-def carry_out(case: Case) -> int:
+def run_case(case: Case) -> int:
+    """Runs the command of a case within the time limit and returns its exit code."""
+
     def too_long(*_):
         raise AssertionError(f"{case.command} takes more than {SECONDS} s")
 
     main = importlib.import_module(f"dim_jax.{case.command}").main
-    sys.modules.pop("config_config", None)  # config_flags loads one configuration file per process, and forgets nothing
+    sys.modules.pop("config_config", None)  # config_flags keeps the first configuration file that a process loads
     before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(SECONDS)
     try:
@@ -95,7 +97,7 @@ def test_odd_input_is_converted_or_refused_in_one_line(name, world, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     before = snapshot(tmp_path)
     capfd.readouterr()
-    code = carry_out(case)
+    code = run_case(case)
     out, err = capfd.readouterr()
     assert not set(out + err) & set("\x00\x07\x1b\x7f\x9b"), "a control character reached the terminal"
     OUTCOMES[CORPUS[name][0]][case.command, "refused" if case.words else "converted"] += 1
@@ -113,7 +115,7 @@ def test_odd_input_is_converted_or_refused_in_one_line(name, world, tmp_path, mo
 
 
 def test_bombs_are_not_decoded(world, tmp_path):
-    """All images that are refused, together, in a process of their own."""
+    """Peak memory of a process that prepares all refused images."""
     slides = shutil.copytree(world.slides, tmp_path / "slides")
     for name, (file, make, expected, _) in odd_images.IMAGES.items():
         if expected is None:
@@ -134,9 +136,9 @@ def test_bombs_are_not_decoded(world, tmp_path):
     assert int(done.stdout.split()[-1]) < 200, done.stdout  # the largest bomb would take 40 GB
 
 
-def test_the_corpus_is_as_large_as_it_is_said_to_be():
+def test_the_corpus_has_at_least_60_inputs():
     """Prints the table of docs/reliability.md; run the whole file with `-s` to see it."""
     assert len(CORPUS) >= 60
     for group, counts in OUTCOMES.items():
-        told = (f"{command} {number} {outcome}" for (command, outcome), number in sorted(counts.items()))
-        print(f"{group}: {sum(counts.values())} ({', '.join(told)})")
+        outcomes = (f"{command} {number} {outcome}" for (command, outcome), number in sorted(counts.items()))
+        print(f"{group}: {sum(counts.values())} ({', '.join(outcomes)})")

@@ -1,7 +1,6 @@
-"""Every reader of files, given whole files that chance has changed: it reads them or refuses them, and nothing else.
+"""Property tests of all file readers on randomly mutated files: a file is read correctly or refused with one line.
 
-The readers of PyTorch's files and of metrics.jsonl have such properties of their own, in test_torch_files.py and
-test_writers.py.
+The readers of PyTorch files and of metrics.jsonl are tested in test_torch_files.py and test_writers.py.
 """
 
 import copy
@@ -25,12 +24,12 @@ from dim_jax.reporting import run_page
 from dim_jax.runs import config_flags, configuration, files
 from dim_jax.weights import safetensor_files, torch_files
 
-# Few examples in every run of the suite, many when there is time for them.
+# Few examples by default, many behind the marker.
 EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.slow)])
 
 
 def property_of(examples, *strategies):
-    """Runs a function on that many examples at once, as a property inside a test."""
+    """Returns a decorator that checks a function as a hypothesis property at once, with that many examples."""
 
     def run(function):
         settings(max_examples=examples, deadline=None)(given(*strategies)(function))()
@@ -39,7 +38,7 @@ def property_of(examples, *strategies):
 
 
 def refused_or_read(read, *arguments):
-    """Calls a reader; what it refuses must be told in one line. Returns what was read, or None."""
+    """Returns the result of a reader, or None if it refuses its input with a ValueError or OSError."""
     try:
         return read(*arguments)
     except (ValueError, OSError) as error:
@@ -102,12 +101,12 @@ def test_a_changed_image_is_read_as_8_bit_colours_or_refused(examples):
     @property_of(5 * examples, st.sampled_from(WHOLE_IMAGES), mutations)
     def holds(content, changes):
         try:
-            found = images.inspect(mutated(content, changes), "a.png")
+            inspected = images.inspect(mutated(content, changes), "a.png")
         except ValueError as error:
             assert str(error).startswith("a.png: ") and "\n" not in str(error)
             return
-        height, width, channels = found.pixels.shape
-        assert found.pixels.dtype == np.uint8 and channels == 3 and 0 < height * width <= images.MOST_PIXELS
+        height, width, channels = inspected.pixels.shape
+        assert inspected.pixels.dtype == np.uint8 and channels == 3 and 0 < height * width <= images.MOST_PIXELS
 
 
 # --- tables and lists ------------------------------------------------------------------------------------------------
@@ -125,8 +124,8 @@ def test_a_changed_manifest_csv_lists_images_or_is_refused(examples, tmp_path):
     @property_of(4 * examples, mutations.map(lambda changes: mutated(whole, changes)) | texts | st.binary(max_size=60))
     def holds(content):
         table.write_bytes(content)
-        found = refused_or_read(sources.read_csv, table)
-        for item in found[1] if found else ():
+        result = refused_or_read(sources.read_csv, table)
+        for item in result[1] if result else ():
             assert (tmp_path / item.path).is_file() and item.label and ".." not in item.path
             assert item.split in ("", *splits.NAMES)
 
@@ -140,7 +139,7 @@ anything = st.recursive(
 
 
 def places(value, path=()):
-    """The paths of all values within a JSON value."""
+    """Yields the paths of all values within a JSON value."""
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -149,7 +148,7 @@ def places(value, path=()):
 
 @st.composite
 def changed(draw, whole):
-    """A JSON value in which some values are others, gone, or there twice."""
+    """A JSON value in which some values are replaced, removed or repeated."""
     value = copy.deepcopy(whole)
     for _ in range(draw(st.integers(1, 3))):
         *path, last = draw(st.sampled_from([place for place in places(value) if place] or [("",)]))
@@ -179,14 +178,14 @@ def test_a_changed_manifest_or_split_is_read_as_such_or_refused(name, examples, 
     def holds(content):
         (tmp_path / name).write_text(json.dumps(content))
         if name == manifests.FILE_NAME:
-            found = refused_or_read(manifests.load, tmp_path)
-            if found:
-                assert len(found.labels) == len(found) and len(found.fingerprint) == 64
-                assert all(found.file(row).is_relative_to(found.root) for row in range(len(found)))
-                refused_or_read(packed_pixels.read, found, 12, "squash")
+            loaded = refused_or_read(manifests.load, tmp_path)
+            if loaded:
+                assert len(loaded.labels) == len(loaded) and len(loaded.fingerprint) == 64
+                assert all(loaded.file(row).is_relative_to(loaded.root) for row in range(len(loaded)))
+                refused_or_read(packed_pixels.read, loaded, 12, "squash")
         else:
-            found = refused_or_read(splits.load, tmp_path, manifest)
-            for fold in found.folds if found else ():
+            split = refused_or_read(splits.load, tmp_path, manifest)
+            for fold in split.folds if split else ():
                 assert len(fold.assignment) == len(manifest) and set(fold.assignment) <= set(splits.NAMES)
                 assert all(0 <= mean <= 1 and 0 < std <= 1 for mean, std in zip(fold.mean, fold.std, strict=True))
 
@@ -221,14 +220,14 @@ def test_a_changed_list_of_generated_images_is_read_as_such_or_refused(examples,
 
 
 @EXAMPLES
-def test_any_json_or_none_is_read_or_refused(examples, tmp_path):
+def test_any_bytes_are_read_as_json_or_refused(examples, tmp_path):
     whole = json.dumps({"a": [1, 2.5, None, True], "ü": {"b": "\\ud83e"}}).encode()
 
     @property_of(2 * examples, mutations.map(lambda changes: mutated(whole, changes)) | st.binary(max_size=40))
     def holds(content):
         (tmp_path / "a.json").write_bytes(content)
-        found = refused_or_read(files.read_json, tmp_path / "a.json")
-        json.dumps(found, ensure_ascii=False).encode("utf-8")
+        value = refused_or_read(files.read_json, tmp_path / "a.json")
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
 
 
 # --- configurations --------------------------------------------------------------------------------------------------
@@ -262,25 +261,25 @@ def test_changed_arrays_and_weights_are_read_or_refused(examples, tmp_path):
     def holds(path, changes):
         path.write_bytes(mutated(whole[path], changes))
         if path == npz:
-            found = refused_or_read(files.read_arrays, path, ("logits", "label", "gone"))
+            arrays = refused_or_read(files.read_arrays, path, ("logits", "label", "gone"))
         else:
-            found = refused_or_read(safetensor_files.read, path)
+            arrays = refused_or_read(safetensor_files.read, path)
             pth.write_bytes(path.read_bytes())
             refused_or_read(torch_files.read, pth)
-        assert found is None or all(isinstance(array, np.ndarray) for array in found.values())
+        assert arrays is None or all(isinstance(array, np.ndarray) for array in arrays.values())
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("examples", [6, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_page_is_written_whatever_a_run_directory_holds(examples, tmp_path):
+def test_a_page_is_written_for_any_mutation_of_a_run_directory(examples, tmp_path):
     run = make_run(tmp_path / "run")
     names = ["config.json", "environment.json", "data_report.json", "eval/test/metrics.json", "split.json"]
     whole = {name: json.loads((run / name).read_text()) for name in names}
-    every = st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), changed(whole[name])))
+    mutations_of_files = st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), changed(whole[name])))
 
-    @property_of(examples, every)
+    @property_of(examples, mutations_of_files)
     def holds(change):
         name, content = change
         (run / name).write_text(json.dumps(content))
@@ -304,6 +303,6 @@ def test_no_name_of_a_class_becomes_part_of_a_page(examples, tmp_path):
     @property_of(examples, names_of_classes)
     def holds(names):
         page = run_page.render_report([make_run(tmp_path / f"{next(runs)}", classes=tuple(names))])
-        # What a browser or a terminal obeys; the page itself has line ends alone.
+        # The only control characters of a page are its line ends.
         assert not set(page) & {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))}
         assert "<script" not in page.lower().replace("&lt;script", "")

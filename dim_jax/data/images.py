@@ -104,27 +104,27 @@ def read_bytes(path: Path) -> bytes:
     raise ValueError(f"{path}: too large to read as one field ({status.st_size / 2**20:.0f} MiB); cut it into fields")
 
 
-def inspect(content: bytes, name: str) -> Inspected:
+def inspect(encoded: bytes, name: str) -> Inspected:
     """Decodes an image file, with the reason why a plain decoder would give other pixels, if it would.
 
     Args:
-      content: bytes of the file.
+      encoded: bytes of the file.
       name: name of the file, for error messages.
 
     Raises:
       ValueError: as `read_image`.
     """
-    return _inspect(content, name, np.asarray)
+    return _inspect(encoded, name, np.asarray)
 
 
-def _inspect(content: bytes, name: str, to_pixels: Callable[[Image.Image], np.ndarray]) -> Inspected:
+def _inspect(encoded: bytes, name: str, to_pixels: Callable[[Image.Image], np.ndarray]) -> Inspected:
     """Returns the Inspected image whose pixels are `to_pixels` of the upright RGB image."""
-    if not content:
+    if not encoded:
         raise ValueError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(image, content)
-            conversion = _conversion(image, content)
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            _check_size(image, encoded)
+            conversion = _conversion(image, encoded)
             image.load()
             texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
             ImageOps.exif_transpose(image, in_place=True)  # no copy if there is nothing to rotate
@@ -143,18 +143,18 @@ class _TooLarge(ValueError):
     """The header declares an image that is too large to decode."""
 
 
-def _check_size(image: Image.Image, content: bytes) -> None:
+def _check_size(image: Image.Image, encoded: bytes) -> None:
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise _TooLarge(f"{width} x {height} pixels, at most {MOST_PIXELS:,}")
     if max(width, height) > MOST_ELONGATED * min(width, height):
         raise _TooLarge(f"{width} x {height} pixels, one side more than {MOST_ELONGATED} times the other")
     # ff bytes in scan data are escaped, so this counts scan markers: the image's, and at most a thumbnail's.
-    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
+    if image.format in ("JPEG", "MPO") and encoded.count(b"\xff\xda") > MOST_SCANS:
         raise _TooLarge(f"more than {MOST_SCANS} scans")
 
 
-def _conversion(image: Image.Image, content: bytes) -> str:
+def _conversion(image: Image.Image, encoded: bytes) -> str:
     reasons = []
     if image.format not in ("JPEG", "PNG"):
         reasons.append(str(image.format))
@@ -162,9 +162,9 @@ def _conversion(image: Image.Image, content: bytes) -> str:
         reasons.append("first of several frames")
     if image.mode not in ("L", "RGB"):
         reasons.append("palette" if image.mode == "P" else image.mode)
-    elif image.format == "PNG" and content[24] != 8:
+    elif image.format == "PNG" and encoded[24] != 8:
         # Byte 24 of a PNG is the bit depth; Pillow gives 16-bit RGB and 2-bit grey the plain modes.
-        reasons.append(f"{content[24]}-bit")
+        reasons.append(f"{encoded[24]}-bit")
     if "transparency" in image.info:
         reasons.append("transparency")
     if image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):

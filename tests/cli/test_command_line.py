@@ -1,4 +1,4 @@
-"""What every command shares: what it says, and how it says that something is wrong."""
+"""Messages, errors and arguments shared by all commands."""
 
 import argparse
 import io
@@ -13,7 +13,7 @@ from dim_jax.cli import command_line
 
 
 @given(st.text() | st.sampled_from(EVIL) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
-def test_what_is_said_can_be_encoded_and_commands_nothing(text):
+def test_printed_text_can_be_encoded_and_has_no_control_characters(text):
     stream = io.StringIO()
     command_line.say(text, file=stream)
     assert_harmless(stream.getvalue())
@@ -23,16 +23,16 @@ def test_what_is_said_can_be_encoded_and_commands_nothing(text):
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"])))
-def test_ordinary_text_is_said_as_it_is(text):
+def test_ordinary_text_is_printed_unchanged(text):
     assert command_line.printable(text) == text
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_an_error_is_one_line_whatever_it_names(evil, capfd):
-    def fails(_):
+def test_an_error_is_one_line_whatever_names_it_has(evil, capfd):
+    def fail(_):
         raise ValueError(f"{evil * 10_000} is wrong; mend it")
 
-    assert command_line.run(fails, []) == 2
+    assert command_line.run(fail, []) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert_harmless(line)
     assert line.startswith("error: ") and line.endswith("mend it") and len(line) < 5 * command_line.LONGEST_ERROR
@@ -47,6 +47,6 @@ def test_a_log_line_stays_one_line():
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\udcff"])
-def test_a_path_that_is_none_is_refused(text):
+def test_an_empty_or_undecodable_path_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError):
         command_line.path(text)

@@ -1,4 +1,4 @@
-"""Signals as a command meets them: the first stops it in one line, the second ends it whatever it is doing."""
+"""SIGTERM and SIGINT in a command: the first stops it with one line, the second ends it at once."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from dim_jax.cli import command_line, stopping
 
-# What runs in C answers no handler before it returns.
+# Python handlers do not run before C code returns.
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)"
 SLEEPING = "time.sleep(60)"
 
@@ -32,17 +32,17 @@ def start(work):
 
 
 @pytest.mark.parametrize("number", stopping.SIGNALS)
-def test_a_command_that_a_signal_stops_says_so_in_one_line_and_has_its_own_exit_code(number):
+def test_a_signal_stops_a_command_with_one_line_and_its_own_exit_code(number):
     process = start(SLEEPING)
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
-    assert said == "stopped; run the same command again to continue\n"
+    _, stderr = process.communicate(timeout=20)
+    assert stderr == "stopped; run the same command again to continue\n"
     assert process.returncode == command_line.STOPPED == 75
 
 
-def test_a_second_signal_ends_it_at_once_even_where_python_has_no_control():
+def test_a_second_signal_ends_the_process_at_once_even_inside_c_code():
     process = start(BUSY)
-    time.sleep(1)  # until it is in there
+    time.sleep(1)  # until the C code runs
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None
@@ -51,14 +51,14 @@ def test_a_second_signal_ends_it_at_once_even_where_python_has_no_control():
     assert process.returncode == 128 + signal.SIGINT
 
 
-def test_handlers_are_as_before_when_a_command_has_ended():
+def test_handlers_are_restored_after_a_command():
     before = [signal.getsignal(number) for number in stopping.SIGNALS]
     assert command_line.run(lambda arguments: None, []) == 0
     assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_outside_the_main_thread_nothing_is_handled_and_everything_works():
+def test_commands_work_outside_the_main_thread_without_handlers():
     codes = []
     thread = threading.Thread(target=lambda: codes.append(command_line.run(lambda arguments: None, [])))
     thread.start()
@@ -66,7 +66,7 @@ def test_outside_the_main_thread_nothing_is_handled_and_everything_works():
     assert codes == [0]
 
 
-def test_work_that_is_done_again_is_left_at_once_and_other_work_is_finished():
+def test_interruptible_work_stops_at_once_and_other_work_is_finished():
     done = []
     with stopping.deferred() as request:
         with pytest.raises(stopping.Stopped), request.interruptible():

@@ -1,4 +1,4 @@
-"""Two ways from rows to pixels, one result; and the packed file between `prepare` and training."""
+"""Equal batches from the input backends, and the packed pixels written by `prepare`."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ SIZE = 24
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Phantoms of 32 px, packed by `prepare` at that size."""
+    """Phantom images of 32 px, packed by `prepare` at that size."""
     return prepare_dataset("phantom", tmp_path_factory.mktemp("p") / "data", image_size=32, scale=0.03, pack="squash")
 
 
@@ -51,7 +51,7 @@ def images_of(source, batch):
 
 @pytest.mark.parametrize("resize", images.POLICIES)
 def test_both_backends_give_the_same_batches(data, resize):
-    """Rows, labels and masks are equal, the pixels agree within one level; generated images and padding included."""
+    """Rows, labels and masks are equal and pixels agree within one level, with generated images and padding."""
     pytest.importorskip("tensorflow")
     sampler = make_sampler(data, seed=3, global_batch_size=16, generated_weight=3)
     sources = [make(name, data, resize=resize) for name in ("tf", "resident")]
@@ -62,8 +62,10 @@ def test_both_backends_give_the_same_batches(data, resize):
             for name, values in batch.items():
                 assert values.dtype == tf_batch[name].dtype
                 np.testing.assert_array_equal(values, tf_batch[name], err_msg=name)
-            real = batch["mask"] > 0
-            ours, theirs = (images_of(*pair)[real].astype(int) for pair in zip(sources, (tf_batch, batch), strict=True))
+            is_image = batch["mask"] > 0
+            ours, theirs = (
+                images_of(*pair)[is_image].astype(int) for pair in zip(sources, (tf_batch, batch), strict=True)
+            )
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1)
 
 
@@ -75,12 +77,12 @@ def test_packed_pixels_are_those_of_the_files(folder, data):
     np.testing.assert_array_equal(loaded[: len(pixels)], pixels)
     np.testing.assert_array_equal(loaded[len(data) - 1], pixels[0])
     without = make("resident", dataclasses.replace(data, generated=()), 32).pixels
-    assert without.shape == loaded.shape  # a few more images, the same program
+    assert without.shape == loaded.shape  # a few more images share the compiled program
     with np.load(folder / packed_pixels.FILE_NAME) as archive:
         assert archive["images"].dtype == np.uint8 and str(archive["resize"]) == "squash"
 
 
-def test_packed_pixels_spare_the_files(data, monkeypatch):
+def test_image_files_are_not_read_if_their_pixels_are_packed(data, monkeypatch):
     def refuse(path):
         raise AssertionError(f"{path} was read")
 
@@ -98,12 +100,12 @@ def test_a_packed_file_of_other_data_or_a_damaged_one_is_refused(data, tmp_path)
     other = dataclasses.replace(data.manifest, rows=rows)
     with pytest.raises(ValueError, match=r"packed\.npz: it holds the pixels of other data"):
         packed_pixels.read(other, 32, "squash")
-    content = bytearray(data.manifest.packed.read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / "packed.npz").write_bytes(content)
+    archive_bytes = bytearray(data.manifest.packed.read_bytes())
+    archive_bytes[len(archive_bytes) // 2] ^= 1
+    (tmp_path / "packed.npz").write_bytes(archive_bytes)
     with pytest.raises(ValueError, match=r"packed\.npz: .*prepare the data again"):
         packed_pixels.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
-    (tmp_path / "packed.npz").write_bytes(content[:1000])
+    (tmp_path / "packed.npz").write_bytes(archive_bytes[:1000])
     with pytest.raises(ValueError, match=r"packed\.npz: .*prepare the data again"):
         packed_pixels.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
     with zipfile.ZipFile(tmp_path / "packed.npz", "w") as archive:
@@ -112,12 +114,12 @@ def test_a_packed_file_of_other_data_or_a_damaged_one_is_refused(data, tmp_path)
         packed_pixels.read(dataclasses.replace(data.manifest, packed=tmp_path / "packed.npz"), 32, "squash")
 
 
-def test_a_run_directory_still_finds_the_packed_pixels(folder, data, tmp_path):
+def test_a_run_directory_refers_to_the_packed_pixels(folder, data, tmp_path):
     datasets.save(dataclasses.replace(data, generated=()), folder, tmp_path / "run")
     assert datasets.open_dataset(tmp_path / "run").manifest.packed == folder / packed_pixels.FILE_NAME
 
 
-def test_data_that_do_not_fit_into_a_device_are_refused_before_they_are_read(data, monkeypatch):
+def test_data_that_do_not_fit_into_a_device_are_refused_before_reading(data, monkeypatch):
     monkeypatch.setattr(backends, "ResidentImages", None)
     with pytest.raises(ValueError, match=r"use config\.data\.backend=tf"):
         backends.make_images("resident", data, 32, "squash", 1.0, device_bytes=32 * 32 * 3 * len(data))
@@ -137,7 +139,7 @@ def test_bad_options_are_named(field, options):
         backends.check_options(**{"backend": "tf", "image_size": 32, "resize": "squash"} | options)
 
 
-def test_a_pack_policy_that_does_not_exist_is_refused(tmp_path, capsys):
+def test_an_unknown_pack_policy_is_refused(tmp_path, capsys):
     arguments = ["--source=phantom", f"--out={tmp_path / 'data'}", "--pack=stretch"]
     assert command_line.run(prepare.main, arguments) == 2
     assert "--pack=stretch" in capsys.readouterr().err
@@ -151,7 +153,7 @@ def network():
     return model, variables
 
 
-def test_a_step_that_gathers_does_what_a_step_that_is_given_images_does(data, network):
+def test_a_step_that_gathers_images_equals_a_step_with_images_in_the_batch(data, network):
     model, variables = network
     optimizer = partial(make_optimizer, "sgd")
     step = make_train_step(
@@ -168,27 +170,27 @@ def test_a_step_that_gathers_does_what_a_step_that_is_given_images_does(data, ne
     source = make("resident", data)
     plan = TrainingPlan(make_sampler(data, seed=0, global_batch_size=16), 0, 2)
     batches = list(source.batches(plan))
-    shown = [{**batch, "image": source.pixels[batch["index"]]} for batch in batches]
+    image_batches = [{**batch, "image": source.pixels[batch["index"]]} for batch in batches]
     results = []
-    for given, pixels in ((batches, parallel.replicate(source.pixels)), (shown, None)):
+    for step_batches, pixels in ((batches, parallel.replicate(source.pixels)), (image_batches, None)):
         params = variables["params"]
         state = TrainState(np.zeros((), np.int32), params, variables["batch_stats"], optimizer(schedule).init(params))
-        state, metrics = dispatch(parallel.replicate(state), parallel.shard_steps(given), constants, pixels)
+        state, metrics = dispatch(parallel.replicate(state), parallel.shard_steps(step_batches), constants, pixels)
         results.append((parallel.unreplicate(metrics), parallel.unreplicate(state.params)))
     for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
     evaluate = parallel.pmap_eval_step(make_eval_step(model))
-    shared = {"explained": np.full(16, -1, np.int32), "index": batches[0]["index"]}
+    inputs = {"explained": np.full(16, -1, np.int32), "index": batches[0]["index"]}
     replicated = parallel.replicate(dict(variables))
-    gathered = evaluate(replicated, parallel.shard(shared), (mean, std), parallel.replicate(source.pixels))
-    given = evaluate(replicated, parallel.shard({**shared, "image": shown[0]["image"]}), (mean, std), None)
-    for ours, theirs in zip(gathered, given, strict=True):
+    gathered = evaluate(replicated, parallel.shard(inputs), (mean, std), parallel.replicate(source.pixels))
+    in_batch = evaluate(replicated, parallel.shard({**inputs, "image": image_batches[0]["image"]}), (mean, std), None)
+    for ours, theirs in zip(gathered, in_batch, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_resident_training_needs_no_tensorflow(folder, tmp_path):
-    """The whole job in a process in which importing TensorFlow fails."""
+    """Trains and evaluates in a process in which importing TensorFlow fails."""
     code = (
         "import sys\nsys.modules['tensorflow'] = None\n"
         "from dim_jax import train; from dim_jax.cli import command_line\n"

@@ -1,4 +1,4 @@
-"""Images that changed after `prepare`: found by what they hold, not by when they were touched, and named."""
+"""Image files changed after `prepare` are detected by content, not by time, and named."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from dim_jax.data.preparation import prepare_dataset
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Two classes of twelve images; the first is palette PNG, so that it is converted."""
+    """Two classes of twelve images; the first is a palette PNG, which is converted."""
     root = tmp_path_factory.mktemp("changes")
     for number in range(24):
         path = root / "source" / ("normal", "polyp")[number % 2] / f"{number:02d}.png"
@@ -28,7 +28,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def data(prepared, tmp_path):
-    """A copy of it that has other times; nothing in it is of the original."""
+    """A copy of the prepared data with other modification times, independent of the original."""
     folder = shutil.copytree(prepared, tmp_path / "copy", copy_function=shutil.copyfile)
     manifest = manifests.load(folder / "data")
     manifests.save(dataclasses.replace(manifest, root=folder / "source"), folder / "data")
@@ -36,9 +36,9 @@ def data(prepared, tmp_path):
 
 
 def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    encoded = bytearray(path.read_bytes())
+    encoded[len(encoded) // 2] ^= 1
+    path.write_bytes(encoded)
 
 
 def test_a_copy_with_other_times_is_the_same_data(data):
@@ -46,14 +46,14 @@ def test_a_copy_with_other_times_is_the_same_data(data):
     assert manifests.changed_files(manifests.load(data)) == []
 
 
-def test_files_of_the_same_size_and_time_are_not_read(prepared, monkeypatch):
+def test_files_with_the_same_size_and_time_are_not_read(prepared, monkeypatch):
     monkeypatch.setattr(manifests, "_sha256", lambda *_: pytest.fail("it was read"))
     assert open_dataset(prepared / "data").rows("train").size
 
 
 @pytest.mark.parametrize("keeps_times", [True, False])
 def test_changed_files_are_refused_by_name(data, keeps_times):
-    """The flipped byte leaves the size as it is; the longer file may even have the old time."""
+    """One file has a flipped byte and the same size; the other is longer and may have the old time."""
     manifest = manifests.load(data)
     flipped, longer = (manifest.root / manifest.rows[row].path for row in (3, 5))
     flip(flipped)
@@ -66,7 +66,7 @@ def test_changed_files_are_refused_by_name(data, keeps_times):
         open_dataset(data)
 
 
-def test_a_converted_image_is_judged_by_its_source_where_that_is_still_there(data):
+def test_a_converted_image_is_checked_by_its_source_if_that_exists(data):
     manifest = manifests.load(data)
     (converted,) = [row for row in manifest.rows if row.converted]
     source = manifest.root / converted.path.removesuffix(".png")
@@ -76,7 +76,7 @@ def test_a_converted_image_is_judged_by_its_source_where_that_is_still_there(dat
     assert manifests.changed_files(manifest) == []
 
 
-def test_of_many_changed_files_the_first_are_named_and_the_others_counted(data):
+def test_many_changed_files_are_counted_and_the_first_named(data):
     manifest = manifests.load(data)
     for row in manifest.rows:
         flip(manifest.root / (row.path.removesuffix(".png") if row.converted else row.path))
@@ -84,7 +84,7 @@ def test_of_many_changed_files_the_first_are_named_and_the_others_counted(data):
         open_dataset(data)
 
 
-def test_data_of_an_older_manifest_are_compared_by_digest(data):
+def test_files_of_an_older_manifest_are_compared_by_digest(data):
     manifest = manifests.load(data)
     rows = tuple(dataclasses.replace(row, size=-1, modified_ns=-1) for row in manifest.rows)
     older = dataclasses.replace(manifest, rows=rows)

@@ -1,4 +1,4 @@
-"""Features of a frozen network in place of pixels: computed once per image, and a linear model trained on them."""
+"""Frozen features in place of pixels: computed once per image, and a linear model trained on them."""
 
 import dataclasses
 import json
@@ -23,14 +23,14 @@ SIZE = 16
 
 
 class Network:
-    """Stands in for a frozen network: the features of an image are its rows' mean colours; counts what it sees."""
+    """A fake frozen network: the features of an image are the mean colours of its rows; counts its images."""
 
     def __init__(self):
-        self.seen = 0
+        self.num_images = 0
 
     def load(self):
         def extract(pixels):
-            self.seen += len(pixels)
+            self.num_images += len(pixels)
             return pixels.astype(np.float32).mean(2).reshape(len(pixels), -1)
 
         return extract
@@ -50,47 +50,47 @@ def folder(prepared, tmp_path):
     return shutil.copytree(prepared, tmp_path / "data")
 
 
-def test_features_are_computed_once_per_image_and_found_by_every_later_run(folder, tmp_path):
+def test_features_are_computed_once_per_image_and_cached_for_later_runs(folder, tmp_path):
     network, dataset = Network(), datasets.open_dataset(folder)
     first = network.features(dataset)
     batches = -(-len(dataset) // frozen_features.BATCH)
-    assert network.seen == batches * frozen_features.BATCH
+    assert network.num_images == batches * frozen_features.BATCH
     for row in (0, len(dataset) - 1):
         pixels = images.resize(images.read_image(dataset.file(row)), SIZE)
         np.testing.assert_allclose(first.pixels[row], pixels.mean(1).ravel(), rtol=1e-5)
     datasets.save(dataset, folder, tmp_path / "run")
     again = network.features(datasets.open_dataset(tmp_path / "run"))
-    assert network.seen == batches * frozen_features.BATCH
+    assert network.num_images == batches * frozen_features.BATCH
     np.testing.assert_array_equal(again.pixels, first.pixels)
     network.features(dataset, 24)
-    assert network.seen == 2 * batches * frozen_features.BATCH
+    assert network.num_images == 2 * batches * frozen_features.BATCH
 
 
-def test_generated_images_have_features_too_and_cost_only_theirs(folder, tmp_path):
+def test_features_of_generated_images_are_added_to_the_cache(folder, tmp_path):
     network, dataset = Network(), datasets.open_dataset(folder)
     network.features(dataset)
-    seen = network.seen
-    picture = tmp_path / "drawn.png"
+    num_images = network.num_images
+    picture = tmp_path / "generated.png"
     files.write_bytes(picture, images.png_bytes(images.read_image(dataset.file(0))[::-1]))
     more = dataclasses.replace(dataset, generated=((picture, 1), (dataset.file(2), 0)))
-    found = network.features(more)
-    assert network.seen == seen + frozen_features.BATCH
-    assert found.pixels.shape == (len(dataset) + 2, SIZE * 3)
-    np.testing.assert_array_equal(found.pixels[-1], found.pixels[2])
+    features = network.features(more)
+    assert network.num_images == num_images + frozen_features.BATCH
+    assert features.pixels.shape == (len(dataset) + 2, SIZE * 3)
+    np.testing.assert_array_equal(features.pixels[-1], features.pixels[2])
 
 
-def test_they_are_standardised_by_real_training_images_alone(folder):
+def test_statistics_are_those_of_the_real_training_images_only(folder):
     dataset = datasets.open_dataset(folder)
-    found = Network().features(dataclasses.replace(dataset, generated=((dataset.file(0), 1),)))
-    found.pixels[:, 5] = 7
-    mean, std = found.statistics()
-    training = found.pixels[dataset.rows("train")]
+    features = Network().features(dataclasses.replace(dataset, generated=((dataset.file(0), 1),)))
+    features.pixels[:, 5] = 7
+    mean, std = features.statistics()
+    training = features.pixels[dataset.rows("train")]
     np.testing.assert_allclose(mean, training.mean(0), rtol=1e-5)
     np.testing.assert_allclose(std, np.where(np.arange(SIZE * 3) == 5, 1, training.std(0)), rtol=1e-4)
     assert mean.dtype == std.dtype == np.float32
 
 
-def test_a_damaged_file_is_named_and_one_that_cannot_be_written_costs_time_only(folder, monkeypatch):
+def test_a_damaged_cache_is_named_and_an_unwritable_one_is_not_an_error(folder, monkeypatch):
     network, dataset = Network(), datasets.open_dataset(folder)
     network.features(dataset)
     (path,) = folder.glob("features-*.npz")
@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named_and_one_that_cannot_be_written_costs_time_only(
     assert not path.exists()
 
 
-def test_a_linear_model_goes_through_the_whole_job(folder, tmp_path, monkeypatch, capsys):
+def test_a_linear_model_is_trained_evaluated_and_reported(folder, tmp_path, monkeypatch, capsys):
     network, run = Network(), tmp_path / "run"
     monkeypatch.setattr(pretrained, "feature_space", lambda: "mean colours")
     monkeypatch.setattr(pretrained, "pixel_features", network.load)
@@ -141,6 +141,6 @@ def test_options_that_need_pixels_are_refused(arguments, expected, folder, tmp_p
     assert not run.exists()
 
 
-def test_whoever_needs_pixels_is_not_given_features(folder):
+def test_the_features_backend_is_refused_where_pixels_are_needed(folder):
     with pytest.raises(ValueError, match="features has no pixels; choose tf or resident"):
         backends.make_images("features", datasets.open_dataset(folder), 32, "squash", 1.0)

@@ -1,4 +1,4 @@
-"""Reading and shrinking images."""
+"""Decoding and resizing of images."""
 
 import io
 
@@ -17,7 +17,7 @@ def save(path, image, **options):
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
-def test_rgb_of_lossless_kinds_is_read_as_it_is(tmp_path, suffix):
+def test_rgb_in_lossless_formats_is_read_unchanged(tmp_path, suffix):
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(COLOURS))
     np.testing.assert_array_equal(images.read_image(path), COLOURS)
 
@@ -38,7 +38,7 @@ def test_sixteen_bits_are_scaled_by_the_full_range(tmp_path):
     assert images.inspect(path.read_bytes(), "deep").conversion
 
 
-def test_transparency_lies_over_white(tmp_path):
+def test_transparent_images_are_composited_over_white(tmp_path):
     alpha = np.array([[255, 0], [128, 255]], np.uint8)
     path = save(tmp_path / "a.png", Image.fromarray(np.dstack([COLOURS, alpha])))
     expected = COLOURS * (alpha[..., None] / 255) + 255 * (1 - alpha[..., None] / 255)
@@ -64,7 +64,7 @@ def test_the_first_frame_is_read(tmp_path):
     assert "first of several frames" in images.inspect(path.read_bytes(), "m").conversion
 
 
-def test_exif_rotation_is_applied_and_asks_for_conversion(tmp_path):
+def test_exif_rotation_is_applied_and_needs_conversion(tmp_path):
     wide = Image.fromarray(np.full((4, 8, 3), 77, np.uint8))
     exif = Image.Exif()
     exif[images.EXIF_ORIENTATION] = 6
@@ -82,7 +82,7 @@ def test_only_rgb_and_grey_jpeg_and_png_need_no_conversion(tmp_path, suffix, mod
     assert (images.inspect(path.read_bytes(), "a").conversion == "") == plain
 
 
-def test_broken_files_are_one_line_that_names_them(tmp_path, monkeypatch):
+def test_errors_of_broken_files_are_one_line_with_the_name(tmp_path, monkeypatch):
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(buffer, "PNG")
     for name, content in {"zero": b"", "cut": buffer.getvalue()[:900], "text": b"not an image"}.items():
@@ -97,7 +97,7 @@ def test_broken_files_are_one_line_that_names_them(tmp_path, monkeypatch):
         images.inspect(buffer.getvalue(), "bomb")
 
 
-def test_policies_treat_a_wide_picture_each_in_its_way():
+def test_policies_squash_crop_or_pad_a_wide_image():
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 120
     squashed = images.resize(wide, 30, "squash")
@@ -108,7 +108,7 @@ def test_policies_treat_a_wide_picture_each_in_its_way():
     np.testing.assert_array_equal(padded[10:20], wide)
 
 
-def test_shrinking_averages_instead_of_skipping():
+def test_resizing_antialiases():
     board = np.indices((64, 64)).sum(0) % 2 * 255
     shrunk = images.resize(np.repeat(board[..., None], 3, -1).astype(np.uint8), 8)
     assert abs(shrunk[2:6, 2:6].astype(int) - 127).max() <= 3
@@ -122,7 +122,7 @@ def test_every_policy_gives_a_square(policy, shape):
 
 @pytest.mark.parametrize("policy", images.POLICIES)
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-def test_reading_a_square_is_reading_and_shrinking(tmp_path, mode, policy):
+def test_read_square_equals_read_image_and_resize(tmp_path, mode, policy):
     noise = np.random.default_rng(0).integers(0, 256, (40, 25, 4), np.uint8)
     path = save(tmp_path / "a.png", Image.fromarray(noise).convert("RGB" if mode == "P" else "RGBA").convert(mode))
     expected = images.resize(images.read_image(path), 16, policy)

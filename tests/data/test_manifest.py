@@ -27,7 +27,7 @@ def images_in(folder, *names):
         (folder / name).write_bytes(b"pixels")
 
 
-def test_a_manifest_survives_saving(tmp_path):
+def test_a_saved_manifest_is_read_back(tmp_path):
     manifest = Manifest(tmp_path / "elsewhere", ("b", "a"), ROWS)
     manifests.save(manifest, tmp_path / "data")
     loaded = manifests.load(tmp_path / "data")
@@ -36,7 +36,7 @@ def test_a_manifest_survives_saving(tmp_path):
     assert loaded.file(1) == tmp_path / "elsewhere" / "b" / "ü 2.png"
 
 
-def test_data_with_its_images_inside_can_be_moved(tmp_path):
+def test_a_folder_with_its_images_inside_can_be_moved(tmp_path):
     data = tmp_path / "data"
     images_in(data / "images", "a/1.png")
     images_in(data / "converted", "b/2.tif.png")
@@ -50,35 +50,35 @@ def test_data_with_its_images_inside_can_be_moved(tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda content: content.update(version=9), "version 9"),
-    (lambda content: content.pop("classes"), "lacks classes"),
-    (lambda content: content.update(classes=["a", "a"]), "different names"),
-    (lambda content: content.update(rows=[]), "'rows'"),
-    (lambda content: content.update(root=3), "'root'"),
-    (lambda content: content["rows"][1].pop("sha256"), "row 1 lacks 'sha256'"),
-    (lambda content: content["rows"][1].update(width="6"), "row 1: 'width' must be int"),
-    (lambda content: content["rows"][1].update(label="c"), "row 1: unknown label 'c'"),
-    (lambda content: content["rows"][1].update(path="../x.png"), "row 1: path '../x.png' leaves"),
-    (lambda content: content["rows"][0].update(path="/etc/x.png"), "row 0: path '/etc/x.png' leaves"),
-    (lambda content: content["rows"][1].update(path="a/1.png"), "row 1: 'a/1.png' is listed twice"),
-    (lambda content: content["rows"][1].update(converted=True), "converted_root"),
+    (lambda record: record.update(version=9), "version 9"),
+    (lambda record: record.pop("classes"), "lacks classes"),
+    (lambda record: record.update(classes=["a", "a"]), "different names"),
+    (lambda record: record.update(rows=[]), "'rows'"),
+    (lambda record: record.update(root=3), "'root'"),
+    (lambda record: record["rows"][1].pop("sha256"), "row 1 lacks 'sha256'"),
+    (lambda record: record["rows"][1].update(width="6"), "row 1: 'width' must be int"),
+    (lambda record: record["rows"][1].update(label="c"), "row 1: unknown label 'c'"),
+    (lambda record: record["rows"][1].update(path="../x.png"), "row 1: path '../x.png' leaves"),
+    (lambda record: record["rows"][0].update(path="/etc/x.png"), "row 0: path '/etc/x.png' leaves"),
+    (lambda record: record["rows"][1].update(path="a/1.png"), "row 1: 'a/1.png' is listed twice"),
+    (lambda record: record["rows"][1].update(converted=True), "converted_root"),
 ])  # fmt: skip
-def test_a_broken_manifest_is_one_line_that_says_where(tmp_path, change, message):
+def test_errors_of_a_broken_manifest_are_one_line_with_the_place(tmp_path, change, message):
     path = manifests.save(Manifest(tmp_path, ("a", "b"), ROWS), tmp_path)
-    content = files.read_json(path)
-    change(content)
-    files.write_json(path, content)
+    record = files.read_json(path)
+    change(record)
+    files.write_json(path, record)
     with pytest.raises(ValueError, match=message) as caught:
         manifests.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_manifest_says_how_to_make_one(tmp_path):
+def test_the_error_of_a_missing_manifest_names_the_command_that_writes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"dim_jax\.prepare"):
         manifests.load(tmp_path)
 
 
-def test_generated_images_are_found_beside_their_list(tmp_path):
+def test_paths_of_generated_images_are_relative_to_their_list(tmp_path):
     for name in ("pool/b/seed1.png", "selected/a/seed2.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
@@ -102,19 +102,19 @@ names = st.text(letters, min_size=1, max_size=12).filter(lambda name: name not i
 
 @settings(max_examples=30)
 @given(st.dictionaries(names, st.tuples(names, st.one_of(st.just(""), names)), min_size=1, max_size=5), st.booleans())
-def test_any_csv_of_existing_images_is_read_back(content, byte_order_mark):
+def test_any_csv_of_existing_images_is_read_back(images, byte_order_mark):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "set with ü"
-        images_in(folder, *(f"i/{path}" for path in content))
+        images_in(folder, *(f"i/{path}" for path in images))
         table = io.StringIO()
         writer = csv.writer(table)
         writer.writerow(["group", "path", "label", "stain"])
-        writer.writerows([group, f"i/{path}", label, "HE"] for path, (label, group) in content.items())
+        writer.writerows([group, f"i/{path}", label, "HE"] for path, (label, group) in images.items())
         encoding = "utf-8-sig" if byte_order_mark else "utf-8"
         (folder / "manifest.csv").write_bytes(table.getvalue().encode(encoding))
         root, listed, has_split = sources.read_csv(folder / "manifest.csv")
         assert root == folder and not has_split
-        assert {item.path[2:]: (item.label, item.group) for item in listed} == content
+        assert {item.path[2:]: (item.label, item.group) for item in listed} == images
         assert [item.path for item in listed] == sorted(item.path for item in listed)
 
 
@@ -145,7 +145,7 @@ def test_csv_paths_are_relative_to_the_source_or_else_to_the_csv(tmp_path):
     ("path,label\na.png,a,b,c\n", ValueError, "line 2: more cells"),
     ("path,label\na.png\n", ValueError, "line 2: the label is empty"),
 ])  # fmt: skip
-def test_a_broken_csv_is_one_line_that_says_where(tmp_path, text, error, message):
+def test_errors_of_a_broken_csv_are_one_line_with_the_place(tmp_path, text, error, message):
     images_in(tmp_path, "a.png")
     (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(error, match=message) as caught:
@@ -153,7 +153,7 @@ def test_a_broken_csv_is_one_line_that_says_where(tmp_path, text, error, message
     assert "\n" not in str(caught.value)
 
 
-def test_a_csv_in_another_encoding_says_so(tmp_path):
+def test_a_csv_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "manifest.csv").write_bytes("path,label\nä.png,a\n".encode("latin-1"))
     with pytest.raises(ValueError, match="UTF-8"):
         sources.read_csv(tmp_path / "manifest.csv")

@@ -1,4 +1,4 @@
-"""The prepare command: what it writes, what it finds, what it refuses."""
+"""The prepare command: output files, duplicates, conversions, warnings and refused input."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "ebhi-seg-224"
 
 
 def picture(seed, side=24):
-    """A smooth random picture, uint8 of shape (side, side, 3), unlike that of any other seed."""
+    """Returns a smooth random image, uint8 of shape (side, side, 3), different for each seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR))
 
@@ -108,7 +108,7 @@ def test_the_same_source_gives_the_same_split_anywhere(tmp_path):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_copies_are_found_and_stay_in_one_split(tmp_path, capsys):
+def test_copies_are_detected_and_kept_in_one_part_of_the_split(tmp_path, capsys):
     source = class_folders(tmp_path / "source", (("normal", 6), ("polyp", 30)))
     original = source / "polyp" / "case0-p_0.png"
     (source / "polyp" / "copy.png").write_bytes(original.read_bytes())
@@ -160,7 +160,7 @@ def test_unusual_images_are_converted_and_listed(tmp_path):
     }  # fmt: skip
 
 
-def test_unreadable_images_are_left_out_loudly_or_refused(tmp_path, capsys):
+def test_unreadable_images_are_left_out_with_a_warning_or_refused(tmp_path, capsys):
     source = class_folders(tmp_path / "source")
     (source / "normal" / "zero.png").write_bytes(b"")
     whole = (source / "normal" / "case0-n_0.png").read_bytes()
@@ -182,20 +182,20 @@ def write_csv(source, columns, records):
     return source / "manifest.csv"
 
 
-def test_a_split_column_is_kept_and_its_leaks_are_reported(tmp_path, capsys):
+def test_a_split_column_is_used_and_its_leaks_are_reported(tmp_path, capsys):
     source = class_folders(tmp_path / "source", (("a", 6), ("b", 6)), per_case=2)
-    sides = ["train", "train", "train", "test", "validation", "val"] * 2
+    parts = ["train", "train", "train", "test", "validation", "val"] * 2
     names = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*.png"))]
-    records = [(name, name[0], name[2:7] + name[0], side) for name, side in zip(names, sides, strict=True)]
+    records = [(name, name[0], name[2:7] + name[0], part) for name, part in zip(names, parts, strict=True)]
     table = write_csv(source, ("path", "label", "group", "split"), records)
     data = prepare_dataset(None, tmp_path / "data", manifest=table, image_size=16)
     manifest = manifests.load(data)
     split = splits.load(data, manifest)
     assert split.method == "manifest"
-    assert split.folds[0].assignment == tuple({"validation": "val"}.get(side, side) for side in sides)
+    assert split.folds[0].assignment == tuple({"validation": "val"}.get(part, part) for part in parts)
     assert "WARNING: 2 groups are in more than one split: case1a, case1b" in capsys.readouterr().out
-    redrawn = prepare_dataset(source, tmp_path / "redrawn", split="group", image_size=16)
-    assert splits.load(redrawn, manifests.load(redrawn)).method == "group"
+    resplit = prepare_dataset(source, tmp_path / "resplit", split="group", image_size=16)
+    assert splits.load(resplit, manifests.load(resplit)).method == "group"
     printed = capsys.readouterr().out
     assert f"using {table}" in printed and "split column" in printed
 
@@ -226,7 +226,7 @@ def test_the_random_image_split_warns_and_lists_divided_groups(tmp_path, capsys)
     assert splits.load(data, manifests.load(data)).method == "random_image"
 
 
-def test_a_class_too_small_for_every_split_is_warned_of(tmp_path, capsys):
+def test_a_class_too_small_for_every_part_gives_a_warning(tmp_path, capsys):
     prepare_dataset(class_folders(tmp_path / "s", (("a", 9), ("b", 2))), tmp_path / "data", image_size=16)
     assert "WARNING: class 'b' has no images in val: it has only 2 unit(s) in all" in capsys.readouterr().out
 
@@ -238,7 +238,7 @@ def test_classes_set_the_label_order(tmp_path):
     assert manifests.load(data).classes == ("polyp ü", "normal")
 
 
-def test_classes_are_left_out_on_request_and_the_report_says_so(tmp_path, capsys):
+def test_excluded_classes_are_left_out_and_noted_in_the_report(tmp_path, capsys):
     source = class_folders(tmp_path / "s", counts=(("a", 6), ("b", 7), ("c", 8)))
     assert run(f"--source={source}", f"--out={tmp_path / 'd'}", "--exclude=b", "--image-size=16") == 0
     manifest = manifests.load(tmp_path / "d")
@@ -257,7 +257,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["source"]
 
 
-def test_the_phantom_is_drawn_into_the_data(tmp_path):
+def test_phantom_images_are_written_into_the_prepared_folder(tmp_path):
     pytest.importorskip("dim_jax.data.phantom")
     data = prepare_dataset("phantom", tmp_path / "data", image_size=32, scale=0.02)
     data = data.rename(tmp_path / "moved")
@@ -353,7 +353,7 @@ def test_help_is_quick_and_imports_no_framework():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
-def test_real_near_duplicates_are_found_and_no_others():
+def test_real_near_duplicates_are_detected_and_no_others():
     listed = sorted(REAL.glob("polyp/*.jpg"))
     pairs = near_duplicates.near_pairs([near_duplicates.signature(images.read_image(path)) for path in listed])
     assert len(pairs) == 3

@@ -1,4 +1,4 @@
-"""Which rows are drawn when: sampler and batch plans."""
+"""The sampler of training batches, and plans of training and evaluation batches."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ CLASSES = ("a", "b", "c")
 
 
 def make_dataset(labels, assignment, generated=(), classes=CLASSES):
-    """A dataset whose files do not exist: the sampler only looks at the table."""
+    """Returns a dataset without files: the sampler uses the table only."""
     rows = tuple(Row(f"{n}.png", classes[label], "", f"{n:064d}", 32, 32) for n, label in enumerate(labels))
     fold = Fold(tuple(assignment), (0.5,) * 3, (0.2,) * 3)
     images = tuple((Path(f"/generated/{n}.png"), label) for n, label in enumerate(generated))
@@ -36,7 +36,7 @@ def datasets(draw):
 
 
 def stream(sampler, epochs):
-    """All draws of the first so many epochs; what the last batch holds beyond them is cut off."""
+    """Returns all draws of the first `epochs` epochs, without the rest of the last batch."""
     draws = epochs * sampler.epoch_size
     steps = -(-draws // sampler.global_batch_size)
     return np.concatenate([sampler.batch(step) for step in range(steps)])[:draws]
@@ -53,21 +53,21 @@ TRAIN = [row for row, name in enumerate(ASSIGNMENT) if name == "train"]
 
 @given(data=datasets(), seed=st.integers(0, 5), size=st.integers(1, 50), steps=st.permutations(range(8)))
 def test_a_batch_is_a_pure_function_of_seed_and_step(data, seed, size, steps):
-    def fresh():
+    def new_sampler():
         return make_sampler(data, seed=seed, global_batch_size=size)
 
-    in_order = [fresh().batch(step) for step in range(8)]
-    one = fresh()
+    in_order = [new_sampler().batch(step) for step in range(8)]
+    sampler = new_sampler()
     for step in steps:
-        drawn = one.batch(step)
-        assert drawn.dtype == np.int32 and drawn.shape == (size,)
-        np.testing.assert_array_equal(drawn, in_order[step])
-        drawn[:] = -9  # what a caller does to its batch is its own affair
-        np.testing.assert_array_equal(one.batch(step), in_order[step])
+        batch = sampler.batch(step)
+        assert batch.dtype == np.int32 and batch.shape == (size,)
+        np.testing.assert_array_equal(batch, in_order[step])
+        batch[:] = -9  # callers may change their batch
+        np.testing.assert_array_equal(sampler.batch(step), in_order[step])
 
 
 @given(data=datasets(), size=st.integers(1, 50), balanced=st.booleans(), weight=st.sampled_from([0.0, 0.3, 1.0, 2.5]))
-def test_the_batch_size_only_cuts_the_stream_and_never_changes_it(data, size, balanced, weight):
+def test_the_sequence_of_draws_does_not_depend_on_the_batch_size(data, size, balanced, weight):
     options = {"seed": 3, "class_balanced": balanced, "generated_weight": weight}
     one_by_one = make_sampler(data, global_batch_size=1, **options)
     expected = [one_by_one.batch(draw)[0] for draw in range(3 * size)]
@@ -94,7 +94,7 @@ def test_batches_are_full_across_epoch_boundaries():
     assert sorted(larger_than_an_epoch[:44]) == sorted(TRAIN * 2)
 
 
-def test_every_epoch_and_every_seed_has_an_order_of_its_own():
+def test_every_epoch_and_every_seed_has_a_different_order():
     orders = [
         tuple(epoch)
         for seed in range(4)
@@ -102,14 +102,14 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own():
     ]
     assert len(set(orders)) == 20
     assert tuple(TRAIN) not in orders
-    # No place in the epoch belongs to one class: every row comes early somewhere.
+    # Every row comes early in some epoch, so no position belongs to a class.
     assert {row for order in orders for row in order[:8]} == set(TRAIN)
 
 
-def test_every_epoch_and_every_seed_mixes_real_and_generated_rows_anew():
+def test_every_epoch_and_every_seed_mixes_real_and_generated_rows_differently():
     samplers = [make_sampler(MIXED, seed=seed, global_batch_size=8, generated_weight=2.0) for seed in range(4)]
-    places = {tuple(MIXED.is_generated[epoch]) for one in samplers for epoch in stream(one, 5).reshape(5, -1)}
-    assert len(places) == 20
+    patterns = {tuple(MIXED.is_generated[epoch]) for one in samplers for epoch in stream(one, 5).reshape(5, -1)}
+    assert len(patterns) == 20
 
 
 @pytest.mark.parametrize(("weight", "per_epoch"), [(0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8), (2.0, 16), (3.5, 28)])
@@ -123,15 +123,15 @@ def test_generated_rows_are_drawn_by_their_weight(weight, per_epoch):
 
 def test_every_generated_row_is_drawn_before_any_is_drawn_again():
     sampler = make_sampler(MIXED, seed=1, global_batch_size=7, generated_weight=0.25)
-    drawn = stream(sampler, 8)
+    draws = stream(sampler, 8)
     first = len(MIXED.manifest)
-    counts = np.bincount(drawn, minlength=len(MIXED))[first:]
+    counts = np.bincount(draws, minlength=len(MIXED))[first:]
     np.testing.assert_array_equal(counts, 2)  # 8 epochs of 2 draws are two rounds of the 8 rows
-    assert len({*drawn[: 4 * sampler.epoch_size]} - set(TRAIN)) == 8
+    assert len({*draws[: 4 * sampler.epoch_size]} - set(TRAIN)) == 8
 
 
 @given(count=st.integers(0, 8))
-def test_fewer_generated_images_are_as_many_fewer_draws(count):
+def test_each_generated_image_adds_one_draw_per_epoch(count):
     data = make_dataset(LABELS, ASSIGNMENT, GENERATED[:count])
     epoch = stream(make_sampler(data, seed=0, global_batch_size=5), 1)
     np.testing.assert_array_equal(np.sort(epoch[data.is_generated[epoch]]), np.arange(len(LABELS), len(data)))
@@ -141,19 +141,19 @@ def test_fewer_generated_images_are_as_many_fewer_draws(count):
 def test_class_balanced_epochs_draw_every_class_equally_often(data, weight):
     sampler = make_sampler(data, seed=2, global_batch_size=9, class_balanced=True, generated_weight=weight)
     for epoch in stream(sampler, 3).reshape(3, -1):
-        drawn = np.bincount(data.labels[epoch], minlength=3)
-        assert drawn.max() - drawn.min() <= 1
+        counts = np.bincount(data.labels[epoch], minlength=3)
+        assert counts.max() - counts.min() <= 1
         if weight == 0:
             assert not data.is_generated[epoch].any()
 
 
-def test_class_balance_survives_the_rounding_of_real_and_generated_shares():
-    # Seven classes of one real image each; the shares of real and generated images all end in fractions.
+def test_classes_stay_balanced_when_shares_of_real_and_generated_images_are_rounded():
+    # Seven classes with one real image each; all shares of real and generated images are fractional.
     per_class = np.repeat(range(7), [2, 6, 3, 2, 2, 9, 3])
     data = make_dataset(range(7), ["train"] * 7, per_class, classes=tuple("abcdefg"))
     sampler = make_sampler(data, seed=0, global_batch_size=8, class_balanced=True, generated_weight=0.5)
-    drawn = np.bincount(data.labels[stream(sampler, 1)], minlength=7)
-    assert sampler.epoch_size == 20 and drawn.max() - drawn.min() <= 1
+    counts = np.bincount(data.labels[stream(sampler, 1)], minlength=7)
+    assert sampler.epoch_size == 20 and counts.max() - counts.min() <= 1
 
 
 def test_class_balance_ignores_a_class_without_images():
@@ -164,7 +164,7 @@ def test_class_balance_ignores_a_class_without_images():
     assert (epoch == 9).sum() == 5 and sampler.epoch_size == 10
 
 
-def test_within_a_balanced_class_generated_rows_come_by_their_weight():
+def test_within_a_balanced_class_generated_rows_are_drawn_by_their_weight():
     # Class 1 has 6 real rows and 6 generated ones; at weight 1/2 they are a third of its draws.
     data = make_dataset([0] * 30 + [1] * 6, ["train"] * 36, [1] * 6, classes=("a", "b"))
     sampler = make_sampler(data, seed=0, global_batch_size=8, class_balanced=True, generated_weight=0.5)
@@ -176,14 +176,14 @@ def test_within_a_balanced_class_generated_rows_come_by_their_weight():
 
 @settings(max_examples=40)
 @given(data=datasets(), balanced=st.booleans(), weight=st.sampled_from([0.0, 0.3, 1.0, 2.0]))
-def test_class_counts_are_what_an_epoch_draws_on_average(data, balanced, weight):
+def test_class_counts_are_the_mean_draws_per_epoch(data, balanced, weight):
     sampler = make_sampler(data, seed=4, global_batch_size=16, class_balanced=balanced, generated_weight=weight)
     epochs = 60
-    drawn = np.bincount(data.labels[stream(sampler, epochs)], minlength=3) / epochs
+    mean_draws = np.bincount(data.labels[stream(sampler, epochs)], minlength=3) / epochs
     counts = sampler.class_counts(data.labels, 3)
     assert counts.dtype == np.float32
-    # Every row comes once a round, so after any number of epochs a class is off by its rows of one round at most.
-    np.testing.assert_allclose(drawn, counts, atol=len(data) / epochs)
+    # Every row is drawn once per round, so after any number of epochs a class is off by at most its rows of one round.
+    np.testing.assert_allclose(mean_draws, counts, atol=len(data) / epochs)
     np.testing.assert_allclose(counts.sum(), sampler.epoch_size, rtol=1e-6)
 
 
@@ -231,7 +231,7 @@ def test_a_split_without_training_images_is_refused(balanced):
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 @pytest.mark.parametrize("start", [0, 1, 5, 17])
-def test_the_parts_of_all_hosts_are_the_global_batch_from_any_step_on(hosts, start):
+def test_the_parts_of_all_hosts_make_up_the_global_batch_from_any_step(hosts, start):
     sampler = make_sampler(MIXED, seed=6, global_batch_size=8, generated_weight=0.5)
     plans = [TrainingPlan(sampler, start, 20, host, hosts) for host in range(hosts)]
     parts = [list(plan) for plan in plans]
@@ -246,12 +246,12 @@ def test_the_parts_of_all_hosts_are_the_global_batch_from_any_step_on(hosts, sta
     per_host=st.integers(1, 12),
     hosts=st.integers(1, 5),
 )
-def test_evaluation_sees_every_row_once_and_pads_only_the_end(rows, per_host, hosts):
+def test_evaluation_batches_have_every_row_once_and_padding_only_at_the_end(rows, per_host, hosts):
     size = per_host * hosts
     plans = [evaluation_plan(np.array(rows, np.int32), size, host, hosts) for host in range(hosts)]
-    assert {len(plan) for plan in plans} == {-(-len(rows) // size)}  # hosts run in step: as many batches each
+    assert {len(plan) for plan in plans} == {-(-len(rows) // size)}  # the same number of batches on every host
     assert all(part.shape == (per_host,) and part.dtype == np.int32 for plan in plans for part in plan)
     batches = [np.concatenate(parts) for parts in zip(*plans, strict=True)]
-    seen = np.concatenate([np.empty(0, np.int32), *batches])
-    np.testing.assert_array_equal(seen[: len(rows)], rows)
-    assert (seen[len(rows) :] == PADDING).all() and len(seen) - len(rows) < size
+    evaluated = np.concatenate([np.empty(0, np.int32), *batches])
+    np.testing.assert_array_equal(evaluated[: len(rows)], rows)
+    assert (evaluated[len(rows) :] == PADDING).all() and len(evaluated) - len(rows) < size

@@ -1,4 +1,4 @@
-"""Splits: whole units, every image once, balanced, the same every time."""
+"""Splits: whole units, every image in one part, stratified and reproducible."""
 
 import csv
 from collections import defaultdict
@@ -19,7 +19,7 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "ebhi-seg-224" / "manifes
 
 @st.composite
 def single_class_units(draw, most_units=8):
-    """Labels and units of images whose units lie in one class each, three or more units per class."""
+    """Labels and units of images whose units have one class each, with three or more units per class."""
     labels, units = [], []
     for label in range(draw(st.integers(2, 4))):
         for size in draw(st.lists(st.integers(1, 12), min_size=3, max_size=most_units)):
@@ -31,7 +31,7 @@ def single_class_units(draw, most_units=8):
 
 @st.composite
 def any_units(draw):
-    """Labels and units of images in any mixture, five units or more."""
+    """Labels and units of images in any mixture, with five or more units."""
     count = draw(st.integers(5, 60))
     labels = draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
     units = list(range(5)) + draw(st.lists(st.integers(0, 12), min_size=count - 5, max_size=count - 5))
@@ -40,27 +40,27 @@ def any_units(draw):
 
 @settings(max_examples=25)
 @given(any_units(), st.sampled_from(["group", "kfold"]), st.integers(0, 5))
-def test_no_unit_is_ever_divided_and_every_image_is_in_one_split(data, method, seed):
+def test_no_unit_is_divided_and_every_image_is_in_one_part(data, method, seed):
     labels, units = data
     for assignment in splits.assign(labels, units, method, seed=seed):
         assert len(assignment) == len(labels) and set(assignment) <= set(splits.NAMES)
-        sides = defaultdict(set)
-        for unit, side in zip(units, assignment, strict=True):
-            sides[unit].add(side)
-        assert all(len(names) == 1 for names in sides.values())
+        parts = defaultdict(set)
+        for unit, part in zip(units, assignment, strict=True):
+            parts[unit].add(part)
+        assert all(len(names) == 1 for names in parts.values())
 
 
 @settings(max_examples=15)
 @given(any_units(), st.integers(3, 5))
-def test_the_test_sets_of_kfold_divide_the_images_and_the_next_one_validates(data, folds):
-    drawn = np.array(splits.assign(*data, "kfold", folds=folds))
-    assert ((drawn == "test").sum(0) == 1).all() and ((drawn == "val").sum(0) == 1).all()
-    np.testing.assert_array_equal(drawn == "val", np.roll(drawn, -1, axis=0) == "test")
+def test_kfold_tests_every_image_once_and_validates_on_the_next_part(data, folds):
+    assignments = np.array(splits.assign(*data, "kfold", folds=folds))
+    assert ((assignments == "test").sum(0) == 1).all() and ((assignments == "val").sum(0) == 1).all()
+    np.testing.assert_array_equal(assignments == "val", np.roll(assignments, -1, axis=0) == "test")
 
 
 @settings(max_examples=25)
 @given(single_class_units(), st.integers(0, 5))
-def test_every_class_with_three_units_is_in_every_split(data, seed):
+def test_every_class_with_three_units_is_in_every_part(data, seed):
     labels, units = data
     assignment = np.array(splits.assign(labels, units, "group", seed=seed)[0])
     for label in np.unique(labels):
@@ -69,20 +69,20 @@ def test_every_class_with_three_units_is_in_every_split(data, seed):
 
 @settings(max_examples=10)
 @given(any_units(), st.sampled_from(["group", "kfold", "random_image"]))
-def test_a_split_is_a_function_of_its_arguments_alone(data, method):
+def test_a_split_is_a_pure_function_of_its_arguments(data, method):
     labels, units = data
-    drawn = splits.assign(labels, units, method, seed=3)
+    assignments = splits.assign(labels, units, method, seed=3)
     np.random.default_rng().random()
-    assert drawn == splits.assign(labels.copy(), units * 7 + 1, method, seed=3)
+    assert assignments == splits.assign(labels.copy(), units * 7 + 1, method, seed=3)
 
 
-def test_seeds_draw_differently():
+def test_different_seeds_give_different_splits():
     labels, units = np.arange(200) % 4, np.arange(200) // 2
     for method in ("group", "kfold", "random_image"):
         assert splits.assign(labels, units, method, seed=0) != splits.assign(labels, units, method, seed=1)
 
 
-def test_the_random_image_split_keeps_class_shares_and_divides_groups():
+def test_the_random_image_split_is_stratified_and_divides_groups():
     labels = np.repeat([0, 1, 2], [500, 100, 10])
     units = np.arange(610) // 5
     assignment = np.array(splits.assign(labels, units, "random_image")[0])
@@ -91,7 +91,7 @@ def test_the_random_image_split_keeps_class_shares_and_divides_groups():
     assert any(len(set(assignment[units == unit])) > 1 for unit in np.unique(units))
 
 
-def test_shares_are_met_however_they_are_chosen():
+def test_parts_have_their_shares_of_every_class():
     labels, units = np.arange(1000) % 3, np.arange(1000) // 4
     assignment = np.array(splits.assign(labels, units, validation=0.1, test=0.25)[0])
     for label in range(3):
@@ -99,7 +99,7 @@ def test_shares_are_met_however_they_are_chosen():
         np.testing.assert_allclose(shares, [0.65, 0.1, 0.25], atol=0.01)
 
 
-def test_a_class_with_few_units_is_trained_on_first_and_tested_next():
+def test_a_class_with_few_units_is_in_training_first_then_in_test():
     labels = np.array([0] * 40 + [1] * 6 + [2] * 6)
     units = np.concatenate([np.arange(40), [40] * 6, [41] * 3, [42] * 3])
     assignment = np.array(splits.assign(labels, units)[0])
@@ -145,26 +145,26 @@ def test_a_saved_split_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda content: content.update(version=2), "version 2"),
-    (lambda content: content.pop("folds"), "lacks folds"),
-    (lambda content: content["folds"][0].pop("mean"), "fold 0 lacks mean"),
-    (lambda content: content["folds"][0]["assignment"].pop(), "divides 3 images but the manifest has 4"),
-    (lambda content: content["folds"][0]["assignment"].__setitem__(0, "dev"), "unknown split 'dev'"),
-    (lambda content: content.update(manifest="0"), "drawn for another manifest"),
+    (lambda record: record.update(version=2), "version 2"),
+    (lambda record: record.pop("folds"), "lacks folds"),
+    (lambda record: record["folds"][0].pop("mean"), "fold 0 lacks mean"),
+    (lambda record: record["folds"][0]["assignment"].pop(), "divides 3 images but the manifest has 4"),
+    (lambda record: record["folds"][0]["assignment"].__setitem__(0, "dev"), "unknown split 'dev'"),
+    (lambda record: record.update(manifest="0"), "drawn for another manifest"),
 ])  # fmt: skip
 def test_a_split_of_other_data_is_refused(tmp_path, change, message):
     manifest = example_manifest(tmp_path)
     fold = Fold(("train", "val", "test", "train"), (0.1,) * 3, (0.4,) * 3)
     path = splits.save(Split("group", 7, (fold,)), manifest, tmp_path)
-    content = files.read_json(path)
-    change(content)
-    files.write_json(path, content)
+    record = files.read_json(path)
+    change(record)
+    files.write_json(path, record)
     with pytest.raises(ValueError, match=message):
         splits.load(tmp_path, manifest)
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="the real images are not here")
-def test_real_cases_are_divided_almost_as_well_as_single_images():
+def test_real_cases_are_divided_with_shares_within_two_percent():
     with REAL.open(newline="") as file:
         records = sorted(csv.DictReader(file), key=lambda record: record["path"])
     _, labels = np.unique([record["label"] for record in records], return_inverse=True)

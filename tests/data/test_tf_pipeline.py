@@ -1,4 +1,4 @@
-"""The `tf` backend: pixels as Pillow's, the batch contract, and the cache."""
+"""The `tf` backend: pixels equal to Pillow's, the batch contract, and the cache."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ NUM_REAL, NUM_GENERATED = 9, 3
 
 
 def texture(height, width, seed=0):
-    """Tissue-like contrast on every scale, down to single pixels."""
+    """Returns an image with tissue-like contrast on all scales, down to single pixels."""
     rng = np.random.default_rng(seed)
     noise = sum(ndimage.gaussian_filter(rng.normal(size=(height, width, 3)), (s, s, 0)) * s * 50 for s in (0.4, 2, 8))
     return np.clip(noise + 150, 0, 255).astype(np.uint8)
@@ -36,7 +36,7 @@ def make_dataset(paths, num_generated=0):
 
 @pytest.fixture
 def data(tmp_path):
-    """Images of different sizes and kinds; every one can be told from every other."""
+    """Images of different sizes and formats, all different."""
     paths = []
     for number in range(NUM_REAL + NUM_GENERATED):
         path = tmp_path / f"{number}.{'jpg' if number % 2 else 'png'}"
@@ -46,10 +46,10 @@ def data(tmp_path):
 
 
 def expected_pixels(dataset, rows, size=SIZE, policy="squash"):
-    """What Pillow makes of the rows; padding is black."""
-    empty = np.zeros((size, size, 3), np.uint8)
-    read = [images.resize(images.read_image(dataset.file(r)), size, policy) if r >= 0 else empty for r in rows]
-    return np.stack(read).astype(int)
+    """Returns the pixels of rows by Pillow; padding is black."""
+    black = np.zeros((size, size, 3), np.uint8)
+    resized = [images.resize(images.read_image(dataset.file(r)), size, policy) if r >= 0 else black for r in rows]
+    return np.stack(resized).astype(int)
 
 
 def assert_pixels(batch, expected):
@@ -62,17 +62,17 @@ def arrays(*batches):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The files that were decoded, in no order; prefetched ones count only once TensorFlow has decoded them."""
+    """Numbers of the decoded files, in any order; prefetched files are added when TensorFlow has decoded them."""
     import tensorflow as tf
 
-    found, read = [], TfImages._read
+    numbers, read = [], TfImages._read
 
     def counting(self, path):
-        tf.numpy_function(lambda name: found.append(int(Path(name.decode()).stem)), [path], [])
+        tf.numpy_function(lambda name: numbers.append(int(Path(name.decode()).stem)), [path], [])
         return read(self, path)
 
     monkeypatch.setattr(TfImages, "_read", counting)
-    return found
+    return numbers
 
 
 KINDS = {
@@ -81,13 +81,13 @@ KINDS = {
     "progressive jpeg": {"suffix": "jpg", "quality": 80, "progressive": True},
     "png": {"suffix": "png"},
 }
-# Height and width: shrunk (by much, a little, unevenly), as they are, enlarged, and longish with halves to round.
+# Height and width: reduced (much, slightly, anisotropically), unchanged, enlarged, and elongated with ties in rounding.
 SHAPES = [(300, 400), (33, 31), (32, 90), (32, 32), (9, 12), (20, 50), (25, 10), (401, 57)]
 
 
 @pytest.mark.parametrize("policy", images.POLICIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_pixels_are_pillows_within_one_level(tmp_path, kind, policy):
+def test_pixels_equal_pillows_within_one_level(tmp_path, kind, policy):
     options = dict(KINDS[kind])
     suffix = options.pop("suffix")
     paths = []
@@ -101,7 +101,7 @@ def test_pixels_are_pillows_within_one_level(tmp_path, kind, policy):
     assert_pixels(batch, expected_pixels(dataset, rows, 32, policy))
 
 
-def test_phantom_tissue_is_pillows_within_one_level(tmp_path):
+def test_phantom_pixels_equal_pillows_within_one_level(tmp_path):
     paths = []
     for number, label in enumerate(phantom.CLASSES):
         field = phantom.draw(phantom.PhantomImage(label, "case0001", number), 96)
@@ -121,8 +121,7 @@ def test_batches_keep_the_contract(data, cache_gib):
     batches = list(TfImages(data, SIZE, cache_gib=cache_gib).batches(plan))
     assert len(batches) == 3
     for rows, batch in zip(plan, batches, strict=True):
-        found = {name: (value.dtype.name, value.shape) for name, value in batch.items()}
-        assert found == {
+        assert {name: (value.dtype.name, value.shape) for name, value in batch.items()} == {
             "image": ("uint8", (4, SIZE, SIZE, 3)),
             "label": ("int32", (4,)),
             "mask": ("float32", (4,)),
@@ -139,10 +138,10 @@ def test_batches_keep_the_contract(data, cache_gib):
 
 
 @pytest.mark.parametrize("cache_gib", [4.0, 0.0])
-def test_rows_repeated_in_a_batch_are_each_the_right_image(data, cache_gib):
+def test_repeated_rows_of_a_batch_have_the_right_images(data, cache_gib):
     plan = arrays([3, 3, 10, 3], [10, 4, 4, -1], [3, 10, 4, 3])
-    found = TfImages(data, SIZE, cache_gib=cache_gib).batches(plan)
-    for rows, batch in zip(plan, found, strict=True):
+    batches = TfImages(data, SIZE, cache_gib=cache_gib).batches(plan)
+    for rows, batch in zip(plan, batches, strict=True):
         assert_pixels(batch, expected_pixels(data, rows))
 
 
@@ -159,7 +158,7 @@ def test_with_a_cache_every_file_is_decoded_once(data, decoded):
         np.testing.assert_array_equal(ours["image"], theirs["image"])
 
 
-def test_a_batch_may_be_changed_without_changing_the_cache(data):
+def test_changing_a_batch_does_not_change_the_cache(data):
     pipeline = TfImages(data, SIZE)
     plan = arrays([0, 1])
     for _ in range(2):
@@ -179,8 +178,8 @@ def test_without_a_cache_files_are_decoded_every_time_to_equal_pixels(data, deco
 
 
 def test_the_cache_is_used_if_and_only_if_the_whole_dataset_fits(data, decoded):
-    needed = len(data) * SIZE * SIZE * 3 / 2**30
-    for cache_gib, times in ((needed, 1), (needed * 0.999, 2)):
+    dataset_gib = len(data) * SIZE * SIZE * 3 / 2**30
+    for cache_gib, times in ((dataset_gib, 1), (dataset_gib * 0.999, 2)):
         pipeline = TfImages(data, SIZE, cache_gib=cache_gib)
         del decoded[:]
         for _ in range(2):
@@ -195,8 +194,8 @@ def test_files_are_opened_only_when_they_are_needed(data):
         assert_pixels(batch, expected_pixels(data, rows))
 
 
-def test_a_stream_can_start_at_a_late_step_of_a_long_plan(data):
-    """A plan of a whole run is not gone through before the first batch comes."""
+def test_a_plan_is_read_as_batches_are_consumed(data):
+    """The plan of a whole run is not iterated before the first batch."""
 
     class Endless:
         def __iter__(self):
@@ -213,7 +212,7 @@ def test_a_stream_can_start_at_a_late_step_of_a_long_plan(data):
 
 @pytest.mark.parametrize("cache_gib", [4.0, 0.0])
 @pytest.mark.parametrize("before", [0, 1, 2])
-def test_an_evaluation_in_the_middle_of_training_mixes_up_no_pixels(data, cache_gib, before):
+def test_an_evaluation_during_training_gives_the_right_pixels(data, cache_gib, before):
     pipeline = TfImages(data, SIZE, cache_gib=cache_gib)
     plan = arrays([0, 1, 2], [2, 3, 10], [3, 4, 5], [6, 7, 8], [9, 5, 4])
     evaluation = arrays([3, 6, 10], [7, 11, -1])
@@ -227,8 +226,8 @@ def test_an_evaluation_in_the_middle_of_training_mixes_up_no_pixels(data, cache_
         assert_pixels(next(training), expected_pixels(data, rows))
 
 
-def test_an_evaluation_before_the_first_decoding_of_a_training_stream_mixes_up_no_pixels(data):
-    """The training stream starts on cached rows alone, and others join the cache before it has to decode."""
+def test_an_evaluation_before_a_training_stream_decodes_gives_the_right_pixels(data):
+    """The training stream starts with cached rows, and other rows are cached before it has to decode."""
     pipeline = TfImages(data, SIZE)
     list(pipeline.batches(arrays([0, 1])))
     plan = arrays([1, 0], [2, 3], [4, 5])
@@ -241,12 +240,12 @@ def test_an_evaluation_before_the_first_decoding_of_a_training_stream_mixes_up_n
     assert_pixels(again, expected_pixels(data, [2, 3, 4, 5]))
 
 
-def test_an_iterator_left_in_the_middle_leaves_a_usable_cache(data):
+def test_an_iterator_closed_early_leaves_a_valid_cache(data):
     pipeline = TfImages(data, SIZE)
     plan = arrays([0, 1], [2, 3], [4, 5])
-    left = pipeline.batches(plan)
-    next(left)
-    left.close()
+    stream = pipeline.batches(plan)
+    next(stream)
+    stream.close()
     for rows, batch in zip(plan, pipeline.batches(plan), strict=True):
         assert_pixels(batch, expected_pixels(data, rows))
 
@@ -256,27 +255,27 @@ def test_an_iterator_left_in_the_middle_leaves_a_usable_cache(data):
 @pytest.mark.parametrize("damage", ["cut off", "empty", "text"])
 def test_a_file_damaged_after_preparation_is_named(data, cache_gib, row, damage):
     path = data.file(row)
-    content = path.read_bytes()
-    path.write_bytes({"cut off": content[: len(content) // 2], "empty": b"", "text": b"no image" * 20}[damage])
+    encoded = path.read_bytes()
+    path.write_bytes({"cut off": encoded[: len(encoded) // 2], "empty": b"", "text": b"no image" * 20}[damage])
     pipeline = TfImages(data, SIZE, cache_gib=cache_gib)
     stream = pipeline.batches(arrays([0, 1], [4, row]))
     assert_pixels(next(stream), expected_pixels(data, [0, 1]))
     with pytest.raises(ValueError, match=rf"{path}: "):
         next(stream)
-    path.write_bytes(content)
+    path.write_bytes(encoded)
     (batch,) = pipeline.batches(arrays([4, row]))
     assert_pixels(batch, expected_pixels(data, [4, row]))
 
 
-def test_a_file_that_only_pillow_reads_is_named_and_not_misread(data):
-    """Preparation converts these to PNG; one put there later must not be taken for an image of other pixels."""
+def test_a_file_that_only_pillow_reads_is_refused_by_name(data):
+    """Preparation converts such files to PNG; one added later must not be decoded to other pixels."""
     path = data.file(2)
     Image.fromarray(texture(30, 30)).save(path, format="TIFF")
     with pytest.raises(ValueError, match=rf"{path}: cannot be decoded .*prepare the data again"):
         list(TfImages(data, SIZE).batches(arrays([2])))
 
 
-def test_a_file_that_is_gone_is_named(data):
+def test_a_missing_file_is_named(data):
     data.file(4).unlink()
     with pytest.raises(FileNotFoundError, match=str(data.file(4))):
         list(TfImages(data, SIZE).batches(arrays([4])))

@@ -1,4 +1,4 @@
-"""Sets of TensorFlow Datasets through `prepare`: mocked, built here from drawn images, and the builders of our own."""
+"""TensorFlow Datasets as a source of `prepare`: mocked, built from random images, and the builders of this package."""
 
 import csv
 import hashlib
@@ -30,15 +30,15 @@ seeds = itertools.count()
 
 
 def encoded(kind="JPEG"):
-    """An image file unlike any other, as bytes."""
+    """Returns the bytes of a random image file, different for each call."""
     coarse = np.random.default_rng(next(seeds)).integers(0, 256, (8, 8, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize((24, 24), Image.Resampling.BILINEAR).save(buffer, kind)
     return buffer.getvalue()
 
 
-def make_set(name, examples, supervised_keys=None, **features):
-    """Registers a TFDS set; `examples` maps a split to a list of examples, or is an error to raise."""
+def register_dataset(name, examples, supervised_keys=None, **features):
+    """Registers a TFDS dataset; `examples` maps a split to a list of examples, or is an error to raise."""
 
     def info(self):
         return tfds.core.DatasetInfo(
@@ -48,7 +48,7 @@ def make_set(name, examples, supervised_keys=None, **features):
     def split_generators(self, dl_manager):
         if isinstance(examples, Exception):
             raise examples
-        return {split: enumerate(each) for split, each in examples.items()}
+        return {split: enumerate(members) for split, members in examples.items()}
 
     body = {"VERSION": tfds.core.Version("1.0.0"), "_info": info, "_split_generators": split_generators}
     type(name, (tfds.core.GeneratorBasedBuilder,), {**body, "_generate_examples": None, "__module__": __name__})
@@ -88,7 +88,7 @@ def test_mocked_colorectal_histology_is_prepared_once(tmp_path, capsys):
     assert "already prepared" in capsys.readouterr().out
 
 
-def test_a_set_with_three_splits_keeps_them_and_its_bytes(tmp_path):
+def test_a_dataset_with_three_splits_keeps_its_splits_and_bytes(tmp_path):
     examples = {
         split: [
             {"image": encoded(kind), "label": label, "patient": number * 3 + side}
@@ -98,24 +98,24 @@ def test_a_set_with_three_splits_keeps_them_and_its_bytes(tmp_path):
         for side, split in enumerate(("train", "validation", "test", "extra"))
     }
     examples["test"].append({"image": encoded(), "label": -1, "patient": 99})
-    # Neither sorted nor named as folders may be, and one class without images.
+    # Classes that are unsorted, with a character that folder names may not have, and one without images.
     features = {**label_and_image("tumour", "a:normal", "absent"), "patient": np.int64}
-    make_set("ThreeSplits", examples, **features)
+    register_dataset("ThreeSplits", examples, **features)
     source = {"data_dir": tmp_path / "tfds", "image_size": 16}
     data = prepare_dataset("tfds:three_splits", tmp_path / "data", **source)
     manifest = manifests.load(data)
     split = splits.load(data, manifest)
     assert manifest.classes == ("tumour", "a:normal") and len(manifest) == 12 and split.method == "manifest"
-    known = {
+    expected = {
         hashlib.sha256(example["image"]).hexdigest(): (name, example["label"], str(example["patient"]))
         for name in ("train", "validation", "test")
         for example in examples[name]
     }
     for index, row in enumerate(manifest.rows):
         assert hashlib.sha256(manifest.file(index).read_bytes()).hexdigest() == row.sha256
-        side = {"val": "validation"}.get(split.folds[0].assignment[index], split.folds[0].assignment[index])
-        assert known[row.sha256] == (side, manifest.classes.index(row.label), row.group)
-        assert row.path.endswith(".jpg" if row.label == "tumour" else ".png") and f"/{side}-00000" in row.path
+        part = {"val": "validation"}.get(split.folds[0].assignment[index], split.folds[0].assignment[index])
+        assert expected[row.sha256] == (part, manifest.classes.index(row.label), row.group)
+        assert row.path.endswith(".jpg" if row.label == "tumour" else ".png") and f"/{part}-00000" in row.path
     for note in (
         "splits extra are left out",
         "1 images of the dataset have no label",
@@ -124,24 +124,24 @@ def test_a_set_with_three_splits_keeps_them_and_its_bytes(tmp_path):
     ):
         assert note in notes_of(data)
 
-    redrawn = prepare_dataset(
-        "tfds:three_splits", tmp_path / "redrawn", split="group", group_regex=r"(\w+)-0", **source
+    resplit = prepare_dataset(
+        "tfds:three_splits", tmp_path / "resplit", split="group", group_regex=r"(\w+)-0", **source
     )
-    manifest = manifests.load(redrawn)
+    manifest = manifests.load(resplit)
     assert len(manifest) == 16 and {row.group for row in manifest.rows} == {"train", "validation", "test", "extra"}
-    assert splits.load(redrawn, manifest).method == "group"
-    assert "are ignored because of --split=group" in notes_of(redrawn)
-    assert "'patient' is ignored because of --group-regex" in notes_of(redrawn)
+    assert splits.load(resplit, manifest).method == "group"
+    assert "are ignored because of --split=group" in notes_of(resplit)
+    assert "'patient' is ignored because of --group-regex" in notes_of(resplit)
 
 
-def test_names_of_a_set_cannot_lead_outside_or_overwrite_each_other(tmp_path):
+def test_names_in_a_dataset_cannot_lead_outside_or_overwrite_each_other(tmp_path):
     names = ["../../up.png", "/etc/passwd", "..", "", "a\\..\\b.tif", "b.png", "B.png", "b-2.png", "x" * 400, "a\nb"]
     labels = ["../../up", "a/b", "a:b", ".."]
     examples = [
         {"image": encoded(), "label": label, "filename": name} for name in names for label in range(len(labels))
     ]
     features = {**label_and_image(*labels), "filename": tfds.features.Text()}
-    make_set("BadNames", {"train": examples}, supervised_keys=("image", "label"), **features)
+    register_dataset("BadNames", {"train": examples}, supervised_keys=("image", "label"), **features)
     data = prepare_dataset("tfds:bad_names", tmp_path / "out" / "data", data_dir=tmp_path / "tfds", image_size=16)
     manifest = manifests.load(data)
     assert manifest.classes == tuple(labels) and len(manifest) == len({row.path.lower() for row in manifest.rows}) == 40
@@ -152,17 +152,17 @@ def test_names_of_a_set_cannot_lead_outside_or_overwrite_each_other(tmp_path):
     assert {item["path"] for item in files.read_json(data / "data_report.json")["unreadable"]} == set()
 
 
-def draw_published(root, classes, name="GT{case}-1-400-{number:03d}.png", images_in="image", masks_in="label"):
-    """Writes a tiny set as EBHI-Seg is published: cases 11, 12 and 13 of two images in every class, and their masks."""
-    written = {}
+def write_published(root, classes, name="GT{case}-1-400-{number:03d}.png", images_in="image", masks_in="label"):
+    """Writes a tiny dataset in the form of EBHI-Seg: cases 11, 12 and 13 with two images per class, and their masks."""
+    digests = {}
     for label, case, number in itertools.product(classes, (11, 12, 13), (1, 2)):
         file = name.format(case=f"XC{case}" if number == 2 else case, number=number + 10 * list(classes).index(label))
         for folder in filter(None, (images_in, masks_in)):
             path = root / label / folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encoded("PNG"))
-        written[file] = hashlib.sha256((root / label / images_in / file).read_bytes()).hexdigest()
-    return written
+        digests[file] = hashlib.sha256((root / label / images_in / file).read_bytes()).hexdigest()
+    return digests
 
 
 SIX = ("Normal", "Polyp", "Low-grade IN", "High-grade IN", "Serrated adenoma", "Adenocarcinoma")
@@ -172,15 +172,15 @@ SIX = ("Normal", "Polyp", "Low-grade IN", "High-grade IN", "Serrated adenoma", "
 def test_ebhi_seg_is_read_as_published(tmp_path, form):
     manual = tmp_path / "manual"
     folder = manual / "EBHI-SEG" / "EBHI-SEG"
-    written = draw_published(folder, SIX)
+    digests = write_published(folder, SIX)
     (folder / "readme.md").write_text("x")
     if form == "zip":
         shutil.make_archive(str(manual / "EBHI-SEG"), "zip", manual, "EBHI-SEG")
         shutil.rmtree(manual / "EBHI-SEG")
     if form == "itself":
         manual = folder
-    else:  # what belongs to another set in the shared folder of TFDS
-        draw_published(manual / "EBHI" / "200x", SIX[:2], masks_in=None)
+    else:  # another dataset in the shared folder of TFDS
+        write_published(manual / "EBHI" / "200x", SIX[:2], masks_in=None)
     data = tmp_path / "data"
     options = (f"--data-dir={tmp_path / 'tfds'}", f"--manual-dir={manual}", "--image-size=16")
     assert run("--source=tfds:ebhi_seg", f"--out={data}", *options) == 0
@@ -188,7 +188,7 @@ def test_ebhi_seg_is_read_as_published(tmp_path, form):
     assert manifest.classes == (
         "normal", "polyp", "low_grade_in", "high_grade_in", "serrated_adenoma", "adenocarcinoma",
     )  # fmt: skip
-    assert {Path(row.path).name: row.sha256 for row in manifest.rows} == written
+    assert {Path(row.path).name: row.sha256 for row in manifest.rows} == digests
     assert {row.group for row in manifest.rows} == {"11", "12", "13"}
     assert splits.load(data, manifest).method == "group"
     assert files.read_json(data / "data_report.json")["folds"][0]["leaks"]["groups"] == []
@@ -197,30 +197,30 @@ def test_ebhi_seg_is_read_as_published(tmp_path, form):
 def test_ebhi_gives_one_magnification(tmp_path):
     five = [name for name in SIX if name != "Serrated adenoma"]
     published = tmp_path / "manual" / "EBH-HE-IDS"
-    for magnification in (40, 200):  # told by a folder, below or above that of the class
-        draw_published(published / f"{magnification}X", five, "GT{case}-{number}.jpg", ".", None)
-    draw_published(published, five, "GT{case}-1-400-{number:03d}.jpg", "all", None)
-    found = {}
+    for magnification in (40, 200):  # in the name of a folder, below or above that of the class
+        write_published(published / f"{magnification}X", five, "GT{case}-{number}.jpg", ".", None)
+    write_published(published, five, "GT{case}-1-400-{number:03d}.jpg", "all", None)
+    digests = {}
     for name in ("ebhi", "ebhi/400x"):
         options = {"data_dir": tmp_path / "tfds", "manual_dir": tmp_path / "manual", "image_size": 16}
         manifest = manifests.load(prepare_dataset(f"tfds:{name}", tmp_path / name, **options))
         assert manifest.classes == ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
         assert len(manifest) == 30 and {row.group for row in manifest.rows} == {"11", "12", "13"}
-        found[name] = {row.sha256 for row in manifest.rows}
+        digests[name] = {row.sha256 for row in manifest.rows}
     of_200 = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (published / "200X").rglob("*.jpg")}
-    assert found["ebhi"] == of_200 and not found["ebhi/400x"] & of_200
+    assert digests["ebhi"] == of_200 and not digests["ebhi/400x"] & of_200
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
 def test_real_ebhi_seg_names_give_the_known_cases():
     with (REAL / "manifest.csv").open(newline="") as file:
         known = {row["path"]: (row["label"], row["group"]) for row in csv.DictReader(file)}
-    found = biopsies.find(REAL, ("EBHI-SEG",), {label for label, _ in known.values()})
-    assert {biopsy.path: (biopsy.label, biopsy.case) for biopsy in found} == known
-    assert {biopsy.magnification for biopsy in found} == {400}
+    listed = biopsies.find(REAL, ("EBHI-SEG",), {label for label, _ in known.values()})
+    assert {biopsy.path: (biopsy.label, biopsy.case) for biopsy in listed} == known
+    assert {biopsy.magnification for biopsy in listed} == {400}
 
 
-def test_images_without_an_encoding_become_png(tmp_path):
+def test_pixels_are_written_as_png(tmp_path):
     writer = image_writer.Writer(tmp_path)
     grey, colour = np.arange(64, dtype=np.uint8).reshape(8, 8, 1), np.zeros((8, 8, 3), np.uint8)
     paths = [writer.write(pixels, "a", "x.tif") for pixels in (grey, colour)]
@@ -230,23 +230,23 @@ def test_images_without_an_encoding_become_png(tmp_path):
         writer.write(colour.astype(np.float32), "a", "y")
 
 
-def register_bad_sets():
+def register_bad_datasets():
     boxes = tfds.features.Sequence(
         {"box": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(num_classes=2)}
     )
-    make_set("OnlyBoxes", {}, image=tfds.features.Image(), objects=boxes)
-    make_set("FloatImages", {}, **{
+    register_dataset("OnlyBoxes", {}, image=tfds.features.Image(), objects=boxes)
+    register_dataset("FloatImages", {}, **{
         **label_and_image("a", "b"), "image": tfds.features.Image(shape=(None, None, 1), dtype=np.float32),
     })  # fmt: skip
-    make_set("NoNetwork", ConnectionError("no route to host\nand a page more"), **label_and_image("a", "b"))
-    make_set("OneSplit", {"train": [{"image": encoded(), "label": number} for number in (0, 1)]},
+    register_dataset("NoNetwork", ConnectionError("no route to host\nand a page more"), **label_and_image("a", "b"))
+    register_dataset("OneSplit", {"train": [{"image": encoded(), "label": number} for number in (0, 1)]},
              **label_and_image("a", "b"))  # fmt: skip
-    make_set("Unlabelled", {"test": [{"image": encoded(), "label": -1}]}, **label_and_image("a", "b"))
+    register_dataset("Unlabelled", {"test": [{"image": encoded(), "label": -1}]}, **label_and_image("a", "b"))
 
 
 @pytest.fixture(scope="module")
-def bad_sets():
-    register_bad_sets()
+def bad_datasets():
+    register_bad_datasets()
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -270,29 +270,29 @@ def bad_sets():
     (["--source=tfds:ebhi_seg", "--manual-dir=EMPTY"], "EMPTY is empty: download EBHI-SEG from"),
     (["--source=tfds:ebhi_seg", "--manual-dir=OTHER"], "OTHER has damaged.zip, slides, but no class folders"),
     (["--source=tfds:ebhi_seg", "--manual-dir=HALF"], "HALF: no images of serrated_adenoma, adenocarcinoma"),
-    (["--source=tfds:ebhi", "--manual-dir=UNTOLD"], "the magnification of EBHI/Normal/a.png is not known"),
+    (["--source=tfds:ebhi", "--manual-dir=UNKNOWN"], "the magnification of EBHI/Normal/a.png is not known"),
     (["--source=SLIDES"], "only for --source=tfds:NAME"),
 ])  # fmt: skip
-def test_bad_sets_are_one_line_exit_two_and_nothing_written(
-    tmp_path, monkeypatch, capsys, bad_sets, arguments, message
+def test_bad_datasets_are_one_line_exit_two_and_nothing_written(
+    tmp_path, monkeypatch, capsys, bad_datasets, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    for name in ("EMPTY", "OTHER/slides", "HALF", "UNTOLD/EBHI/Normal"):
+    for name in ("EMPTY", "OTHER/slides", "HALF", "UNKNOWN/EBHI/Normal"):
         (tmp_path / name).mkdir(parents=True)
     with zipfile.ZipFile(tmp_path / "OTHER" / "damaged.zip", "w") as archive:
         archive.writestr("Normal/image/a.png", encoded("PNG"))
     whole = (tmp_path / "OTHER" / "damaged.zip").read_bytes()
     (tmp_path / "OTHER" / "damaged.zip").write_bytes(whole[: len(whole) // 2])
     if "HALF" in arguments[-1]:
-        draw_published(tmp_path / "HALF" / "EBHI-SEG", SIX[:4])
-    (tmp_path / "UNTOLD" / "EBHI" / "Normal" / "a.png").write_bytes(encoded("PNG"))
+        write_published(tmp_path / "HALF" / "EBHI-SEG", SIX[:4])
+    (tmp_path / "UNKNOWN" / "EBHI" / "Normal" / "a.png").write_bytes(encoded("PNG"))
     assert run(*arguments, "--out=new/data", "--data-dir=tfds", "--image-size=16") == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ") and message in lines[-1]
     assert not (tmp_path / "new").exists()
 
 
-def test_without_tensorflow_the_error_says_what_to_install(tmp_path):
+def test_the_error_without_tensorflow_names_the_package_to_install(tmp_path):
     code = (
         "import sys; sys.modules['tensorflow'] = None\n"
         "from dim_jax import prepare; from dim_jax.cli import command_line\n"

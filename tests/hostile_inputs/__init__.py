@@ -1,11 +1,10 @@
-"""Broken and odd inputs, each made by a small function: which command gets it, and what must come of it.
+"""Corpus of malformed and unusual inputs, each with the command that reads it and the expected outcome.
 
-Every function gets an empty folder and a World of whole things, makes its input in the folder, and returns a Case.
-docs/reliability.md tells the groups; files of weights have corpora of their own in test_torch_files.py and
-test_convert.py.
+Each function gets an empty folder and a World of valid inputs, writes its input into the folder, and returns a Case.
+docs/reliability.md lists the groups; test_torch_files.py and test_convert.py have corpora of weight files of their own.
 """
 
-# Each module adds its part to CORPUS.
+# Importing a module adds its cases to CORPUS.
 from hostile_inputs import (  # noqa: F401
     command_lines,
     configurations,

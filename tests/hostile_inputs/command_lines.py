@@ -1,4 +1,4 @@
-"""Options of every command that are missing, unknown or beyond all use."""
+"""Command lines with missing, unknown or out-of-range options."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +8,16 @@ from hostile_inputs.prepared_data import select_arguments
 
 
 def line_case(name: str, command: str, arguments: Callable[[Path, World], tuple], *words: str) -> None:
+    """Adds a command line that must be refused with `words` in the error."""
     CORPUS[name] = ("command lines", lambda folder, world: Case(command, arguments(folder, world), words))
 
 
 COMMANDS = ("prepare", "train", "generate", "select", "evaluate", "predict", "report", "interop.convert")
-for each in COMMANDS:
-    line_case(f"unknown_option_of_{each}", each, lambda *_: ("--no-such-option=1",), "--")
-for each in ("generate", "evaluate", "predict", "select"):
-    line_case(f"nothing_for_{each}", each, lambda *_: (), "required")
-for each, option in (
+for command in COMMANDS:
+    line_case(f"unknown_option_of_{command}", command, lambda *_: ("--no-such-option=1",), "--")
+for command in ("generate", "evaluate", "predict", "select"):
+    line_case(f"nothing_for_{command}", command, lambda *_: (), "required")
+for command, option in (
     ("prepare", "out"),
     ("generate", "workdir"),
     ("evaluate", "workdir"),
@@ -26,8 +27,8 @@ for each, option in (
     ("report", "out"),
 ):
     line_case(
-        f"empty_path_for_{each}",
-        each,
+        f"empty_path_for_{command}",
+        command,
         lambda folder, world, option=option: (f"--{option}=", "x"),
         f"argument --{option}: the path is empty",
     )

@@ -1,4 +1,4 @@
-"""Configurations from files, command lines and run directories."""
+"""Malformed configurations on command lines, in files and in run directories."""
 
 import importlib.util
 import shutil
@@ -11,7 +11,7 @@ from hostile_inputs.prepared_data import trained
 
 
 def config_case(name: str, options: tuple[str, ...], *words: str) -> None:
-    """Adds a command line that sets a field of the configuration wrong."""
+    """Adds a command line that sets a field of the configuration to an invalid value."""
     CORPUS[name] = ("configurations", lambda folder, world: trained(folder, world, world.data, words, *options))
 
 
@@ -27,7 +27,7 @@ def config_file(name: str, text: str | bytes, *words: str) -> None:
 
 
 def saved_config(name: str, change: Callable[[dict], object] | bytes, *words: str, command: str = "predict") -> None:
-    """Adds a run whose config.json was changed, for a command that uses it."""
+    """Adds a run with a changed config.json, for a command that reads it."""
 
     def make(folder: Path, world: World) -> Case:
         run = shutil.copytree(world.gan if command == "generate" else world.classifier, folder / "run")
@@ -115,7 +115,7 @@ saved_config(
 
 
 def resumed(name: str, change: Callable[[dict], object], *words: str) -> None:
-    """Adds a run to resume whose config.json was changed."""
+    """Adds a run to resume with a changed config.json."""
 
     def make(folder: Path, world: World) -> Case:
         spec = importlib.util.spec_from_file_location("ready", world.config)

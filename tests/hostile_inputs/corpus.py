@@ -1,4 +1,4 @@
-"""What a hostile input is, and how one joins the corpus."""
+"""Types of the corpus, the decorator that adds a case, and checks and helpers for cases."""
 
 import json
 from collections.abc import Callable
@@ -16,14 +16,14 @@ EVIL = ("<script>alert(1)</script>", "a\x1b[2J\x1b]0;owned\x07b", "q\"'&<b>", "=
 
 @dataclass(frozen=True)
 class World:
-    """Whole inputs that cases copy and spoil.
+    """Valid inputs that cases copy and modify.
 
     Attributes:
       slides: two class folders of six small images each.
       data: prepared data of five classes.
-      classifier, gan: runs that were imported with these data; the GAN draws its class alone.
+      classifier, gan: imported runs on these data; the GAN generates one class.
       pool: generated images of one class of the data.
-      config: a small configuration of a classifier.
+      config: path of a small classifier configuration.
     """
 
     slides: Path
@@ -36,13 +36,13 @@ class World:
 
 @dataclass(frozen=True)
 class Case:
-    """A command line and what must come of it.
+    """A command line and its expected outcome.
 
     Attributes:
       command: module below dim_jax.
-      arguments: its command line.
-      words: what the one line of an error must hold; () where the input is to be converted.
-      check: called after a success, raises where the result is not what it must equal.
+      arguments: arguments of the command.
+      words: texts that the one-line error must have; () if the command must succeed.
+      check: called after a success; raises if the result is wrong.
     """
 
     command: str
@@ -56,7 +56,7 @@ CORPUS: dict[str, tuple[str, Make]] = {}
 
 
 def hostile(group: str) -> Callable[[Make], Make]:
-    """Adds a function to the corpus."""
+    """Returns a decorator that adds a function to a group of the corpus."""
 
     def add(make: Make) -> Make:
         CORPUS[make.__name__] = (group, make)
@@ -66,30 +66,30 @@ def hostile(group: str) -> Callable[[Make], Make]:
 
 
 def write_pictures(folder: Path, number: int, first: int) -> None:
-    """Smooth pictures that no two seeds draw alike."""
+    """Writes smooth random images with the seeds from `first` on, named 0.png, 1.png and so on."""
     folder.mkdir(parents=True, exist_ok=True)
-    for at in range(number):
-        coarse = np.random.default_rng(first + at).integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(folder / f"{at}.png")
+    for index in range(number):
+        coarse = np.random.default_rng(first + index).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(folder / f"{index}.png")
 
 
 def changed(path: Path, change: Callable[[dict], object]) -> Path:
-    """Changes the content of a JSON file."""
-    content = files.read_json(path)
-    change(content)
-    path.write_text(json.dumps(content))
+    """Applies `change` to the object in a JSON file and returns its path."""
+    record = files.read_json(path)
+    change(record)
+    path.write_text(json.dumps(record))
     return path
 
 
 def assert_harmless(text: str, *, is_page: bool = False) -> None:
-    """Checks that nothing in a text commands a terminal, and in a page nothing of EVIL became an element."""
+    """Checks that a text has no control characters, and that no name in EVIL is an element of an HTML page."""
     assert not set(text) & {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
     if is_page:
         assert "<script" not in text and "<b>" not in text and "<img src=x" not in text
 
 
 def renamed(value: object, names: dict[str, str]) -> object:
-    """Returns a JSON value in which names, also as keys and within texts, are others."""
+    """Returns a JSON value with names replaced, in keys and within strings too."""
     if isinstance(value, dict):
         return {renamed(key, names): renamed(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):

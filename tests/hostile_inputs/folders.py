@@ -1,4 +1,4 @@
-"""What lies in folders of images: names, links, pipes, classes."""
+"""Image folders with unusual names, links, pipes and classes."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from hostile_inputs.odd_images import PICTURE
 
 
 def prepared(folder: Path, slides: Path, words: tuple[str, ...] = (), check=None, *options: str) -> Case:
-    """`prepare` on `slides`; `check` gets the folder that it wrote."""
+    """Returns a case of `prepare` on `slides`; `check` gets the output folder."""
     out = folder / "out"
     arguments = (f"--source={slides}", f"--out={out}", "--image-size=16", *options)
     return Case("prepare", arguments, words, None if check is None else lambda: check(out))
@@ -53,7 +53,7 @@ def the_twelve_alone(out: Path) -> None:
 
 
 def left_out(name: str, reason: str) -> Callable[[Path], None]:
-    """All but one image were prepared, and the report says why."""
+    """Returns a check that all images but one were prepared, and that the report gives the reason."""
 
     def check(out: Path) -> None:
         assert len(manifests.load(out)) == 12
@@ -167,12 +167,12 @@ def pipe_that_nobody_writes_to(folder, world):
 @hostile("folders")
 def socket_among_images(folder, world):
     slides = slides_of(folder, world)
-    address, here = slides / "normal" / "odd.png", Path.cwd()
+    address, previous = slides / "normal" / "odd.png", Path.cwd()
     try:
-        os.chdir(address.parent)  # the address of a socket may have about 100 letters
+        os.chdir(address.parent)  # the address of a socket may have about 100 characters
         socket.socket(socket.AF_UNIX).bind(address.name)
     finally:
-        os.chdir(here)
+        os.chdir(previous)
     return prepared(folder, slides, (), left_out("normal/odd.png", "not a regular file"))
 
 

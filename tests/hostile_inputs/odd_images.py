@@ -1,4 +1,4 @@
-"""Images that are odd and can be read, broken, or bombs: for `prepare` among others, and for `predict`."""
+"""Unusual, broken and oversized images for `prepare` and `predict`."""
 
 import io
 import shutil
@@ -15,8 +15,7 @@ from dim_jax.data import manifest as manifests
 from dim_jax.runs import files
 from hostile_inputs.corpus import CORPUS, SIDE, Case, Make, World
 
-# A picture of smooth colours, so that every copy of it looks alike after any encoding.
-
+# Smooth colours, so that all encodings decode to similar pixels.
 PICTURE = np.stack(
     [*np.meshgrid(np.linspace(20, 230, SIDE), np.linspace(60, 200, SIDE)), np.full((SIDE, SIDE), 90)], -1
 )
@@ -32,7 +31,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def png(width: int, height: int, bits: int, colour: int, pixels: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG by hand, for what Pillow would not write; `pixels` are compressed already."""
+    """Returns a PNG that Pillow would not write; `pixels` are compressed scan lines."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     parts = ((b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -41,7 +40,7 @@ def png(width: int, height: int, bits: int, colour: int, pixels: bytes, *chunks:
 
 
 def tiff(width: int, height: int, **values: int) -> bytes:
-    """A little TIFF of one uncompressed 8-bit strip that holds nothing, with some fields as given."""
+    """Returns a TIFF with one uncompressed 8-bit strip without data; `values` replace fields."""
     fields = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: width * height}
     fields |= {int(key[1:]): value for key, value in values.items()}
     entries = b"".join(struct.pack("<HHII", key, 4, 1, value) for key, value in sorted(fields.items()))
@@ -53,7 +52,7 @@ def jpeg(**options) -> bytes:
 
 
 def image_case(name: str, content: bytes, expected: np.ndarray | None, words: str) -> Make:
-    """An image among others: converted to `expected`, or refused by --strict with `words`."""
+    """Returns a case of an image beside valid ones: converted to `expected`, or refused by --strict with `words`."""
 
     def make(folder: Path, world: World) -> Case:
         slides, out = shutil.copytree(world.slides, folder / "slides"), folder / "out"
@@ -62,10 +61,10 @@ def image_case(name: str, content: bytes, expected: np.ndarray | None, words: st
 
         def check() -> None:
             manifest = manifests.load(out)
-            row = next(at for at, row in enumerate(manifest.rows) if row.path.startswith(f"normal/{name}"))
-            found = images.read_image(manifest.file(row))
-            assert found.shape == expected.shape
-            assert np.abs(found.astype(int) - expected).max() <= 8
+            row = next(index for index, row in enumerate(manifest.rows) if row.path.startswith(f"normal/{name}"))
+            pixels = images.read_image(manifest.file(row))
+            assert pixels.shape == expected.shape
+            assert np.abs(pixels.astype(int) - expected).max() <= 8
             listed = {item["path"]: item["reason"] for item in files.read_json(out / "data_report.json")["converted"]}
             assert words in listed.get(f"normal/{name}", "") and manifest.rows[row].converted == bool(words)
 
@@ -77,12 +76,12 @@ def image_case(name: str, content: bytes, expected: np.ndarray | None, words: st
 
 
 def image(name: str, words: str = "", expected: np.ndarray | None = None) -> Callable:
-    """Adds an image to the corpus, by a function that returns its bytes.
+    """Returns a decorator that adds an image to the corpus, given a function that returns its bytes.
 
     Args:
-      name: its file name.
-      words: why it is converted ("" where it is not), or why it is refused.
-      expected: what it must be converted to; None where it is refused.
+      name: file name of the image.
+      words: reason of its conversion ("" if it is not converted) or refusal.
+      expected: pixels that it must be converted to; None if it must be refused.
     """
 
     def add(make: Callable[[], bytes]) -> Callable[[], bytes]:
@@ -227,7 +226,7 @@ def svg():
 
 @image("odd.png", "not an image of a known kind")
 def postscript():
-    """Pillow would hand it to Ghostscript."""
+    """Pillow would pass it to Ghostscript."""
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 24\n%%EndComments\n24 24 scale showpage\n%%EOF\n"
 
 
@@ -262,7 +261,7 @@ def png_of_huge_dimensions():
 
 @image("odd.png", "too large to read as one field (more than 67,108,864 pixels)")
 def png_bomb():
-    """110 kB of whole image data that decode to 2.7 GB."""
+    """110 kB of valid image data that decode to 2.7 GB."""
     line = zlib.compressobj(1)
     return png(30_000, 30_000, 1, 0, line.compress(bytes(30_000 * 3751)) + line.flush())
 
@@ -275,7 +274,7 @@ def png_just_above_the_limit():
 
 @image("odd.png", "one side more than 100 times the other")
 def thread():
-    """One pixel wide: brought to a square by cropping, its long side would grow to millions."""
+    """One pixel wide: resized for a square crop, its long side would grow to millions of pixels."""
     return encoded(Image.new("L", (1, 60_000)), "PNG")
 
 
@@ -300,7 +299,7 @@ def jpeg_bomb():
 
 @image("odd.jpg", "more than 500 scans")
 def jpeg_of_many_scans():
-    """Each scan of a progressive JPEG costs a pass over the whole picture and ten bytes."""
+    """Each scan of a progressive JPEG costs ten bytes and a pass over the whole image."""
     content = jpeg(progressive=True)
     last = content.rindex(b"\xff\xda")
     return content[:last] + content[last:-2] * 2000 + b"\xff\xd9"

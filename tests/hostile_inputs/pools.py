@@ -1,4 +1,4 @@
-"""Pools of generated images, and lists of them for training."""
+"""Malformed pools of generated images, and lists of generated images for training."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from hostile_inputs.prepared_data import select_arguments, trained
 
 
 def pool_case(name: str, change: Callable[[dict, Path], object] | bytes, *words: str) -> None:
-    """Adds a pool whose pool.json was changed, for `select`."""
+    """Adds a pool with a changed pool.json, for `select`."""
 
     def make(folder: Path, world: World) -> Case:
         pool = shutil.copytree(world.pool, folder / "pool")
@@ -22,14 +22,14 @@ def pool_case(name: str, change: Callable[[dict, Path], object] | bytes, *words:
         if isinstance(change, bytes):
             path.write_bytes(change)
         else:
-            changed(path, lambda content: change(content, pool / "polyp"))
+            changed(path, lambda record: change(record, pool / "polyp"))
         return Case("select", select_arguments(folder, world, pool=pool), words)
 
     CORPUS[name] = ("pools", make)
 
 
 def swapped(content: bytes) -> Callable[[dict, Path], None]:
-    """Puts another file in place of an image and its digest into the list."""
+    """Returns a change that replaces an image file, and its digest in the list."""
 
     def change(listed: dict, folder: Path) -> None:
         (folder / "seed00000.png").write_bytes(content)
@@ -48,19 +48,15 @@ def whole_pixels(side: int, *chunks: tuple[bytes, bytes]) -> bytes:
 
 pool_case("pool_json_of_nothing", b"", "pool.json is not valid JSON")
 pool_case("pool_json_nested_too_deeply", b'{"a":' * 50_000, "nested too deeply")
-pool_case("pool_of_another_format", lambda content, _: content.update(format=99), "pool.json has format 99")
-pool_case("pool_of_no_images", lambda content, _: content.update(images=[]), "lists no images")
-pool_case("pool_of_another_split", lambda content, _: content.update(split_sha256="0" * 64), "another split")
-pool_case(
-    "pool_of_an_unknown_class", lambda content, _: content.update({"class": EVIL[1]}), "unknown class", "\\x1b[2J"
-)
-pool_case(
-    "pool_that_leads_out", lambda content, _: content["images"][0].update(path="../../a.png"), "leaves the folder"
-)
-pool_case("pool_with_an_edited_digest", lambda content, _: content["images"][0].update(sha256="0" * 64), "was changed")
-pool_case("pool_of_wrong_size", lambda content, _: content.update(image_size=64), "32x32 pixels, its pool 64x64")
-pool_case("pool_of_nan_truncation", lambda content, _: content.update(truncation=float("nan")), "'truncation'")
-pool_case("pool_with_a_negative_seed", lambda content, _: content["images"][0].update(seed=-5), "'seed'")
+pool_case("pool_of_another_format", lambda record, _: record.update(format=99), "pool.json has format 99")
+pool_case("pool_of_no_images", lambda record, _: record.update(images=[]), "lists no images")
+pool_case("pool_of_another_split", lambda record, _: record.update(split_sha256="0" * 64), "another split")
+pool_case("pool_of_an_unknown_class", lambda record, _: record.update({"class": EVIL[1]}), "unknown class", "\\x1b[2J")
+pool_case("pool_that_leads_out", lambda record, _: record["images"][0].update(path="../../a.png"), "leaves the folder")
+pool_case("pool_with_an_edited_digest", lambda record, _: record["images"][0].update(sha256="0" * 64), "was changed")
+pool_case("pool_of_wrong_size", lambda record, _: record.update(image_size=64), "32x32 pixels, its pool 64x64")
+pool_case("pool_of_nan_truncation", lambda record, _: record.update(truncation=float("nan")), "'truncation'")
+pool_case("pool_with_a_negative_seed", lambda record, _: record["images"][0].update(seed=-5), "'seed'")
 pool_case("pool_with_an_image_bomb", swapped(tagged(100_000, 100_000)), "seed00000.png", "too large")
 pool_case("pool_with_a_text_for_an_image", swapped(b"no image"), "seed00000.png", "not an image of a known kind")
 pool_case("pool_with_an_image_without_pixels", swapped(tagged(32, 32)), "seed00000.png", "cannot be decoded")
@@ -68,7 +64,7 @@ pool_case("pool_with_an_image_that_may_be_real", swapped(whole_pixels(32)), "doe
 
 
 def list_case(name: str, content: object, *words: str) -> None:
-    """Adds a list of generated images for training; beside it lie a text that calls itself an image, and a pipe."""
+    """Adds a list of generated images for training, beside a text file named text.png and a pipe named pipe.png."""
 
     def make(folder: Path, world: World) -> Case:
         path = folder / "selected.json"

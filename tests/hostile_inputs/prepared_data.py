@@ -1,4 +1,4 @@
-"""Manifests, splits and packed pixels that somebody changed, for `train`."""
+"""Changed manifests, splits and packed pixels, for `train`."""
 
 import io
 import os
@@ -18,19 +18,19 @@ def data_of(folder: Path, world: World) -> Path:
 
 
 def trained(folder: Path, world: World, data: Path, words: tuple[str, ...], *options: str) -> Case:
-    """`train` on `data`, which must be refused before anything is compiled."""
+    """Returns a case of `train` on `data` that must be refused before compilation."""
     config = (f"--config={world.config}:test", f"--config.data.path={data}", "--config.optimizer.warmup_epochs=0")
     sizes = ("--config.train.global_batch_size=8", "--config.train.eval_batch_size=16")
     return Case("train", (*config, *sizes, f"--workdir={folder / 'run'}", *options), words)
 
 
 def select_arguments(folder: Path, world: World, **changes: Path) -> tuple[str, ...]:
-    given = {"pool": world.pool, "data": world.data, "classifier": world.classifier, "out": folder / "selected"}
-    return (*(f"--{name}={path}" for name, path in (given | changes).items()), "--features=classifier")
+    inputs = {"pool": world.pool, "data": world.data, "classifier": world.classifier, "out": folder / "selected"}
+    return (*(f"--{name}={path}" for name, path in (inputs | changes).items()), "--features=classifier")
 
 
 def data_case(name: str, file: str, change: Callable[[dict], object] | bytes, *words: str) -> None:
-    """Adds prepared data with one file changed, for `train`."""
+    """Adds prepared data with one changed file, for `train`."""
 
     def make(folder: Path, world: World) -> Case:
         data = data_of(folder, world)
@@ -44,7 +44,7 @@ def data_case(name: str, file: str, change: Callable[[dict], object] | bytes, *w
 
 
 def first_fold(change: Callable[[dict], object]) -> Callable[[dict], object]:
-    return lambda content: change(content["folds"][0])
+    return lambda record: change(record["folds"][0])
 
 
 SPLIT, MANIFEST = "split.json", "manifest.json"
@@ -77,37 +77,37 @@ data_case(
 )
 data_case("split_with_two_channels", SPLIT, first_fold(lambda fold: fold["std"].pop()), "'std' must be three numbers")
 data_case("split_with_a_std_of_0", SPLIT, first_fold(lambda fold: fold.update(std=[0, 1, 1])), "'std' must be three")
-data_case("split_of_no_fold", SPLIT, lambda content: content.update(folds=[]), "has no folds")
-data_case("split_of_another_manifest", SPLIT, lambda content: content.update(manifest="0" * 64), "another manifest")
-data_case("split_with_a_list_for_a_seed", SPLIT, lambda content: content.update(seed=[0]), "'seed' an integer")
+data_case("split_of_no_fold", SPLIT, lambda record: record.update(folds=[]), "has no folds")
+data_case("split_of_another_manifest", SPLIT, lambda record: record.update(manifest="0" * 64), "another manifest")
+data_case("split_with_a_list_for_a_seed", SPLIT, lambda record: record.update(seed=[0]), "'seed' an integer")
 data_case(
     "manifest_that_leads_out",
     MANIFEST,
-    lambda content: content["rows"][0].update(path="../../etc/passwd"),
+    lambda record: record["rows"][0].update(path="../../etc/passwd"),
     "row 0: path '../../etc/passwd' leaves the image folder",
 )
 data_case(
     "manifest_of_absolute_paths",
     MANIFEST,
-    lambda content: content["rows"][0].update(path="/etc/passwd"),
+    lambda record: record["rows"][0].update(path="/etc/passwd"),
     "row 0: path '/etc/passwd' leaves the image folder",
 )
 data_case(
     "manifest_with_half_a_character",
     MANIFEST,
-    lambda content: content["classes"].__setitem__(0, "\ud800"),
+    lambda record: record["classes"].__setitem__(0, "\ud800"),
     "is not valid JSON",
     "surrogates",
 )
-data_case("manifest_of_no_classes", MANIFEST, lambda content: content.update(classes=[]), "'classes' must be a list")
-data_case("manifest_with_a_row_of_text", MANIFEST, lambda content: content["rows"].append("x"), "'rows' must be")
+data_case("manifest_of_no_classes", MANIFEST, lambda record: record.update(classes=[]), "'classes' must be a list")
+data_case("manifest_with_a_row_of_text", MANIFEST, lambda record: record["rows"].append("x"), "'rows' must be")
 
 
 @hostile("splits and manifests")
 def split_of_another_order(folder, world):
-    """The rows of the manifest change places, so that the numbers of the split mean other images."""
+    """The rows of the manifest are reversed, so that the split refers to other images."""
     data = data_of(folder, world)
-    changed(data / MANIFEST, lambda content: content["rows"].reverse())
+    changed(data / MANIFEST, lambda record: record["rows"].reverse())
     return trained(folder, world, data, (SPLIT, "was drawn for another manifest"))
 
 
@@ -122,7 +122,7 @@ def manifest_that_is_a_pipe(folder, world):
 @hostile("splits and manifests")
 def packed_pixels_that_claim_a_terabyte(folder, world):
     data = data_of(folder, world)
-    changed(data / MANIFEST, lambda content: content.update(packed="packed.npz"))
+    changed(data / MANIFEST, lambda record: record.update(packed="packed.npz"))
     fingerprint = manifests.load(data).fingerprint
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
@@ -131,7 +131,7 @@ def packed_pixels_that_claim_a_terabyte(folder, world):
     with zipfile.ZipFile(data / "packed.npz", "w") as archive:
         archive.writestr("images.npy", header.getvalue())
         for name, text in (("resize", "squash"), ("fingerprint", fingerprint)):
-            content = io.BytesIO()
-            np.lib.format.write_array(content, np.array(text))
-            archive.writestr(f"{name}.npy", content.getvalue())
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.array(text))
+            archive.writestr(f"{name}.npy", buffer.getvalue())
     return trained(folder, world, data, ("packed.npz", "prepare the data again"), "--config.data.backend=resident")

@@ -1,4 +1,4 @@
-"""Images to predict, and run directories to report and to calibrate by."""
+"""Images for `predict`, and damaged run directories for `report` and `predict --calibrate`."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from hostile_inputs.odd_images import IMAGES
 
 @hostile("images to predict")
 def every_odd_image_at_once(folder, world):
-    """A folder of all images of this corpus: each has its line, answered or unreadable."""
+    """A folder of all images of this corpus: each is listed, with a prediction or as unreadable."""
     new = folder / "new"
     for name, (file, make, _, _) in IMAGES.items():
         (new / name).mkdir(parents=True)
@@ -44,9 +44,9 @@ def names_that_are_formulas_and_commands(folder, world):
     out = folder / "out"
 
     def check():
-        content = (out / "predictions.csv").read_text()
-        assert "\x1b" not in content and len(content.splitlines()) == 7
-        assert not any(line.startswith(("=", "-", "+", "@")) for line in content.splitlines())
+        table = (out / "predictions.csv").read_text()
+        assert "\x1b" not in table and len(table.splitlines()) == 7
+        assert not any(line.startswith(("=", "-", "+", "@")) for line in table.splitlines())
         assert {path.name.isprintable() for path in (out / "overlays").iterdir()} == {True}
 
     options = (f"--workdir={world.classifier}", f"--out={out}", "--overlays=-1", f"--batch-size={10**9}")
@@ -54,7 +54,7 @@ def names_that_are_formulas_and_commands(folder, world):
 
 
 def report_case(name: str, file: str, content: bytes, *words: str) -> None:
-    """Adds a run directory with a file of nonsense: the page says so instead of failing."""
+    """Adds a run directory with a damaged file; the page must name it instead of failing."""
 
     def make(folder: Path, world: World) -> Case:
         run = shutil.copytree(world.classifier, folder / "run")
@@ -90,7 +90,7 @@ report_case("report_of_predictions_that_are_a_pickle", "eval/test/predictions.np
 
 
 def evaluation_case(name: str, content: bytes, *words: str) -> None:
-    """Adds a run whose evaluation on validation images was changed, for `predict --calibrate`."""
+    """Adds a run with damaged predictions on validation images, for `predict --calibrate`."""
 
     def make(folder: Path, world: World) -> Case:
         run = shutil.copytree(world.classifier, folder / "run")
@@ -103,9 +103,10 @@ def evaluation_case(name: str, content: bytes, *words: str) -> None:
     CORPUS[name] = ("run directories", make)
 
 
-def arrays(**found: object) -> bytes:
+def arrays(**values: object) -> bytes:
+    """Returns the bytes of an .npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, **found)
+    np.savez(buffer, **values)
     return buffer.getvalue()
 
 

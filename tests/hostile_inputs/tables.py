@@ -1,4 +1,4 @@
-"""Files manifest.csv."""
+"""Unusual and malformed manifest.csv files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from hostile_inputs.folders import prepared, slides_of
 
 
 def table(folder: Path, world: World, content: bytes | str, words: tuple[str, ...] = (), check=None) -> Case:
-    """`prepare` on a manifest.csv beside the images."""
+    """Returns a case of `prepare` with a manifest.csv beside the images."""
     slides = slides_of(folder, world)
     content = content.encode() if isinstance(content, str) else content
     (slides / "manifest.csv").write_bytes(content)
@@ -27,7 +27,7 @@ def all_twelve(out: Path) -> None:
 
 
 def csv_case(make: Callable[[World], tuple[bytes | str, tuple[str, ...]]]) -> None:
-    """Adds a manifest.csv: what is in it, and what the line says; () where all twelve images must be read."""
+    """Adds a manifest.csv by a function that returns its text and the words of the error, () if it must be read."""
 
     def case(folder: Path, world: World) -> Case:
         content, words = make(world)

@@ -1,4 +1,4 @@
-"""Checkpoints of runs, and files of weights."""
+"""Damaged checkpoints and weight files."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from hostile_inputs.odd_images import jpeg
 
 
 def checkpoint_case(name: str, change: Callable[[Path], object], *words: str, command: str = "predict") -> None:
-    """Adds a run whose folder of checkpoints was changed, for commands that use it; no words: it must still work."""
+    """Adds a run with changed checkpoints, for a command that reads them; without words it must succeed."""
 
     def make(folder: Path, world: World) -> Case:
         run = shutil.copytree(world.gan if command == "generate" else world.classifier, folder / "run")
@@ -48,7 +48,7 @@ def foreign_folder(best: Path) -> None:
 
 
 def foreign_with_digests(best: Path) -> None:
-    """Whole by its digests, and nothing that Orbax wrote."""
+    """Valid by its digests, but not written by Orbax."""
     shutil.rmtree(best / "7")
     (best / "7" / "arrays").mkdir(parents=True)
     (best / "7" / "notes.json").write_text("{}")
@@ -72,7 +72,7 @@ def file_for_a_folder(best: Path) -> None:
 
 
 def rewritten(change: Callable[[dict], object]) -> Callable[[Path], object]:
-    """Saves another state under the same step, whole by its digests."""
+    """Returns a change that saves another state under the same step, valid by its digests."""
 
     def write(best: Path) -> None:
         step = checkpoints.steps(best)[-1]
@@ -116,7 +116,7 @@ checkpoint_case(
 
 
 def weights_case(name: str, suffix: str, content: bytes, *words: str) -> None:
-    """Adds a file of weights, for `interop.convert`; more of them are in test_torch_files.py and test_convert.py."""
+    """Adds a weight file for `interop.convert`; test_torch_files.py and test_convert.py have more."""
 
     def make(folder: Path, world: World) -> Case:
         path = folder / f"weights{suffix}"
