@@ -1,4 +1,4 @@
-"""The networks behind the golden numbers, with the weights of the rule: GCGAN, and the files of LPIPS."""
+"""Networks of the golden numbers with the weights of golden_rule: GCGAN, and the weight files of LPIPS."""
 
 import json
 from functools import cache
@@ -16,13 +16,13 @@ from dim_jax.weights import gcgan_names, pretrained
 NUMBERS = np.load(GOLDEN / "gcgan.npz")
 SHAPES = json.loads((GOLDEN / "gcgan_state_dict.json").read_text())
 
-draw_weight = cache(tensor)  # the three sizes share most of their tensors
+cached_tensor = cache(tensor)  # the three sizes share most of their tensors
 
 
 @cache
 def singular_pair(name, shape):
-    """The leading singular vectors of a weight with the output channels as rows."""
-    weight = draw_weight(name, shape).astype(np.float64)
+    """The leading left and right singular vectors of a weight with the output channels as rows."""
+    weight = cached_tensor(name, shape).astype(np.float64)
     if name == f"{gcgan_names.LATENT}.weight_orig":
         weight = weight.swapaxes(0, 1)
     matrix = weight.reshape(len(weight), -1)
@@ -34,7 +34,7 @@ def singular_pair(name, shape):
 
 @cache
 def published(kind, size):
-    """The network, the names of its tensors, its state dict and its variables."""
+    """The network, the names of its tensors, its PyTorch state dict and its Flax variables."""
     model = Generator(size, tanh=size == 1024) if kind == "generator" else Discriminator(size)
     names = gcgan_names.generator_names(model) if kind == "generator" else gcgan_names.discriminator_names(model)
     shapes = {name: tuple(shape) for name, shape in SHAPES[f"{kind}_{size}"].items()}
@@ -46,42 +46,43 @@ def published(kind, size):
             vector = singular_pair(weight, shapes[weight])[leaf == "weight_v"]
             state_dict[name] = vector.astype(np.float32)
         else:
-            state_dict[name] = draw_weight(name, shape)
+            state_dict[name] = cached_tensor(name, shape)
     return model, names, state_dict, gcgan_names.to_flax(state_dict, names)
 
 
-def close_to_golden(got, name, tolerance):
-    """Compares with the golden number of that name: sampled values, their mean and their spread."""
-    got = np.asarray(got, np.float64)
-    if got.ndim == 4:
-        got = got.transpose(0, 3, 1, 2)
+def close_to_golden(actual, name, tolerance):
+    """Compares with the golden values of that name: sampled values, mean and standard deviation."""
+    actual = np.asarray(actual, np.float64)
+    if actual.ndim == 4:
+        actual = actual.transpose(0, 3, 1, 2)
     elif name.endswith("logits"):
-        got = np.concatenate(np.split(got, 2, axis=1))  # all of the big branch, then all of the small one
-    assert got.size == np.prod(NUMBERS[f"{name}.shape"])
+        actual = np.concatenate(np.split(actual, 2, axis=1))  # all logits of the big branch, then of the small one
+    assert actual.size == np.prod(NUMBERS[f"{name}.shape"])
     expected = NUMBERS[name]
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(got.ravel()[NUMBERS[f"{name}.index"]], expected, rtol=0, atol=tolerance * scale)
-    moments = got.mean(), got.std()
+    np.testing.assert_allclose(actual.ravel()[NUMBERS[f"{name}.index"]], expected, rtol=0, atol=tolerance * scale)
+    moments = actual.mean(), actual.std()
     np.testing.assert_allclose(moments, NUMBERS[f"{name}.moments"], rtol=0, atol=tolerance * scale, err_msg=name)
 
 
 def close_gradients(gradients, prefix, norm_tolerance, sample_tolerance):
+    """Compares gradients with the golden norms and samples; scalar gains have no golden values."""
     names = list(NUMBERS[f"{prefix}.grad_names"])
     gains = {name for name, gradient in gradients.items() if gradient.size == 1}
     assert set(gradients) - gains == set(names)
     expected, samples = NUMBERS[f"{prefix}.grad_norms"], NUMBERS[f"{prefix}.grad_samples"]
     norms = np.array([np.linalg.norm(gradients[name]) for name in names])
-    counts = expected > 1e-6 * expected.max()
-    assert counts.sum() == {"G256.train": 52, "D256.train": 106}[prefix]
-    np.testing.assert_allclose(norms[counts], expected[counts], rtol=norm_tolerance)
-    got = np.stack([eight_samples(name, gradients[name]) for name in names])
-    np.testing.assert_allclose(got, samples, rtol=0, atol=sample_tolerance * np.abs(samples).max())
+    is_significant = expected > 1e-6 * expected.max()
+    assert is_significant.sum() == {"G256.train": 52, "D256.train": 106}[prefix]
+    np.testing.assert_allclose(norms[is_significant], expected[is_significant], rtol=norm_tolerance)
+    actual = np.stack([eight_samples(name, gradients[name]) for name in names])
+    np.testing.assert_allclose(actual, samples, rtol=0, atol=sample_tolerance * np.abs(samples).max())
 
 
 def write_lpips_files(folder: Path):
-    """Writes the two standard files with the golden weights, a backbone by the rule and the published heads.
+    """Writes the two standard files with the weights of the golden numbers: golden_rule's backbone, published heads.
 
-    Returns their paths, and the golden distances.
+    Returns their paths and the golden distances.
     """
     golden = np.load(GOLDEN / "gan_aux.npz")
     backbone, channels = {"classifier.0.weight": np.zeros((4, 4), np.float32)}, 3

@@ -1,4 +1,4 @@
-"""The rule that rebuilds the inputs and weights behind the golden numbers (tests/golden/README.md)."""
+"""Deterministic inputs and weights of the golden numbers (tests/golden/README.md)."""
 
 import zlib
 from pathlib import Path
@@ -36,6 +36,6 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def eight_samples(name: str, value: np.ndarray) -> np.ndarray:
-    """The eight values of a PyTorch-layout tensor that the golden files keep."""
+    """The eight values of a PyTorch-layout tensor that the golden files record."""
     flat = value.flatten()
     return flat[rng(name + str(flat.size)).integers(0, flat.size, 8)]

@@ -1,1 +1,1 @@
-"""Generated images: drawing them, pools, metrics and selection."""
+"""Generated images: synthesis, pools, metrics and selection."""

@@ -1,4 +1,4 @@
-"""Candidates of a selection: generated images and the real ones they are judged by, as the networks see them."""
+"""Candidates of a selection: generated images, the real images they are compared with, and features of both."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,13 +29,13 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is chosen from and by, all of one split.
+    """Generated images, real images and a classifier, all of one split.
 
     Attributes:
       pools: the generated images, one pool per class.
-      dataset: the real images, and those of the pools in their order as its generated ones.
-      classifier: the classifier that judges them.
-      image_size: side in px at which real and generated images are compared, the smallest of the pools'.
+      dataset: the real images; the images of the pools, in the pools' order, are its generated ones.
+      classifier: the run of the classifier.
+      image_size: side in px at which real and generated images are compared: the smallest of the pools' sizes.
     """
 
     pools: list[pools.Pool]
@@ -45,13 +45,13 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Inception:
-    """What the network of FID says of the rows of the dataset, zero for those that are not needed.
+class InceptionOutputs:
+    """Outputs of the Inception network of FID, one row per row of the dataset; rows that are not compared are zero.
 
     Attributes:
       logits: (N, 1008).
       features: (N, 2048).
-      space: what to call the features beside a number.
+      space: description of the features, reported with every metric.
     """
 
     logits: np.ndarray
@@ -60,16 +60,16 @@ class Inception:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is known of the rows of the dataset, zero for those that are not needed.
+class CandidateFeatures:
+    """Outputs of all networks, one row per row of the dataset; rows that are not needed are zero.
 
     Attributes:
-      probabilities: of every class, by the classifier, (N, C); of generated and validation images.
+      probabilities: class probabilities by the classifier, (N, C), for generated and validation images.
       features: (N, F).
       thumbnails: uint8 (N, THUMBNAIL, THUMBNAIL, 3).
-      checkpoint_step: of the classifier.
-      space: what to call the features beside a number.
-      inception: None where its weights are not given; no image is chosen by it.
+      checkpoint_step: step of the classifier's checkpoint.
+      space: description of the features, reported with every metric.
+      inception: outputs of the Inception network, None without its weights; the selection does not depend on them.
     """
 
     probabilities: np.ndarray
@@ -77,11 +77,11 @@ class Seen:
     thumbnails: np.ndarray
     checkpoint_step: int
     space: str
-    inception: Inception | None = None
+    inception: InceptionOutputs | None = None
 
 
-def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candidates:
-    """Opens what generated images are judged by, and checks that it belongs together.
+def open_candidates(pool: str | Path, data: str | Path, classifier: str | Path) -> Candidates:
+    """Opens a pool, the prepared data and a classifier, and checks that they belong together.
 
     Args:
       pool: a folder of classes, or one class of it (pools.load).
@@ -89,13 +89,13 @@ def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candid
       classifier: run directory of a classifier; its fold is the one in use.
 
     Raises:
-      FileNotFoundError: there is no pool, no data, no run, no checkpoint, or an image is gone.
-      ValueError: the three are not of one split or do not have the same classes, the classifier has seen generated
-        images, the generated images are smaller than what it takes, or a file is broken.
+      FileNotFoundError: there is no pool, no data, no run or no checkpoint, or an image is missing.
+      ValueError: the three differ in split or classes, the classifier was trained on generated images, the generated
+        images are smaller than the classifier's input, or a file is broken.
     """
-    found, workdir = pools.load(pool), Path(classifier)
+    class_pools, workdir = pools.load(pool), Path(classifier)
     run = open_classifier_run(workdir)
-    config, trained_on = run.config, open_run_dataset(workdir, run.config)
+    config, training_data = run.config, open_run_dataset(workdir, run.config)
     if files.read_json(workdir / GENERATED_FILE)["images"]:
         raise ValueError(
             f"{workdir} was trained on generated images too, so it cannot judge them; give a classifier that was "
@@ -103,88 +103,91 @@ def gather(pool: str | Path, data: str | Path, classifier: str | Path) -> Candid
         )
     dataset = open_dataset(data, config["data"]["fold"])
     split, fold = dataset.split_sha256, config["data"]["fold"]
-    if trained_on.split_sha256 != split:
+    if training_data.split_sha256 != split:
         raise ValueError(
-            f"{workdir} was trained on another split than fold {fold} of {data} ({trained_on.split_sha256[:12]}, "
+            f"{workdir} was trained on another split than fold {fold} of {data} ({training_data.split_sha256[:12]}, "
             f"{split[:12]}); train a classifier on these data"
         )
     generated = []
-    for each in found:
-        if each.label not in dataset.classes:
+    for class_pool in class_pools:
+        folder, label = class_pool.folder, class_pool.label
+        if label not in dataset.classes:
             raise ValueError(
-                f"{each.folder}: unknown class {each.label!r}; the classes of {data} are {', '.join(dataset.classes)}"
+                f"{folder}: unknown class {label!r}; the classes of {data} are {', '.join(dataset.classes)}"
             )
-        if each.split_sha256 != split:
+        if class_pool.split_sha256 != split:
             raise ValueError(
-                f"{each.folder} is by a GAN ({each.model.workdir}) that was trained on another split than fold {fold} "
-                f"of {data} ({each.split_sha256[:12]}, {split[:12]}), so it may have seen held-out images; train it on "
-                "these data"
+                f"{folder} is by a GAN ({class_pool.model.workdir}) that was trained on another split than fold {fold} "
+                f"of {data} ({class_pool.split_sha256[:12]}, {split[:12]}), so held-out images may have been among its "
+                "training images; train it on these data"
             )
-        needed = config["data"]["image_size"]
-        if each.image_size < needed:
+        input_size = config["data"]["image_size"]
+        if class_pool.image_size < input_size:
             raise ValueError(
-                f"{each.folder}: images of {each.image_size} px would be enlarged to the {needed} px of {workdir}, "
-                f"which could tell them by their blur; generate images of {needed} px, or give a classifier of "
-                f"{each.image_size} px"
+                f"{folder}: images of {class_pool.image_size} px would be enlarged to the {input_size} px of "
+                f"{workdir}, which could recognise them by their blur; generate images of {input_size} px, or give a "
+                f"classifier of {class_pool.image_size} px"
             )
-        label = dataset.classes.index(each.label)
-        generated += [(image.path, label) for image in each.images]
-    return Candidates(found, replace(dataset, generated=tuple(generated)), run, min(each.image_size for each in found))
+        generated += [(image.path, dataset.classes.index(label)) for image in class_pool.images]
+    image_size = min(class_pool.image_size for class_pool in class_pools)
+    return Candidates(class_pools, replace(dataset, generated=tuple(generated)), run, image_size)
 
 
-def look(candidates: Candidates, features: str, inception_weights: str | Path = "") -> Seen:
-    """Runs the networks over the generated images, and over the real ones that they are compared to.
+def extract_features(candidates: Candidates, features: str, inception_weights: str | Path = "") -> CandidateFeatures:
+    """Runs the networks on the generated images and on the real images that they are compared with.
 
     Args:
-      features: LITE0 or CLASSIFIER.
-      inception_weights: file of the network of FID (pretrained.inception_v3), or "" to do without.
+      features: feature space, LITE0 or CLASSIFIER.
+      inception_weights: weight file of the Inception network of FID (pretrained.inception_v3), or "" to skip it.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it has diverged, the weights of EfficientNet-Lite0 are not installed, or the file is another one.
+      FileNotFoundError: the weight file does not exist.
+      ValueError: the classifier has diverged, the weights of EfficientNet-Lite0 are not installed, or the weight file
+        is of another network.
     """
     from scipy.special import softmax
 
     dataset = candidates.dataset
-    # First of all: weights may be missing.
+    # Before anything else: weights may be missing.
     extract = _lite0() if features == LITE0 else None
     extract_inception = _inception(inception_weights) if inception_weights else None
     classes = np.unique(dataset.labels[dataset.is_generated])
     train, held_out = dataset.rows("train"), dataset.rows("val")
     held_out = held_out[np.isin(dataset.labels[held_out], classes)]
     generated = np.flatnonzero(dataset.is_generated).astype(np.int32)
-    judged, every = np.concatenate([held_out, generated]), np.concatenate([train, held_out, generated])
+    classified, every = np.concatenate([held_out, generated]), np.concatenate([train, held_out, generated])
     run = candidates.classifier
     predictor = make_predictor(run.config, dataset)
     variables = parallel.replicate(predictor.check_variables(run.variables, run.checkpoint_folder))
-    predicted = predictor(variables, judged if extract else every)
+    predictions = predictor(variables, classified if extract else every)
     logits = np.zeros((len(dataset), len(dataset.classes)))
-    logits[predicted.index] = predicted.logits
-    if not np.isfinite(predicted.logits).all():
+    logits[predictions.index] = predictions.logits
+    if not np.isfinite(predictions.logits).all():
         raise ValueError(f"{run.workdir} gives logits that are not finite; train the classifier again")
-    found, thumbnails = _pixels(candidates, every, extract)
-    if found is None:
-        found = np.zeros((len(dataset), predicted.features.shape[1]))
-        found[predicted.index] = predicted.features
+    values, thumbnails = _features_and_thumbnails(candidates, every, extract)
+    if values is None:
+        values = np.zeros((len(dataset), predictions.features.shape[1]))
+        values[predictions.index] = predictions.features
     inception = None
     if extract_inception:
         compared = np.concatenate([train[np.isin(dataset.labels[train], classes)], generated])
-        both, _ = _pixels(candidates, compared, extract_inception)
-        space = f"{pretrained.inception_space(inception_weights)}, {_brought(candidates)}"
-        inception = Inception(both[:, :NUM_LOGITS], both[:, NUM_LOGITS:], space)
-    return Seen(softmax(logits, axis=1), found, thumbnails, run.step, _space(candidates, features), inception)
+        outputs, _ = _features_and_thumbnails(candidates, compared, extract_inception)
+        space = f"{pretrained.inception_space(inception_weights)}, {_resizing(candidates)}"
+        inception = InceptionOutputs(outputs[:, :NUM_LOGITS], outputs[:, NUM_LOGITS:], space)
+    probabilities, space = softmax(logits, axis=1), _space(candidates, features)
+    return CandidateFeatures(probabilities, values, thumbnails, run.step, space, inception)
 
 
 def _lite0() -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what turns uint8 pixels (BATCH, S, S, 3) into features (BATCH, 1280)."""
+    """Returns a function from uint8 pixels (BATCH, S, S, 3) to features (BATCH, 1280)."""
     try:
         return pretrained.pixel_features()
     except ValueError as error:
-        raise ValueError(f"{error}; --features={CLASSIFIER} does without") from None
+        raise ValueError(f"{error}; or use --features={CLASSIFIER}, which does not need them") from None
 
 
 def _inception(weights: str | Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what turns uint8 pixels (BATCH, S, S, 3) into logits and after them features (BATCH, 1008 + 2048)."""
+    """Returns a function from uint8 pixels (BATCH, S, S, 3) to logits and features, joined to (BATCH, 1008 + 2048)."""
     import jax
     import jax.numpy as jnp
 
@@ -193,42 +196,43 @@ def _inception(weights: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: np.asarray(compiled(variables, pixels.astype(np.float32) / 127.5 - 1))
 
 
-def _pixels(
+def _features_and_thumbnails(
     candidates: Candidates, rows: np.ndarray, extract: Callable[[np.ndarray], np.ndarray] | None
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Returns features (None without `extract`) and thumbnails of all rows, zero for those not in `rows`.
 
-    Real images are first brought to the size of the generated ones, or their sharpness alone would set them apart.
+    Real images are first resized to the size of the generated ones, or their sharpness alone would set them apart.
     """
     dataset = candidates.dataset
     thumbnails = np.zeros((len(dataset), THUMBNAIL, THUMBNAIL, 3), np.uint8)
-    found, waiting = None, []
-    progress = Progress("looking at images", len(rows))
+    features, batch = None, []
+    progress = Progress("extracting features", len(rows))
     decoded = images.read_squares(
         [dataset.file(row) for row in rows], candidates.image_size, candidates.classifier.config["data"]["resize"]
     )
     for done, pixels in enumerate(decoded, start=1):
         thumbnails[rows[done - 1]] = images.resize(pixels, THUMBNAIL)
         if extract:
-            waiting.append(pixels)
-            if len(waiting) == BATCH or done == len(rows):
-                # The last batch is filled up, so that one program serves all.
-                batch = np.stack(waiting + waiting[:1] * (BATCH - len(waiting)))
-                values = extract(batch)[: len(waiting)]
-                found = np.zeros((len(dataset), values.shape[1])) if found is None else found
-                found[rows[done - len(waiting) : done]] = values
-                waiting = []
+            batch.append(pixels)
+            if len(batch) == BATCH or done == len(rows):
+                # The last batch is padded, so that all batches share one compiled program.
+                padded = np.stack(batch + batch[:1] * (BATCH - len(batch)))
+                values = extract(padded)[: len(batch)]
+                features = np.zeros((len(dataset), values.shape[1])) if features is None else features
+                features[rows[done - len(batch) : done]] = values
+                batch = []
         progress.update(done)
     progress.close()
-    return found, thumbnails
+    return features, thumbnails
 
 
 def _space(candidates: Candidates, features: str) -> str:
     if features == LITE0:
-        return f"{pretrained.feature_space()}, {_brought(candidates)}"
+        return f"{pretrained.feature_space()}, {_resizing(candidates)}"
     data = candidates.classifier.config["data"]
     return f"features of the classifier {candidates.classifier.workdir}, {data['image_size']} px ({data['resize']})"
 
 
-def _brought(candidates: Candidates) -> str:
+def _resizing(candidates: Candidates) -> str:
+    # Stored in selected.json; kept as earlier selections have it.
     return f"of images brought to {candidates.image_size} px ({candidates.classifier.config['data']['resize']}) before"

@@ -1,4 +1,4 @@
-"""Draws images from a trained GAN: pool/<class>/seed00042.png, and where they come from in pool.json."""
+"""Generation of a pool of images from a trained GAN: pool/<class>/seed00042.png, with provenance in pool.json."""
 
 import itertools
 from pathlib import Path
@@ -9,7 +9,7 @@ from dim_jax.gan.gan_run import GanRun, open_gan_run
 from dim_jax.gan.synthesis import GROUP
 from dim_jax.training import compilation, hosts
 
-AT_ONCE = 64
+IMAGES_PER_UPDATE = 64  # of the progress display
 MOST_IMAGES, MOST_SEEDS, MOST_TRUNCATION = 10**6, 2**31, 10
 
 
@@ -21,21 +21,22 @@ def generate_pool(
     label: str | None = None,
     truncation: float = 1.0,
 ) -> Path:
-    """Writes the images of the seeds `first_seed` to `first_seed + num - 1` to `out/<class>/`; each host draws a part.
+    """Generates images of consecutive seeds and writes them to `out/<class>/`; the hosts share the work.
 
     Args:
       workdir: run directory of a GAN.
       out: folder of the pool.
-      num: number of images, at least 1.
-      label: the class to draw; needed where the GAN draws several.
-      truncation: see synthesis.Synthesizer.images.
+      num: number of images, from 1 to MOST_IMAGES.
+      first_seed: seed of the first image, at least 0; the last seed must be below MOST_SEEDS.
+      label: class of the images; required for a GAN of several classes.
+      truncation: scale of the latents, above 0 and at most MOST_TRUNCATION (synthesis.Synthesizer.images).
 
     Returns:
       The folder of the class.
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint yet.
-      ValueError: an option makes no sense, or the run is not a GAN's.
+      ValueError: an option is out of range, the GAN does not generate the class, or the run is not a GAN's.
     """
     if not 1 <= num <= MOST_IMAGES:
         raise ValueError(f"--num={num} must be at least 1 and at most {MOST_IMAGES}")
@@ -46,17 +47,17 @@ def generate_pool(
     compilation.configure_compilation()
     run = hosts.on_first_host(lambda: open_gan_run(workdir))
     name = _label(run, label)
-    # Whole groups, since each is computed together: no two hosts do the same work.
+    # By whole groups, which are computed together, so that no two hosts compute the same group.
     groups = hosts.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
-    wanted = range(first_seed, first_seed + num)
-    seeds = [seed for group in groups for seed in range(group * GROUP, (group + 1) * GROUP) if seed in wanted]
+    all_seeds = range(first_seed, first_seed + num)
+    seeds = [seed for group in groups for seed in range(group * GROUP, (group + 1) * GROUP) if seed in all_seeds]
     progress = Progress("generate", len(seeds), 0, 1)
 
     def images():
-        for start in range(0, len(seeds), AT_ONCE):
-            some = seeds[start : start + AT_ONCE]
-            yield from run.synthesizer.images(some, run.classes.index(name), truncation)
-            progress.update(start + len(some))
+        for start in range(0, len(seeds), IMAGES_PER_UPDATE):
+            chunk = seeds[start : start + IMAGES_PER_UPDATE]
+            yield from run.synthesizer.images(chunk, run.classes.index(name), truncation)
+            progress.update(start + len(chunk))
 
     def make_writer():
         return pools.Writer(
@@ -78,11 +79,11 @@ def generate_pool(
 
 
 def _label(run: GanRun, label: str | None) -> str:
-    """Returns the class to draw."""
+    """Returns the class to generate."""
     if run.label is not None:
         if label not in (None, run.label):
-            raise ValueError(f"--label={label}: {run.workdir} draws {run.label} alone")
+            raise ValueError(f"--label={label}: {run.workdir} generates only {run.label}")
         return run.label
     if label not in run.classes:
-        raise ValueError(f"--label={label}: {run.workdir} draws {', '.join(run.classes)}; choose one of them")
+        raise ValueError(f"--label={label}: {run.workdir} generates {', '.join(run.classes)}; choose one of them")
     return label

@@ -1,6 +1,7 @@
-"""Chooses the images of a pool that are worth training on, and says of every other one why not.
+"""Selection of the images of a pool that are worth training on, with one reason for every rejected image.
 
-Writes selected.json (for config.data.generated), rejected.json, report.html and closest_pairs.png."""
+Writes selected.json (for config.data.generated), rejected.json, report.html and closest_pairs.png.
+"""
 
 import os
 from dataclasses import asdict, dataclass
@@ -11,7 +12,13 @@ import numpy as np
 
 from dim_jax.cli import command_line
 from dim_jax.gan import generative_metrics, pools, selection
-from dim_jax.gan.candidates import Candidates, Inception, Seen, gather, look
+from dim_jax.gan.candidates import (
+    CandidateFeatures,
+    Candidates,
+    InceptionOutputs,
+    extract_features,
+    open_candidates,
+)
 from dim_jax.gan.selection_rules import CLASSIFIER, LITE0, Rules
 from dim_jax.reporting import selection_page
 from dim_jax.runs import files
@@ -21,8 +28,8 @@ SELECTED, REJECTED, REPORT, CLOSEST = "selected.json", "rejected.json", "report.
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The decision on one class, and what it rests on."""
+class ClassSelection:
+    """The selection of one class: its pool, scores, thresholds, decision and metrics."""
 
     pool: pools.Pool
     scores: selection.Scores
@@ -42,25 +49,27 @@ def select_images(
     features: str = LITE0,
     inception_weights: str | Path = "",
 ) -> dict[str, Any]:
-    """Chooses images of every class of a pool and writes the folder `out`.
+    """Selects images of every class of a pool and writes the folder `out`.
 
     Args:
       pool: what `generate` wrote: a folder of classes, or one class of it.
       data: the prepared data that the GANs and the classifier were trained on.
-      classifier: run directory of a classifier that was trained on real images alone.
+      classifier: run directory of a classifier that was trained on real images only.
       out: folder to write; new, empty, or of an earlier selection, which is replaced.
-      keep: the most images to keep of each class.
-      rules: how strict to be.
-      features: space of the distances: "efficientnet_lite0" (ImageNet weights), or "classifier" for that run's own.
-      inception_weights: file of the Inception network of FID (pretrained.inception_v3). With it FID, KID and the
-        inception score are written and shown too; they decide nothing.
+      keep: maximum number of images per class, at least 1.
+      rules: strictness of the selection.
+      features: feature space of the distances: "efficientnet_lite0" (ImageNet weights), or "classifier" for the
+        features of that run.
+      inception_weights: weight file of the Inception network of FID (pretrained.inception_v3). With it FID, KID and the
+        inception score are reported too; the selection does not depend on them.
 
     Returns:
-      The content of selected.json.
+      The contents of selected.json.
 
     Raises:
-      FileNotFoundError: there is no pool, no data, no run, no such weights, or an image is gone.
-      ValueError: the three are not of one split, the classifier has seen generated images, or something is broken.
+      FileNotFoundError: there is no pool, no data, no run or no such weight file, or an image is missing.
+      ValueError: pool, data and classifier differ in split, the classifier was trained on generated images, or a file
+        is broken.
     """
     out = Path(os.path.abspath(out))
     if keep < 1:
@@ -72,20 +81,24 @@ def select_images(
     if out.is_dir() and any(out.iterdir()) and not (out / SELECTED).is_file():
         raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
     compilation.configure_compilation()
-    found = gather(pool, data, classifier)
-    seen = look(found, features, inception_weights)
-    chosen = [_choose(found, seen, each, keep, rules) for each in found.pools]
-    selected, rejected = _contents(found, seen, chosen, out, keep, rules, features)
-    for name, content in _pages(found, chosen, selected, rejected, out).items():
-        files.write_bytes(out / name, content)
+    candidates = open_candidates(pool, data, classifier)
+    candidate_features = extract_features(candidates, features, inception_weights)
+    selections = [
+        _select_class(candidates, candidate_features, class_pool, keep, rules) for class_pool in candidates.pools
+    ]
+    selected, rejected = _records(candidates, candidate_features, selections, out, keep, rules, features)
+    for name, page in _pages(candidates, selections, selected, rejected, out).items():
+        files.write_bytes(out / name, page)
     files.write_json(out / REJECTED, rejected)
     files.write_json(out / SELECTED, selected)
     return selected
 
 
-def _choose(found: Candidates, seen: Seen, pool: pools.Pool, keep: int, rules: Rules) -> Chosen:
-    """Scores and decides on one class."""
-    dataset = found.dataset
+def _select_class(
+    candidates: Candidates, outputs: CandidateFeatures, pool: pools.Pool, keep: int, rules: Rules
+) -> ClassSelection:
+    """Scores the images of one class and selects among them."""
+    dataset = candidates.dataset
     label = dataset.classes.index(pool.label)
     train, held_out = dataset.rows("train"), dataset.rows("val")
     held_out = held_out[dataset.labels[held_out] == label]
@@ -95,27 +108,27 @@ def _choose(found: Candidates, seen: Seen, pool: pools.Pool, keep: int, rules: R
         raise ValueError(f"class {pool.label!r} has {is_class.sum()} training images, too few to compare with")
     groups = [dataset.manifest.rows[row].group or f"image {row}" for row in train]
     reference = selection.reference(
-        seen.features[train], seen.thumbnails[train], groups, is_class, seen.features[held_out],
-        seen.thumbnails[held_out], seen.probabilities[held_out, label],
+        outputs.features[train], outputs.thumbnails[train], groups, is_class, outputs.features[held_out],
+        outputs.thumbnails[held_out], outputs.probabilities[held_out, label],
     )  # fmt: skip
     scores = selection.score(
-        np.array([image.seed for image in pool.images]), seen.probabilities[rows, label], seen.features[rows],
-        seen.thumbnails[rows], seen.features[train], seen.thumbnails[train], is_class,
+        np.array([image.seed for image in pool.images]), outputs.probabilities[rows, label], outputs.features[rows],
+        outputs.thumbnails[rows], outputs.features[train], outputs.thumbnails[train], is_class,
     )  # fmt: skip
     limits = selection.limits(rules, reference)
     decision = selection.decide(scores, keep, limits)
-    real = seen.features[train[is_class]]
-    own_groups = [group for group, own in zip(groups, is_class, strict=True) if own]
+    real = outputs.features[train[is_class]]
+    class_groups = [group for group, is_member in zip(groups, is_class, strict=True) if is_member]
     metrics = {}
     for name, generated in (("pool", rows), ("kept", rows[list(decision.kept)])):
-        metrics[name] = _compare(real, seen.features[generated], own_groups, seen.space)
-        if seen.inception:
-            metrics[name]["inception"] = _compare_inception(seen.inception, train[is_class], generated, own_groups)
-    return Chosen(pool, scores, reference, limits, decision, metrics)
+        metrics[name] = _compare(real, outputs.features[generated], class_groups, outputs.space)
+        if outputs.inception:
+            metrics[name]["inception"] = _compare_inception(outputs.inception, train[is_class], generated, class_groups)
+    return ClassSelection(pool, scores, reference, limits, decision, metrics)
 
 
 def _compare(real: np.ndarray, generated: np.ndarray, groups: list[str], space: str) -> dict[str, Any]:
-    """The metrics of some images, or why there are none."""
+    """Returns the metrics of some images, or the reason why there are none."""
     try:
         return generative_metrics.compare(real, generated, groups=groups, space=space)
     except ValueError as error:
@@ -123,79 +136,87 @@ def _compare(real: np.ndarray, generated: np.ndarray, groups: list[str], space: 
 
 
 def _compare_inception(
-    inception: Inception, real: np.ndarray, generated: np.ndarray, groups: list[str]
+    inception: InceptionOutputs, real: np.ndarray, generated: np.ndarray, groups: list[str]
 ) -> dict[str, Any]:
-    """The metrics of some rows in the space of FID, and their inception score."""
-    found = _compare(inception.features[real], inception.features[generated], groups, inception.space)
-    if "metrics" in found:
+    """Returns the metrics of some rows in the feature space of FID, and their inception score."""
+    record = _compare(inception.features[real], inception.features[generated], groups, inception.space)
+    if "metrics" in record:
         logits = inception.logits
-        found["inception_score"] = generative_metrics.inception_scores(logits[real], logits[generated], groups=groups)
-    return found
+        record["inception_score"] = generative_metrics.inception_scores(logits[real], logits[generated], groups=groups)
+    return record
 
 
-def _contents(
-    found: Candidates, seen: Seen, chosen: list[Chosen], out: Path, keep: int, rules: Rules, features: str
+def _records(
+    candidates: Candidates,
+    outputs: CandidateFeatures,
+    selections: list[ClassSelection],
+    out: Path,
+    keep: int,
+    rules: Rules,
+    features: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the contents of selected.json and rejected.json."""
-    kept, rejected = [], []
-    for each in chosen:
-        entries = _entries(found, each, out)
-        kept += [(rank, entries[place] | {"rank": rank}) for rank, place in enumerate(each.decision.kept)]
-        for entry, reason, other in zip(entries, each.decision.reasons, each.decision.duplicate_of, strict=True):
+    ranked, rejected = [], []
+    for choice in selections:
+        decision, entries = choice.decision, _entries(candidates, choice, out)
+        ranked += [(rank, entries[index] | {"rank": rank}) for rank, index in enumerate(decision.kept)]
+        for entry, reason, other in zip(entries, decision.reasons, decision.duplicate_of, strict=True):
             if reason is not None:
                 duplicate = {"duplicate_of": entries[other]["path"]} if other >= 0 else {}
                 rejected.append(entry | {"reason": reason} | duplicate)
     head = {
         "format": 1,
-        "split_sha256": found.dataset.split_sha256,
-        "pool": {each.pool.label: asdict(each.pool.model) | {"folder": _relative(each.pool.folder, out)}
-                 for each in chosen},
-        "classifier": {"workdir": str(found.classifier.workdir), "checkpoint_step": seen.checkpoint_step},
-        "features": {"name": features, "space": seen.space},
+        "split_sha256": candidates.dataset.split_sha256,
+        "pool": {pool.label: asdict(pool.model) | {"folder": _relative(pool.folder, out)} for pool in candidates.pools},
+        "classifier": {"workdir": str(candidates.classifier.workdir), "checkpoint_step": outputs.checkpoint_step},
+        "features": {"name": features, "space": outputs.space},
         "keep": keep,
         "rules": asdict(rules),
-    }  # fmt: skip
-    classes = {each.pool.label: _class_content(each) for each in chosen}
-    # The first of every class, then the second of every class: the beginning of the list is a selection too.
-    images = [entry for _, entry in sorted(kept, key=lambda item: item[0])]
+    }
+    classes = {choice.pool.label: _class_record(choice) for choice in selections}
+    # By rank, so that every prefix of the list is balanced over the classes.
+    images = [entry for _, entry in sorted(ranked, key=lambda item: item[0])]
     return head | {"classes": classes, "images": images}, head | {"rejected": rejected}
 
 
-def _entries(found: Candidates, chosen: Chosen, out: Path) -> list[dict[str, Any]]:
-    manifest, train, scores = found.dataset.manifest, found.dataset.rows("train"), chosen.scores
+def _entries(candidates: Candidates, selected: ClassSelection, out: Path) -> list[dict[str, Any]]:
+    """Returns one record per image of a class's pool."""
+    dataset, scores = candidates.dataset, selected.scores
+    manifest, train = dataset.manifest, dataset.rows("train")
     return [
         {
             "path": _relative(image.path, out),
-            "label": chosen.pool.label,
+            "label": selected.pool.label,
             "seed": image.seed,
             "sha256": image.sha256,
-            "probability": float(scores.probability[place]),
-            "class_distance": float(scores.class_distance[place]),
-            "feature_distance": float(scores.feature_distance[place]),
-            "feature_nearest": manifest.rows[train[scores.feature_row[place]]].path,
-            "pixel_distance": float(scores.pixel_distance[place]),
-            "pixel_nearest": manifest.rows[train[scores.pixel_row[place]]].path,
+            "probability": float(scores.probability[index]),
+            "class_distance": float(scores.class_distance[index]),
+            "feature_distance": float(scores.feature_distance[index]),
+            "feature_nearest": manifest.rows[train[scores.feature_row[index]]].path,
+            "pixel_distance": float(scores.pixel_distance[index]),
+            "pixel_nearest": manifest.rows[train[scores.pixel_row[index]]].path,
         }
-        for place, image in enumerate(chosen.pool.images)
+        for index, image in enumerate(selected.pool.images)
     ]
 
 
-def _class_content(chosen: Chosen) -> dict[str, Any]:
-    reasons, number = chosen.decision.reasons, len(chosen.scores)
+def _class_record(selected: ClassSelection) -> dict[str, Any]:
+    """Returns the entry of one class in selected.json."""
+    reasons, number = selected.decision.reasons, len(selected.scores)
     counts = {reason: reasons.count(reason) for reason in selection.REASONS}
     failed = sum(count for reason, count in counts.items() if reason != selection.SPARE)
     reference = {
         name: {"images": len(values), "median": float(np.median(values))} if len(values) else {"images": 0}
-        for name, values in vars(chosen.reference).items()
+        for name, values in vars(selected.reference).items()
     }
     return {
         "generated": number,
-        "kept": len(chosen.decision.kept),
+        "kept": len(selected.decision.kept),
         "reject_rate": failed / number,
         "rejected": counts,
-        "limits": asdict(chosen.limits),
+        "limits": asdict(selected.limits),
         "real": reference,
-        "metrics": chosen.metrics,
+        "metrics": selected.metrics,
     }
 
 
@@ -204,22 +225,27 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def _pages(
-    found: Candidates, chosen: list[Chosen], selected: dict[str, Any], rejected: dict[str, Any], out: Path
+    candidates: Candidates,
+    selections: list[ClassSelection],
+    selected: dict[str, Any],
+    rejected: dict[str, Any],
+    out: Path,
 ) -> dict[str, bytes]:
-    """Draws the page and the sheet of closest pairs."""
-    rows = {row.path: number for number, row in enumerate(found.dataset.manifest.rows)}
-    # Without the "..": `out` is not there yet.
+    """Returns the HTML report and the sheet of closest pairs by file name."""
+    manifest = candidates.dataset.manifest
+    rows = {row.path: number for number, row in enumerate(manifest.rows)}
+    # Normalised by text: `out` may not exist yet.
     pairs = selection_page.Pictures(
-        lambda path: Path(os.path.normpath(out / path)), lambda path: found.dataset.manifest.file(rows[path])
+        lambda path: Path(os.path.normpath(out / path)), lambda path: manifest.file(rows[path])
     )
-    nearest = {
-        each.pool.label: {
-            "validation images": (each.reference.held_out_feature, each.reference.held_out_pixel),
-            "training images, to other cases": (each.reference.train_feature, each.reference.train_pixel),
-            "all generated images": (each.scores.feature_distance, each.scores.pixel_distance),
+    nearest = {}
+    for choice in selections:
+        reference, scores = choice.reference, choice.scores
+        nearest[choice.pool.label] = {
+            "validation images": (reference.held_out_feature, reference.held_out_pixel),
+            "training images, to other cases": (reference.train_feature, reference.train_pixel),
+            "all generated images": (scores.feature_distance, scores.pixel_distance),
         }
-        for each in chosen
-    }
     return {
         REPORT: selection_page.render(selected, rejected["rejected"], nearest, pairs).encode("utf-8"),
         CLOSEST: selection_page.closest_sheet(selected, rejected["rejected"], pairs),
@@ -227,7 +253,11 @@ def _pages(
 
 
 def summary(selected: dict[str, Any]) -> str:
-    """Returns what became of the pool as a short text with one line per class."""
+    """Returns a short text on a selection: per class, the numbers of selected and rejected images.
+
+    Args:
+      selected: contents of selected.json.
+    """
     lines = []
     for label, entry in selected["classes"].items():
         reasons = ", ".join(f"{count} {reason}" for reason, count in entry["rejected"].items() if count)
@@ -235,15 +265,15 @@ def summary(selected: dict[str, Any]) -> str:
             f"{command_line.printable(label)}: kept {entry['kept']} of {entry['generated']}, reject rate "
             f"{entry['reject_rate']:.1%}" + (f" ({reasons})" if reasons else "")
         )
-        asked = entry["limits"]["probability"]
-        if asked < selected["rules"]["least_probability"]:
+        threshold = entry["limits"]["probability"]
+        if threshold < selected["rules"]["least_probability"]:
             lines.append(
-                f"  the classifier gives real validation images of the class only {asked:.2f} (median), so no more is "
-                "asked; a better classifier would judge better"
+                f"  the classifier gives real validation images of the class a median probability of only "
+                f"{threshold:.2f}, so the threshold is lowered to that; a better classifier would select better"
             )
         if entry["kept"] < selected["keep"]:
             lines.append(
-                f"  fewer than the {selected['keep']} that were asked for: generate more, train the GAN longer, or "
-                "look at the report before relaxing a rule"
+                f"  fewer than the {selected['keep']} of --keep: generate more images, train the GAN longer, "
+                "or read the report before relaxing a rule"
             )
     return "\n".join(lines)

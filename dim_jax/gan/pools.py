@@ -1,6 +1,6 @@
-"""Pools of generated images: `POOL/<class>/seed00042.png`, and in `POOL/<class>/pool.json` where they come from.
+"""Pools of generated images: `POOL/<class>/seed00042.png`, with their provenance in `POOL/<class>/pool.json`.
 
-Every image also says so itself, in the text chunks of its PNG, so that one that strays is still known as synthetic.
+Every PNG also carries its provenance in text chunks, so that an image outside its pool still identifies as synthetic.
 """
 
 import hashlib
@@ -25,7 +25,13 @@ GENERATOR = "dim_jax"
 
 @dataclass(frozen=True)
 class Model:
-    """The GAN of a pool: run directory, step of the checkpoint, and SHA-256 of the generator's parameters."""
+    """The GAN of a pool.
+
+    Attributes:
+      workdir: run directory.
+      checkpoint_step: step of the checkpoint.
+      sha256: SHA-256 of the generator's parameters.
+    """
 
     workdir: str
     checkpoint_step: int
@@ -34,7 +40,7 @@ class Model:
 
 @dataclass(frozen=True)
 class PoolImage:
-    """One image: its absolute path, the seed it was drawn from, and the SHA-256 of its file."""
+    """One generated image: its absolute path, its seed, and the SHA-256 of its file."""
 
     path: Path
     seed: int
@@ -48,10 +54,10 @@ class Pool:
     Attributes:
       folder: absolute folder of the images.
       label: class name.
-      model: the GAN that drew them.
-      split_sha256: Dataset.split_sha256 of the split that the GAN was trained on.
+      model: the GAN that generated them.
+      split_sha256: Dataset.split_sha256 of the split that the GAN was trained on; "" if unknown.
       image_size: side of the square images in px.
-      truncation: what the latents were scaled by.
+      truncation: scale of the latents, above 0.
       images: the images, by ascending seed.
     """
 
@@ -65,13 +71,13 @@ class Pool:
 
 
 class Writer:
-    """Writes images of one class; those of the same model that are there already stay listed.
+    """Writes the images of one class and their pool.json; earlier images of the same model stay listed.
 
-    Equal pixels of an equal seed give an equal file. Several processes may write images of different seeds; one of them
-    then lists them all.
+    Equal pixels and seeds give equal files. Several processes may write images of different seeds; one of them then
+    lists them all.
 
     Attributes:
-      folder: of the class.
+      folder: folder of the class.
     """
 
     def __init__(
@@ -86,7 +92,7 @@ class Writer:
         truncation: float = 1.0,
     ):
         """Args:
-        root: folder of the pool; the class gets its own folder in it.
+        root: folder of the pool; the images go to a subfolder of the class.
         label: class name.
         workdir, checkpoint_step, model_sha256: of the GAN, see Model.
         split_sha256, truncation: see Pool.
@@ -101,8 +107,8 @@ class Writer:
         self._image_size = None
         if (self.folder / FILE_NAME).exists():
             pool = _read(self.folder)
-            there = (pool.label, pool.model.sha256, pool.split_sha256, pool.truncation)
-            if there != (label, model_sha256, split_sha256, truncation):
+            earlier = (pool.label, pool.model.sha256, pool.split_sha256, pool.truncation)
+            if earlier != (label, model_sha256, split_sha256, truncation):
                 raise ValueError(
                     f"{self.folder} holds images of {pool.label} by {pool.model.workdir} at step "
                     f"{pool.model.checkpoint_step}, truncation {pool.truncation:g}; generate into another --out"
@@ -110,21 +116,21 @@ class Writer:
             self._earlier, self._image_size = {image.seed: image.sha256 for image in pool.images}, pool.image_size
 
     def write(self, images: Iterable[np.ndarray], seeds: Sequence[int]) -> dict[int, str]:
-        """Writes images one by one; nothing lists them yet.
+        """Writes images one by one, without listing them in pool.json.
 
         Args:
-          images: uint8 pixels of shape (S, S, 3) for every seed; may be drawn while they are written.
-          seeds: (N,) different integers from 0 on.
+          images: uint8 pixels of shape (S, S, 3) for every seed; may be a generator.
+          seeds: N different integers, at least 0.
 
         Returns:
-          The SHA-256 of every file by its seed.
+          Seed -> SHA-256 of the file.
 
         Raises:
-          ValueError: the seeds or images make no sense.
+          ValueError: a seed is negative or repeated, or an image has the wrong type or shape.
         """
         seeds = [int(seed) for seed in seeds]
         if min(seeds, default=0) < 0 or len(set(seeds)) != len(seeds):
-            raise ValueError(f"the seeds of a pool must be different integers from 0 on; found {seeds[:8]}")
+            raise ValueError(f"the seeds of a pool must be different integers from 0 on, not {seeds[:8]}")
         written = {}
         for seed, pixels in zip(seeds, images, strict=True):
             self._image_size = self._image_size or len(pixels)
@@ -133,29 +139,29 @@ class Writer:
                     f"seed {seed} of {self._label}: {pixels.dtype} of shape {pixels.shape} is no 8-bit image of "
                     f"{self._image_size} px"
                 )
-            content = png_bytes(pixels, self._label, seed, self._model.sha256)
-            files.write_bytes(self.folder / _image_name(seed), content)
-            written[seed] = hashlib.sha256(content).hexdigest()
+            png = png_bytes(pixels, self._label, seed, self._model.sha256)
+            files.write_bytes(self.folder / _image_name(seed), png)
+            written[seed] = hashlib.sha256(png).hexdigest()
         return written
 
     def list(self, written: Mapping[int, str]) -> Path:
-        """Lists images beside those that were there before.
+        """Writes pool.json, which lists the written images and the earlier ones.
 
         Args:
-          written: as `write` returned it, of all processes together; one of the images at least is of this one.
+          written: joined results of `write` of all processes; at least one image must be of this process.
 
         Returns:
           The folder of the class.
 
         Raises:
-          ValueError: there is nothing to list, or an image of another process is not there.
+          ValueError: there is nothing to list, or the image of another process is missing.
         """
         if not written:
             raise ValueError(f"{self.folder}: no seeds were given; a pool holds at least one image")
         for seed in written:
             if not (self.folder / _image_name(seed)).is_file():
                 raise ValueError(
-                    f"{self.folder} lacks {_image_name(seed)}, which another host wrote; --out must lie on storage "
+                    f"{self.folder} lacks {_image_name(seed)}, which another host wrote; --out must be on storage "
                     "that all hosts share"
                 )
         listed = sorted((self._earlier | dict(written)).items())
@@ -175,7 +181,7 @@ class Writer:
 
 
 def folder_name(label: str) -> str:
-    """Returns the name of a class's folder: the class's own where that is safe, else made safe and told apart."""
+    """Returns the folder name of a class: its own name if that is safe, otherwise a safe one with a hash appended."""
     safe = image_writer.safe_name(label)
     return safe if safe == label else f"{safe}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
@@ -185,7 +191,7 @@ def _image_name(seed: int) -> str:
 
 
 def png_bytes(pixels: np.ndarray, label: str, seed: int, model_sha256: str) -> bytes:
-    """Encodes uint8 pixels of shape (H, W, 3) as a PNG that says where it comes from."""
+    """Encodes uint8 pixels of shape (H, W, 3) as a PNG with its provenance in text chunks."""
     chunks = PngImagePlugin.PngInfo()
     tags = {"synthetic": "true", "generator": GENERATOR, "model": model_sha256, "class": label, "seed": str(seed)}
     for key, value in tags.items():
@@ -196,27 +202,27 @@ def png_bytes(pixels: np.ndarray, label: str, seed: int, model_sha256: str) -> b
 
 
 def load(folder: str | Path) -> list[Pool]:
-    """Reads a pool, or one class of it, and checks every image.
+    """Reads a pool, or one class of it, and verifies every image.
 
     Args:
-      folder: holds class folders with a pool.json each, or is one of them.
+      folder: a folder of class folders with a pool.json each, or one class folder.
 
     Returns:
       One Pool per class, by class name.
 
     Raises:
-      FileNotFoundError: there is no pool, or an image of it is gone.
-      ValueError: a pool.json is broken, points out of its folder or has no images; an image was changed, has another
-        size or does not say that it is synthetic; or two classes are of different splits.
+      FileNotFoundError: there is no pool, or a listed image is missing.
+      ValueError: a pool.json is broken, points outside its folder or lists no images; an image was changed, has another
+        size or is not marked as synthetic; or two class folders are of one class or of different splits.
     """
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; make a pool with python -m dim_jax.generate")
     is_class = (folder / FILE_NAME).is_file()
-    found = [folder] if is_class else [path.parent for path in sorted(folder.glob(f"*/{FILE_NAME}"))]
-    if not found:
+    class_folders = [folder] if is_class else [path.parent for path in sorted(folder.glob(f"*/{FILE_NAME}"))]
+    if not class_folders:
         raise FileNotFoundError(f"{folder} holds no pool ({FILE_NAME}); make one with python -m dim_jax.generate")
-    pools = sorted((_read(each) for each in found), key=lambda pool: pool.label)
+    pools = sorted(map(_read, class_folders), key=lambda pool: pool.label)
     for pool, other in itertools.pairwise(pools):
         if pool.label == other.label:
             raise ValueError(f"{pool.folder} and {other.folder} are both of class {pool.label!r}; keep one of them")
@@ -232,31 +238,33 @@ def load(folder: str | Path) -> list[Pool]:
 
 
 def _read(folder: Path) -> Pool:
-    """Reads the list of a class folder; looks at no image."""
+    """Reads the pool.json of a class folder, without reading the images."""
     path = folder / FILE_NAME
-    content = files.read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise ValueError(f"{path} has format {found!r}, expected {FORMAT}; generate the images again")
+    record = files.read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        version = record.get("format") if isinstance(record, dict) else None
+        raise ValueError(f"{path} has format {version!r}, expected {FORMAT}; generate the images again")
     types = {"class": str, "model": dict, "split_sha256": str, "image_size": int, "truncation": float | int}
-    _check_types(content, types | {"images": list}, str(path))
-    if not content["images"] or content["image_size"] < 1:
-        raise ValueError(f"{path} lists no images, or such without a size; generate the images again")
-    if not 0 < content["truncation"] < math.inf:
+    _check_types(record, types | {"images": list}, str(path))
+    if not record["images"] or record["image_size"] < 1:
+        raise ValueError(f"{path} lists no images, or an image_size below 1; generate the images again")
+    if not 0 < record["truncation"] < math.inf:
         raise ValueError(f"{path}: 'truncation' must be a number above 0; generate the images again")
     model_types = {field.name: field.type for field in fields(Model)}
-    _check_types(content["model"], model_types, f"{path}, 'model'")
-    entries = tuple(_read_entry(entry, folder, f"{path}, image {at}") for at, entry in enumerate(content["images"]))
-    for what, values in (("path", [image.path for image in entries]), ("seed", [image.seed for image in entries])):
+    _check_types(record["model"], model_types, f"{path}, 'model'")
+    entries = tuple(
+        _read_entry(entry, folder, f"{path}, image {number}") for number, entry in enumerate(record["images"])
+    )
+    for key, values in (("path", [image.path for image in entries]), ("seed", [image.seed for image in entries])):
         if len(set(values)) != len(values):
-            raise ValueError(f"{path} lists a {what} twice; generate the images again")
+            raise ValueError(f"{path} lists a {key} twice; generate the images again")
     return Pool(
         folder=folder,
-        label=content["class"],
-        model=Model(**{name: content["model"][name] for name in model_types}),
-        split_sha256=content["split_sha256"],
-        image_size=content["image_size"],
-        truncation=float(content["truncation"]),
+        label=record["class"],
+        model=Model(**{name: record["model"][name] for name in model_types}),
+        split_sha256=record["split_sha256"],
+        image_size=record["image_size"],
+        truncation=float(record["truncation"]),
         images=tuple(sorted(entries, key=lambda image: image.seed)),
     )
 
@@ -269,35 +277,36 @@ def _read_entry(entry: object, folder: Path, where: str) -> PoolImage:
         raise ValueError(f"{where}: 'seed' is negative; generate the images again")
     parts = PurePosixPath(entry["path"]).parts
     path = folder.joinpath(*parts)
-    # Resolved as well: a link inside the folder may lead out of it.
-    leaves = not parts or entry["path"].startswith("/") or ".." in parts
-    if leaves or not path.resolve().is_relative_to(folder.resolve()):
+    # Checked after resolving links, too: a link inside the folder may point outside it.
+    is_outside = not parts or entry["path"].startswith("/") or ".." in parts
+    if is_outside or not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{where}: path {entry['path']!r} leaves the folder of the pool; generate the images again")
     return PoolImage(path, entry["seed"], entry["sha256"])
 
 
-def _check_types(content: dict, types: dict, where: str) -> None:
+def _check_types(record: dict, types: dict, where: str) -> None:
     for name, kind in types.items():
-        if not isinstance(content.get(name), kind) or isinstance(content[name], bool):
-            raise ValueError(f"{where}: {name!r} is missing or of another kind; generate the images again")
+        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
+            raise ValueError(f"{where}: {name!r} is missing or of the wrong type; generate the images again")
 
 
 def _check_image(image: PoolImage, pool: Pool) -> None:
     if not image.path.is_file():
-        raise FileNotFoundError(f"{image.path} is listed in {pool.folder / FILE_NAME} and gone; generate it again")
-    content = images.read_bytes(image.path)
-    if hashlib.sha256(content).hexdigest() != image.sha256:
+        raise FileNotFoundError(f"{image.path} is listed in {pool.folder / FILE_NAME} but missing; generate it again")
+    encoded = images.read_bytes(image.path)
+    if hashlib.sha256(encoded).hexdigest() != image.sha256:
         raise ValueError(f"{image.path} was changed since it was generated (its SHA-256 differs); generate it again")
     try:
-        found = images.inspect(content, str(image.path))
+        decoded = images.inspect(encoded, str(image.path))
     except ValueError as error:
         raise ValueError(f"{error}; generate it again") from None
-    height, width, _ = found.pixels.shape
+    height, width, _ = decoded.pixels.shape
     if (width, height) != (pool.image_size, pool.image_size):
         raise ValueError(
             f"{image.path} has {width}x{height} pixels, its pool {pool.image_size}x{pool.image_size}; generate it again"
         )
-    if found.kind != "PNG" or found.texts.get("synthetic") != "true":
+    if decoded.kind != "PNG" or decoded.texts.get("synthetic") != "true":
         raise ValueError(
-            f"{image.path} does not say that it is synthetic, so it may be real; a pool is for generated images alone"
+            f"{image.path} is not marked as synthetic, so it may be real; a pool holds generated images only, generate "
+            "it again"
         )

@@ -1,4 +1,4 @@
-"""Pictures of a GAN's training: a grid from fixed seeds, reconstructions of fixed real images, and an animation."""
+"""Sample sheets of a GAN in training: images of fixed seeds, reconstructions of fixed real images, an animation."""
 
 import io
 from pathlib import Path
@@ -30,7 +30,7 @@ class SampleSheets:
     """Writes samples/samples_STEP.png, samples/reconstructions_STEP.png and samples/animation.webp of a run.
 
     Attributes:
-      folder: where they are written.
+      folder: the folder that they are written to.
     """
 
     def __init__(
@@ -44,30 +44,29 @@ class SampleSheets:
     ):
         """Args:
         run: run directory.
-        generator: draws the images.
-        discriminator: rebuilds the examples; None where it does not learn to.
+        generator: the generator.
+        discriminator: the discriminator, whose decoders reconstruct the examples; None without reconstructions.
         statistics: see synthesis.Synthesizer.
         examples: real training images (N, S, S, 3) uint8 and their labels (N,).
-        label_strength: how much labels count in drawing, as a function of the step.
+        label_strength: scale of the conditioning as a function of the step (transition.label_strength).
         """
         self.folder = run / FOLDER
-        # One device draws; there is no axis to average over.
+        # Runs on one device, without an axis to average over.
         self._generator, self._statistics = generator.clone(axis_name=None), statistics
         self._discriminator = discriminator and discriminator.clone(axis_name=None)
         self._examples, self._labels = examples
         self._label_strength = label_strength
-        self._rebuild = jax.jit(self._rebuilt)
+        self._reconstruct = jax.jit(self._reconstructions)
 
     def draw(self, state: GanState) -> dict[str, float]:
         """Writes the sheets of a replicated state.
 
         Returns:
-          diversity: how much the drawn images of a class differ from one another, as a multiple of how much the
-            examples do (root mean square difference of pairs, at the small size): near 0, the GAN draws one image per
-            class.
+          diversity: root mean square difference between pairs of samples of a class, at the small size, divided by
+            that of the examples; near 0 the GAN generates one image per class.
         """
         step = int(parallel.unreplicate(state.step))
-        training = {name: parallel.unreplicate(each) for name, each in state.generator.variables.items()}
+        training = {name: parallel.unreplicate(tree) for name, tree in state.generator.variables.items()}
         averaged = {**training, "params": parallel.unreplicate(state.ema_params)}
         strength = float(self._label_strength(step))
         averaged = recalibrate(self._generator, averaged, strength)
@@ -76,20 +75,20 @@ class SampleSheets:
         self._write(f"{SAMPLES}_{step:07d}.png", samples, _COLUMNS)
         if self._discriminator is not None:
             variables = parallel.unreplicate(state.discriminator.variables)
-            rebuilt = np.asarray(self._rebuild(variables, self._examples, self._labels))
-            self._write(f"{RECONSTRUCTIONS}_{step:07d}.png", rebuilt.reshape(-1, *rebuilt.shape[2:]), rebuilt.shape[1])
+            rows = np.asarray(self._reconstruct(variables, self._examples, self._labels))
+            self._write(f"{RECONSTRUCTIONS}_{step:07d}.png", rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
         side = scales.small_size(self._generator.size)
         sets = (*np.split(samples, self._generator.num_classes or 1), self._examples)
-        *drawn, real = [_spread(scales.shrink_area(each.astype(np.float32), side)) for each in sets]
-        return {"diversity": float(np.mean(drawn)) / real if real else 0.0}
+        *generated, real = [_spread(scales.shrink_area(images.astype(np.float32), side)) for images in sets]
+        return {"diversity": float(np.mean(generated)) / real if real else 0.0}
 
     def animate(self) -> None:
-        """Joins the grids of all steps so far into an animation."""
+        """Writes an animation of the sample grids of all steps so far, of at most 40 frames."""
         grids = sorted(self.folder.glob(f"{SAMPLES}_*.png"))
         if not grids:
             return
-        chosen = np.unique(np.linspace(0, len(grids) - 1, min(len(grids), _MAX_FRAMES)).astype(int))
-        frames = [Image.open(grids[number]).convert("RGB") for number in chosen]
+        numbers = np.unique(np.linspace(0, len(grids) - 1, min(len(grids), _MAX_FRAMES)).astype(int))
+        frames = [Image.open(grids[number]).convert("RGB") for number in numbers]
         half = [frame.resize((frame.width // 2, frame.height // 2), Image.Resampling.BOX) for frame in frames]
         buffer = io.BytesIO()
         half[0].save(
@@ -98,19 +97,19 @@ class SampleSheets:
         files.write_bytes(self.folder / ANIMATION, buffer.getvalue())
 
     def _samples(self, synthesizer: Synthesizer) -> np.ndarray:
-        """One class: 64 seeds. Several: as many seeds for each, one class after the other."""
+        """Returns images of 64 seeds, or for a conditional generator of 8 seeds per class, class after class."""
         num_classes = self._generator.num_classes
         if not num_classes:
             return synthesizer.images(range(NUM_SAMPLES))
         return np.concatenate([synthesizer.images(range(_COLUMNS), label) for label in range(num_classes)])
 
-    def _rebuilt(self, variables: Any, examples: jax.Array, labels: jax.Array) -> jax.Array:
-        """Returns (N, 4, s, s, 3) uint8: the image, the whole rebuilt from either branch, and its lower left part."""
+    def _reconstructions(self, variables: Any, examples: jax.Array, labels: jax.Array) -> jax.Array:
+        """Returns (N, 4, s, s, 3) uint8: the image, its reconstructions from both branches, and its lower left part."""
         images = jnp.asarray(examples, jnp.float32) / 127.5 - 1.0
         small = scales.shrink_area(images, scales.small_size(images.shape[1]))
         labels = labels if self._discriminator.num_classes else None
-        _, rebuilt = self._discriminator.apply(variables, images, small, 2, False, labels, method="reconstruct")
-        columns = jnp.stack([small, rebuilt["whole"], rebuilt["small"], rebuilt["part"]], axis=1)
+        _, decoded = self._discriminator.apply(variables, images, small, 2, False, labels, method="reconstruct")
+        columns = jnp.stack([small, decoded["whole"], decoded["small"], decoded["part"]], axis=1)
         return jnp.round((jnp.clip(columns, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
     def _write(self, name: str, images: np.ndarray, columns: int) -> None:
@@ -122,7 +121,12 @@ class SampleSheets:
 
 
 def grid(images: np.ndarray, columns: int) -> Image.Image:
-    """Returns images (N, S, S, 3) uint8 row by row on white, two pixels apart, each at most 256 px wide."""
+    """Arranges images in a grid on white, two pixels apart, each shrunk to at most 256 px.
+
+    Args:
+      images: uint8 (N, S, S, 3).
+      columns: number of columns.
+    """
     side = min(images.shape[1], _MAX_TILE)
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (side + 2) - 2, rows * (side + 2) - 2), "white")

@@ -1,7 +1,7 @@
-"""Which images of a pool are worth training on: scores of every image, and the decision with one reason each.
+"""Scores of the images of a pool, thresholds from real images, and the decision with one reason per rejected image.
 
-A threshold is never a number of some feature space but what real images do: a generated image may not lie farther from
-its class than nearly all real ones do, nor nearer to a training image than real ones of other cases hardly ever come.
+Thresholds are quantiles over real images, not constants of a feature space: a generated image may not be farther from
+its class than nearly all real images are, nor closer to a training image than nearly all real images of other cases.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,21 @@ COPY, WRONG_CLASS, FAR, DUPLICATE, SPARE = (
     "copy_of_training_image", "wrong_class", "far_from_class", "duplicate_in_pool", "not_needed",
 )  # fmt: skip
 REASONS = (COPY, WRONG_CLASS, FAR, DUPLICATE, SPARE)  # in the order in which they are tested
-NEIGHBOURS = 5
-COPY_FLOOR = 0.25
+NEIGHBOURS = 5  # of the class distance
+COPY_FLOOR = 0.25  # share of the median
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What real images of one class do.
+    """Distances and probabilities of real images of one class.
 
     Attributes:
-      class_distance: mean distance of training images to the nearest NEIGHBOURS training images of their class that
-        are of other cases, (N,).
-      train_feature, train_pixel: distances of training images to the nearest training image of another case, (N,).
-      held_out_feature, held_out_pixel: the same for validation images, (V,), which may be none.
-      held_out_probability: of their class, by the classifier, (V,).
+      class_distance: mean distance of each training image to its NEIGHBOURS nearest training images of the same class
+        and of other cases, (N,).
+      train_feature, train_pixel: distance of each training image to the nearest training image of another case, by
+        features and by thumbnails, (N,).
+      held_out_feature, held_out_pixel: the same for validation images, (V,); V may be 0.
+      held_out_probability: probability of their class by the classifier, (V,).
     """
 
     class_distance: np.ndarray
@@ -45,9 +46,9 @@ class Limits:
     """The thresholds of one class.
 
     Attributes:
-      probability: the least of a kept image.
-      class_distance: the largest of a kept image.
-      feature, pixel: a kept image is farther than this from every training image, and from every other kept one.
+      probability: minimum probability of the class, in [0, 1].
+      class_distance: maximum class distance.
+      feature, pixel: distances to any training image and to any other selected image must be larger than this.
     """
 
     probability: float
@@ -58,16 +59,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Scores:
-    """The numbers of the images of one class of a pool, N of them.
+    """Scores of the N images of one class of a pool.
 
     Attributes:
-      seed: (N,) int, different; decides between equals, so that the order of the pool does not.
-      probability: of their class by the classifier, (N,).
-      class_distance: mean distance to the nearest NEIGHBOURS real training images of the class, (N,).
-      feature_distance, feature_row: distance in feature space to the nearest training image of any class, and its
-        place among them, (N,).
+      seed: unique int seeds, (N,); they break ties, so that the result does not depend on the order of the pool.
+      probability: probability of their class by the classifier, (N,).
+      class_distance: mean distance to the NEIGHBOURS nearest training images of the class, (N,).
+      feature_distance, feature_row: distance in feature space to the nearest training image of any class, and the
+        index of that image among the training images, (N,).
       pixel_distance, pixel_row: the same for thumbnails, in [0, 1], (N,).
-      feature_between, pixel_between: distances of the images to each other, (N, N).
+      feature_between, pixel_between: pairwise distances of the images, (N, N).
     """
 
     seed: np.ndarray
@@ -83,22 +84,22 @@ class Scores:
     def __len__(self) -> int:
         return len(self.seed)
 
-    def take(self, places: np.ndarray) -> "Scores":
-        """Returns the scores of the images at `places`, in that order."""
-        values = {field.name: getattr(self, field.name)[places] for field in fields(self)}
+    def take(self, indices: np.ndarray) -> "Scores":
+        """Returns the scores of the images at `indices`, in that order."""
+        values = {field.name: getattr(self, field.name)[indices] for field in fields(self)}
         for name in ("feature_between", "pixel_between"):
-            values[name] = values[name][:, places]
+            values[name] = values[name][:, indices]
         return Scores(**values)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of N images.
+    """Selected and rejected images among N.
 
     Attributes:
-      kept: places of the kept images; each is the farthest from all before it.
-      reasons: why an image is rejected, one of REASONS, or None for a kept one, (N,).
-      duplicate_of: the image before it that a DUPLICATE repeats, else -1, (N,).
+      kept: indices of the selected images, in the order of their selection (`decide`).
+      reasons: reason of the rejection, one of REASONS, or None for a selected image, (N,).
+      duplicate_of: index of the image that a DUPLICATE repeats, else -1, (N,).
     """
 
     kept: tuple[int, ...]
@@ -107,7 +108,7 @@ class Decision:
 
 
 def thumbnail_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Root mean square differences of thumbnails, the least over the eight right-angle turns and mirrorings.
+    """Root mean square differences of thumbnails, minimised over the eight rotations and reflections of the square.
 
     Args:
       one: uint8 (N, S, S, 3).
@@ -119,9 +120,9 @@ def thumbnail_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     flat = np.asarray(other, np.float64).reshape(len(other), -1) / 255
     nearest = np.full((len(one), len(other)), np.inf)
     for mirrored in (one, np.swapaxes(one, 1, 2)):
-        for turns in range(4):
-            turned = np.rot90(mirrored, turns, (1, 2)).reshape(len(one), flat.shape[1]) / 255
-            np.minimum(nearest, distances(turned, flat), out=nearest)
+        for quarter_turns in range(4):
+            rotated = np.rot90(mirrored, quarter_turns, (1, 2)).reshape(len(one), flat.shape[1]) / 255
+            np.minimum(nearest, distances(rotated, flat), out=nearest)
     return nearest / np.sqrt(flat.shape[1])
 
 
@@ -134,31 +135,34 @@ def reference(
     held_out_thumbnails: np.ndarray,
     held_out_probability: np.ndarray,
 ) -> Reference:
-    """Measures what real images of one class do.
+    """Measures the real images of one class.
 
     Args:
-      features, thumbnails: of all training images, (N, F) and (N, S, S, 3).
-      groups: case of each, (N,).
-      is_class: which are of the class, bool (N,).
-      held_out_features, held_out_thumbnails, held_out_probability: of the class's validation images, (V, F),
-        (V, S, S, 3) and (V,).
+      features, thumbnails: features (N, F) and uint8 thumbnails (N, S, S, 3) of all training images.
+      groups: case of each training image, (N,).
+      is_class: whether each training image is of the class, bool (N,).
+      held_out_features, held_out_thumbnails, held_out_probability: features, thumbnails and probabilities of the
+        validation images of the class, (V, F), (V, S, S, 3) and (V,).
 
     Raises:
       ValueError: fewer than two training images of the class.
     """
-    groups, own = np.asarray(groups), np.flatnonzero(is_class)
-    if len(own) < 2:
-        raise ValueError(f"{len(own)} training images of the class cannot say how far real images are from each other")
-    between = distances(features[own], features)
-    between_pixels = thumbnail_distances(thumbnails[own], thumbnails)
-    for row, place in enumerate(own):
-        # A field beside another of its case says nothing of what an unseen case would do.
-        excluded = groups == groups[place]
-        if excluded.all() or (excluded[own]).all():
-            excluded = np.arange(len(groups)) == place
+    groups, members = np.asarray(groups), np.flatnonzero(is_class)
+    if len(members) < 2:
+        raise ValueError(
+            f"{len(members)} training images of the class are too few to measure distances between real images; at "
+            "least 2 are needed"
+        )
+    between = distances(features[members], features)
+    between_pixels = thumbnail_distances(thumbnails[members], thumbnails)
+    for row, index in enumerate(members):
+        # Images of the same case are excluded: their distances do not represent new cases.
+        excluded = groups == groups[index]
+        if excluded.all() or (excluded[members]).all():
+            excluded = np.arange(len(groups)) == index
         between[row, excluded] = between_pixels[row, excluded] = np.inf
     return Reference(
-        class_distance=_mean_of_nearest(between[:, own]),
+        class_distance=_mean_of_nearest(between[:, members]),
         train_feature=between.min(1),
         train_pixel=between_pixels.min(1),
         held_out_feature=distances(held_out_features, features).min(1),
@@ -180,9 +184,9 @@ def score(
 
     Args:
       seeds, probability: see Scores.
-      features, thumbnails: of the images, (N, F) and (N, S, S, 3).
-      train_features, train_thumbnails: of all training images, (M, F) and (M, S, S, 3).
-      is_class: which of those are of the class, bool (M,).
+      features, thumbnails: features (N, F) and uint8 thumbnails (N, S, S, 3) of the images.
+      train_features, train_thumbnails: features and thumbnails of all training images, (M, F) and (M, S, S, 3).
+      is_class: whether each training image is of the class, bool (M,).
     """
     to_train, to_train_pixels = distances(features, train_features), thumbnail_distances(thumbnails, train_thumbnails)
     rows, every = (to_train.argmin(1), to_train_pixels.argmin(1)), np.arange(len(seeds))
@@ -200,42 +204,47 @@ def score(
 
 
 def _mean_of_nearest(between: np.ndarray) -> np.ndarray:
-    """Means of the NEIGHBOURS smallest values of each row, of fewer where the rest is infinite."""
+    """Mean of the finite ones among the NEIGHBOURS smallest values of each row."""
     nearest = np.sort(between, axis=1)[:, :NEIGHBOURS]
     finite = np.isfinite(nearest)
     return np.where(finite, nearest, 0).sum(1) / finite.sum(1)
 
 
 def limits(rules: Rules, real: Reference) -> Limits:
-    """Turns rules into thresholds of one class.
+    """Thresholds of one class from the rules and its real images.
 
-    A copy is what comes nearer than the quantile of real images, or than COPY_FLOOR of their median: where the data
-    hold the same picture twice, the quantile would be zero.
+    The copy threshold is the quantile over real images, but at least COPY_FLOOR times their median: if the data contain
+    an image twice, the quantile alone would be zero.
     """
 
-    def least(train: np.ndarray, held_out: np.ndarray) -> float:
+    def copy_threshold(train: np.ndarray, held_out: np.ndarray) -> float:
         both = np.concatenate([train, held_out])
         return float(max(np.quantile(both, rules.copy_quantile), COPY_FLOOR * np.median(both)))
 
-    typical = float(np.median(real.held_out_probability)) if len(real.held_out_probability) else 1.0
+    median_probability = float(np.median(real.held_out_probability)) if len(real.held_out_probability) else 1.0
     return Limits(
-        probability=min(rules.least_probability, typical),
+        probability=min(rules.least_probability, median_probability),
         class_distance=rules.distance_slack * float(np.quantile(real.class_distance, rules.distance_quantile)),
-        feature=least(real.train_feature, real.held_out_feature),
-        pixel=least(real.train_pixel, real.held_out_pixel),
+        feature=copy_threshold(real.train_feature, real.held_out_feature),
+        pixel=copy_threshold(real.train_pixel, real.held_out_pixel),
     )
 
 
 def decide(scores: Scores, keep: int, limits: Limits) -> Decision:
-    """Decides on every image of one class.
+    """Selects images of one class by farthest-point sampling among those that pass all thresholds.
 
-    Copies of training images go first, then images the classifier takes for another class, then those far from the
-    class. Of the others, the one nearest to its class comes first and then always the one farthest from all before it
-    (Gonzalez, Theoretical Computer Science 38 (1985)); near-copies of one before are duplicates, and what comes after
-    the first `keep` is not needed. Permuting the images permutes the decision.
+    Copies of training images are rejected first, then images of another class by the classifier, then those far from
+    the class. Of the rest, the image closest to the class is selected first, and then repeatedly the one farthest from
+    all selected so far. Near-copies of a selected image are rejected as duplicates, and those after the first `keep` as
+    not needed. Permuting the images permutes the decision.
 
     Args:
-      keep: the most images to keep, at least 0.
+      scores: scores of the images.
+      keep: maximum number of images, at least 0.
+      limits: thresholds of the class.
+
+    Reference: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38
+    (1985).
     """
     is_copy = (scores.feature_distance <= limits.feature) | (scores.pixel_distance <= limits.pixel)
     tests = (
@@ -244,31 +253,31 @@ def decide(scores: Scores, keep: int, limits: Limits) -> Decision:
         (FAR, ~(scores.class_distance <= limits.class_distance)),
     )
     reasons: list[str | None] = [
-        next((name for name, failed in tests if failed[place]), None) for place in range(len(scores))
+        next((name for name, failed in tests if failed[index]), None) for index in range(len(scores))
     ]
     duplicate_of = [-1] * len(scores)
-    chosen: list[int] = []
+    selected: list[int] = []
     nearest = np.full(len(scores), np.inf)
-    # The most typical first, so that it is taken while all are equally far.
-    typical = np.lexsort((scores.seed, scores.class_distance))
-    waiting = np.array([place for place in typical if reasons[place] is None], int)
-    while len(waiting):
-        place = int(waiting[nearest[waiting].argmax()])
-        waiting = waiting[waiting != place]
-        alike = [
+    # Ordered by class distance: argmax takes the first of equals, as all are before the first selection.
+    by_class_distance = np.lexsort((scores.seed, scores.class_distance))
+    remaining = np.array([index for index in by_class_distance if reasons[index] is None], int)
+    while len(remaining):
+        index = int(remaining[nearest[remaining].argmax()])
+        remaining = remaining[remaining != index]
+        near_copies = [
             other
-            for other in chosen
-            if scores.feature_between[place, other] <= limits.feature
-            or scores.pixel_between[place, other] <= limits.pixel
+            for other in selected
+            if scores.feature_between[index, other] <= limits.feature
+            or scores.pixel_between[index, other] <= limits.pixel
         ]
-        if alike:
-            reasons[place] = DUPLICATE
-            duplicate_of[place] = min(
-                alike, key=lambda other: (scores.feature_between[place, other], scores.seed[other])
+        if near_copies:
+            reasons[index] = DUPLICATE
+            duplicate_of[index] = min(
+                near_copies, key=lambda other: (scores.feature_between[index, other], scores.seed[other])
             )
         else:
-            chosen.append(place)
-            nearest = np.minimum(nearest, scores.feature_between[place])
-    for place in chosen[keep:]:
-        reasons[place] = SPARE
-    return Decision(tuple(chosen[:keep]), tuple(reasons), tuple(duplicate_of))
+            selected.append(index)
+            nearest = np.minimum(nearest, scores.feature_between[index])
+    for index in selected[keep:]:
+        reasons[index] = SPARE
+    return Decision(tuple(selected[:keep]), tuple(reasons), tuple(duplicate_of))

@@ -1,4 +1,4 @@
-"""How strict a selection of generated images is, and the feature spaces that it may measure distances in."""
+"""Strictness of a selection of generated images, and the names of its feature spaces."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,19 @@ LITE0, CLASSIFIER = "efficientnet_lite0", "classifier"
 
 @dataclass(frozen=True)
 class Rules:
-    """How strict to be.
+    """Strictness of a selection.
 
     Attributes:
-      least_probability: of its class, by the classifier, in [0, 1]; or the median that real validation images of the
-        class get, where that is less: nothing generated need look more like its class than real images do.
-      distance_quantile: of the real images' distances to their class; what lies farther is no such tissue.
-      distance_slack: multiplies that quantile: above 1 for images that are useful though visibly not real.
-      copy_quantile: of the distances of real images to the nearest training image of another case; what comes nearer is
-        a copy.
+      least_probability: minimum probability of an image's class by the classifier, in [0, 1]; lowered to the median
+        over real validation images of the class where that is smaller.
+      distance_quantile: quantile of the real images' distances to their class, in [0, 1]; images farther away are
+        rejected.
+      distance_slack: factor of that quantile, above 0; above 1 accepts images that are useful though visibly not real.
+      copy_quantile: quantile of the real images' distances to the nearest training image of another case, in [0, 1];
+        images closer to a training image are rejected as copies.
+
+    Raises:
+      ValueError: a value is out of range.
     """
 
     least_probability: float = 0.5

@@ -1,4 +1,4 @@
-"""Transitional training: a class-conditional GAN learns without labels first; then they come to count by degrees."""
+"""Transitional training of a class-conditional GAN: the schedule by which its conditioning is faded in."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,18 @@ import optax
 
 
 def label_strength(condition_from: float, condition_until: float, num_train_steps: int) -> optax.Schedule:
-    """Returns what the parts of a GAN that depend on labels are scaled by, as a function of the step.
+    """Schedule of the scale of a GAN's label-dependent parts.
 
-    clip((step / num_train_steps - condition_from) / (condition_until - condition_from), 0, 1). Told the labels of few
-    images from the start, a GAN tends to draw a single image per class.
+    clip((step / num_train_steps - condition_from) / (condition_until - condition_from), 0, 1). Conditioned from the
+    start on the labels of few images, a GAN tends to collapse to a single image per class.
 
     Args:
-      condition_from: share of the run during which labels count for nothing, in [0, 1].
-      condition_until: share of the run after which they count in full, in [condition_from, 1]; 0: from the start.
+      condition_from: fraction of the run up to which the scale is 0, in [0, 1].
+      condition_until: fraction of the run from which the scale is 1, in [condition_from, 1]; 0 for 1 from the start.
       num_train_steps: length of the run.
+
+    Returns:
+      A function from the step to a float32 scalar in [0, 1].
 
     Reference: Shahbazi et al., "Collapse by conditioning: training class-conditional GANs with limited data", ICLR
     2022, section 3.
@@ -22,7 +25,7 @@ def label_strength(condition_from: float, condition_until: float, num_train_step
     begin, end = condition_from * num_train_steps, condition_until * num_train_steps
 
     def strength(step: int | jax.Array) -> jax.Array:
-        risen = jnp.maximum(step - begin, 0.0) / max(end - begin, 1.0)
-        return jnp.where(step >= end, 1.0, risen).astype(jnp.float32)
+        ramp = jnp.maximum(step - begin, 0.0) / max(end - begin, 1.0)
+        return jnp.where(step >= end, 1.0, ramp).astype(jnp.float32)
 
     return strength

@@ -1,1 +1,1 @@
-"""Files of weights, read and written without running anything in them, and the published names of tensors."""
+"""Weight files, read without executing anything in them and written, and maps of PyTorch names to Flax paths."""

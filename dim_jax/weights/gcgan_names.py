@@ -1,4 +1,4 @@
-"""The one map between the published PyTorch names of GCGAN and this package's Flax paths, and the layouts of both."""
+"""Map between the published PyTorch names of GCGAN's tensors and Flax paths, and conversion of their layouts."""
 
 import re
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ LATENT = "init.init.0"  # the transposed convolution
 
 
 def generator_names(model: Generator) -> dict[str, Path]:
-    """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, step counters left out.
+    """Returns PyTorch name -> Flax path (collection first) of every tensor of a generator, except step counters.
 
     Raises:
-      ValueError: `model` has other parts than the published network.
+      ValueError: `model` differs from the published architecture.
     """
     _check_published(model)
     if model.up != "residual":
@@ -40,12 +40,12 @@ def generator_names(model: Generator) -> dict[str, Path]:
         if number % 2:
             names |= _up_block(torch, (block,))
         else:
-            for place, part in ((1, "first"), (5, "second")):
-                names |= layer_names(f"{torch}.block.{place}", (block, part), SPECTRAL)
+            for index, part in ((1, "first"), (5, "second")):
+                names |= layer_names(f"{torch}.block.{index}", (block, part), SPECTRAL)
                 names |= layer_names(
-                    f"{torch}.block.{place + 1}", (block, f"{part}_noise"), {"weight": ("params", "gain")}
+                    f"{torch}.block.{index + 1}", (block, f"{part}_noise"), {"weight": ("params", "gain")}
                 )
-                names |= layer_names(f"{torch}.block.{place + 2}", (block, f"{part}_norm"), NORM)
+                names |= layer_names(f"{torch}.block.{index + 2}", (block, f"{part}_norm"), NORM)
             names |= layer_names(f"{torch}.skip.1", (block, "skip"), SPECTRAL)
             names |= layer_names(f"{torch}.skip.2", (block, "skip_norm"), NORM)
         if 64 <= side < 1024:
@@ -54,10 +54,10 @@ def generator_names(model: Generator) -> dict[str, Path]:
 
 
 def discriminator_names(model: Discriminator) -> dict[str, Path]:
-    """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, step counters left out.
+    """Returns PyTorch name -> Flax path (collection first) of every tensor of a discriminator, except step counters.
 
     Raises:
-      ValueError: `model` has other parts than the published network.
+      ValueError: `model` differs from the published architecture.
     """
     _check_published(model)
     names = layer_names("down_from_big.0", ("big", "stem"), SPECTRAL)
@@ -69,9 +69,9 @@ def discriminator_names(model: Discriminator) -> dict[str, Path]:
         if side >= stem:
             continue
         torch, block = f"down_{512 // side}", ("big", f"down{side}")
-        for place, part in (("main.0", "halve"), ("main.3", "refine"), ("direct.1", "direct")):
-            group, index = place.split(".")
-            names |= layer_names(f"{torch}.{place}", (*block, part), SPECTRAL)
+        for position, part in (("main.0", "halve"), ("main.3", "refine"), ("direct.1", "direct")):
+            group, index = position.split(".")
+            names |= layer_names(f"{torch}.{position}", (*block, part), SPECTRAL)
             names |= layer_names(f"{torch}.{group}.{int(index) + 1}", (*block, f"{part}_norm"), NORM)
         if side * 8 <= stem:
             names |= _gate(f"se_{64 // side}_{512 // side}", ("big", f"gate{side}"))
@@ -83,9 +83,9 @@ def discriminator_names(model: Discriminator) -> dict[str, Path]:
     small = small_size(model.size)
     sides = [side for side in SMALL_CHANNELS if side < small]
     names |= layer_names("down_from_small.0", ("small", f"halve{sides[0]}"), SPECTRAL)
-    for place, side in enumerate(sides[1:], start=2):
-        names |= layer_names(f"down_from_small.{place}.main.0", ("small", f"halve{side}"), SPECTRAL)
-        names |= layer_names(f"down_from_small.{place}.main.1", ("small", f"halve{side}_norm"), NORM)
+    for index, side in enumerate(sides[1:], start=2):
+        names |= layer_names(f"down_from_small.{index}.main.0", ("small", f"halve{side}"), SPECTRAL)
+        names |= layer_names(f"down_from_small.{index}.main.1", ("small", f"halve{side}_norm"), NORM)
     names |= layer_names("rf_small", ("small", "logits"), SPECTRAL)
 
     for torch, flax in (("big", "whole"), ("part", "part"), ("small", "small")):
@@ -97,11 +97,15 @@ def discriminator_names(model: Discriminator) -> dict[str, Path]:
 
 
 def gcgan_fields(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the fields of the published Generator whose state dict this is."""
+    """Returns the fields of the published Generator that a state dict belongs to.
+
+    Args:
+      tensors: PyTorch name -> array in PyTorch's layout.
+    """
     sides = [int(match[1]) for match in (re.match(r"feat_(\d+)\.", name) for name in tensors) if match]
     size = max(sides, default=0)
     width = tensors[f"{LATENT}.weight_orig"].shape[1] / (2 * GENERATOR_CHANNELS[4])
-    # A tanh holds no weights; the published code has one at this size alone.
+    # A tanh has no weights; the published code has one at this size only.
     return {"size": size, "width": width, "context": "map", "tanh": size == 1024}
 
 
@@ -111,14 +115,15 @@ def _up_block(torch: str, flax: Path) -> dict[str, Path]:
 
 def _gate(torch: str, flax: Path) -> dict[str, Path]:
     names = {}
-    for place, part in (("fc1", "hidden"), ("fc2", "output")):
+    for layer, part in (("fc1", "hidden"), ("fc2", "output")):
         leaves = {"weight": ("params", "kernel")}
-        names |= layer_names(f"{torch}.global_context_block.{place}", (*flax, "context", part), leaves)
+        names |= layer_names(f"{torch}.global_context_block.{layer}", (*flax, "context", part), leaves)
     names |= layer_names(f"{torch}.main.1", (*flax, "squeeze"), SPECTRAL)
     return names | layer_names(f"{torch}.main.3", (*flax, "excite"), SPECTRAL)
 
 
 def _check_published(model: Generator | Discriminator) -> None:
+    """Raises ValueError if a field of `model` differs from the published architecture."""
     for field, published in (("gate", "gc"), ("context", "map"), ("num_classes", 0)):
         if getattr(model, field) != published:
             raise ValueError(
@@ -127,14 +132,14 @@ def _check_published(model: Generator | Discriminator) -> None:
 
 
 def to_flax(state_dict: Mapping[str, np.ndarray], names: Mapping[str, Path]) -> dict:
-    """Turns a PyTorch state dict into Flax variables {"params": ..., "batch_stats": ..., "spectral": ...}.
+    """Converts a PyTorch state dict to Flax variables {"params": ..., "batch_stats": ..., "spectral": ...}.
 
     Args:
       state_dict: PyTorch name -> array in PyTorch's layout.
-      names: of the same network, as above.
+      names: PyTorch name -> Flax path, from `generator_names` or `discriminator_names`.
 
     Raises:
-      ValueError: a tensor is missing, or one is there that the model does not have.
+      ValueError: a tensor is missing or unknown to the model.
     """
 
     def layout(name: str, tensor: np.ndarray) -> np.ndarray:
@@ -142,7 +147,7 @@ def to_flax(state_dict: Mapping[str, np.ndarray], names: Mapping[str, Path]) -> 
         if layer == LATENT and leaf == "weight_orig":
             return tensor.transpose(0, 2, 3, 1)
         if leaf == "weight_v":
-            # PyTorch flattens the channels and the positions of the kernel that it belongs to.
+            # PyTorch flattens the channels and spatial axes of the kernel.
             tensor = tensor.reshape(-1, *np.shape(state_dict[f"{layer}.weight_orig"])[2:])
             return tensor if layer == LATENT else tensor.transpose(1, 2, 0)
         return torch_names.to_flax_layout(tensor)
@@ -151,7 +156,10 @@ def to_flax(state_dict: Mapping[str, np.ndarray], names: Mapping[str, Path]) -> 
 
 
 def to_torch(variables: Mapping, names: Mapping[str, Path]) -> dict[str, np.ndarray]:
-    """The inverse of `to_flax`, also for a part of the collections or a tree like them, such as gradients."""
+    """Converts Flax variables to PyTorch name -> array in PyTorch's layout; the inverse of `to_flax`.
+
+    Paths that `variables` lacks are left out, so trees of some collections only, such as gradients, convert too.
+    """
 
     def layout(name: str, tensor: np.ndarray) -> np.ndarray:
         layer, leaf = name.rsplit(".", 1)

@@ -1,4 +1,4 @@
-"""Published weights for the networks of `models.feature_nets`, read from the files that users have of them."""
+"""Published weights of the frozen feature networks, read from their standard files."""
 
 import hashlib
 import importlib.util
@@ -28,38 +28,38 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 
 def perceptual(name: str, vgg_path: str = "", heads_path: str = "") -> tuple[dict[str, Any], Distance, str]:
-    """Returns a perceptual distance, its weights, and what to call it beside a result.
+    """Returns a perceptual distance with its weights.
 
     Args:
       name: key of feature_nets.PERCEPTUAL.
       vgg_path, heads_path: weight files of "lpips_vgg16"; see `lpips_vgg16`.
 
     Returns:
-      variables, `distance(variables, a, b) -> (N,)` for a and b (N, H, W, 3) in [-1, 1], and a description that names
-      the weight files with their SHA-256.
+      variables, `distance(variables, a, b) -> (N,)` for images a and b (N, H, W, 3) in [-1, 1], and a description with
+      the names and SHA-256 of the weight files, to report with results.
 
     Raises:
-      ValueError: there is no such distance, or its weights are not installed or not the right ones.
-      FileNotFoundError: a weight file is not there.
+      ValueError: the distance is unknown, or its weights are not installed or of another network.
+      FileNotFoundError: a weight file does not exist.
     """
     if name not in PERCEPTUAL:
         raise ValueError(f"{name!r} is not a perceptual distance; choose one of {', '.join(PERCEPTUAL)}")
     if name == "lite0":
-        variables, description = efficientnet_lite0(), _named("EfficientNet-Lite0 distance", lite0_path())
+        variables, description = efficientnet_lite0(), _description("EfficientNet-Lite0 distance", lite0_path())
     elif name == "lpips_vgg16":
         variables = lpips_vgg16(vgg_path, heads_path)
-        description = _named("LPIPS v0.1, VGG16", vgg_path, heads_path)
+        description = _description("LPIPS v0.1, VGG16", vgg_path, heads_path)
     else:
         variables, description = {}, "no perceptual distance"
     return variables, PERCEPTUAL[name], description
 
 
 def feature_extractor() -> tuple[dict[str, Any], Callable[[Mapping[str, Any], jax.Array], jax.Array]]:
-    """Returns the space in which images are measured: pooled features of EfficientNet-Lite0.
+    """Returns the feature extractor of the generative metrics: pooled features of EfficientNet-Lite0.
 
     Returns:
-      variables, and `features(variables, images) -> (N, 1280)` for images (N, H, W, 3) in [-1, 1] of any size; what is
-      done to them first is said at feature_nets.lite0_features. `feature_space` names it.
+      variables, and `features(variables, images) -> (N, 1280)` for images (N, H, W, 3) in [-1, 1] of any size
+      (feature_nets.lite0_features describes the preprocessing). `feature_space` describes it.
 
     Raises:
       ValueError: the weights are not installed.
@@ -68,7 +68,7 @@ def feature_extractor() -> tuple[dict[str, Any], Callable[[Mapping[str, Any], ja
 
 
 def pixel_features() -> Callable[[np.ndarray], np.ndarray]:
-    """Returns `feature_extractor` compiled for pixels: uint8 (N, H, W, 3) to float32 (N, 1280).
+    """Returns `feature_extractor` compiled as a function from uint8 pixels (N, H, W, 3) to float32 (N, 1280).
 
     Raises:
       ValueError: the weights are not installed.
@@ -79,23 +79,23 @@ def pixel_features() -> Callable[[np.ndarray], np.ndarray]:
 
 
 def feature_space() -> str:
-    """Returns what to call the space of `feature_extractor` beside a result, with the SHA-256 of the weights.
+    """Returns a description of the features of `feature_extractor`, with the SHA-256 of the weights.
 
     Raises:
       ValueError: the weights are not installed.
     """
-    return _named(
+    return _description(
         "EfficientNet-Lite0 pooled features (1280), resized to 224 px bicubic with antialiasing", lite0_path()
     )
 
 
 def lite0_path() -> Path:
-    """Returns the weights file of the installed package.
+    """Returns the path of the weight file of EfficientNet-Lite0 in its installed package.
 
     Raises:
-      ValueError: it is not installed.
+      ValueError: the package is not installed.
     """
-    spec = importlib.util.find_spec(LITE0_PACKAGE)  # finds it without running any of it
+    spec = importlib.util.find_spec(LITE0_PACKAGE)  # does not import it
     for folder in spec.submodule_search_locations or () if spec else ():
         for path in sorted(Path(folder, "models").glob("efficientnet-lite0-*.pth")):
             return path
@@ -108,20 +108,20 @@ def efficientnet_lite0() -> dict[str, Any]:
     """Returns the `params` and `batch_stats` of EfficientNetLite0 with its published ImageNet weights.
 
     Raises:
-      ValueError: they are not installed, or not those of the network.
+      ValueError: the weights are not installed, or of another network.
     """
     path, model = lite0_path(), EfficientNetLite0()
     return _variables(path, torch_files.read_state_dict(path), efficientnet_lite_names(model), model)
 
 
 def with_imagenet_weights(variables: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Returns fresh variables of EfficientNetLite0 with the published ImageNet weights in all layers but the head.
+    """Returns new variables of EfficientNetLite0 with the published ImageNet weights in all layers but the head.
 
     Args:
-      variables: its `params` and `batch_stats`, for any number of classes.
+      variables: `params` and `batch_stats` of EfficientNetLite0 for any number of classes, which give the head.
 
     Returns:
-      the variables, and what to call the weights beside a result, with their SHA-256.
+      the variables, and a description of the weights with their SHA-256.
 
     Raises:
       ValueError: the weights are not installed, or the variables are of another network or width.
@@ -130,9 +130,9 @@ def with_imagenet_weights(variables: Mapping[str, Any]) -> tuple[dict[str, Any],
     published["params"]["head"] = variables["params"].get("head")
     if jax.tree.map(np.shape, published) != jax.tree.map(np.shape, dict(variables)):
         raise ValueError(
-            "config.train.initial_weights=imagenet fits config.model.name=efficientnet_lite0 with a width of 1 alone"
+            "config.train.initial_weights=imagenet fits only config.model.name=efficientnet_lite0 with a width of 1"
         )
-    return published, _named("EfficientNet-Lite0 trained on ImageNet", lite0_path())
+    return published, _description("EfficientNet-Lite0 trained on ImageNet", lite0_path())
 
 
 def lpips_vgg16(vgg_path: str | Path, heads_path: str | Path) -> dict[str, Any]:
@@ -143,8 +143,8 @@ def lpips_vgg16(vgg_path: str | Path, heads_path: str | Path) -> dict[str, Any]:
       heads_path: LPIPS' linear heads, `lin0.model.1.weight` to `lin4.model.1.weight`.
 
     Raises:
-      FileNotFoundError: a file is not there.
-      ValueError: none is given, or it does not hold what is needed.
+      FileNotFoundError: a file does not exist.
+      ValueError: a path is empty, or a file lacks tensors of the network.
     """
     for path, file in ((vgg_path, VGG16_FILE), (heads_path, HEADS_FILE)):
         if not str(path):
@@ -168,8 +168,8 @@ def inception_v3(path: str | Path) -> dict[str, Any]:
       path: pytorch-fid's file; its tensors have torchvision's names.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it cannot be read, or holds another network.
+      FileNotFoundError: the file does not exist.
+      ValueError: it cannot be read, or is of another network.
     """
     try:
         return _variables(path, torch_files.read_state_dict(path), inception_names(), InceptionV3(), LEAST_SIDE)
@@ -178,21 +178,21 @@ def inception_v3(path: str | Path) -> dict[str, Any]:
 
 
 def inception_space(path: str | Path) -> str:
-    """Returns what to call the space of FID beside a result, with the SHA-256 of the weights.
+    """Returns a description of the features of FID, with the SHA-256 of the weights.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: the file does not exist.
     """
-    named = _named("Inception-2015 pooled features (2048), resized to 299 px bilinear as pytorch-fid does", path)
-    return named if INCEPTION_SHA256 in named else f"{named}, not the published weights and so not FID"
+    space = _description("Inception-2015 pooled features (2048), resized to 299 px bilinear as pytorch-fid does", path)
+    return space if INCEPTION_SHA256 in space else f"{space}, not the published weights and so not FID"
 
 
 def efficientnet_lite_names(model: EfficientNetLite0) -> dict[str, torch_names.Path]:
-    """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, step counters left out."""
+    """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, except step counters."""
     names: dict[str, torch_names.Path] = {}
 
     def layer(torch: str, torch_norm: str, *flax: str) -> None:
-        """A convolution without bias and the batch norm after it."""
+        """Adds a convolution without bias and the batch norm after it."""
         *outer, last = flax
         names[f"{torch}.weight"] = ("params", *flax, "kernel")
         norm = (*outer, f"{last}_norm")
@@ -218,18 +218,18 @@ def efficientnet_lite_names(model: EfficientNetLite0) -> dict[str, torch_names.P
 
 def vgg16_names() -> dict[str, torch_names.Path]:
     """Returns torchvision's name -> Flax path of every tensor of VGG16's convolutions."""
-    names, place = {}, 0
+    names, index = {}, 0
     for group, widths in enumerate(VGG16_GROUPS, start=1):
         for number in range(1, len(widths) + 1):
-            names[f"features.{place}.weight"] = ("params", f"conv{group}_{number}", "kernel")
-            names[f"features.{place}.bias"] = ("params", f"conv{group}_{number}", "bias")
-            place += 2  # a convolution and its ReLU
-        place += 1  # the pooling
+            names[f"features.{index}.weight"] = ("params", f"conv{group}_{number}", "kernel")
+            names[f"features.{index}.bias"] = ("params", f"conv{group}_{number}", "bias")
+            index += 2  # a convolution and its ReLU
+        index += 1  # the pooling
     return names
 
 
 def inception_names() -> dict[str, torch_names.Path]:
-    """Returns torchvision's name -> Flax path of every tensor of InceptionV3, step counters left out."""
+    """Returns torchvision's name -> Flax path of every tensor of InceptionV3, except step counters."""
     leaves = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     shapes = _shapes(InceptionV3(), LEAST_SIDE)
     return {".".join((*layer, leaves[leaf])): (collection, *layer, leaf) for collection, *layer, leaf in shapes}
@@ -242,7 +242,11 @@ def _variables(
     model: nn.Module,
     side: int = 32,
 ) -> dict[str, Any]:
-    """Returns a state dict as variables of `model` for images of `side` px, in memory of their own, float32."""
+    """Returns a state dict as float32 variables of `model` for images of `side` px, copied from the file's memory.
+
+    Raises:
+      ValueError: names or shapes of the tensors are not those of the network.
+    """
     try:
         variables = torch_names.to_flax(state_dict, names)
     except ValueError as error:
@@ -252,7 +256,7 @@ def _variables(
         shape = torch_names.to_flax_layout(state_dict[name]).shape
         if shape != shapes[flax_path]:
             raise ValueError(f"{path}: {name} is {shape} in Flax's layout, the network's {shapes[flax_path]}")
-    # Copies, so that the views do not hold all bytes of the file.
+    # Copies, so that the views do not keep the bytes of the whole file in memory.
     return jax.tree.map(lambda tensor: np.array(tensor, np.float32, order="C"), variables)
 
 
@@ -262,10 +266,10 @@ def _shapes(model: nn.Module, side: int) -> dict[torch_names.Path, tuple[int, ..
     return flax.traverse_util.flatten_dict(jax.tree.map(jnp.shape, expected))
 
 
-def _named(what: str, *paths: str | Path) -> str:
-    """Returns `what` with the names of its weight files and their SHA-256."""
+def _description(text: str, *paths: str | Path) -> str:
+    """Returns `text` with the names and SHA-256 of the weight files."""
     files = []
     for path in paths:
         with Path(path).open("rb") as file:
             files.append(f"{Path(path).name} SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
-    return f"{what} ({'; '.join(files)})"
+    return f"{text} ({'; '.join(files)})"

@@ -1,4 +1,4 @@
-"""Reads and writes .safetensors files: names and arrays, and nothing that could be run."""
+"""Reader and writer of .safetensors files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +9,11 @@ from dim_jax.runs import files
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Returns name -> array; a file that claims more than it holds is refused before any memory is taken.
+    """Reads the arrays of a file by name; a header that claims more than the file holds allocates no memory.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no such file or damaged.
+      FileNotFoundError: the file does not exist.
+      ValueError: it is not a .safetensors file, or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -25,12 +25,12 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             return {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (no dict)
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no whole .safetensors file ({' '.join(str(error).split())}); download or save it again"
+            f"{path} is not a complete .safetensors file ({' '.join(str(error).split())}); download or save it again"
         ) from None
 
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> Path:
-    """Writes arrays by name; `format` says, as PyTorch's users expect, that they have PyTorch's layout."""
+    """Writes arrays by name, with the metadata `format: pt`, by which readers expect PyTorch's layout."""
     from safetensors.numpy import save
 
     contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}

@@ -1,8 +1,9 @@
-"""Reads PyTorch's .pth files without PyTorch, and without running anything that a file asks for.
+"""Safe reader of PyTorch's .pth files, without PyTorch and without executing anything that a file names.
 
-A .pth holds a pickle, and unpickling calls whatever the file names. This reader knows the few names that weights and
-training states need, each with a stand-in of its own here, and refuses any other before it is looked up. Tensors are
-views of bytes that the file really holds, and copies are counted against its size: no claim takes memory.
+A .pth contains a pickle, and unpickling calls whatever callable the file names. This reader has an allowlist of the few
+names that weights and training states need, replaces each with a function defined here, and refuses any other name
+before it is looked up. Tensors are views of bytes that are in the file, and copies are limited by its size, so a forged
+size allocates no memory.
 """
 
 import io
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-# What the legacy format begins with, and its version.
+# Magic number and version of the legacy format.
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 STORAGES = {
     "FloatStorage": np.dtype("float32"),
@@ -42,35 +43,38 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a PyTorch state dict.
 
     Args:
-      path: what `torch.save(model.state_dict(), path)` wrote, in the ZIP format or in the legacy one before 1.6.
+      path: file from `torch.save(model.state_dict(), path)`, in the ZIP format or the legacy one (PyTorch before 1.6).
 
     Returns:
-      name -> array in PyTorch's layout and dtype, read-only; together they may share the memory of the file.
+      name -> array in PyTorch's layout and dtype, read-only; the arrays may share the memory of the file.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no file of PyTorch, damaged, asks for something to be run, or holds no state dict.
+      FileNotFoundError: the file does not exist.
+      ValueError: it is not a PyTorch file, damaged, names anything not allowed, or holds no state dict.
     """
-    content = read(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__} and no state dict; {RESAVE}")
-    other = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, np.ndarray))]
+    state_dict = read(path)
+    if not isinstance(state_dict, dict):
+        raise ValueError(f"{path} holds a {type(state_dict).__name__} and no state dict; {RESAVE}")
+    other = [key for key, value in state_dict.items() if not (isinstance(key, str) and isinstance(value, np.ndarray))]
     if other:
-        names = ", ".join(str(name)[:40] for name in other[:4] if isinstance(name, str))
-        raise ValueError(f"{path} holds more than a state dict ({names or 'names that are no text'}); {RESAVE}")
-    return dict(content)
+        names = ", ".join(str(key)[:40] for key in other[:4] if isinstance(key, str))
+        raise ValueError(f"{path} holds more than a state dict ({names or 'keys that are not strings'}); {RESAVE}")
+    return dict(state_dict)
 
 
 def read(path: str | Path) -> Any:
-    """Reads whatever containers of tensors, numbers and text a .pth holds, such as a training checkpoint.
+    """Reads nested containers of tensors, numbers and strings, such as a training checkpoint.
+
+    Args:
+      path: file from torch.save.
 
     Returns:
-      dicts, lists, tuples, sets, numbers, text, bytes and read-only arrays as they are nested in the file; an
-      OrderedDict is a dict, a parameter its array, a dtype its name and a device the tuple of its parts.
+      dicts, lists, tuples, sets, numbers, strings, bytes and read-only arrays, nested as in the file; an OrderedDict
+      becomes a dict, a parameter its array, a dtype its name and a device the tuple of its parts.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no file of PyTorch, damaged, or asks for something to be run.
+      FileNotFoundError: the file does not exist.
+      ValueError: it is not a PyTorch file, damaged, or names anything not allowed.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,16 +95,16 @@ def read(path: str | Path) -> Any:
         raise ValueError(
             f"{path} is damaged or cut short ({type(error).__name__}); download or save it again"
         ) from error
-    found = "a web page" if start.startswith(b"<") else "empty" if not start else f"one that begins with {start[:16]!r}"
-    raise ValueError(f"{path} is no .pth of PyTorch but {found}; download or save it again")
+    kind = "a web page" if start.startswith(b"<") else "empty" if not start else f"one that begins with {start[:16]!r}"
+    raise ValueError(f"{path} is not a .pth of PyTorch but {kind}; download or save it again")
 
 
 class _Refused(ValueError):
-    """A file that is understood and not wanted; the message says all."""
+    """A file that is readable but refused; its message is complete."""
 
 
-class _Claim(NamedTuple):
-    """What a pickle says of a storage."""
+class _StorageInfo(NamedTuple):
+    """A storage as a pickle declares it; not verified yet."""
 
     key: str
     dtype: np.dtype
@@ -108,13 +112,13 @@ class _Claim(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """The values of a storage, flat. Only this module can make one, so no view passes for it."""
+    """The values of a storage, flat. Only this module creates instances, so no view can pose as a storage."""
 
     values: np.ndarray
 
 
 class _Parameter:
-    """What the first versions of PyTorch wrote where later ones write a tensor."""
+    """Stand-in for torch.nn.Parameter, which the first versions of PyTorch pickled."""
 
     def __init__(self, data: Any = None, *_: Any):
         self.data = data
@@ -125,7 +129,7 @@ class _Parameter:
 
 
 class _Dict(dict):
-    """Stands in for OrderedDict: keeps the pairs alone, and nothing that a pickle would set beside them."""
+    """Stand-in for OrderedDict, which ignores any attributes that a pickle sets."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value.data if isinstance(value, _Parameter) else value)
@@ -135,20 +139,20 @@ class _Dict(dict):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickles containers, numbers, text and tensors.
+    """Unpickler of containers, numbers, strings and tensors.
 
     Attributes:
-      path: of the file, for what is said of it.
-      budget: values that may still be copied: what is written out once takes a byte at least.
-      load_storage: turns a claim into a storage.
-      known: what stands in for each name that a file may ask for.
+      path: path of the file, for messages.
+      budget: number of values that may still be copied; a value that is in the file once takes at least a byte.
+      load_storage: loads a declared storage.
+      stand_ins: (module, name) that a file may name -> function or value used in its place.
     """
 
-    def __init__(self, stream: io.BytesIO, path: Path, load: Callable[[_Claim], _Storage], make_tensor: Callable):
+    def __init__(self, stream: io.BytesIO, path: Path, load: Callable[[_StorageInfo], _Storage], make_tensor: Callable):
         super().__init__(stream, encoding="utf-8")
         self.path, self.load_storage, self.budget = path, load, len(stream.getvalue())
 
-        # Functions of this one reading: whatever a pickle sets on them goes with it.
+        # Local functions: attributes that a pickle sets on them do not outlive this unpickler.
         def tensor(*arguments: Any) -> Any:
             return make_tensor(path, *arguments)
 
@@ -164,7 +168,7 @@ class _Unpickler(pickle.Unpickler):
                 result[key] = value
             return result
 
-        self.known = {
+        self.stand_ins = {
             ("collections", "OrderedDict"): ordered_dict,
             ("torch._utils", "_rebuild_tensor"): tensor,
             ("torch._utils", "_rebuild_tensor_v2"): tensor,
@@ -177,34 +181,34 @@ class _Unpickler(pickle.Unpickler):
             **{(module, name): name for module in ("torch", "torch.cuda") for name in STORAGES},
         }
         for module in ("builtins", "__builtin__"):
-            self.known[module, "set"] = lambda values=(): copy(set, values)
-            self.known[module, "frozenset"] = lambda values=(): copy(frozenset, values)
+            self.stand_ins[module, "set"] = lambda values=(): copy(set, values)
+            self.stand_ins[module, "frozenset"] = lambda values=(): copy(frozenset, values)
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.known:
+        if (module, name) not in self.stand_ins:
             raise _Refused(
                 f"{self.path} asks for {module}.{name}, which is not needed to store weights; nothing was run. "
                 f"If you trust where it comes from, {RESAVE}"
             )
-        return self.known[module, name]
+        return self.stand_ins[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage, key, _, count, *view = pid
-        if kind != "storage" or any(each is not None for each in view):
+        if kind != "storage" or any(part is not None for part in view):
             raise _Refused(f"{self.path} holds a whole model or a view of a storage; {RESAVE}")
         if not (type(count) is int and count >= 0 and isinstance(key, str | int)):
             raise ValueError("a storage without a key or a size")
-        return self.load_storage(_Claim(str(key), STORAGES[storage], count))
+        return self.load_storage(_StorageInfo(str(key), STORAGES[storage], count))
 
 
 def _strided(path: Path, storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
-    """Returns a tensor as a view of its storage, no part of it outside."""
-    whole = all(type(number) is int and number >= 0 for number in (offset, *size, *stride))
-    if not (type(storage) is _Storage and len(size) == len(stride) <= 32 and whole):
+    """Returns a tensor as a view of its storage, checked to be inside it."""
+    is_valid = all(type(number) is int and number >= 0 for number in (offset, *size, *stride))
+    if not (type(storage) is _Storage and len(size) == len(stride) <= 32 and is_valid):
         raise ValueError("a tensor without a storage, a size or strides")
     values, count = storage.values, math.prod(size)
     end = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1 if count else 0
-    # What repeats its values by a stride of 0 would be small in the file and large in memory.
+    # A tensor that repeats values by a stride of 0 is small in the file but may be large in memory.
     if max(count, end) > values.size:
         raise _Refused(
             f"{path} claims a tensor of {max(count, end)} values where its storage holds {values.size}; download or "
@@ -215,86 +219,87 @@ def _strided(path: Path, storage: _Storage, offset: int, size: tuple, stride: tu
 
 
 def _unpickle(
-    stream: io.BytesIO, path: Path, load: Callable[[_Claim], _Storage], make_tensor: Callable = _strided
+    stream: io.BytesIO, path: Path, load: Callable[[_StorageInfo], _Storage], make_tensor: Callable = _strided
 ) -> Any:
-    """Unpickles what comes next in `stream`."""
+    """Unpickles the next object of `stream`."""
     start = stream.tell()
     for operation, argument, position in pickletools.genops(stream):
-        # The unpickler makes room up to the place at which it is told to remember something.
+        # The unpickler allocates its memo up to the largest index, so an index must not exceed the position.
         if "PUT" in operation.name and int(argument) > position:
-            raise ValueError("a place beyond the file")
+            raise ValueError("a memo index beyond the file")
     stream.seek(start)
     return _Unpickler(stream, path, load, make_tensor).load()
 
 
-def _held(path: Path, claim: _Claim, held: int) -> None:
-    """Raises ValueError where a storage of `held` bytes is not as large as claimed."""
-    if claim.count * claim.dtype.itemsize > held:
+def _check_size(path: Path, info: _StorageInfo, num_bytes: int) -> None:
+    """Raises ValueError if a storage of `num_bytes` is smaller than declared."""
+    if info.count * info.dtype.itemsize > num_bytes:
         raise _Refused(
-            f"{path} claims {claim.count} values of {claim.dtype} where it holds {held} bytes; "
+            f"{path} claims {info.count} values of {info.dtype} where it holds {num_bytes} bytes; "
             "download or save it again"
         )
 
 
 def _read_zip(path: Path) -> Any:
-    """An archive of one pickle and, each in an entry of its own, the storages."""
+    """Reads the ZIP format: a pickle, and each storage in a separate entry."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         sizes = {entry.filename: entry.file_size for entry in entries}
         roots = [name.split("/")[0] for name in sizes if name.split("/")[1:] == ["data.pkl"]]
         if len(roots) != 1:
             raise _Refused(f"{path} is a ZIP archive but not one that torch.save wrote; give the .pth itself")
-        # Stored as they are and one after the other, entries cannot be larger than the file.
+        # Uncompressed entries that do not overlap cannot be larger than the file.
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise _Refused(f"{path} holds compressed or overlapping parts, which PyTorch does not write; {RESAVE}")
+            raise _Refused(f"{path} holds compressed or overlapping entries, which PyTorch does not write; {RESAVE}")
         if f"{roots[0]}/byteorder" in sizes:
             _check_order(path, archive.read(f"{roots[0]}/byteorder") == b"little")
-        contents: dict[str, bytes] = {}
+        loaded: dict[str, bytes] = {}
 
-        def load(claim: _Claim) -> _Storage:
-            name = f"{roots[0]}/data/{claim.key}"
-            _held(path, claim, sizes.get(name, 0))
-            if name not in contents:
-                contents[name] = archive.read(name) if name in sizes else b""
-            return _Storage(np.frombuffer(contents[name], claim.dtype, claim.count))
+        def load(info: _StorageInfo) -> _Storage:
+            name = f"{roots[0]}/data/{info.key}"
+            _check_size(path, info, sizes.get(name, 0))
+            if name not in loaded:
+                loaded[name] = archive.read(name) if name in sizes else b""
+            return _Storage(np.frombuffer(loaded[name], info.dtype, info.count))
 
         return _unpickle(io.BytesIO(archive.read(f"{roots[0]}/data.pkl")), path, load)
 
 
 def _read_legacy(path: Path) -> Any:
-    """Five pickles (magic number, version, machine, content, keys of the storages), then the storages."""
-    content = path.read_bytes()
-    stream = io.BytesIO(content)
-    claims: dict[str, _Claim] = {}
+    """Reads the legacy format: five pickles (magic number, version, machine, object, keys), then the storages."""
+    encoded = path.read_bytes()
+    stream = io.BytesIO(encoded)
+    infos: dict[str, _StorageInfo] = {}
     storages: dict[str, _Storage] = {}
 
-    def note(claim: _Claim) -> None:
-        if claims.setdefault(claim.key, claim).dtype != claim.dtype:
+    def record(info: _StorageInfo) -> None:
+        if infos.setdefault(info.key, info).dtype != info.dtype:
             raise ValueError("a storage of two dtypes")
 
-    def load(claim: _Claim) -> _Storage:
-        _held(path, claim, storages[claim.key].values.nbytes)
-        return storages[claim.key]
+    def load(info: _StorageInfo) -> _Storage:
+        _check_size(path, info, storages[info.key].values.nbytes)
+        return storages[info.key]
 
     if _unpickle(stream, path, load) != MAGIC or _unpickle(stream, path, load) != VERSION:
         raise _Refused(f"{path} is a pickle but not one that torch.save wrote; give a .pth of PyTorch")
     _check_order(path, _unpickle(stream, path, load)["little_endian"])
-    # Where a storage lies depends on the dtypes of those before it, and these on the content: it is read twice.
+    # The offset of a storage depends on the dtypes of those before it, which only the object pickle has: it is read
+    # twice, first for the dtypes.
     start = stream.tell()
-    _unpickle(stream, path, note, make_tensor=lambda *_: None)
+    _unpickle(stream, path, record, make_tensor=lambda *_: None)
     for key in _unpickle(stream, path, load):
-        claim, count = claims[key], int.from_bytes(stream.read(8), "little", signed=True)
+        info, count = infos[key], int.from_bytes(stream.read(8), "little", signed=True)
         if count < 0:
             raise ValueError("a storage of a negative size")
-        place = stream.tell()
-        _held(path, claim._replace(count=max(count, claim.count)), len(content) - place)
-        storages[key] = _Storage(np.frombuffer(content, claim.dtype, count, place))
-        stream.seek(place + count * claim.dtype.itemsize)
+        offset = stream.tell()
+        _check_size(path, info._replace(count=max(count, info.count)), len(encoded) - offset)
+        storages[key] = _Storage(np.frombuffer(encoded, info.dtype, count, offset))
+        stream.seek(offset + count * info.dtype.itemsize)
     stream.seek(start)
     return _unpickle(stream, path, load)
 
 
 def _check_order(path: Path, little_endian: bool) -> None:
     if not little_endian:
-        raise _Refused(f"{path} was saved on a big-endian machine; {RESAVE} on a common one")
+        raise _Refused(f"{path} was saved on a big-endian machine; {RESAVE} on a little-endian one")

@@ -1,4 +1,4 @@
-"""The one map between the published PyTorch names of LRF-CNN and this package's Flax paths, and the layouts of both."""
+"""Map between the published PyTorch names of LRF-CNN's tensors and Flax paths, and conversion of layouts."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from dim_jax.models.lrf_cnn import LRFCNN
 
 Path = tuple[str, ...]
 
-# A PyTorch tensor that Flax has no use for, and its value there.
+# The counter of training steps in every batch norm of PyTorch, which Flax lacks.
 STEP_COUNTER = "num_batches_tracked"
 
 # Tensor of a batch norm in PyTorch -> Flax collection and key.
@@ -24,20 +24,21 @@ NORM = {
 
 
 def layer_names(torch: str, flax: Path, leaves: Mapping[str, Path]) -> dict[str, Path]:
-    """Returns the names of one layer's tensors.
+    """Returns PyTorch name -> Flax path (collection first) of the tensors of one layer.
 
     Args:
-      torch, flax: the layer's name in PyTorch, and its path in every Flax collection.
+      torch: name of the layer in PyTorch.
+      flax: path of the layer in every Flax collection.
       leaves: last part of the PyTorch name -> Flax collection and key.
     """
     return {f"{torch}.{leaf}": (collection, *flax, key) for leaf, (collection, key) in leaves.items()}
 
 
 def lrf_cnn_names(model: LRFCNN) -> dict[str, Path]:
-    """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, step counters left out.
+    """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, except step counters.
 
-    The published network is one `features` sequence: stem 0-3 (convolution, norm, ReLU, pooling), then the blocks, with
-    one place taken by the pooling before every stage but the first.
+    The published network is one `features` sequence: the stem at indices 0 to 3 (convolution, norm, ReLU, pooling),
+    then the blocks, with a pooling layer before every stage but the first.
     """
     names = {}
 
@@ -53,11 +54,11 @@ def lrf_cnn_names(model: LRFCNN) -> dict[str, Path]:
 
     weights("features.0", "stem")
     norm("features.1", "stem_norm")
-    place, index = 4, 0
+    position, index = 4, 0
     for number, stage in enumerate(model.stages):
-        place += number > 0
+        position += number > 0
         for _ in stage:
-            torch, block = f"features.{place}", f"block{index}"
+            torch, block = f"features.{position}", f"block{index}"
             for branch, (_, dilation) in enumerate(model.branches):
                 separable(f"{torch}.branch{branch}.0", block, f"branch{branch}_reduce")
                 norm(f"{torch}.branch{branch}.1", block, f"branch{branch}_reduce_norm")
@@ -70,7 +71,7 @@ def lrf_cnn_names(model: LRFCNN) -> dict[str, Path]:
             separable(f"{torch}.conv_linear", block, "merge")
             separable(f"{torch}.shortcut", block, "shortcut")
             norm(f"{torch}.bn_shortcut", block, "shortcut_norm")
-            place, index = place + 1, index + 1
+            position, index = position + 1, index + 1
     weights("attention_fc.0", "attention_hidden")
     weights("attention_fc.2", "attention_gate")
     weights("classifier", "head")
@@ -78,17 +79,20 @@ def lrf_cnn_names(model: LRFCNN) -> dict[str, Path]:
 
 
 def lrf_cnn_fields(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the fields of the LRFCNN whose state dict this is, its number of classes among them.
+    """Returns the fields, including the number of classes, of the LRFCNN that a state dict belongs to.
 
-    What the names and shapes do not tell is as published: the dilations, and the dropping of features.
+    Fields that names and shapes do not determine have their published values: dilations and feature dropout.
+
+    Args:
+      tensors: PyTorch name -> array in PyTorch's layout.
     """
-    found = ((re.fullmatch(r"features\.(\d+)\.conv_linear\.pointwise\.weight", name), name) for name in tensors)
-    channels = {int(match[1]): tensors[name].shape[0] for match, name in found if match and tensors[name].ndim == 4}
+    matches = ((re.fullmatch(r"features\.(\d+)\.conv_linear\.pointwise\.weight", name), name) for name in tensors)
+    channels = {int(match[1]): tensors[name].shape[0] for match, name in matches if match and tensors[name].ndim == 4}
     stages: list[list[int]] = []
-    for place in sorted(channels):
-        if place - 1 not in channels:  # a pooling stands there
+    for position in sorted(channels):
+        if position - 1 not in channels:  # that index is a pooling layer
             stages.append([])
-        stages[-1].append(channels[place])
+        stages[-1].append(channels[position])
     return {
         "num_classes": len(tensors["classifier.weight"]),
         "stem_width": len(tensors["features.0.weight"]),
@@ -99,7 +103,7 @@ def lrf_cnn_fields(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def to_flax_layout(tensor: np.ndarray) -> np.ndarray:
-    """PyTorch's OIHW and (out, in) weights to HWIO and (in, out); vectors stay."""
+    """Transposes PyTorch's OIHW and (out, in) weights to Flax's HWIO and (in, out); vectors are unchanged."""
     if tensor.ndim == 4:
         return tensor.transpose(2, 3, 1, 0)
     return tensor.T
@@ -117,19 +121,19 @@ def to_flax(
     names: Mapping[str, Path],
     layout: Callable[[str, np.ndarray], np.ndarray] = lambda name, tensor: to_flax_layout(tensor),
 ) -> dict:
-    """Turns a PyTorch state dict into Flax variables {"params": ..., "batch_stats": ...}.
+    """Converts a PyTorch state dict to Flax variables {"params": ..., "batch_stats": ...}.
 
     Args:
       state_dict: PyTorch name -> array in PyTorch's layout.
-      names: PyTorch name -> Flax path, as `lrf_cnn_names` gives it.
-      layout: brings the tensor of a PyTorch name into Flax's layout.
+      names: PyTorch name -> Flax path, as from `lrf_cnn_names`.
+      layout: converts a tensor, given its PyTorch name, to Flax's layout.
 
     Raises:
-      ValueError: a tensor is missing, or one is there that the model does not have.
+      ValueError: a tensor is missing or unknown to the model.
     """
-    given = {name for name in state_dict if name.rsplit(".", 1)[-1] != STEP_COUNTER}
-    if given != set(names):
-        missing, extra = sorted(set(names) - given), sorted(given - set(names))
+    present = {name for name in state_dict if name.rsplit(".", 1)[-1] != STEP_COUNTER}
+    if present != set(names):
+        missing, extra = sorted(set(names) - present), sorted(present - set(names))
         raise ValueError(f"the state dict does not fit the model: missing {missing[:3]}, not known {extra[:3]}")
     flat = {path: layout(name, np.asarray(state_dict[name])) for name, path in names.items()}
     return flax.traverse_util.unflatten_dict(flat)
@@ -140,9 +144,14 @@ def to_torch(
     names: Mapping[str, Path],
     layout: Callable[[str, np.ndarray], np.ndarray] = lambda name, tensor: to_torch_layout(tensor),
 ) -> dict[str, np.ndarray]:
-    """Turns Flax variables (or a tree like them, such as gradients) into PyTorch name -> array in PyTorch's layout.
+    """Converts Flax variables to PyTorch name -> array in PyTorch's layout; the inverse of `to_flax`.
 
-    Paths that `variables` lacks are left out, so that gradients of the parameters alone convert too.
+    Paths that `variables` lacks are left out, so trees of some collections only, such as gradients, convert too.
+
+    Args:
+      variables: tree of collections, or a tree of the same structure.
+      names: PyTorch name -> Flax path.
+      layout: converts a tensor, given its PyTorch name, to PyTorch's layout.
     """
     flat = flax.traverse_util.flatten_dict(variables)
     return {name: layout(name, np.asarray(flat[path])) for name, path in names.items() if path in flat}

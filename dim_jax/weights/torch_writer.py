@@ -1,4 +1,4 @@
-"""Writes .pth files without PyTorch, made of nothing but what torch.load(path, weights_only=True) accepts."""
+"""Writer of .pth files without PyTorch, which torch.load(path, weights_only=True) accepts."""
 
 import io
 import pickle
@@ -20,40 +20,44 @@ EMPTY_DICT = b"ccollections\nOrderedDict\n)R"
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
 
-def write(path: str | Path, content: Mapping[str, Any]) -> Path:
-    """Writes arrays by name, or dicts of them, as torch.save does from version 1.6 on; equal arrays give equal bytes.
+def write(path: str | Path, tensors: Mapping[str, Any]) -> Path:
+    """Writes arrays by name, or nested dicts of them, in the ZIP format of torch.save; equal arrays give equal bytes.
 
     Args:
       path: the file.
-      content: name -> array in PyTorch's layout, or a mapping like this one.
+      tensors: name -> array in PyTorch's layout, or a nested mapping of the same kind.
+
+    Returns:
+      The path.
     """
     storages: list[bytes] = []
-    instructions = pickle.PROTO + bytes([PROTOCOL]) + _dictionary(content, storages) + pickle.STOP
+    opcodes = pickle.PROTO + bytes([PROTOCOL]) + _dictionary(tensors, storages) + pickle.STOP
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        entries = {"data.pkl": pickletools.optimize(instructions), "byteorder": b"little"}
+        entries = {"data.pkl": pickletools.optimize(opcodes), "byteorder": b"little"}
         entries |= {f"data/{key}": values for key, values in enumerate(storages)} | {"version": b"3\n"}
         for name, entry in entries.items():
-            # A ZipInfo of its own has a fixed date.
+            # A new ZipInfo has a fixed date.
             archive.writestr(zipfile.ZipInfo(f"{ROOT}/{name}"), entry)
     return files.write_bytes(path, buffer.getvalue())
 
 
 def _plain(value: Any) -> bytes:
-    """Returns the instructions that make a number, a text, or a tuple of them."""
+    """Returns the opcodes of a number, a string, or a tuple of them."""
     return pickle.dumps(value, PROTOCOL)[2:-1]
 
 
-def _dictionary(content: Mapping[str, Any], storages: list[bytes]) -> bytes:
+def _dictionary(tensors: Mapping[str, Any], storages: list[bytes]) -> bytes:
+    """Returns the opcodes of a mapping of arrays, and appends the arrays' bytes to `storages`."""
     items = b"".join(
         _plain(name) + (_dictionary if isinstance(value, Mapping) else _tensor)(value, storages)
-        for name, value in content.items()
+        for name, value in tensors.items()
     )
     return EMPTY_DICT + pickle.MARK + items + pickle.SETITEMS
 
 
 def _tensor(array: np.ndarray, storages: list[bytes]) -> bytes:
-    """Puts an array into a storage of its own, and returns the instructions that make a tensor of it."""
+    """Returns the opcodes of a tensor, and appends its bytes to `storages` as a separate storage."""
     array = np.asarray(array, order="C")
     kind = b"ctorch\n" + KIND_OF[array.dtype].encode() + b"\n"
     parts = (_plain("storage"), kind, _plain(str(len(storages))), _plain("cpu"), _plain(array.size))

@@ -1,4 +1,4 @@
-"""Metrics of generated images: known values, slow independent statements, and what an honest comparison needs."""
+"""Metrics of generated images: closed-form values, slow reference implementations, and calibrated intervals."""
 
 import json
 
@@ -53,7 +53,7 @@ def slow_share_inside(points, centres, neighbours):
 
 @settings(max_examples=15)
 @given(sizes, sizes, seeds, st.floats(0, 2))
-def test_all_agree_with_slow_statements_of_their_definitions(n, m, seed, shift):
+def test_all_metrics_agree_with_slow_reference_implementations(n, m, seed, shift):
     real, generated = features(n, seed=seed), features(m, seed=seed + 1, shift=shift)
     assert metrics.kernel_distance(real, generated)[0] == pytest.approx(slow_kernel_distance(real, generated))
     groups = np.arange(n) // 3
@@ -71,30 +71,30 @@ def test_all_agree_with_slow_statements_of_their_definitions(n, m, seed, shift):
     assert coverage == pytest.approx(inside.any(0).mean())
 
 
-def test_the_kernel_distance_of_a_case_done_by_hand():
+def test_the_kernel_distance_of_a_case_computed_by_hand():
     # k(x, y) = (xy + 1)^3 in one dimension: 1 within {0, 1}, 8 within {1, 1}, and 1 or 8 between them.
     real, generated = np.array([[0.0], [1.0]]), np.array([[1.0], [1.0]])
     assert metrics.kernel_distance(real, generated)[0] == pytest.approx(1 + 8 - 2 * (1 + 8) / 2)
 
 
-def test_the_kernel_distance_of_equal_distributions_is_zero_on_average_and_its_error_is_honest():
-    found = [metrics.kernel_distance(features(20, 4, seed), features(30, 4, 1000 + seed)) for seed in range(400)]
-    values, errors = np.array(found).T
+def test_the_kernel_distance_of_equal_distributions_is_zero_on_average_and_its_error_is_not_too_small():
+    estimates = [metrics.kernel_distance(features(20, 4, seed), features(30, 4, 1000 + seed)) for seed in range(400)]
+    values, errors = np.array(estimates).T
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
-    # The jackknife errs upward here, by less than half again.
+    # Here the jackknife overestimates the error, by less than 60 %.
     assert values.std() < np.sqrt((errors**2).mean()) < 1.6 * values.std()
 
 
-def test_the_error_of_the_kernel_distance_is_that_of_repetition_where_distributions_differ():
-    found = [
+def test_the_error_of_the_kernel_distance_is_its_spread_over_repetitions_where_distributions_differ():
+    estimates = [
         metrics.kernel_distance(features(40, 4, seed), features(40, 4, 1000 + seed, shift=0.7)) for seed in range(300)
     ]
-    values, errors = np.array(found).T
+    values, errors = np.array(estimates).T
     assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.2)
 
 
-def test_images_of_one_case_do_not_feign_a_distance():
-    """Real images in tight cases, generated ones of the same distribution: without the cases it is far from zero."""
+def test_correlated_images_of_a_case_do_not_bias_the_kernel_distance():
+    """Real images in tight clusters, generated ones of the same distribution: ignoring the cases gives a large bias."""
     plain, grouped = [], []
     for seed in range(150):
         rng = np.random.default_rng(seed)
@@ -118,13 +118,13 @@ def with_moments(number, mean, covariance):
 def test_the_frechet_distance_of_gaussians_with_a_closed_form():
     a, b = with_moments(30, [1.0, 2.0], np.diag([4.0, 9.0])), with_moments(25, [0.0, 0.0], np.diag([1.0, 25.0]))
     assert metrics.frechet_distance(a, b) == pytest.approx(1 + 4 + (2 - 1) ** 2 + (3 - 5) ** 2)
-    # The same turned: covariances that do not commute with the axes.
-    turn = np.linalg.qr(features(2, 2, 9))[0]
-    assert metrics.frechet_distance(a @ turn, b @ turn) == pytest.approx(10)
+    # Rotated: covariances that are not diagonal.
+    rotation = np.linalg.qr(features(2, 2, 9))[0]
+    assert metrics.frechet_distance(a @ rotation, b @ rotation) == pytest.approx(10)
 
 
-def test_the_frechet_distance_needs_no_more_images_than_there_are():
-    """Fewer images than features: the value in the full space is that in any space that holds the images."""
+def test_the_frechet_distance_is_defined_for_fewer_images_than_features():
+    """The value in the full space equals that in any subspace that contains the images."""
     real, generated = features(12, 3), features(9, 3, 1, shift=1.0)
     lift = np.linalg.qr(features(200, 3, 2))[0].T
     value = metrics.frechet_distance(real, generated)
@@ -133,15 +133,15 @@ def test_the_frechet_distance_needs_no_more_images_than_there_are():
     assert metrics.frechet_distance(np.ones((5, 3)), np.ones((4, 3))) == 0
 
 
-def test_a_set_against_itself_is_perfect():
+def test_a_set_against_itself_has_perfect_metrics():
     points = features(30, 5)
     assert metrics.precision_recall(points, points) == (1, 1)
     density, coverage = metrics.density_coverage(points, points)
-    # Each ball of a real image holds itself and its five neighbours.
+    # Each real ball contains its centre and five neighbours.
     assert density == pytest.approx(6 / 5) and coverage == 1
 
 
-def test_far_away_images_are_neither_precise_nor_covering_and_one_mode_has_no_recall():
+def test_distant_images_have_no_precision_or_coverage_and_a_single_mode_has_low_recall():
     real = np.concatenate([features(20), features(20, seed=1, shift=50)])
     assert metrics.precision_recall(real, features(20, seed=2, shift=-50)) == (0, 0)
     assert metrics.density_coverage(real, features(20, seed=2, shift=-50)) == (0, 0)
@@ -151,19 +151,15 @@ def test_far_away_images_are_neither_precise_nor_covering_and_one_mode_has_no_re
     assert metrics.precision_recall(features(20, seed=3), real) == (recall, precision)
 
 
-def values_of(found):
-    return {name: entry["value"] for name, entry in found["metrics"].items()}
-
-
 @settings(max_examples=5)
 @given(seeds)
 def test_order_and_rotation_do_not_matter(seed):
     real, generated = features(22, 4, seed), features(14, 4, seed + 1, shift=0.5)
     rng = np.random.default_rng(seed)
-    turn = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    rotation = np.linalg.qr(rng.standard_normal((4, 4)))[0]
     for changed in (
         (rng.permutation(real), rng.permutation(generated)),
-        (real @ turn, generated @ turn),
+        (real @ rotation, generated @ rotation),
     ):
         assert metrics.kernel_distance(*changed) == pytest.approx(metrics.kernel_distance(real, generated))
         assert metrics.frechet_distance(*changed) == pytest.approx(metrics.frechet_distance(real, generated))
@@ -171,34 +167,34 @@ def test_order_and_rotation_do_not_matter(seed):
         assert metrics.density_coverage(*changed) == pytest.approx(metrics.density_coverage(real, generated))
 
 
-def test_a_comparison_has_everything_and_is_the_same_each_time():
+def test_a_comparison_has_all_entries_and_is_deterministic():
     real, generated = features(40, 6), features(25, 6, 1, shift=0.3)
     groups = [f"case {number // 2}" for number in range(40)]
-    found = metrics.compare(real, generated, groups=groups, seed=3, space="test space")
-    assert found == metrics.compare(real, generated, groups=groups, seed=3, space="test space")
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert (found["space"], found["num_real"], found["num_groups"], found["num_generated"]) == (
+    comparison = metrics.compare(real, generated, groups=groups, seed=3, space="test space")
+    assert comparison == metrics.compare(real, generated, groups=groups, seed=3, space="test space")
+    assert json.loads(json.dumps(comparison, allow_nan=False)) == comparison
+    assert (comparison["space"], comparison["num_real"], comparison["num_groups"], comparison["num_generated"]) == (
         "test space",
         40,
         20,
         25,
     )
-    assert tuple(found["metrics"]) == metrics.METRICS and not any("fid" in name for name in found["metrics"])
-    assert found["metrics"]["kernel_distance"]["standard_error"] > 0
-    for name, entry in found["metrics"].items():
+    assert tuple(comparison["metrics"]) == metrics.METRICS and not any("fid" in name for name in comparison["metrics"])
+    assert comparison["metrics"]["kernel_distance"]["standard_error"] > 0
+    for name, entry in comparison["metrics"].items():
         low, high = entry["interval"]
         assert low <= entry["value"] <= high and low < high, name
         assert np.isfinite([*entry["same_size"].values()][:2]).all()
-    assert found["same_size_images"] == 20 and found["notes"] == []
+    assert comparison["same_size_images"] == 20 and comparison["notes"] == []
 
 
-def test_real_against_real_is_what_equal_distributions_give_at_that_size():
-    """Generated images of the real distribution: equal at equal size, which the raw value is not."""
+def test_generated_images_of_the_real_distribution_equal_the_baseline_at_the_same_size():
+    """The raw value, for another number of images, does not."""
     real, generated = features(60, 30), features(200, 30, 1)
-    found = metrics.compare(real, generated)["metrics"]["frechet_distance"]
-    low, high = found["same_size"]["real_interval"]
-    assert low <= found["same_size"]["generated"] <= high
-    assert found["value"] < 0.8 * found["same_size"]["real_vs_real"]
+    comparison = metrics.compare(real, generated)["metrics"]["frechet_distance"]
+    low, high = comparison["same_size"]["real_interval"]
+    assert low <= comparison["same_size"]["generated"] <= high
+    assert comparison["value"] < 0.8 * comparison["same_size"]["real_vs_real"]
     worse = metrics.compare(real, generated + 1)["metrics"]
     for name in ("kernel_distance", "frechet_distance"):
         assert worse[name]["same_size"]["generated"] > worse[name]["same_size"]["real_interval"][1]
@@ -206,8 +202,8 @@ def test_real_against_real_is_what_equal_distributions_give_at_that_size():
         assert worse[name]["same_size"]["generated"] < worse[name]["same_size"]["real_interval"][0]
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """For the kernel distance, whose truth is known: zero."""
+def test_the_coverage_of_the_interval_is_about_its_level():
+    """For the kernel distance of equal distributions, whose true value is zero."""
     covered = 0
     for seed in range(60):
         entry = metrics.compare(features(20, 3, seed), features(20, 3, 500 + seed))["metrics"]["kernel_distance"]
@@ -215,7 +211,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert covered >= 50
 
 
-def test_few_images_are_refused_or_told():
+def test_few_images_are_refused_or_noted():
     with pytest.raises(ValueError, match=r"9 generated images are too few .* 10 are needed"):
         metrics.compare(features(30), features(9))
     with pytest.raises(ValueError, match="9 real images"):
@@ -224,9 +220,9 @@ def test_few_images_are_refused_or_told():
         metrics.precision_recall(features(3), features(30))
     with pytest.raises(ValueError, match="6 are needed"):
         metrics.density_coverage(features(5), features(30))
-    found = metrics.compare(features(15, 40), features(12, 40))
-    assert found["same_size_images"] is None and found["metrics"]["recall"]["same_size"] is None
-    assert "not reliable" in found["notes"][0] and "15 real images" in found["notes"][1]
+    comparison = metrics.compare(features(15, 40), features(12, 40))
+    assert comparison["same_size_images"] is None and comparison["metrics"]["recall"]["same_size"] is None
+    assert "not reliable" in comparison["notes"][0] and "15 real images" in comparison["notes"][1]
 
 
 @pytest.mark.parametrize("real, generated, message", [
@@ -234,7 +230,7 @@ def test_few_images_are_refused_or_told():
     (features(12), np.full((12, 3), np.nan), "generated images are not all finite"),
     (features(12)[:, 0], features(12)[:, 0], "do not fit"),
 ])  # fmt: skip
-def test_features_that_make_no_sense_are_refused(real, generated, message):
+def test_features_that_do_not_fit_or_are_not_finite_are_refused(real, generated, message):
     with pytest.raises(ValueError, match=message):
         metrics.compare(real, generated)
     with pytest.raises(ValueError, match="2 groups do not fit 12"):
@@ -244,19 +240,19 @@ def test_features_that_make_no_sense_are_refused(real, generated, message):
 # The inception score.
 
 
-def test_the_inception_score_of_equal_answers_is_one_and_of_as_many_certain_classes_their_number():
+def test_the_inception_score_is_one_for_equal_predictions_and_the_number_of_classes_for_certain_ones():
     assert metrics.inception_score(np.tile(features(1, 9), (20, 1))) == pytest.approx(1, abs=1e-12)
-    # Logits so far apart that the other classes' probabilities are 0.
+    # Logits so far apart that the probabilities of the other classes are 0.
     assert metrics.inception_score(np.tile(1e4 * np.eye(7), (3, 1))) == pytest.approx(7)
 
 
 @settings(max_examples=15)
 @given(st.integers(1, 20), seeds)
-def test_the_inception_score_is_the_formula_of_the_paper_in_any_order(n, seed):
+def test_the_inception_score_is_the_formula_of_the_paper_and_does_not_depend_on_the_order(n, seed):
     rng = np.random.default_rng(seed)
     logits = 3 * rng.standard_normal((n, 6))
-    given_image = scipy.special.softmax(logits, 1)
-    divergences = [scipy.stats.entropy(row, given_image.mean(0)) for row in given_image]
+    probabilities = scipy.special.softmax(logits, 1)
+    divergences = [scipy.stats.entropy(row, probabilities.mean(0)) for row in probabilities]
     value = metrics.inception_score(logits)
     assert value == pytest.approx(np.exp(np.mean(divergences)))
     assert 1 <= value <= min(n, 6) + 1e-9
@@ -264,20 +260,20 @@ def test_the_inception_score_is_the_formula_of_the_paper_in_any_order(n, seed):
     assert metrics.inception_score(changed) == pytest.approx(value)
 
 
-def test_inception_scores_come_with_intervals_and_with_those_of_real_images():
+def test_inception_scores_have_intervals_and_a_baseline_of_real_images():
     real, generated = 4 * features(60, 8), 4 * features(25, 8, 1)
     groups = [f"case {number // 2}" for number in range(60)]
-    found = metrics.inception_scores(real, generated, groups=groups)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found == metrics.inception_scores(real, generated, groups=groups)
+    scores = metrics.inception_scores(real, generated, groups=groups)
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
+    assert scores == metrics.inception_scores(real, generated, groups=groups)
     for name, logits in (("real", real), ("generated", generated)):
-        assert found[name]["value"] == metrics.inception_score(logits)
-        low, high = found[name]["interval"]
-        assert 1 <= low < found[name]["value"] < high < 8
-    low, high = found["same_size"]["real_interval"]
+        assert scores[name]["value"] == metrics.inception_score(logits)
+        low, high = scores[name]["interval"]
+        assert 1 <= low < scores[name]["value"] < high < 8
+    low, high = scores["same_size"]["real_interval"]
     # 25 images of either: equal distributions, and less than all 60 give.
-    assert low <= found["same_size"]["generated"] <= high
-    assert found["same_size"]["real"] < found["real"]["value"]
+    assert low <= scores["same_size"]["generated"] <= high
+    assert scores["same_size"]["real"] < scores["real"]["value"]
     assert metrics.inception_scores(real[:15], generated)["same_size"] is None
     with pytest.raises(ValueError, match="10 are needed"):
         metrics.inception_scores(real, generated[:9])

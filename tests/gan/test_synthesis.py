@@ -1,4 +1,4 @@
-"""Drawing from a generator: an image belongs to its seed, whatever is drawn beside it."""
+"""Image synthesis: an image depends on its seed only, not on the other images of a call."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def synthesizer(generator, variables):
     return synthesis.Synthesizer(generator, synthesis.recalibrate(generator, variables))
 
 
-def test_an_image_has_the_same_bytes_alone_and_in_any_company(synthesizer):
+def test_an_image_has_the_same_bytes_alone_and_among_others(synthesizer):
     together = synthesizer.images(range(20))
     assert together.shape == (20, 64, 64, 3) and together.dtype == np.uint8
     for seeds in ([13], [19, 0, 7], [5, 5]):
@@ -40,38 +40,35 @@ def test_batch_statistics_are_those_of_the_seeds_group(generator, synthesizer):
     assert not np.array_equal(batch.images([3]), synthesizer.images([3]))
 
 
-def test_truncation_brings_images_together(synthesizer):
+def test_truncation_reduces_the_variance_of_images(synthesizer):
     whole, half = (synthesizer.images(range(16), truncation=t).astype(float) for t in (1.0, 0.1))
     assert half.std(0).mean() < 0.5 * whole.std(0).mean()
 
 
 @pytest.mark.parametrize(("seeds", "truncation"), [([-1], 1.0), ([2**31], 1.0), ([0], 0.0), ([0], float("nan"))])
-def test_senseless_seeds_and_truncations_are_refused(synthesizer, seeds, truncation):
+def test_seeds_and_truncations_out_of_range_are_refused(synthesizer, seeds, truncation):
     with pytest.raises(ValueError, match=r"seeds|truncation"):
         synthesizer.images(seeds, truncation=truncation)
 
 
-def test_recalibrated_statistics_are_those_of_the_images_that_are_drawn(generator, variables, synthesizer):
-    """The first norm sees a linear function of the latents: its statistics are known."""
+def test_recalibrated_statistics_are_those_of_generated_images(generator, variables, synthesizer):
+    """Variances of all layers, against those of one large batch of other latents."""
     again = synthesis.recalibrate(generator, variables)
     jax.tree.map(np.testing.assert_array_equal, again, synthesizer.variables)
-    _, seen = generator.apply(
-        synthesizer.variables, jax.random.normal(jax.random.key(9), (512, 256)), True, None, None,
-        mutable=["batch_stats", "spectral"],
-    )  # fmt: skip
     empty = jax.tree.map(jnp.zeros_like, synthesizer.variables["batch_stats"])
-    given = {**synthesizer.variables, "batch_stats": empty}
-    _, seen = generator.apply(
-        given, jax.random.normal(jax.random.key(9), (512, 256)), True, None, None, mutable=["batch_stats", "spectral"]
+    latents = jax.random.normal(jax.random.key(9), (512, 256))
+    _, updated = generator.apply(
+        {**synthesizer.variables, "batch_stats": empty}, latents, True, None, None, mutable=["batch_stats", "spectral"]
     )
-    # One batch of 512 other latents; what a single pass stores is a tenth of it.
-    for (path, stored), found in zip(
+    # Starting from zero, the moving average after one pass is a tenth of the batch statistics.
+    for (path, stored), average in zip(
         jax.tree_util.tree_leaves_with_path(synthesizer.variables["batch_stats"]),
-        jax.tree.leaves(seen["batch_stats"]),
+        jax.tree.leaves(updated["batch_stats"]),
         strict=True,
     ):
         if path[-1].key == "var":
-            np.testing.assert_allclose(np.median(10 * found / stored), 1, atol=0.15, err_msg=jax.tree_util.keystr(path))
+            ratio = np.median(10 * average / stored)
+            np.testing.assert_allclose(ratio, 1, atol=0.15, err_msg=jax.tree_util.keystr(path))
 
 
 def test_the_model_hash_changes_with_any_weight(generator, synthesizer):

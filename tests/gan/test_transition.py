@@ -1,4 +1,4 @@
-"""When labels begin to count."""
+"""The schedule of transitional training."""
 
 import numpy as np
 import pytest
@@ -15,5 +15,5 @@ from dim_jax.gan.transition import label_strength
         ((0.0, 0.0), np.ones(9)),
     ],
 )
-def test_labels_count_for_nothing_then_by_degrees_then_in_full(shares, expected):
+def test_the_label_strength_is_zero_then_rises_linearly_then_is_one(shares, expected):
     np.testing.assert_allclose([label_strength(*shares, 8)(step) for step in range(9)], expected, rtol=1e-6)

@@ -59,7 +59,7 @@ line_case("words_for_a_number", "generate", gan_options("--num=many"), "invalid 
 line_case("seed_beyond_32_bits", "generate", gan_options(f"--first-seed={2**31 - 1}", "--num=2"), "--first-seed=")
 line_case("truncation_of_nan", "generate", gan_options("--truncation=nan"), "--truncation=nan must be")
 line_case("infinite_truncation", "generate", gan_options("--truncation=inf"), "--truncation=inf must be")
-line_case("another_class_than_the_gan_draws", "generate", gan_options("--label=normal"), "draws polyp alone")
+line_case("another_class_than_the_gan_draws", "generate", gan_options("--label=normal"), "generates only polyp")
 line_case(
     "run_of_a_classifier_to_draw_from",
     "generate",

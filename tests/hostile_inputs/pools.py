@@ -60,7 +60,7 @@ pool_case("pool_with_a_negative_seed", lambda record, _: record["images"][0].upd
 pool_case("pool_with_an_image_bomb", swapped(tagged(100_000, 100_000)), "seed00000.png", "too large")
 pool_case("pool_with_a_text_for_an_image", swapped(b"no image"), "seed00000.png", "not an image of a known kind")
 pool_case("pool_with_an_image_without_pixels", swapped(tagged(32, 32)), "seed00000.png", "cannot be decoded")
-pool_case("pool_with_an_image_that_may_be_real", swapped(whole_pixels(32)), "does not say that it is synthetic")
+pool_case("pool_with_an_image_that_may_be_real", swapped(whole_pixels(32)), "is not marked as synthetic")
 
 
 def list_case(name: str, content: object, *words: str) -> None:

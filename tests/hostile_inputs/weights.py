@@ -131,9 +131,9 @@ def tensors_header(header: object) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-SAFE = "is no whole .safetensors"
-weights_case("pth_of_zeros", ".pth", bytes(1000), "is no .pth of PyTorch")
-weights_case("pth_that_is_an_image", ".pth", jpeg(), "is no .pth of PyTorch")
+SAFE = "is not a complete .safetensors"
+weights_case("pth_of_zeros", ".pth", bytes(1000), "is not a .pth of PyTorch")
+weights_case("pth_that_is_an_image", ".pth", jpeg(), "is not a .pth of PyTorch")
 weights_case("pickle_of_a_deep_list", ".pth", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "weights.pth")
 weights_case("pickle_of_endless_text", ".pth", b"\x80\x02X\xff\xff\xff\x7fabc.", "damaged or cut short")
 weights_case("safetensors_of_a_header_without_end", ".safetensors", struct.pack("<Q", 2**63 - 1) + b"{}", SAFE)

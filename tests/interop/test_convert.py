@@ -362,7 +362,7 @@ def bad_files():
     def content(file, instructions, layout):
         return (file.zipped if layout == "zip" else file.legacy)(instructions)
 
-    cases = {"a web page": (".pth", b"<!DOCTYPE html><title>404</title>", "is no .pth of PyTorch but a web page")}
+    cases = {"a web page": (".pth", b"<!DOCTYPE html><title>404</title>", "is not a .pth of PyTorch but a web page")}
     whole = content(*pth())
     cases["a truncated archive"] = (".pth", whole[: len(whole) // 2], "damaged or cut short")
     for title in ("os.system", "posix.system", "builtins.eval", "builtins.exec", "subprocess.Popen"):
@@ -393,12 +393,12 @@ def bad_files():
     nan[1, 2] = np.nan
     cases["a weight that is no number"] = (".pth", content(*pth(**{"classifier.weight": nan})), "that are not finite")
     file = File()
-    huge = dictionary({"w": view(file.hold(np.ones(4, np.float32)), 0, (2_500_000_000,), (1,))})
+    huge = dictionary({"w": view(file.add_storage(np.ones(4, np.float32)), 0, (2_500_000_000,), (1,))})
     cases["a tensor of 10 GB"] = (".pth", file.zipped(b"\x80\x02" + huge + b"."), "claims a tensor of 2500000000")
     header = json.dumps({"w": {"dtype": "F32", "shape": [2_500_000_000], "data_offsets": [0, 10**10]}}).encode()
     claims = {"10 GB": struct.pack("<Q", len(header)) + header, "a header of 10 GB": struct.pack("<Q", 10**10) + b"{}"}
     for title, file_content in {**claims, "nothing": b""}.items():
-        cases[f"{title} in .safetensors"] = (".safetensors", file_content, "is no whole .safetensors")
+        cases[f"{title} in .safetensors"] = (".safetensors", file_content, "is not a complete .safetensors")
     file = File()
     parts = {"model": tensors_of(file, good), "optimizer": optimizer(file, {"exp_avg": [np.zeros(3)]}, 1)}
     cases["an optimizer of something else"] = (

@@ -181,5 +181,5 @@ def test_published_weights_fit_their_network_and_their_scaling_alone():
     with pytest.raises(ValueError, match="choose random or imagenet"):
         classifier.check_options({**config, "train": {**config["train"], "initial_weights": "jft"}})
     narrow = make_classifier("efficientnet_lite0", 5, width=0.25)
-    with pytest.raises(ValueError, match="a width of 1 alone"):
+    with pytest.raises(ValueError, match="with a width of 1"):
         pretrained.with_imagenet_weights(jax.eval_shape(narrow.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))

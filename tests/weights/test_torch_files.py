@@ -1,4 +1,4 @@
-"""A .pth is read for what it holds, never run for what it asks, and never believed for what it claims."""
+"""The safe .pth reader: values of every dtype, no code execution, no allocation beyond the file."""
 
 import io
 import pickle
@@ -38,7 +38,7 @@ def values(dtype: str) -> np.ndarray:
 
 
 def refusal(path, read=torch_files.read) -> str:
-    """The line with which a file is refused; reading it takes no memory beyond its size."""
+    """The error message of a refused file; reading it must allocate little memory."""
     tracemalloc.start()
     try:
         with pytest.raises(ValueError) as raised:
@@ -66,16 +66,16 @@ def test_tensors_of_every_dtype_are_read(tmp_path, layout, dtype):
 @LAYOUTS
 def test_views_of_one_storage_keep_their_offsets_and_strides(tmp_path, layout):
     file = File()
-    held = file.hold(np.arange(12, dtype=np.float32))
-    content = dictionary(
+    stored = file.add_storage(np.arange(12, dtype=np.float32))
+    opcodes = dictionary(
         {
-            "transposed": view(held, 0, (4, 3), (1, 4)),
-            "inner": view(held, 5, (2, 2), (4, 1)),
-            "scalar": view(held, 11, (), ()),
-            "empty": view(held, 12, (0, 7), (7, 1)),
+            "transposed": view(stored, 0, (4, 3), (1, 4)),
+            "inner": view(stored, 5, (2, 2), (4, 1)),
+            "scalar": view(stored, 11, (), ()),
+            "empty": view(stored, 12, (0, 7), (7, 1)),
         }
     )
-    read = torch_files.read_state_dict(file.write(tmp_path / "w.pth", content, layout))
+    read = torch_files.read_state_dict(file.write(tmp_path / "w.pth", opcodes, layout))
     whole = np.arange(12, dtype=np.float32).reshape(3, 4)
     np.testing.assert_array_equal(read["transposed"], whole.T)
     np.testing.assert_array_equal(read["inner"], whole[1:, 1:3])
@@ -83,11 +83,11 @@ def test_views_of_one_storage_keep_their_offsets_and_strides(tmp_path, layout):
 
 
 @LAYOUTS
-def test_a_training_checkpoint_is_read_as_it_is_nested(tmp_path, layout):
+def test_a_training_checkpoint_is_read_with_its_nesting(tmp_path, layout):
     file = File()
     weight = np.ones((2, 2), np.float32)
     parameter = call("torch._utils", "_rebuild_parameter", file.tensor(weight), plain(True), plain(None))
-    content = dictionary(
+    opcodes = dictionary(
         {
             "step": plain(7),
             "models": sequence(state_dict({"w": file.tensor(weight)}), plain([])),
@@ -99,7 +99,7 @@ def test_a_training_checkpoint_is_read_as_it_is_nested(tmp_path, layout):
             "set": call("__builtin__", "set", plain([1, 2])),
         }
     )
-    read = torch_files.read(file.write(tmp_path / "checkpoint.pt", content, layout))
+    read = torch_files.read(file.write(tmp_path / "checkpoint.pt", opcodes, layout))
     assert [read[key] for key in ("step", "size", "dtype", "device", "bytes", "set")] == [
         7, (2, 2), "float32", ("cuda", 0), b"a\xff", {1, 2},
     ]  # fmt: skip
@@ -109,11 +109,11 @@ def test_a_training_checkpoint_is_read_as_it_is_nested(tmp_path, layout):
     assert "step, models" in message and "state_dict()" in message
 
 
-def test_what_the_first_versions_of_pytorch_wrote_is_read(tmp_path):
+def test_files_of_the_first_versions_of_pytorch_are_read(tmp_path):
     file = File()
     first = np.arange(6, dtype=np.float32).reshape(2, 3)
-    held = file.hold(first).replace(name("torch", "FloatStorage"), name("torch.cuda", "FloatStorage"))
-    tensor = call("torch._utils", "_rebuild_tensor", held, plain(0), plain((2, 3)), plain((3, 1)))
+    stored = file.add_storage(first).replace(name("torch", "FloatStorage"), name("torch.cuda", "FloatStorage"))
+    tensor = call("torch._utils", "_rebuild_tensor", stored, plain(0), plain((2, 3)), plain((3, 1)))
     state = b"(" + tensor + plain(None) + plain({}) + plain(True) + plain(False) + b"t"
     parameter = name("torch.nn.parameter", "Parameter") + b")\x81" + state + b"b"
     pairs = sequence(b"(" + plain("w") + tensor + b"t", b"(" + plain("p") + parameter + b"t")
@@ -133,19 +133,19 @@ GADGETS = [
 
 @LAYOUTS
 @pytest.mark.parametrize(("module", "attribute"), GADGETS)
-def test_nothing_that_a_file_asks_for_is_run(tmp_path, layout, module, attribute):
+def test_no_callable_that_a_file_names_is_run(tmp_path, layout, module, attribute):
     mark = tmp_path / "it-ran"
     harmful = {"system": f"touch {mark}", "eval": f"open({str(mark)!r}, 'w')", "exec": f"open({str(mark)!r}, 'w')"}
     argument = plain(harmful.get(attribute, str(mark)))
     file = File()
-    content = dictionary({"w": file.tensor(np.ones(3, np.float32)), "x": call(module, attribute, argument)})
-    message = refusal(file.write(tmp_path / "w.pth", content, layout))
+    opcodes = dictionary({"w": file.tensor(np.ones(3, np.float32)), "x": call(module, attribute, argument)})
+    message = refusal(file.write(tmp_path / "w.pth", opcodes, layout))
     assert f"{module}.{attribute}" in message and "nothing was run" in message
     assert not mark.exists()
 
 
-class _Touches:
-    """Pickled, it asks for a file to be made."""
+class _CreatesFile:
+    """Unpickled by pickle.loads, it creates a file."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -156,69 +156,69 @@ class _Touches:
 
 @LAYOUTS
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_a_real_reduce_of_any_protocol_is_not_run(tmp_path, layout, protocol):
+def test_a_reduce_of_any_pickle_protocol_is_not_run(tmp_path, layout, protocol):
     mark = tmp_path / "it-ran"
-    path = File().write(tmp_path / "w.pth", pickle.dumps({"x": _Touches(mark)}, protocol)[2:-1], layout)
+    path = File().write(tmp_path / "w.pth", pickle.dumps({"x": _CreatesFile(mark)}, protocol)[2:-1], layout)
     assert "io.open" in refusal(path)
     assert not mark.exists()
-    pickle.loads(pickle.dumps(_Touches(mark)))
-    assert mark.exists()  # unpickled by anyone else, it does run
+    pickle.loads(pickle.dumps(_CreatesFile(mark)))
+    assert mark.exists()  # pickle.loads does run it
 
 
-def _claims() -> dict[str, tuple[File, bytes]]:
+def _forged_sizes() -> dict[str, tuple[File, bytes]]:
     ten_gigabytes = 2_500_000_000
     cases = {}
 
     def case(title: str, make) -> None:
         file = File()
-        cases[title] = (file, make(file, file.hold(np.ones(4, np.float32))))
+        cases[title] = (file, make(file, file.add_storage(np.ones(4, np.float32))))
 
-    case("a storage of 10 GB", lambda _, held: view(storage("FloatStorage", "0", ten_gigabytes), 0, (4,), (1,)))
-    case("an absent storage", lambda _, held: view(storage("FloatStorage", "7", 4), 0, (4,), (1,)))
-    case("a negative storage", lambda _, held: view(storage("FloatStorage", "0", -1), 0, (4,), (1,)))
-    case("a tensor of 10 GB", lambda _, held: view(held, 0, (ten_gigabytes,), (1,)))
-    case("10 GB by repetition", lambda _, held: view(held, 0, (ten_gigabytes,), (0,)))
-    case("a tensor beyond its storage", lambda _, held: view(held, 1, (4,), (1,)))
-    case("strides beyond the storage", lambda _, held: view(held, 0, (2, 2), (3, 1)))
-    case("a negative offset", lambda _, held: view(held, -1, (2,), (1,)))
-    case("a negative stride", lambda _, held: view(held, 3, (4,), (-1,)))
-    case("a product that overflows", lambda _, held: view(held, 0, (2**40, 2**40), (1, 1)))
-    case("too many axes", lambda _, held: view(held, 0, (1,) * 100, (1,) * 100))
-    case("a view for a storage", lambda _, held: view(view(held, 3, (4,), (0,)), 0, (4,), (1,)))
-    case("an index of a billion", lambda _, held: plain(1) + b"r" + struct.pack("<I", 10**9))
-    case("bytes of ten gigabytes", lambda _, held: b"\x8e" + struct.pack("<Q", 10**10))
+    case("a storage of 10 GB", lambda _, stored: view(storage("FloatStorage", "0", ten_gigabytes), 0, (4,), (1,)))
+    case("an absent storage", lambda _, stored: view(storage("FloatStorage", "7", 4), 0, (4,), (1,)))
+    case("a negative storage", lambda _, stored: view(storage("FloatStorage", "0", -1), 0, (4,), (1,)))
+    case("a tensor of 10 GB", lambda _, stored: view(stored, 0, (ten_gigabytes,), (1,)))
+    case("10 GB by repetition", lambda _, stored: view(stored, 0, (ten_gigabytes,), (0,)))
+    case("a tensor beyond its storage", lambda _, stored: view(stored, 1, (4,), (1,)))
+    case("strides beyond the storage", lambda _, stored: view(stored, 0, (2, 2), (3, 1)))
+    case("a negative offset", lambda _, stored: view(stored, -1, (2,), (1,)))
+    case("a negative stride", lambda _, stored: view(stored, 3, (4,), (-1,)))
+    case("a product that overflows", lambda _, stored: view(stored, 0, (2**40, 2**40), (1, 1)))
+    case("too many axes", lambda _, stored: view(stored, 0, (1,) * 100, (1,) * 100))
+    case("a view for a storage", lambda _, stored: view(view(stored, 3, (4,), (0,)), 0, (4,), (1,)))
+    case("an index of a billion", lambda _, stored: plain(1) + b"r" + struct.pack("<I", 10**9))
+    case("bytes of ten gigabytes", lambda _, stored: b"\x8e" + struct.pack("<Q", 10**10))
     text = plain("x" * 1000) + b"q\x7f0"
     copies = [call("_codecs", "encode", b"h\x7f", plain("latin1"))] * 1000
-    case("a thousand copies", lambda _, held: text + sequence(*copies * 20))
+    case("a thousand copies", lambda _, stored: text + sequence(*copies * 20))
     return cases
 
 
-CLAIMS = _claims()
+FORGED_SIZES = _forged_sizes()
 
 
 @LAYOUTS
-@pytest.mark.parametrize("title", CLAIMS)
-def test_a_claim_beyond_what_the_file_holds_takes_no_memory(tmp_path, layout, title):
-    file, content = CLAIMS[title]
-    message = refusal(file.write(tmp_path / "w.pth", content, layout))
+@pytest.mark.parametrize("title", FORGED_SIZES)
+def test_a_size_beyond_that_of_the_file_allocates_no_memory(tmp_path, layout, title):
+    file, opcodes = FORGED_SIZES[title]
+    message = refusal(file.write(tmp_path / "w.pth", opcodes, layout))
     if any(part in title for part in ("10 GB", "beyond", "overflows")):
         assert "claims" in message
 
 
 def test_a_legacy_storage_of_a_negative_size_is_refused(tmp_path):
     file = File()
-    content = dictionary({"w": file.tensor(np.ones(4, np.float32))})
+    opcodes = dictionary({"w": file.tensor(np.ones(4, np.float32))})
     file.storages["0"] = (-1, file.storages["0"][1])
-    refusal(file.write(tmp_path / "w.pth", content, "legacy"))
+    refusal(file.write(tmp_path / "w.pth", opcodes, "legacy"))
 
 
-def test_a_storage_whose_entry_claims_more_than_the_file_takes_no_memory(tmp_path):
+def test_a_zip_entry_with_a_size_beyond_the_file_allocates_no_memory(tmp_path):
     path = write_state_dict(tmp_path / "w.pth", {"w": np.ones(4, np.float32)})
     path.write_bytes(path.read_bytes().replace(struct.pack("<II", 16, 16), struct.pack("<II", 2**31, 2**31)))
     assert "overlapping" in refusal(path)
 
 
-def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
+def test_a_compressed_archive_is_refused_before_decompression(tmp_path):
     path = tmp_path / "w.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data.pkl", bytes(64 * MEGABYTE))
@@ -226,7 +226,7 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("encoded", "words"),
     [
         (b"", "empty"),
         (b"<!DOCTYPE html><title>404</title>", "a web page"),
@@ -236,13 +236,13 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
         (b"PK\x03\x04 and no more", "damaged"),
     ],
 )
-def test_what_is_no_pth_is_told_in_one_line(tmp_path, content, said):
+def test_other_files_are_refused_in_one_line(tmp_path, encoded, words):
     path = tmp_path / "w.pth"
-    path.write_bytes(content)
-    assert said in refusal(path)
+    path.write_bytes(encoded)
+    assert words in refusal(path)
 
 
-def test_another_archive_a_list_and_no_file_are_told_in_one_line(tmp_path):
+def test_another_archive_a_list_and_a_missing_file_are_refused_in_one_line(tmp_path):
     path = tmp_path / "w.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("photos/cat.txt", b"meow")
@@ -255,12 +255,12 @@ def test_another_archive_a_list_and_no_file_are_told_in_one_line(tmp_path):
 
 def _bytes(layout: str) -> bytes:
     file = File()
-    content = b"\x80\x02" + state_dict({"w": file.tensor(values("float32")), "n": file.tensor(values("int64"))}) + b"."
-    return (file.zipped if layout == "zip" else file.legacy)(content)
+    opcodes = b"\x80\x02" + state_dict({"w": file.tensor(values("float32")), "n": file.tensor(values("int64"))}) + b"."
+    return (file.zipped if layout == "zip" else file.legacy)(opcodes)
 
 
 @LAYOUTS
-def test_a_file_cut_short_anywhere_is_refused(tmp_path, layout):
+def test_a_file_truncated_anywhere_is_refused(tmp_path, layout):
     whole = _bytes(layout)
     path = tmp_path / "w.pth"
     for length in range(len(whole)):
@@ -273,9 +273,9 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path, layout):
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, layout, data):
     whole = bytearray(_bytes(layout))
-    places = data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=4))
-    for place in places:
-        whole[place] = data.draw(st.integers(0, 255))
+    positions = data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=4))
+    for position in positions:
+        whole[position] = data.draw(st.integers(0, 255))
     path = tmp_path / "w.pth"
     path.write_bytes(bytes(whole))
     try:
@@ -286,8 +286,8 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, layout, data):
 
 @pytest.mark.torch
 @LAYOUTS
-def test_what_pytorch_writes_is_read_as_pytorch_reads_it(tmp_path, layout):
-    # PyTorch's optimizers look for Triton, whose library brings the whole process down where TensorFlow came before it.
+def test_files_of_pytorch_are_read_as_pytorch_reads_them(tmp_path, layout):
+    # PyTorch's optimizers import Triton, which crashes the process if TensorFlow was imported before.
     sys.modules.setdefault("triton", None)
     torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
