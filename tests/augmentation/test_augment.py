@@ -1,4 +1,4 @@
-"""Augmentation: geometry, stains, and that an image's draws are its own."""
+"""Augmentation: geometry, stains, and independence of the rest of the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,13 @@ def batch(count, seed=0):
 
 @pytest.fixture(scope="module")
 def tissue():
-    """H&E fields: values in [0, 1] that stains can be read from."""
+    """Synthetic H&E tissue with values in [0, 1]."""
     fields = [phantom.draw(phantom.PhantomImage(label, "case0001", 1), 24) for label in phantom.CLASSES[:3]]
     return np.stack(fields).astype(np.float32) / 255
 
 
 def stain_amounts(images):
-    """Amounts of the three stains per pixel, by optical density; the inverse of Beer and Lambert's law."""
+    """Amounts of the three stains per pixel in optical density, by the Beer-Lambert law."""
     density = -np.log((np.asarray(images, np.float64) * 255 + 1) / 256)
     return density @ np.linalg.inv(augment.STAINS.astype(np.float64))
 
@@ -99,14 +99,14 @@ def test_flip_and_turns_give_all_eight_symmetries_equally_often():
     counts = {one: 0 for one in symmetries}
     for one in result:
         counts[np.ascontiguousarray(one).tobytes()] += 1
-    # 100 expected of each; 5 standard deviations are 47.
+    # 100 of each are expected; 5 standard deviations are 47.
     assert all(53 < count < 147 for count in counts.values())
 
 
 def test_stain_vectors_have_unit_length_and_are_far_from_parallel():
     np.testing.assert_allclose(np.linalg.norm(augment.STAINS, axis=1), 1, rtol=1e-6)
     assert np.linalg.cond(augment.STAINS) < 4
-    # The residual stands at right angles on the two dyes.
+    # The residual is orthogonal to the two stains.
     np.testing.assert_allclose(augment.STAINS[:2] @ augment.STAINS[2], 0, atol=1e-6)
 
 
@@ -119,10 +119,10 @@ def test_jitter_of_strength_0_is_the_identity_up_to_rounding(tissue):
 def test_empty_glass_stays_near_white():
     strength = 0.2
     result = np.asarray(jittered(keys(200), np.ones((2, 2, 3), np.float32), strength))
-    # Glass holds no stain, so that only the shifts act: at most a tenth of the strength along each of three vectors.
+    # Glass has no stain, so only the shifts apply: at most a tenth of the strength along each of three vectors.
     largest = 0.1 * strength * np.abs(augment.STAINS).sum(0).max()
     assert result.min() >= (256 * np.exp(-largest) - 1) / 255 - 1e-6 > 0.95
-    assert result.min() < 0.985  # and they do act
+    assert result.min() < 0.985  # and they do apply
 
 
 @settings(max_examples=20)
@@ -153,7 +153,7 @@ def test_jitter_changes_each_stains_amount_within_its_bounds(tissue, strength):
             shifts.append(shift)
     gains, shifts = np.reshape(gains, (-1, 3)), np.reshape(shifts, (-1, 3))
     assert np.abs(gains - 1).max() <= strength + 1e-3 and np.abs(shifts).max() <= 0.1 * strength + 1e-3
-    # The draws fill their range, each stain for itself.
+    # The draws cover their range, independently per stain.
     assert (gains.max(0) > 1 + 0.8 * strength).all() and (gains.min(0) < 1 - 0.8 * strength).all()
     assert (shifts.max(0) > 0.08 * strength).all() and (shifts.min(0) < -0.08 * strength).all()
     draws = np.concatenate([gains, shifts], 1)
@@ -162,7 +162,7 @@ def test_jitter_changes_each_stains_amount_within_its_bounds(tissue, strength):
 
 
 def test_pure_haematoxylin_stays_haematoxylin():
-    """Only the amount along its own vector changes much; the others get no more than the small shifts."""
+    """Only the amount along its own vector changes much; the others change by the small shifts."""
     image = np.exp(-0.8 * augment.STAINS[0])[None, None].astype(np.float32)
     result = np.asarray(jittered(keys(100), image, 0.3)).reshape(100, 3)
     amounts = stain_amounts(result)

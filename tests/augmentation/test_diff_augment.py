@@ -11,7 +11,7 @@ from dim_jax.models import scales
 
 KEYS = jax.random.split(jax.random.key(0), 6)
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (6, 16, 16, 3)).astype(np.float32)
-NEUTRAL = np.full(6, 0.5, np.float32)  # the draw that changes nothing, for each of the colours
+NEUTRAL = np.full(6, 0.5, np.float32)  # the draw of any colour that changes nothing
 
 draw = jax.jit(diff_augment.draw)
 apply = jax.jit(diff_augment.apply)
@@ -19,12 +19,12 @@ apply_to_scales = jax.jit(diff_augment.apply_to_scales)
 
 
 def uniform_of(shifts, side):
-    """The uniform draws behind given shifts in pixels, the middle of those that lead to them."""
+    """Uniform draws that give these shifts in pixels, in the middle of their interval."""
     limit = diff_augment.largest_shift(side)
     return ((np.asarray(shifts) + limit + 0.5) / (2 * limit + 1)).astype(np.float32)
 
 
-def test_batch_mates_do_not_matter():
+def test_the_other_images_of_a_batch_do_not_matter():
     together = apply(IMAGES, draw(KEYS, 0.7))
     for row in range(6):
         alone = apply(IMAGES[row : row + 1], draw(KEYS[row : row + 1], 0.7))
@@ -43,7 +43,7 @@ def test_shrinking_what_was_augmented_is_augmenting_what_was_shrunk(size, small_
 
 
 def test_shifts_of_both_scales_correspond_exactly():
-    """With colours left alone and values whose means are exact, not one bit differs."""
+    """Bit for bit, without colour jitter and for values with exact means."""
     images = jnp.asarray(np.random.default_rng(2).integers(-64, 65, (6, 32, 32, 3)).astype(np.float32))
     draws = draw(KEYS, 1.0).replace(brightness=NEUTRAL, saturation=NEUTRAL, contrast=NEUTRAL)
     large, small = apply_to_scales(images, scales.shrink_area(images, 16), draws)
@@ -63,7 +63,7 @@ def test_probability_is_the_share_of_augmented_images():
         assert abs(share - probability) <= 4 * np.sqrt(probability * (1 - probability) / 4000)
 
 
-def test_images_that_are_not_augmented_stay_as_they_are():
+def test_images_that_are_not_augmented_are_unchanged():
     draws = draw(KEYS, 1.0)
     some = np.array([True, False, True, False, False, True])
     result = np.asarray(apply(IMAGES, draws.replace(applied=some)))
@@ -134,7 +134,7 @@ def test_gradient_of_the_translation_is_the_opposite_translation(seed):
     np.testing.assert_array_equal(gradient, translate(weights, -shifts, 2))
 
 
-def test_stated_gradients_are_those_of_the_function():
+def test_custom_gradients_match_finite_differences():
     """Against central differences, along one direction per image."""
     draws = draw(KEYS, 1.0)
     rng = np.random.default_rng(3)
@@ -151,7 +151,7 @@ def test_stated_gradients_are_those_of_the_function():
 
 
 def test_gradient_of_a_gradient_is_finite_and_right():
-    """As a penalty on the discriminator's gradient needs it: d/dx |d/dx f(Ax)|^2 for f = sum of cubes."""
+    """As needed by a gradient penalty: d/dx |d/dx f(Ax)|^2 for f = sum of cubes."""
     draws = draw(KEYS[:2], 1.0)
     images = jnp.asarray(IMAGES[:2, :8, :8])
 

@@ -25,7 +25,7 @@ def test_known_numbers():
 
 
 @given(logits=LOGITS, margins=MARGINS)
-def test_hinge_on_generated_images_is_that_on_real_ones_mirrored(logits, margins):
+def test_hinge_of_generated_images_is_that_of_real_images_mirrored(logits, margins):
     np.testing.assert_array_equal(gan_losses.hinge_fake(logits, margins), gan_losses.hinge_real(-logits, margins))
 
 
@@ -37,8 +37,8 @@ def test_hinge_is_never_negative_and_zero_only_beyond_the_margins(logits, margin
 
 
 @given(logits=LOGITS, margins=MARGINS)
-def test_gradients_push_apart_what_is_within_the_margins_and_leave_the_rest(logits, margins):
-    within = np.abs(logits - margins) > 1e-6  # at the corner itself either slope will do
+def test_gradients_are_zero_beyond_the_margins(logits, margins):
+    within = np.abs(logits - margins) > 1e-6  # at the kink either slope is valid
     pushed_up = np.where(logits < margins, -1 / 4, 0)
     np.testing.assert_array_equal(gradient(gan_losses.hinge_real, logits, margins)[within], pushed_up[within])
     within = np.abs(logits + margins) > 1e-6
@@ -47,30 +47,30 @@ def test_gradients_push_apart_what_is_within_the_margins_and_leave_the_rest(logi
 
 
 @given(logits=LOGITS)
-def test_without_drawn_margins_it_is_the_plain_hinge(logits):
-    """Its known identity: real and generated loss of the same logits within the margin add up to 2."""
+def test_without_random_margins_it_is_the_plain_hinge(logits):
+    """The losses of real and generated images of the same logits within the margin sum to 2."""
     inside = np.clip(logits, -1, 1)
     total = gan_losses.hinge_real(inside) + gan_losses.hinge_fake(inside)
     np.testing.assert_allclose(total, 2.0, rtol=1e-6)
 
 
 @given(logits=LOGITS)
-def test_generator_wants_every_logit_up_alike_however_high_it_is(logits):
+def test_the_gradient_of_the_generators_loss_is_constant(logits):
     np.testing.assert_array_equal(gradient(gan_losses.generator, logits), np.full((3, 4), -1 / 4))
 
 
 @given(logits=LOGITS, margins=MARGINS)
-def test_an_image_is_judged_alone_and_the_batch_is_the_mean(logits, margins):
+def test_losses_of_images_are_independent_and_the_batch_is_their_mean(logits, margins):
     for loss, arguments in (
         (gan_losses.hinge_real, (logits, margins)),
         (gan_losses.hinge_fake, (logits, margins)),
         (gan_losses.generator, (logits,)),
     ):
         together = loss(*arguments)
-        alone = np.concatenate([loss(*(each[row : row + 1] for each in arguments)) for row in range(3)])
+        alone = np.concatenate([loss(*(argument[row : row + 1] for argument in arguments)) for row in range(3)])
         np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-7)
-        # Patches of equal number: the mean over images is the mean over all logits.
-        as_one = loss(*(each.reshape(1, -1) for each in arguments))[0]
+        # All images have the same number of logits: the mean over images is the mean over logits.
+        as_one = loss(*(argument.reshape(1, -1) for argument in arguments))[0]
         np.testing.assert_allclose(np.mean(together), as_one, rtol=1e-6, atol=1e-6)
 
 

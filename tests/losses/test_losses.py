@@ -1,4 +1,4 @@
-"""Every loss by its identities, on extreme logits, and on one device and eight."""
+"""Identities of the losses, extreme logits, and equality of one device and eight."""
 
 import functools
 import re
@@ -28,7 +28,7 @@ VALUES = {
 
 @functools.cache
 def compiled(name):
-    """The masked mean of a loss with its gradient by the logits; everything else is traced too."""
+    """The jitted masked mean of a loss with its gradient with respect to the logits; all arguments are traced."""
 
     def mean(logits, labels, mask, class_counts, parameters):
         per_example = losses.LOSSES[name](logits, labels, mask, class_counts, lambda x: x, **parameters)
@@ -38,7 +38,7 @@ def compiled(name):
 
 
 def value_and_gradient(name, logits, labels, class_counts=COUNTS, mask=None, **parameters):
-    """Masked mean of a loss, what it gives per example, and the mean's gradient by the logits."""
+    """Masked mean of a loss, per-example losses, and the gradient of the mean with respect to the logits."""
     mask = np.ones(len(labels), np.float32) if mask is None else mask
     logits, class_counts = np.asarray(logits, np.float32), np.asarray(class_counts, np.float32)
     (value, per_example), gradient = compiled(name)(logits, labels, mask, class_counts, parameters)
@@ -71,7 +71,7 @@ def assert_same_loss(got, expected, rtol=1e-5):
 
 
 @pytest.mark.parametrize(("name", "parameters"), PLAIN_CROSS_ENTROPY)
-def test_a_loss_without_what_sets_it_apart_is_cross_entropy(name, parameters):
+def test_a_loss_with_neutral_parameters_is_cross_entropy(name, parameters):
     one_hot = np.eye(5)[LABELS]
     p = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
     per_example = -np.log((p * one_hot).sum(1))
@@ -80,7 +80,7 @@ def test_a_loss_without_what_sets_it_apart_is_cross_entropy(name, parameters):
 
 
 @pytest.mark.parametrize("name", ["weighted_cross_entropy", "class_balanced_cross_entropy", "balanced_softmax"])
-def test_equal_counts_make_it_cross_entropy(name):
+def test_with_equal_counts_it_is_cross_entropy(name):
     parameters = losses.hyper_parameters(name, VALUES)
     got = value_and_gradient(name, LOGITS, LABELS, np.full(5, 9.0), **parameters)
     assert_same_loss(got, value_and_gradient("cross_entropy", LOGITS, LABELS))
@@ -110,7 +110,7 @@ def test_frequency_part_of_fafl_alone_is_cross_entropy_of_shifted_logits():
 
 
 @pytest.mark.parametrize("name", ["fafl", "published_fafl"])
-def test_adaptive_focal_part_of_fafl_alone_knows_no_frequency(name):
+def test_without_offset_fafl_does_not_depend_on_frequency(name):
     _, got, _ = value_and_gradient(name, LOGITS, LABELS, alpha0=0.5, beta0=3.0, m=0.0, adaptive=1.0)
     p = np.exp(LOGITS[np.arange(16), LABELS]) / np.exp(LOGITS).sum(1)
     np.testing.assert_allclose(got, -0.5 * (1 - p) * (1 - p) ** (3 * p) * np.log(p), rtol=1e-4, atol=1e-6)
@@ -125,8 +125,8 @@ def test_fafl_without_adaptation_is_the_focal_loss_of_optax():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_corrected_fafl_asks_more_of_rare_classes_and_published_less():
-    """Pushed towards equal training loss, the corrected variant leaves the rare class the higher logit."""
+def test_corrected_fafl_penalises_rare_classes_more_and_published_fafl_less():
+    """At equal logits the corrected variant gives the rare class the larger loss."""
     logits = np.zeros((2, 5), np.float32)
     labels = np.array([0, 4], np.int32)  # the rarest class and the commonest
     _, corrected, _ = value_and_gradient("fafl", logits, labels, alpha0=1.0, beta0=1.0, m=4.0, adaptive=1.0)
@@ -162,8 +162,8 @@ def test_extreme_logits_and_absent_classes_give_finite_losses_and_gradients(name
             for counts in (COUNTS, without_some, np.eye(5, dtype=np.float32)[4] * 7):
                 for strength in (VALUES, {**VALUES, "gamma": 0.3, "effective_number_beta": 1.0, "keep_share": 1e-3}):
                     parameters = losses.hyper_parameters(name, strength)
-                    found = value_and_gradient(name, logits, labels, counts, **parameters)
-                    assert all(np.isfinite(each).all() for each in found), (logits, labels, counts)
+                    outputs = value_and_gradient(name, logits, labels, counts, **parameters)
+                    assert all(np.isfinite(output).all() for output in outputs), (logits, labels, counts)
 
 
 def test_class_weights_average_one_over_the_draws():
@@ -178,11 +178,11 @@ def test_effective_number_weighs_rare_classes_more_and_averages_one_over_the_dra
     weights = np.asarray(class_weights.effective_number(counts, beta))
     assert np.isfinite(weights).all() and not weights[counts == 0].any()
     np.testing.assert_allclose((weights * counts).sum(), counts.sum(), rtol=1e-4)
-    drawn = np.argsort(counts)[np.count_nonzero(counts == 0) :]
-    assert (np.diff(weights[drawn]) <= 1e-5 * weights[drawn][1:]).all()
+    present = np.argsort(counts)[np.count_nonzero(counts == 0) :]
+    assert (np.diff(weights[present]) <= 1e-5 * weights[present][1:]).all()
 
 
-def test_effective_number_lies_between_no_weights_and_inverse_frequency():
+def test_effective_number_is_between_equal_weights_and_inverse_frequency():
     np.testing.assert_allclose(class_weights.effective_number(COUNTS, 0.0), np.ones(5), rtol=1e-6)
     inverse = class_weights.inverse_frequency(COUNTS)
     np.testing.assert_allclose(class_weights.effective_number(COUNTS, 1.0), inverse, rtol=1e-5)
@@ -200,7 +200,7 @@ def test_logit_adjustment_is_cross_entropy_of_shifted_logits(tau, counts):
     np.testing.assert_allclose(adjusted, shifted, rtol=1e-4, atol=1e-4)
 
 
-def test_balanced_softmax_counts_every_term_of_the_softmax_by_class():
+def test_balanced_softmax_weights_every_term_of_the_softmax_by_class_count():
     _, got, _ = value_and_gradient("balanced_softmax", LOGITS, LABELS)
     terms = COUNTS * np.exp(LOGITS)
     np.testing.assert_allclose(got, -np.log(terms[np.arange(16), LABELS] / terms.sum(1)), rtol=1e-5)
@@ -209,7 +209,7 @@ def test_balanced_softmax_counts_every_term_of_the_softmax_by_class():
 
 @given(tau=st.floats(0, 3))
 def test_adjusting_afterwards_undoes_the_adjustment_in_training(tau):
-    """What training adds to the logits is what the post-hoc correction takes away from them."""
+    """The offset added to the logits in training is the one that the post-hoc correction subtracts."""
     biased = LOGITS + tau * np.log(COUNTS / COUNTS.sum())
     np.testing.assert_allclose(margins.adjust_logits(biased, COUNTS, tau), LOGITS, rtol=1e-4, atol=1e-4)
 
@@ -243,12 +243,12 @@ def test_ohem_is_the_mean_over_the_hardest(keep_share, mask):
     value, _, _ = value_and_gradient("ohem_cross_entropy", LOGITS, LABELS, mask=mask, keep_share=keep_share)
     _, per_example, _ = value_and_gradient("cross_entropy", LOGITS, LABELS)
     hardest = np.sort(per_example[mask > 0])[::-1]
-    # The example at the edge counts in part.
-    kept = np.clip(keep_share * len(hardest) - np.arange(len(hardest)), 0, 1)
-    np.testing.assert_allclose(value, (kept * hardest).sum() / kept.sum(), rtol=1e-4)
+    # The example at the threshold has a fractional weight.
+    weights = np.clip(keep_share * len(hardest) - np.arange(len(hardest)), 0, 1)
+    np.testing.assert_allclose(value, (weights * hardest).sum() / weights.sum(), rtol=1e-4)
 
 
-def test_ohem_learns_from_the_kept_examples_alone_and_ties_share_the_edge():
+def test_ohem_selects_the_hardest_examples_and_weights_ties_equally():
     _, per_example, gradient = value_and_gradient("ohem_cross_entropy", LOGITS, LABELS, keep_share=0.25)
     hardest = np.argsort(value_and_gradient("cross_entropy", LOGITS, LABELS)[1])[-4:]
     assert set(np.flatnonzero(per_example)) == set(hardest)
@@ -284,7 +284,7 @@ def test_soft_metrics_fall_as_predictions_get_surer_of_the_right_class(name):
 
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_eight_devices_give_loss_and_gradient_of_one(name):
-    """Shares summed as a step sums them, with padding: a device may hold nothing else, and none holds every class."""
+    """Summed as in a training step, with padding: some device has only padding, and none has all classes."""
     rng = np.random.default_rng(4)
     logits, features = rng.normal(size=(32, 5)).astype(np.float32), rng.normal(size=(32, 3)).astype(np.float32)
     labels, mask = np.sort(rng.integers(0, 5, 32)).astype(np.int32), np.ones(32, np.float32)
@@ -295,24 +295,24 @@ def test_eight_devices_give_loss_and_gradient_of_one(name):
         def cross_replica_sum(x):
             return lax.psum(x, "batch")
 
-        def share_of_loss(weights):
+        def local_loss(weights):
             per_example = losses.LOSSES[name](
                 logits + features @ weights, labels, mask, COUNTS, cross_replica_sum, **parameters
             )
             return (per_example * mask).sum() / cross_replica_sum(mask.sum())
 
-        share, gradient = jax.value_and_grad(share_of_loss)(weights)
-        return cross_replica_sum(share), cross_replica_sum(gradient)
+        device_loss, gradient = jax.value_and_grad(local_loss)(weights)
+        return cross_replica_sum(device_loss), cross_replica_sum(gradient)
 
     sharded = [array.reshape(8, 4, *array.shape[1:]) for array in (logits, labels, mask, features)]
-    value, gradient = (np.asarray(each)[0] for each in jax.pmap(one_device, axis_name="batch")(*sharded))
+    value, gradient = (np.asarray(output)[0] for output in jax.pmap(one_device, axis_name="batch")(*sharded))
     whole, _, by_logits = value_and_gradient(name, logits + features @ weights, labels, mask=mask, **parameters)
     np.testing.assert_allclose(value, whole, rtol=1e-5)
     np.testing.assert_allclose(gradient, features.T @ by_logits, rtol=1e-5, atol=1e-6)
 
 
 def test_padding_changes_no_loss():
-    """Padded rows with other logits leave value and gradient of the real rows as they were."""
+    """Padded rows do not change the value, nor the gradient of the real rows."""
     padded_logits = np.concatenate([LOGITS, 100 * LOGITS])
     padded_labels = np.concatenate([LABELS, np.zeros(16, np.int32)])
     mask = np.r_[np.ones(16), np.zeros(16)].astype(np.float32)
@@ -335,12 +335,12 @@ def test_padding_changes_no_loss():
     ],
 )  # fmt: skip
 def test_a_hyper_parameter_out_of_range_or_missing_is_named(name, field, value):
-    values = {key: given for key, given in {**VALUES, field: value}.items() if given is not None}
+    values = {key: number for key, number in {**VALUES, field: value}.items() if number is not None}
     with pytest.raises(ValueError, match=rf"config\.loss\.{field}={value} must be .* for {name}$"):
         losses.hyper_parameters(name, values)
 
 
-def test_an_unknown_loss_is_named_and_the_known_ones_told():
+def test_an_unknown_loss_is_refused_with_the_choices():
     with pytest.raises(ValueError, match=r"config\.loss\.name='fafll' is not a loss; choose one of cross_entropy, "):
         losses.hyper_parameters("fafll", VALUES)
 

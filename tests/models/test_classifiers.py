@@ -1,4 +1,4 @@
-"""The networks beside LRF-CNN: what every classifier must do, and their published sizes."""
+"""All classifiers: output shapes, one training step, Grad-CAM, published numbers of parameters and weights."""
 
 import importlib.util
 import runpy
@@ -76,8 +76,8 @@ def test_images_of_any_size_give_logits_and_features(name, size):
 
 
 @pytest.mark.parametrize("name", ["wavemix", "coatnet"])
-def test_a_step_trains_every_parameter_and_the_network_explains_itself(name):
-    """One real step at a tiny width: gradients, statistics, drawn branches; then Grad-CAM, which can be checked."""
+def test_a_step_trains_every_parameter_and_grad_cam_depends_on_them(name):
+    """One real step of a tiny network, with stochastic depth; then Grad-CAM with its sanity check."""
     model = make_classifier(name, 3, **TINY[name])
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -96,8 +96,8 @@ def test_a_step_trains_every_parameter_and_the_network_explains_itself(name):
     changed = jax.tree.map(lambda old, new: not np.array_equal(old, new), batch_stats, after.batch_stats)
     assert all(jax.tree.leaves(changed))
 
-    seen = (images / 127.5 - 1).astype(np.float32)
-    explained = jax.jit(lambda variables: grad_cam.grad_cam(model, variables, seen, np.full(4, grad_cam.PREDICTED)))
+    inputs = (images / 127.5 - 1).astype(np.float32)
+    explained = jax.jit(lambda variables: grad_cam.grad_cam(model, variables, inputs, np.full(4, grad_cam.PREDICTED)))
     logits, _, maps = explained(after.variables)
     assert maps.shape[0] == 4 and maps.ndim == 3 and maps.min() >= 0 and maps.max() <= 1
     shuffled = {**after.variables, "params": grad_cam.shuffle_weights(after.params, model.last_block)}
@@ -111,7 +111,7 @@ def test_training_needs_a_key_per_image(name):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), True))
 
 
-def test_wavelets_keep_the_energy_and_see_no_detail_in_a_flat_image():
+def test_wavelets_preserve_energy_and_have_no_details_in_a_flat_image():
     x = np.random.default_rng(0).normal(size=(2, 6, 8, 3))
     approximation, details = haar(x)
     assert approximation.shape == (2, 3, 4, 3) and details.shape == (2, 3, 4, 9)
@@ -127,7 +127,7 @@ def test_upsampling_is_a_transposed_convolution():
     variables = layer.init(jax.random.key(0), x)
     kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
     plain = np.zeros((4, 4, 4, 6), np.float32)
-    # Over an image with zeros between its pixels, even places meet one half of the taps and odd ones the other.
+    # On an image with zeros between its pixels, even outputs use one half of the taps and odd outputs the other.
     for row, column, odd_row, odd_column in np.ndindex(2, 2, 2, 2):
         plain[2 * row + odd_row, 2 * column + odd_column] = kernel[row, column, :, odd_row, odd_column]
     margins, dimensions = ((2, 2), (2, 2)), ("NHWC", "HWIO", "NHWC")
@@ -135,11 +135,11 @@ def test_upsampling_is_a_transposed_convolution():
     np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
 
 
-def test_equal_distances_share_a_bias():
-    found, rows_of = relative_position_index(2, 3), {}
+def test_equal_relative_positions_share_a_bias():
+    index, rows_of = relative_position_index(2, 3), {}
     for one, other in np.ndindex(6, 6):
         distance = other // 3 - one // 3, other % 3 - one % 3
-        rows_of.setdefault(distance, set()).add(int(found[one, other]))
+        rows_of.setdefault(distance, set()).add(int(index[one, other]))
     assert all(len(rows) == 1 for rows in rows_of.values())
     assert set.union(*rows_of.values()) == set(range(3 * 5))
 
@@ -154,21 +154,23 @@ def data(tmp_path_factory):
 
 @NEEDS_LITE0
 def test_fine_tuning_starts_from_the_features_of_the_frozen_network(data, tmp_path):
-    """Before the first step, what is evaluated are the features that measure images elsewhere; only the head is new."""
+    """Before the first step, features equal those of the frozen feature extractor; only the head is new."""
     config = GET_CONFIG("finetune")
     config.data.backend, config.train.eval_batch_size = "resident", 8
     options = config.data
     dataset = open_dataset(data, mean=options.mean, std=options.std)
     sampler = make_sampler(dataset, seed=0, global_batch_size=32)
     task, _, predictor = classifier.make_task(config.to_dict(), tmp_path, dataset, sampler)
-    found = predictor(parallel.replicate(task.state.variables), dataset.rows("val")[:8])
+    predictions = predictor(parallel.replicate(task.state.variables), dataset.rows("val")[:8])
     frozen = pretrained.efficientnet_lite0()
-    seen = parallel.unreplicate(predictor.pixels)[found.index].astype(np.float32) / 127.5 - 1
-    expected = jax.jit(lite0_features)(frozen, seen)[1]
-    np.testing.assert_allclose(found.features, expected, rtol=0, atol=1e-4 * float(expected.max()))
+    images = parallel.unreplicate(predictor.pixels)[predictions.index].astype(np.float32) / 127.5 - 1
+    expected = jax.jit(lite0_features)(frozen, images)[1]
+    np.testing.assert_allclose(predictions.features, expected, rtol=0, atol=1e-4 * float(expected.max()))
     head = task.state.params["head"]
     assert head["kernel"].shape == (1280, len(dataset.classes))
-    np.testing.assert_allclose(found.logits, found.features @ head["kernel"] + head["bias"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        predictions.logits, predictions.features @ head["kernel"] + head["bias"], rtol=0, atol=1e-4
+    )
     assert "SHA-256" in task.facts["initial weights"]
 
 

@@ -1,4 +1,4 @@
-"""Every algorithm is the convolution that XLA has a name for, with its gradients."""
+"""Every algorithm against XLA's own convolution, values and gradients."""
 
 from functools import partial
 
@@ -26,16 +26,16 @@ def draw(*shape):
 
 
 def assert_same(ours, theirs, x, kernel):
-    """Values, and both gradients of a function that weighs every output differently."""
+    """Compares values, and both gradients of a weighted sum of the outputs."""
     expected = theirs(x, kernel)
     np.testing.assert_allclose(ours(x, kernel), expected, rtol=1e-5, atol=1e-5)
     weights = draw(*expected.shape)
     gradients = [jax.grad(lambda x, k, f=f: (f(x, k) * weights).sum(), (0, 1))(x, kernel) for f in (ours, theirs)]
-    for got, wanted in zip(*gradients, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    for got, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-# The last ones reach as far as the map, and beyond it.
+# The last kernels are as large as the map, or larger.
 DENSE = [(1, 1), (3, 1), (3, 3), (3, 4), (5, 2), (5, 5), (3, 6), (3, 9), (3, 20)]
 
 
@@ -51,9 +51,9 @@ def test_dense(size, dilation):
 
 @pytest.mark.parametrize(("size", "dilation"), DENSE)
 @pytest.mark.parametrize("algorithm", convolutions.Algorithm)
-def test_every_formulation_on_cpu(algorithm, size, dilation, monkeypatch):
+def test_every_algorithm_matches_xla_on_cpu(algorithm, size, dilation, monkeypatch):
     if algorithm == convolutions.Algorithm.WINOGRAD and size != 3:
-        pytest.skip("Winograd's products are for 3x3 kernels")
+        pytest.skip("Winograd's algorithm is for 3x3 kernels")
     monkeypatch.setattr(convolutions, "cpu_algorithm", lambda *_: algorithm)
     test_dense(size, dilation)
 
@@ -62,17 +62,17 @@ def test_every_formulation_on_cpu(algorithm, size, dilation, monkeypatch):
     ("algorithm", "shape", "dilation", "dtype"),
     [
         ("DIRECT", (8, 24, 24, 16), 3, "float32"),  # few channels
-        ("DIRECT", (8, 38, 38, 64), 13, "float32"),  # tiles of half the map stick out far, and adding up costs too much
+        ("DIRECT", (8, 38, 38, 64), 13, "float32"),  # tiles overhang too far, and accumulation costs too much
         ("WINOGRAD", (8, 24, 24, 64), 3, "float32"),
         ("WINOGRAD", (8, 12, 12, 256), 3, "float32"),
-        ("TAP_BY_TAP", (8, 12, 12, 256), 5, "float32"),  # tiles would stick out over the edge
-        ("TAP_BY_TAP", (8, 6, 6, 384), 5, "float32"),  # only the middle of three taps sees the map nearly everywhere
+        ("TAP_BY_TAP", (8, 12, 12, 256), 5, "float32"),  # tiles would overhang the edge
+        ("TAP_BY_TAP", (8, 6, 6, 384), 5, "float32"),  # outer taps are mostly on padding
         ("DIRECT", (8, 24, 24, 16), 3, "bfloat16"),
-        ("TAP_BY_TAP", (8, 38, 38, 64), 13, "bfloat16"),  # products of bfloat16 are fast, convolutions are not
+        ("TAP_BY_TAP", (8, 38, 38, 64), 13, "bfloat16"),  # in bfloat16 matmuls are fast, convolutions are not
         ("WINOGRAD", (8, 24, 24, 64), 3, "bfloat16"),
     ],
 )
-def test_which_formulation_is_taken_on_cpu(algorithm, shape, dilation, dtype):
+def test_the_algorithm_on_cpu_depends_on_shape_and_dtype(algorithm, shape, dilation, dtype):
     x, kernel = jnp.zeros(shape, dtype), jnp.zeros((3, 3, shape[-1], shape[-1]), dtype)
     assert convolutions.cpu_algorithm(x, kernel, dilation).name == algorithm
 
@@ -118,7 +118,7 @@ def doubled(x, kernel):
     return reference(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), kernel)
 
 
-# The last one covers the map, and is one product.
+# The last kernel covers the map: one matmul.
 @pytest.mark.parametrize(("size", "height", "width"), [(4, 9, 11), (2, 3, 2), (3, 5, 3), (4, 4, 4)])
 def test_valid(size, height, width):
     assert_same(convolutions.valid_convolution, unpadded, draw(2, height, width, 4), draw(size, size, 4, 6))
@@ -129,7 +129,7 @@ def test_halving(height, width):
     assert_same(resizing.halving_convolution, halved, draw(2, height, width, 4), draw(4, 4, 4, 6))
 
 
-# Maps below 8x8 are repeated as stated, larger ones go by phases.
+# Maps below 8x8 are upsampled first, larger ones are convolved by phases.
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 13), (4, 4), (1, 3)])
 def test_doubling(height, width):
     assert_same(resizing.doubling_convolution, doubled, draw(2, height, width, 4), draw(3, 3, 4, 6))
@@ -143,13 +143,13 @@ def test_winograd(height, width, dilation):
     np.testing.assert_allclose(ours, reference(x, kernel, dilation=dilation), rtol=1e-5, atol=1e-5)
 
 
-def off_by(got, wanted):
-    """The root mean square of the differences, relative to what is wanted."""
-    return float(jnp.linalg.norm(got.astype(jnp.float32) - wanted) / jnp.linalg.norm(wanted))
+def relative_error(got, expected):
+    """Root mean square of the differences, relative to the expected values."""
+    return float(jnp.linalg.norm(got.astype(jnp.float32) - expected) / jnp.linalg.norm(expected))
 
 
 def errors_in_bfloat16(ours, theirs, x, kernel):
-    """How far values and both gradients of `ours` in bfloat16 lie from `theirs` in float32 on the same numbers."""
+    """Relative errors of values and both gradients of `ours` in bfloat16 against `theirs` in float32."""
     x, kernel, weights = (array.astype(jnp.bfloat16) for array in (x, kernel, draw(*theirs(x, kernel).shape)))
     exact = [array.astype(jnp.float32) for array in (x, kernel)]
 
@@ -159,13 +159,13 @@ def errors_in_bfloat16(ours, theirs, x, kernel):
 
     got = outputs(ours, (x, kernel))
     assert all(array.dtype == jnp.bfloat16 for array in got)
-    return [off_by(each, wanted) for each, wanted in zip(got, outputs(theirs, exact), strict=True)]
+    return [relative_error(*pair) for pair in zip(got, outputs(theirs, exact), strict=True)]
 
 
 @pytest.mark.parametrize("algorithm", convolutions.Algorithm)
 @pytest.mark.parametrize("dilation", [1, 5])
-def test_every_formulation_stays_near_float32_in_bfloat16(algorithm, dilation, monkeypatch):
-    """A rounding to bfloat16 is off by 0.17 % in the mean; Winograd's tiles and the sums of taps are rounded more."""
+def test_every_algorithm_stays_near_float32_in_bfloat16(algorithm, dilation, monkeypatch):
+    """Rounding to bfloat16 has a mean error of 0.17 %; Winograd and the sum of taps round more than once."""
     monkeypatch.setattr(convolutions, "cpu_algorithm", lambda *_: algorithm)
     errors = errors_in_bfloat16(
         partial(convolutions.convolution, dilation=dilation),
@@ -194,8 +194,8 @@ def test_other_convolutions_stay_near_float32_in_bfloat16(ours, theirs, shape):
     assert max(errors) < 0.005, errors
 
 
-def test_products_of_bfloat16_stay_in_bfloat16_on_cpu():
-    """Widened operands take twice the time where the CPU has instructions for them."""
+def test_matmuls_of_bfloat16_stay_in_bfloat16_on_cpu():
+    """Widened operands take twice the time on CPUs with bfloat16 instructions."""
     x, kernel = (draw(*shape).astype(jnp.bfloat16) for shape in (SHAPE, (4, 6)))
     gradients = jax.grad(lambda x, k: convolutions.pointwise_convolution(x, k).sum().astype(jnp.float32), (0, 1))
     products = [line for line in jax.jit(gradients).lower(x, kernel).as_text().splitlines() if "dot_general" in line]
@@ -205,7 +205,7 @@ def test_products_of_bfloat16_stay_in_bfloat16_on_cpu():
 
 
 @pytest.mark.parametrize("dilation", [1, 3])
-def test_many_channels_go_by_winograd_on_cpu_alone(dilation, monkeypatch):
+def test_winograd_is_used_for_many_channels_on_cpu_only(dilation, monkeypatch):
     x, kernel = draw(2, 24, 24, 64), draw(3, 3, 64, 64)
     weights = draw(2, 24, 24, 64)
 
@@ -213,10 +213,10 @@ def test_many_channels_go_by_winograd_on_cpu_alone(dilation, monkeypatch):
         return jax.jit(jax.value_and_grad(lambda x, k: (form(x, k, dilation=dilation) * weights).sum(), (0, 1)))
 
     ours = value_and_gradients(convolutions.convolution)
-    for got, wanted in zip(
-        *(jax.tree.leaves(each(x, kernel)) for each in (ours, value_and_gradients(reference))), strict=True
+    for got, expected in zip(
+        *(jax.tree.leaves(form(x, kernel)) for form in (ours, value_and_gradients(reference))), strict=True
     ):
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
     monkeypatch.setattr(platforms, "runs_on_cpu", lambda: False)
     anywhere = value_and_gradients(convolutions.convolution)
     convolutions_in = {
@@ -236,15 +236,15 @@ def test_many_channels_go_by_winograd_on_cpu_alone(dilation, monkeypatch):
         (resizing.doubling_convolution, doubled, 3),
     ],
 )
-def test_gradients_of_gradients_are_there(ours, theirs, size):
-    """A penalty on gradients differentiates through them."""
+def test_second_order_gradients_match_xla(ours, theirs, size):
+    """As needed by a gradient penalty."""
     x, kernel = draw(1, 8, 8, 2), draw(size, size, 2, 2)
 
     def penalty(convolve):
         return lambda k: jnp.square(jax.grad(lambda x: jnp.sin(convolve(x, k)).sum())(x)).sum()
 
-    got, wanted = (jax.grad(penalty(f))(kernel) for f in (ours, theirs))
-    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * float(jnp.abs(wanted).max()))
+    got, expected = (jax.grad(penalty(f))(kernel) for f in (ours, theirs))
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.parametrize(
@@ -256,8 +256,8 @@ def test_gradients_of_gradients_are_there(ours, theirs, size):
         (resizing.doubling_convolution, 3),
     ],
 )
-def test_the_gradients_are_the_same_within_a_scan(convolve, size):
-    """Where training runs them."""
+def test_gradients_are_the_same_in_a_scan(convolve, size):
+    """The training loop runs steps in a scan."""
     x, kernel = draw(2, 8, 10, 4), draw(size, size, 4, 4)
 
     def gradient(k):
@@ -267,7 +267,7 @@ def test_the_gradients_are_the_same_within_a_scan(convolve, size):
     np.testing.assert_allclose(scanned[1], gradient(kernel), rtol=1e-5, atol=1e-4)
 
 
-def test_separable_layers_side_by_side_are_those_layers_one_by_one():
+def test_fused_separable_layers_equal_the_single_layers():
     layers = [DepthwiseSeparable(features) for features in (3, 5)]
     x = draw(*SHAPE)
     variables = [layer.init(jax.random.key(number), x) for number, layer in enumerate(layers)]
@@ -275,11 +275,11 @@ def test_separable_layers_side_by_side_are_those_layers_one_by_one():
     for weights in (variables_of["params"] for variables_of in variables):
         gained = x * weights["depthwise"]["kernel"].reshape(-1) + weights["depthwise"]["bias"]
         outputs.append(gained @ weights["pointwise"]["kernel"][0, 0] + weights["pointwise"]["bias"])
-    bound = [layer.bind(each) for layer, each in zip(layers, variables, strict=True)]
+    bound = [layer.bind(tree) for layer, tree in zip(layers, variables, strict=True)]
     np.testing.assert_allclose(side_by_side(bound, x), jnp.concatenate(outputs, -1), rtol=1e-5, atol=1e-5)
 
 
-def test_the_gradient_of_batch_normalisation_is_that_of_its_definition():
+def test_the_gradient_of_batch_normalisation_matches_autodiff():
     x, scale, bias = draw(4, 3, 3, 6) * 3 + 1, 1 + 0.1 * jnp.arange(6.0), jnp.arange(6.0)
     weights = draw(4, 3, 3, 6) ** 2
 
@@ -295,19 +295,19 @@ def test_the_gradient_of_batch_normalisation_is_that_of_its_definition():
         jax.grad(lambda *arguments, f=f: (f(*arguments) * weights).sum(), (0, 1, 2))(x, scale, bias)
         for f in (ours, definition)
     ]
-    for got, wanted in zip(*gradients, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+    for got, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
     def penalty(f, x, scale):
         return jnp.square(jax.grad(lambda x: (jnp.sin(f(x, scale, bias)) * weights).sum())(x)).sum()
 
     seconds = [jax.grad(partial(penalty, f), (0, 1))(x, scale) for f in (ours, definition)]
-    for got, wanted in zip(*seconds, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * float(jnp.abs(wanted).max()))
+    for got, expected in zip(*seconds, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_norms_together_are_those_norms_one_by_one(train):
+def test_fused_batch_norms_equal_the_single_ones(train):
     x = draw(4, 3, 3, 6) * 3 + 1
     parts = jnp.split(x, 2, axis=-1)
     bound = []
@@ -321,8 +321,8 @@ def test_norms_together_are_those_norms_one_by_one(train):
         layer.apply(v, part, train, mutable=["batch_stats"]) for (layer, v), part in zip(bound, parts, strict=True)
     ]
     modules = [layer.bind(v, mutable=["batch_stats"]) for layer, v in bound]
-    together = normalize_together(modules, x, train)
-    np.testing.assert_allclose(together, jnp.concatenate([y for y, _ in alone], -1), rtol=1e-5, atol=1e-5)
+    fused = normalize_together(modules, x, train)
+    np.testing.assert_allclose(fused, jnp.concatenate([y for y, _ in alone], -1), rtol=1e-5, atol=1e-5)
     for module, (_, updates) in zip(modules, alone, strict=True):
         for name in ("mean", "var"):
             expected = updates["batch_stats"][name]

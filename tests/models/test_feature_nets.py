@@ -1,4 +1,4 @@
-"""Frozen networks: the published numbers, what they see in a photograph, and gradients that reach the images."""
+"""Frozen networks: published numbers, classes of photographs, and gradients with respect to images."""
 
 import importlib.util
 from pathlib import Path
@@ -51,7 +51,7 @@ def tiny():
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 8), (9, 11), (1, 2)])
 @pytest.mark.parametrize("kernel_size", [3, 5])
-def test_a_strided_depthwise_convolution_and_its_gradients_are_those_of_same_padding(kernel_size, height, width):
+def test_a_strided_depthwise_convolution_and_its_gradients_match_xla_with_same_padding(kernel_size, height, width):
     x, kernel = normal("x", (2, height, width, 4)), normal("kernel", (kernel_size, kernel_size, 4))
 
     def plain(x, kernel):
@@ -63,8 +63,8 @@ def test_a_strided_depthwise_convolution_and_its_gradients_are_those_of_same_pad
         return jax.jit(lambda *args: (lambda y, pull: (y, *pull(jnp.sin(y))))(*jax.vjp(function, *args)))(x, kernel)
 
     ours = value_and_gradients(lambda x, kernel: strided_depthwise_convolution(x, kernel, 2))
-    for stated, derived in zip(ours, value_and_gradients(plain), strict=True):
-        np.testing.assert_allclose(stated, derived, atol=1e-4)
+    for custom, derived in zip(ours, value_and_gradients(plain), strict=True):
+        np.testing.assert_allclose(custom, derived, atol=1e-4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10)])
@@ -89,22 +89,22 @@ def test_scaled_pixels_are_centred_on_127():
     np.testing.assert_allclose(scale_pixels(np.array([0, 127, 255]) / 127.5 - 1), [-127 / 128, 0, 1], atol=1e-12)
 
 
-def test_a_small_network_classifies_maps_and_shows_where_it_looked(tiny):
+def test_a_small_network_gives_logits_maps_and_grad_cam(tiny):
     model, variables = tiny
     pictures = images("pictures", (4, 33, 47, 3))
     logits, features = jax.jit(model.apply)(variables, pictures)
     assert logits.shape == (4, 3) and features.shape == (4, 8)
     taps = jax.eval_shape(lambda variables: map_taps(model, variables, pictures), variables)
     assert [tap.shape for tap in taps] == [(4, 17, 24, 4), (4, 9, 12, 6)]
-    seen_logits, _, maps = jax.jit(lambda *args: grad_cam.grad_cam(model, *args))(
+    explained_logits, _, maps = jax.jit(lambda *args: grad_cam.grad_cam(model, *args))(
         variables, pictures, jnp.full(4, grad_cam.PREDICTED)
     )
-    np.testing.assert_allclose(seen_logits, logits, rtol=1e-5)
+    np.testing.assert_allclose(explained_logits, logits, rtol=1e-5)
     assert maps.shape == (4, 9, 12)
     assert model.last_block in variables["params"]
 
 
-def test_training_uses_the_statistics_of_the_batch_and_keeps_them(tiny):
+def test_training_updates_the_batch_statistics(tiny):
     model, variables = tiny
     pictures = images("pictures", (4, 32, 32, 3))
     train = jax.jit(lambda *args: model.apply(*args, train=True, mutable=["batch_stats"]))
@@ -131,7 +131,7 @@ def test_a_dropped_branch_depends_on_the_image_s_own_key_alone(tiny):
 
 
 @NEEDS_LITE0
-def test_a_flower_is_seen_as_a_flower_and_a_pagoda_as_a_building(lite0):
+def test_a_flower_is_classified_as_a_flower_and_a_pagoda_as_a_building(lite0):
     folder = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images"
     photographs = [np.asarray(Image.open(folder / name), np.float32) for name in ("flower.jpg", "china.jpg")]
     logits, features = jax.jit(lite0_features)(lite0, np.stack(photographs) / 127.5 - 1)
@@ -143,7 +143,7 @@ def test_a_flower_is_seen_as_a_flower_and_a_pagoda_as_a_building(lite0):
 
 
 @NEEDS_LITE0
-def test_the_feature_space_takes_any_size_and_sees_through_a_change_of_size(lite0):
+def test_features_take_any_image_size_and_change_little_with_it(lite0):
     variables, features = pretrained.feature_extractor()
     folder = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images"
     photographs = [Image.open(folder / name).resize((256, 256), Image.BICUBIC) for name in ("flower.jpg", "china.jpg")]
@@ -204,7 +204,7 @@ def test_no_distance_is_zero_for_every_pair():
 # Missing and wrong weights.
 
 
-def test_missing_weights_are_told_with_how_to_get_them(monkeypatch, tmp_path, vgg16_files):
+def test_missing_weights_are_reported_with_how_to_get_them(monkeypatch, tmp_path, vgg16_files):
     vgg_path, heads_path, _ = vgg16_files
     with pytest.raises(ValueError, match="choose one of lite0"):
         pretrained.perceptual("vgg")

@@ -1,4 +1,4 @@
-"""What the fields of both networks change; tests/test_parity.py holds them against the published ones."""
+"""Fields of both networks; test_parity.py compares them with the published ones."""
 
 from functools import cache
 
@@ -14,7 +14,7 @@ from dim_jax.models.spectral import SpectralConv, SpectralEmbedding, SpectralSee
 from dim_jax.weights import gcgan_names
 
 
-def test_parts_that_were_never_published_have_no_names():
+def test_modules_that_were_never_published_have_no_names():
     for model in (Generator(256, gate="sle"), Generator(256, up="plain"), Generator(256, num_classes=2)):
         with pytest.raises(ValueError, match="no published names"):
             gcgan_names.generator_names(model)
@@ -47,9 +47,9 @@ def small_discriminator(**fields):
     return model, jax.jit(lambda key: initial(model, key, labels=labels))(jax.random.key(1))
 
 
-# Compiled: eagerly every operation of a network compiles by itself.
+# Jitted: without, every operation of a network is compiled separately.
 draw = jax.jit(lambda model, *arguments: model.apply(*arguments), static_argnums=(0, 3))
-judge = jax.jit(lambda model, *arguments: model.apply(*arguments), static_argnums=(0, 4))
+discriminate = jax.jit(lambda model, *arguments: model.apply(*arguments), static_argnums=(0, 4))
 
 
 def latents(number=3):
@@ -62,14 +62,14 @@ def test_sizes(size):
     side = small_size(size)
 
     def everything(key):
-        drawn, _ = generator.init_with_output(key, latents(2), True)
-        judged, variables = discriminator.init_with_output(key, *drawn, 3, True, method=discriminator.reconstruct)
-        return drawn, judged, variables
+        images, _ = generator.init_with_output(key, latents(2), True)
+        outputs, variables = discriminator.init_with_output(key, *images, 3, True, method=discriminator.reconstruct)
+        return images, outputs, variables
 
-    (images, small), (logits, rebuilt), variables = jax.eval_shape(everything, jax.random.key(0))
+    (images, small), (logits, reconstructions), variables = jax.eval_shape(everything, jax.random.key(0))
     assert images.shape == (2, size, size, 3) and small.shape == (2, side, side, 3)
     assert logits.shape == (2, 50)
-    assert {name: image.shape for name, image in rebuilt.items()} == dict.fromkeys(
+    assert {name: image.shape for name, image in reconstructions.items()} == dict.fromkeys(
         ("whole", "small", "part"), (2, side, side, 3)
     )
     gates = [name for name in variables["params"]["big"] if name.startswith("gate")]
@@ -79,20 +79,20 @@ def test_sizes(size):
 def test_an_image_does_not_depend_on_its_batch_mates():
     model, variables = small_generator()
     keys = jax.random.split(jax.random.key(3), 3)
-    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # let the noise count
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)  # a gain above 0
     together = draw(model, variables, latents(), False, None, keys)
     order = np.array([0, 2, 1])
     others = draw(model, variables, latents()[order], False, None, keys[order])
     for one, other in zip(together, others, strict=True):
         np.testing.assert_allclose(one[order], other, atol=1e-6)
-    discriminator, judging = small_discriminator()
+    discriminator, weights = small_discriminator()
     images = pictures(64, 3)
-    logits = judge(discriminator, judging, *images, False)
-    others = judge(discriminator, judging, *(each[order] for each in images), False)
+    logits = discriminate(discriminator, weights, *images, False)
+    others = discriminate(discriminator, weights, *(image[order] for image in images), False)
     np.testing.assert_allclose(logits[order], others, atol=1e-5)
 
 
-def test_injected_noise_counts_for_nothing_at_first_and_is_drawn_by_key_and_layer():
+def test_injected_noise_has_no_effect_at_first_and_depends_on_key_and_layer():
     model, variables = small_generator()
     keys = jax.random.split(jax.random.key(3), 3)
     silent = draw(model, variables, latents(), False, None, None)
@@ -108,14 +108,14 @@ def test_injected_noise_counts_for_nothing_at_first_and_is_drawn_by_key_and_laye
         louder = jax.tree_util.tree_map_with_path(
             lambda path, leaf, name=name: leaf + (jax.tree_util.keystr(path) == name), variables["params"]
         )
-        given = {**variables, "params": louder}
+        louder_variables = {**variables, "params": louder}
         one, same, other = (
-            draw(model, given, latents(), False, None, k)[0] for k in (keys, keys, jnp.roll(keys, 1, axis=0))
+            draw(model, louder_variables, latents(), False, None, k)[0] for k in (keys, keys, jnp.roll(keys, 1, axis=0))
         )
         np.testing.assert_array_equal(one, same)
         assert not np.allclose(one, other)
         differences.append(np.asarray(one - silent[0]))
-    assert len({each.tobytes() for each in differences}) == 4
+    assert len({difference.tobytes() for difference in differences}) == 4
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_injected_noise_counts_for_nothing_at_first_and_is_drawn_by_key_and_laye
         ({"context": "context"}, None, "attention"),
     ],
 )
-def test_fields_of_the_generator_leave_out_and_add_parts(fields, missing, extra):
+def test_fields_of_the_generator_remove_and_add_modules(fields, missing, extra):
     def parts(model):
         shapes = jax.eval_shape(lambda key: model.init(key, latents(1), True), jax.random.key(0))
         paths = jax.tree_util.tree_leaves_with_path(shapes["params"])
@@ -143,28 +143,28 @@ def test_fields_of_the_generator_leave_out_and_add_parts(fields, missing, extra)
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "match"),
     [({"size": 100}, "100"), ({"gate": "x"}, "sle"), ({"up": ""}, "compound"), ({"context": "m"}, "map")],
 )
-def test_a_field_that_does_not_exist_is_refused_with_the_choices(fields, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_field_that_does_not_exist_is_refused_with_the_choices(fields, match):
+    with pytest.raises(ValueError, match=match):
         Generator(**{"size": 64, **fields})
     with pytest.raises(ValueError, match="width=0"):
         Discriminator(64, 0.0)
 
 
-def test_a_conditional_gan_heeds_the_label_and_needs_one():
+def test_a_conditional_gan_depends_on_the_label_and_requires_one():
     generator, variables = small_generator(num_classes=3)
-    discriminator, judging = small_discriminator(num_classes=3)
+    discriminator, weights = small_discriminator(num_classes=3)
     same = np.repeat(latents(1), 3, axis=0)
     labels = jnp.array([0, 1, 1])
     images, _ = draw(generator, variables, same, False, labels)
     assert not np.allclose(images[0], images[1])
     np.testing.assert_allclose(images[1], images[2], atol=1e-6)
-    looks = [np.repeat(each, 3, axis=0) for each in pictures(64, 1)]
-    logits = judge(discriminator, judging, *looks, False, labels)
+    images = [np.repeat(image, 3, axis=0) for image in pictures(64, 1)]
+    logits = discriminate(discriminator, weights, *images, False, labels)
     np.testing.assert_allclose(logits[1], logits[2], atol=1e-6)
-    # A label moves all logits of a branch alike.
+    # A label shifts all logits of a branch equally.
     moved = np.asarray(logits[1] - logits[0])
     for branch in np.split(moved, 2):
         np.testing.assert_allclose(branch, branch[0], atol=1e-6)
@@ -175,9 +175,9 @@ def test_a_conditional_gan_heeds_the_label_and_needs_one():
         small_generator()[0].apply(small_generator()[1], same, False, labels)
 
 
-def test_the_strength_of_labels_leads_from_the_unconditional_gan_to_the_conditional_one():
+def test_label_strength_interpolates_from_the_unconditional_to_the_conditional_gan():
     generator, variables = small_generator(num_classes=3)
-    discriminator, judging = small_discriminator(num_classes=3)
+    discriminator, weights = small_discriminator(num_classes=3)
     same, labels = np.repeat(latents(1), 3, axis=0), jnp.arange(3)
     images, weak, whole = (
         draw(generator, variables, same, False, labels, None, strength)[0] for strength in (0.0, 0.01, 1.0)
@@ -186,13 +186,15 @@ def test_the_strength_of_labels_leads_from_the_unconditional_gan_to_the_conditio
     assert 0 < abs(weak - images).max() < abs(whole - images).max()
     np.testing.assert_array_equal(whole, draw(generator, variables, same, False, labels)[0])
 
-    looks = pictures(64, 3)
-    none, half, full = (judge(discriminator, judging, *looks, False, labels, strength) for strength in (0.0, 0.5, 1.0))
-    without = {key: tree for key, tree in judging["params"].items() if not key.endswith("_labels")}
-    unconditional = judge(discriminator.clone(num_classes=0), {**judging, "params": without}, *looks, False)
+    images = pictures(64, 3)
+    none, half, full = (
+        discriminate(discriminator, weights, *images, False, labels, strength) for strength in (0.0, 0.5, 1.0)
+    )
+    without = {key: tree for key, tree in weights["params"].items() if not key.endswith("_labels")}
+    unconditional = discriminate(discriminator.clone(num_classes=0), {**weights, "params": without}, *images, False)
     np.testing.assert_allclose(none, unconditional, atol=1e-6)
     np.testing.assert_allclose(half, (none + full) / 2, atol=1e-6)
-    np.testing.assert_array_equal(full, judge(discriminator, judging, *looks, False, labels))
+    np.testing.assert_array_equal(full, discriminate(discriminator, weights, *images, False, labels))
 
 
 def test_width_multiplies_channels_and_keeps_the_latent_size():
@@ -210,17 +212,17 @@ def test_tanh_bounds_both_sizes_and_nothing_else():
         np.testing.assert_allclose(np.tanh(free), bounded, atol=1e-6)
 
 
-def test_a_part_is_rebuilt_from_its_quadrant_alone():
+def test_a_part_is_reconstructed_from_its_quadrant_alone():
     model, variables = small_discriminator()
     images, small = pictures(64)
     changed = images.copy()
-    changed[:, :16, :16] += 1.0  # far from the bottom right, but for the gates, which see all of the image
+    changed[:, :16, :16] += 1.0  # far from the bottom right, except through the gates, which depend on the whole image
     ungated = model.clone(gate="none")
 
     @jax.jit
     def part(images, number):
-        found = ungated.apply(variables, images, small, number, False, method=model.reconstruct)[1]
-        return found["part"]
+        reconstructions = ungated.apply(variables, images, small, number, False, method=model.reconstruct)[1]
+        return reconstructions["part"]
 
     assert not np.allclose(part(images, 0), part(changed, 0))
     np.testing.assert_allclose(part(images, 3), part(changed, 3), atol=1e-6)
@@ -235,7 +237,7 @@ def test_a_part_is_rebuilt_from_its_quadrant_alone():
         (SpectralEmbedding(7, 5), jnp.array([0])),
     ],
 )
-def test_calls_in_training_bring_the_largest_singular_value_to_one(layer, x):
+def test_power_iteration_brings_the_largest_singular_value_to_one(layer, x):
     variables = layer.init(jax.random.key(0), x, True)
     (weights,) = jax.tree.leaves(variables["params"])
     params = jax.tree.map(lambda leaf: 3.0 * leaf, variables["params"])
@@ -255,7 +257,7 @@ def test_calls_in_training_bring_the_largest_singular_value_to_one(layer, x):
     np.testing.assert_allclose(after, before, atol=1e-3 * float(jnp.abs(before).max()))
 
 
-def test_first_singular_vectors_are_near_the_leading_ones():
+def test_initial_singular_vectors_are_near_the_leading_ones():
     variables = SpectralConv(32, 3).init(jax.random.key(0), normal("x", (1, 8, 8, 16)), True)
     matrix = np.asarray(variables["params"]["kernel"]).reshape(-1, 32)
     u, v = (np.asarray(variables["spectral"][name]).ravel() for name in "uv")
@@ -263,7 +265,7 @@ def test_first_singular_vectors_are_near_the_leading_ones():
 
 
 def test_a_penalty_on_gradients_can_be_differentiated():
-    """As R1 does; here on one block with stored statistics, and against differences of the penalty."""
+    """As for R1: one block with stored statistics, against finite differences of the penalty."""
     block, x = DownBlock(3), 0.5 * normal("x", (2, 8, 8, 2)).astype(np.float64)
     with jax.enable_x64(True):
         block = block.clone(dtype=np.float64)
@@ -277,11 +279,11 @@ def test_a_penalty_on_gradients_can_be_differentiated():
             return jnp.square(jax.grad(score)(x)).sum()
 
         params = variables["params"]
-        found = jax.jit(jax.grad(penalty))(params)
+        gradient = jax.jit(jax.grad(penalty))(params)
         for name in ("halve", "refine", "direct"):
             kernel, step = params[name]["kernel"], 1e-6 * normal(name, params[name]["kernel"].shape)
             ends = [penalty({**params, name: {"kernel": kernel + sign * step}}) for sign in (-1, 1)]
-            slope = (found[name]["kernel"] * step).sum()
+            slope = (gradient[name]["kernel"] * step).sum()
             np.testing.assert_allclose((ends[1] - ends[0]) / 2, slope, rtol=1e-6)
             assert abs(slope) > 0
 
@@ -289,6 +291,6 @@ def test_a_penalty_on_gradients_can_be_differentiated():
 def test_bfloat16_stays_near_float32():
     model, variables = small_generator()
     exact, _ = draw(model, variables, latents(), False)
-    rough, _ = draw(model.clone(dtype=jnp.bfloat16), variables, latents(), False)
-    assert rough.dtype == jnp.float32
-    np.testing.assert_allclose(rough, exact, atol=0.05 * float(np.abs(exact).max()))
+    low_precision, _ = draw(model.clone(dtype=jnp.bfloat16), variables, latents(), False)
+    assert low_precision.dtype == jnp.float32
+    np.testing.assert_allclose(low_precision, exact, atol=0.05 * float(np.abs(exact).max()))

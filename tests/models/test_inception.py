@@ -1,4 +1,4 @@
-"""The Inception network of FID: PyTorch's numbers on the same weights, the file they come in, and wrong files."""
+"""The Inception network of FID: PyTorch's numbers on the same weights, its weights file, and wrong files."""
 
 import sys
 
@@ -43,7 +43,7 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
-def seen(weights_file, pictures):
+def outputs(weights_file, pictures):
     return jax.jit(inception_features)(pretrained.inception_v3(weights_file), pictures)
 
 
@@ -138,24 +138,24 @@ def test_it_has_the_published_number_of_parameters(shapes):
 
 
 @pytest.mark.torch
-def test_it_agrees_with_pytorch_and_resizes_as_it_does(seen, state_dict, pictures):
+def test_it_agrees_with_pytorch_and_resizes_as_it_does(outputs, state_dict, pictures):
     # As in tests/test_torch_baseline.py.
     sys.modules.setdefault("triton", None)
     torch = pytest.importorskip("torch")
     with torch.no_grad():
         expected = Reference(torch, state_dict)(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()))
-    for found, theirs, width in zip(seen, expected, (1008, 2048), strict=True):
+    for ours, theirs, width in zip(outputs, expected, (1008, 2048), strict=True):
         theirs = theirs.numpy()
-        assert found.shape == theirs.shape == (2, width)
-        np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+        assert ours.shape == theirs.shape == (2, width)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_the_logits_of_the_inception_score_leave_out_the_last_bias(seen, state_dict):
-    logits, features = (np.asarray(values, np.float64) for values in seen)
+def test_the_logits_of_the_inception_score_leave_out_the_last_bias(outputs, state_dict):
+    logits, features = (np.asarray(values, np.float64) for values in outputs)
     np.testing.assert_allclose(logits, features @ state_dict["fc.weight"].T.astype(np.float64), atol=1e-4)
 
 
-def test_its_space_says_whose_weights_they_are(weights_file, monkeypatch):
+def test_the_feature_space_names_the_weights(weights_file, monkeypatch):
     assert "299 px" in pretrained.inception_space(weights_file)
     assert "and so not FID" in pretrained.inception_space(weights_file)
     sha256 = pretrained.inception_space(weights_file).split("SHA-256 ")[1][:64]
@@ -184,6 +184,6 @@ def test_another_file_is_refused_with_the_name_of_the_right_one(change, expected
     assert "pt_inception-2015-12-05-6726825d.pth" in message and "https://" in message
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         pretrained.inception_v3(tmp_path / "absent.pth")

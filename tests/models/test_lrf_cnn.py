@@ -1,4 +1,4 @@
-"""LRF-CNN's layers, fields and initial weights; tests/test_parity.py holds it against the published network."""
+"""LRF-CNN's layers, fields and initial weights; test_parity.py compares it with the published network."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.weights import torch_names
 
 
-def test_batch_norm_keeps_the_unbiased_variance_and_normalises_with_the_biased_one():
+def test_batch_norm_stores_the_unbiased_variance_and_normalises_with_the_biased_one():
     x = normal("bn", (4, 3, 3, 2))
     norm = BatchNorm()
     variables = norm.init(jax.random.key(0), x, True)
@@ -31,7 +31,7 @@ def small_variables():
     return SMALL.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-def test_an_example_is_dropped_by_its_own_key_alone(small_variables):
+def test_drop_connect_depends_on_the_key_of_the_example_alone(small_variables):
     images = jnp.broadcast_to(normal("i", (1, 32, 32, 3)), (4, 32, 32, 3))
     keys = jax.random.split(jax.random.key(1), 4)
 
@@ -48,22 +48,24 @@ def test_an_example_is_dropped_by_its_own_key_alone(small_variables):
 def test_bfloat16_stays_near_float32(small_variables):
     images = normal("i", (4, 32, 32, 3))
     exact = SMALL.apply(small_variables, images)[0]
-    rough = SMALL.clone(dtype=jnp.bfloat16).apply(small_variables, images)[0]
-    assert rough.dtype == jnp.float32
-    np.testing.assert_allclose(rough, exact, atol=0.03 * float(np.abs(exact).max()))
+    low_precision = SMALL.clone(dtype=jnp.bfloat16).apply(small_variables, images)[0]
+    assert low_precision.dtype == jnp.float32
+    np.testing.assert_allclose(low_precision, exact, atol=0.03 * float(np.abs(exact).max()))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_prepared_weights_give_the_same_numbers(small_variables, dtype):
     model, images = SMALL.clone(dtype=dtype), normal("i", (4, 32, 32, 3))
-    made = prepare(model, small_variables, images[:1])
-    kept = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(made, is_leaf=lambda x: type(x) is tuple)}
-    assert kept == {"normalization", "matrix"} | ({"weights"} if dtype == jnp.bfloat16 else set())
-    # What is prepared is not made again of the variables.
-    gone = jax.tree.map(jnp.zeros_like, small_variables["batch_stats"])
-    got = model.apply({**small_variables, **made, "batch_stats": gone}, images)
-    for ours, wanted in zip(got, model.apply(small_variables, images), strict=True):
-        np.testing.assert_array_equal(ours, wanted)
+    collections = prepare(model, small_variables, images[:1])
+    names = {
+        path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(collections, is_leaf=lambda x: type(x) is tuple)
+    }
+    assert names == {"normalization", "matrix"} | ({"weights"} if dtype == jnp.bfloat16 else set())
+    # Prepared weights are not computed again from the variables.
+    zeros = jax.tree.map(jnp.zeros_like, small_variables["batch_stats"])
+    got = model.apply({**small_variables, **collections, "batch_stats": zeros}, images)
+    for ours, expected in zip(got, model.apply(small_variables, images), strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_depthwise_variant_is_lighter_and_widths_are_fields(small_variables):

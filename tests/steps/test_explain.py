@@ -1,4 +1,4 @@
-"""Grad-CAM: the definition, its scale, and that it depends on what was learned."""
+"""Grad-CAM: definition, scale, and dependence on the learned weights."""
 
 import flax.linen as nn
 import jax
@@ -25,14 +25,14 @@ def maps_of(images, classes):
     return [np.asarray(output) for output in grad_cam.grad_cam(Bright(), {}, jnp.asarray(images), jnp.asarray(classes))]
 
 
-def test_the_map_of_a_network_whose_answer_is_known():
-    """Class k of `Bright` looks at channel k alone, so its map is that channel over its maximum."""
+def test_the_map_of_a_network_with_a_known_map():
+    """Class k of `Bright` depends on channel k alone, so its map is that channel over its maximum."""
     images = np.random.default_rng(0).uniform(0.1, 1, (4, 5, 7, 3)).astype(np.float32)
     logits, features, maps = maps_of(images, np.array([1, 2, 0, -1]))
     np.testing.assert_allclose(features, images.mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(maps[0], images[0, :, :, 1] / images[0, :, :, 1].max(), rtol=1e-5)
     np.testing.assert_allclose(maps[1], images[1, :, :, 2] / images[1, :, :, 2].max(), rtol=1e-5)
-    assert not maps[2].any()  # bright pixels speak against class 0
+    assert not maps[2].any()  # bright pixels lower the logit of class 0
     predicted = int(logits[3].argmax())
     np.testing.assert_allclose(maps[3], images[3, :, :, predicted] / images[3, :, :, predicted].max(), rtol=1e-5)
 
@@ -45,7 +45,7 @@ def network():
     return model, {name: variables[name] for name in ("params", "batch_stats")}, images
 
 
-def test_it_changes_no_output_of_the_network(network):
+def test_grad_cam_does_not_change_the_outputs(network):
     model, variables, images = network
     logits, features, maps = grad_cam.grad_cam(model, variables, images, np.full(6, -1))
     expected = model.apply(variables, images)
@@ -56,17 +56,17 @@ def test_it_changes_no_output_of_the_network(network):
     assert set(np.round(largest, 5).tolist()) <= {0.0, 1.0} and maps.min() >= 0
 
 
-def test_it_is_the_gradient_of_the_class_asked_for(network):
+def test_the_map_is_the_gradient_of_the_requested_class(network):
     """Against finite differences of the logit along each channel of the feature map."""
     model, variables, images = network
-    image, wanted = images[:1], 2
-    _, _, maps = grad_cam.grad_cam(model, variables, image, np.array([wanted]))
-    _, seen = model.apply(variables, image, mutable=["intermediates"])
-    activations = np.asarray(seen["intermediates"][grad_cam.FEATURE_MAP][0])
+    image, label = images[:1], 2
+    _, _, maps = grad_cam.grad_cam(model, variables, image, np.array([label]))
+    _, collections = model.apply(variables, image, mutable=["intermediates"])
+    activations = np.asarray(collections["intermediates"][grad_cam.FEATURE_MAP][0])
 
     def logit(shift):
         perturbed = {**variables, "perturbations": {grad_cam.FEATURE_MAP: jnp.asarray(shift, jnp.float32)}}
-        return float(model.apply(perturbed, image)[0][0, wanted])
+        return float(model.apply(perturbed, image)[0][0, label])
 
     weights = np.zeros(activations.shape[-1])
     for channel in range(len(weights)):
@@ -77,8 +77,8 @@ def test_it_is_the_gradient_of_the_class_asked_for(network):
     np.testing.assert_allclose(maps[0], expected / max(expected.max(), 1e-30), atol=0.02)
 
 
-def test_maps_change_when_the_last_block_forgets_what_it_learned(network):
-    """The sanity check of Adebayo et al.: a map that stayed would show the image, not the network."""
+def test_maps_change_when_the_weights_of_the_last_block_are_shuffled(network):
+    """The sanity check of Adebayo et al.: an unchanged map would show the image, not the network."""
     model, variables, images = network
     assert model.last_block in variables["params"] and f"block{2}" not in variables["params"]
     shuffled = {**variables, "params": grad_cam.shuffle_weights(variables["params"], model.last_block)}

@@ -1,4 +1,4 @@
-"""A GAN's training step: one device or eight, what reaches which network, and what is logged.
+"""Training step of a GAN: equality of one device and eight, updates of both networks, metrics.
 
 In float64: so narrow a GAN is ill-conditioned, and in float32 the norm of its gradient differs by 1e-4.
 """
@@ -19,8 +19,8 @@ from dim_jax.training.optimizers import make_optimizer
 SIZE, BATCH, STEPS = 64, 8, 2
 
 
-def pixel_distance(frozen, rebuilt, target):
-    return frozen["weight"] * gan_losses.pixel_distance(rebuilt, target)
+def pixel_distance(frozen, images, target):
+    return frozen["weight"] * gan_losses.pixel_distance(images, target)
 
 
 def make_step(**fields):
@@ -38,8 +38,8 @@ def make_step(**fields):
 
 def initial(step):
     with jax.enable_x64(True):
-        drawn = initial_weights.draw(step.initial_state, 0)
-    return jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, drawn)
+        state = initial_weights.draw(step.initial_state, 0)
+    return jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, state)
 
 
 def batches():
@@ -99,7 +99,7 @@ def test_the_discriminators_loss_is_the_sum_of_what_is_logged(on_one_device):
     assert (metrics["augment_probability"] == 1).all() and (np.abs(metrics["logit_real_sign"]) <= 1).all()
 
 
-def test_a_step_moves_both_networks_their_statistics_and_the_average(corrected, on_one_device):
+def test_a_step_updates_both_networks_their_statistics_and_the_average(corrected, on_one_device):
     before, after = corrected[1], on_one_device[0]
     assert after.step == STEPS
     for network in ("generator", "discriminator"):
@@ -107,15 +107,15 @@ def test_a_step_moves_both_networks_their_statistics_and_the_average(corrected, 
         for collection in ("params", "batch_stats", "spectral"):
             moved = [
                 not np.array_equal(a, b)
-                for a, b in zip(*(jax.tree.leaves(getattr(each, collection)) for each in (old, new)), strict=True)
+                for a, b in zip(*(jax.tree.leaves(getattr(state, collection)) for state in (old, new)), strict=True)
             ]
             assert np.mean(moved) > 0.8, (network, collection)
-    for start, average in zip(*(jax.tree.leaves(each.ema_params) for each in (before, after)), strict=True):
+    for start, average in zip(*(jax.tree.leaves(state.ema_params) for state in (before, after)), strict=True):
         np.testing.assert_allclose(average, start, atol=1e-3)
 
 
 def test_sums_averages_and_the_probability_of_augmentation_follow_their_fields(corrected, on_one_device, monkeypatch):
-    """Three fields in one program, since every one takes long to compile."""
+    """Three fields in one program, because each takes long to compile."""
     step, state = corrected
     step = dataclasses.replace(
         step, sum_reconstructions=True, ema_decay=0.0, adaptive_target=0.999, images_to_one=2.0 * BATCH
@@ -125,9 +125,9 @@ def test_sums_averages_and_the_probability_of_augmentation_follow_their_fields(c
     # The sum grows with the batch. In the first step everything is augmented, as it is without a target.
     for name in ("reconstruction_whole", "reconstruction_small", "reconstruction_part"):
         np.testing.assert_allclose(summed[name][0], BATCH * mean[name][0], rtol=1e-5)
-    # An average without memory is the newest value.
+    # An average with a decay of 0 is the latest value.
     jax.tree.map(np.testing.assert_array_equal, after.ema_params, after.generator.params)
-    # Not all logits of real images are positive, so nothing is learned by heart: the probability falls by 1/2 a step.
+    # Not all logits of real images are positive: no overfitting, so the probability decreases by 1/2 per step.
     assert (summed["logit_real_sign"] < 0.999).all()
     np.testing.assert_allclose(summed["augment_probability"], [1.0, 0.5], rtol=1e-6)
     assert after.augment_probability == 0.0
@@ -141,7 +141,7 @@ def test_the_published_choices_train_too(monkeypatch):
     assert all(np.isfinite(value).all() for value in metrics.values())
 
 
-def test_labels_count_from_the_step_on_that_the_schedule_says_on_one_device_or_eight(monkeypatch):
+def test_labels_have_an_effect_from_the_scheduled_step_on_one_device_or_eight(monkeypatch):
     step = make_step(label_strength=label_strength(0.0, 1.0, STEPS), distance=None)
     state = initial(step)
     _, one = train(step, state, monkeypatch, 1)
