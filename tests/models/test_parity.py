@@ -1,22 +1,22 @@
-"""The whole chain against the published code, link by link, with the tolerance of each link and its reason.
+"""Networks, losses, augmentation, optimizers and metrics against the published code, with a tolerance for each.
 
 The golden numbers (tests/golden/README.md) were computed by the published code in float64 from float32 weights and
-inputs; optimizers, DiffAugment and LPIPS in float32. `golden_rule.tensor` rebuilds every weight from its name, so
-nothing here comes from this package but the computation. Tolerances are relative to the largest value of a tensor
-unless said.
+inputs; optimizers, DiffAugment and LPIPS in float32. `golden_rule.tensor` makes every weight from its name, so
+this package contributes nothing but the computation. Tolerances are relative to the largest value of a tensor unless
+noted.
 
-| link | tolerance | why this much |
+| part | tolerance | reason |
 |---|---|---|
-| names and shapes, conversion | exact | only axes are moved |
-| LRF-CNN and GCGAN in evaluation | 1e-5 | float32 through up to a hundred layers; 2e-6 was seen |
+| names and shapes, conversion | exact | only axes are transposed |
+| LRF-CNN and GCGAN in evaluation | 1e-5 | float32 through up to a hundred layers; errors are 2e-6 |
 | their training passes in float64 | 1e-12 to 1e-6 | the mathematics must agree |
-| the same in float32 | 1e-5, gradients 8e-4 to 1e-2 | an activation at the edge of a ReLU may fall on the other side |
+| the same in float32 | 1e-5, gradients 8e-4 to 1e-2 | an activation near 0 may fall on the other side of a ReLU |
 | FAFL, DiffAugment | 1e-6 | a few float32 operations |
 | LPIPS | 2e-6 of each distance | thirteen convolutions, then a mean over all positions |
 | Adam and RMSprop, 60 steps | 2e-6 of a weight of order 1 | rounding adds up over the steps |
 | metrics | 1e-12 | counts and float64 |
 
-1024 px and the GAN's float32 gradients take minutes: `python -m pytest -m slow tests/test_parity.py`.
+1024 px and the GAN's float32 gradients take minutes: `python -m pytest -m slow tests/models/test_parity.py`.
 """
 
 import json
@@ -45,7 +45,7 @@ HIGHEST = jax.default_matmul_precision("highest")
 
 @pytest.fixture(autouse=True)
 def programs_end_with_their_test():
-    """Those of all links together would come near the system's limit of memory maps."""
+    """The programs of all tests together would come near the system's limit of memory maps."""
     yield
     jax.clear_caches()
 
@@ -68,7 +68,7 @@ STATE_DICT = {name: tensor(name, tuple(shape)) for name, shape in SHAPES.items()
 VARIABLES = torch_names.to_flax(STATE_DICT, NAMES)
 
 
-def test_every_tensor_of_lrf_cnn_has_a_place_of_its_shape_and_none_is_left_over():
+def test_names_and_shapes_of_lrf_cnn_match_the_published_ones():
     published = {name: tuple(shape) for name, shape in SHAPES.items() if not name.endswith("num_batches_tracked")}
     ours = jax.eval_shape(MODEL.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
     ours = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), ours)
@@ -99,13 +99,13 @@ def test_lrf_cnn_classifies_as_published(size, batch):
 
 
 def test_lrf_cnn_classifies_as_published_on_prepared_weights():
-    """At 96 px most dilated convolutions suit Winograd's formulation, and some go tap by tap."""
+    """At 96 px most dilated convolutions use Winograd's algorithm, and some go tap by tap."""
     images = nhwc(normal("lrf_cnn.input.96", (3, 3, 96, 96)))
     with HIGHEST:
-        made = jax.jit(lambda variables: prepare(MODEL, variables, images[:1]))(VARIABLES)
-        logits, features = jax.jit(MODEL.apply)({**VARIABLES, **made}, images)
-    kept = made["prepared"]["block2"]
-    assert [len(kept[branch]["matrices"]) for branch in ("branch1_dilated", "branch3_dilated")] == [16, 9]
+        collections = jax.jit(lambda variables: prepare(MODEL, variables, images[:1]))(VARIABLES)
+        logits, features = jax.jit(MODEL.apply)({**VARIABLES, **collections}, images)
+    weights = collections["prepared"]["block2"]
+    assert [len(weights[branch]["matrices"]) for branch in ("branch1_dilated", "branch3_dilated")] == [16, 9]
     close(logits, LRF_CNN["eval_logits_96"], 1e-5)
     close(features, LRF_CNN["eval_features_96"], 1e-5)
 
@@ -135,9 +135,9 @@ def lrf_cnn_gradient(dtype):
     return loss, logits, gradients, torch_names.to_torch({"batch_stats": batch_stats}, NAMES)
 
 
-# In float64 the mathematics must agree, tensor by tensor. In float32 an activation at the edge of a ReLU may fall on
-# the other side, which shows in a few small entries: there norms and samples are held against the largest of all, as
-# the float32 errors of the published code's own goldens are, and norms more loosely each by itself.
+# In float64 every tensor must agree. In float32 an activation near 0 may fall on the other side of a ReLU, changing a few
+# small entries: there norms and samples are compared relative to the largest of all, like the float32 errors of the
+# published code's own golden numbers, and each norm by itself with a larger tolerance.
 @pytest.mark.parametrize(
     ("dtype", "value_tolerance", "norm_tolerance", "sample_tolerance"),
     [(np.float32, 1e-5, 1e-2, 5e-3), (np.float64, 1e-8, 1e-7, 1e-6)],
@@ -201,7 +201,7 @@ MUTABLE = ["batch_stats", "spectral"]
 
 @pytest.mark.parametrize("kind", ["generator", "discriminator"])
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_every_tensor_of_gcgan_has_a_place_of_its_shape_and_none_is_left_over(kind, size):
+def test_names_and_shapes_of_gcgan_match_the_published_ones(kind, size):
     model, names, state_dict, variables = published(kind, size)
     if kind == "generator":
         ours = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 256)), True), jax.random.key(0))
@@ -223,7 +223,7 @@ def test_gcgan_s_conversion_round_trip_is_exact(kind):
 
 
 @pytest.mark.parametrize("size", DRAWN)
-def test_gcgan_draws_as_published(size):
+def test_gcgan_generates_as_published(size):
     model, _, _, variables = published("generator", size)
     with HIGHEST:
         images, small = jax.jit(model.apply, static_argnums=2)(variables, normal("gcgan.z", (2, 256)), False)
@@ -232,7 +232,7 @@ def test_gcgan_draws_as_published(size):
 
 
 @pytest.mark.parametrize("size", DRAWN)
-def test_gcgan_judges_and_rebuilds_as_published(size):
+def test_gcgan_discriminates_and_reconstructs_as_published(size):
     model, _, _, variables = published("discriminator", size)
     images = nhwc(np.tanh(normal(f"gcgan.x.{size}", (2, 3, size, size))))
     fake_small = nhwc(np.tanh(normal("gcgan.x.128", (2, 3, 128, 128))))
@@ -276,16 +276,16 @@ def generator_pass(dtype):
 
             return jax.grad(loss, has_aux=True)(variables["params"])
 
-        found, (fakes, logits) = jax.device_get(gradient(variables, judge))
-    return fakes, logits, gcgan_names.to_torch({"params": found}, names)
+        parameter_gradient, (fakes, logits) = jax.device_get(gradient(variables, judge))
+    return fakes, logits, gcgan_names.to_torch({"params": parameter_gradient}, names)
 
 
-# The float64 case holds the same program to stricter bounds; this one takes a minute to compile for each network.
-IN_FLOAT32 = pytest.param(np.float32, 1e-5, 1e-3, 5e-3, marks=pytest.mark.slow)  # norms: each of itself
+# The float64 case tests the same program with smaller tolerances; this one takes a minute to compile per network.
+IN_FLOAT32 = pytest.param(np.float32, 1e-5, 1e-3, 5e-3, marks=pytest.mark.slow)  # norms: relative to themselves
 
 
-# In float64 the mathematics must agree. In float32 an activation at the edge of a LeakyReLU may fall on the other side,
-# and in the discriminator's larger maps a single one shows in a gradient.
+# In float32 an activation near 0 may fall on the other side of a LeakyReLU, and in the discriminator's larger maps a
+# single one changes a gradient visibly.
 @pytest.mark.parametrize(("dtype", "value", "norm", "sample"), [IN_FLOAT32, (np.float64, 1e-12, 1e-9, 1e-9)])
 def test_the_generator_learns_as_published(dtype, value, norm, sample):
     (images, small), logits, gradients = generator_pass(dtype)
@@ -298,7 +298,7 @@ def test_the_generator_learns_as_published(dtype, value, norm, sample):
 
 @pytest.mark.parametrize(("dtype", "value", "norm", "sample"), [IN_FLOAT32, (np.float64, 1e-12, 1e-8, 1e-8)])
 def test_the_discriminator_learns_as_published(dtype, value, norm, sample):
-    # The generator's own rounding in float32 would move activations across their edge before this network computes.
+    # The generator's rounding in float32 would already move activations across 0.
     fakes = [image.astype(dtype) for image in generator_pass(np.float64)[0]]
     real = np.tanh(normal("gcgan.x.256", (2, 3, 256, 256)).astype(np.float64)).astype(dtype)
     with HIGHEST, jax.enable_x64(dtype is np.float64):
@@ -324,12 +324,12 @@ def test_the_discriminator_learns_as_published(dtype, value, norm, sample):
 
             return jax.grad(loss, has_aux=True)(variables["params"])
 
-        found, (logits, rebuilt) = jax.device_get(gradient(variables, nhwc(real), fakes))
+        parameter_gradient, (logits, rebuilt) = jax.device_get(gradient(variables, nhwc(real), fakes))
     close_to_golden(logits, "D256.train.real_logits", value)
     close_to_golden(rebuilt["whole"], "D256.train.rec_big", value)
     close_to_golden(rebuilt["small"], "D256.train.rec_small", value)
     close_to_golden(rebuilt["part"], "D256.train.rec_part2", value)
-    close_gradients(gcgan_names.to_torch({"params": found}, names), "D256.train", norm, sample)
+    close_gradients(gcgan_names.to_torch({"params": parameter_gradient}, names), "D256.train", norm, sample)
 
 
 # DiffAugment and LPIPS
@@ -343,11 +343,11 @@ def test_diff_augment_moves_pixels_as_published():
         brightness=golden["brightness"],
         saturation=golden["saturation"],
         contrast=golden["contrast"],
-        shift=((shifts + limit + 0.5) / (2 * limit + 1)).astype(np.float32),  # the middle of the draws that lead there
+        shift=((shifts + limit + 0.5) / (2 * limit + 1)).astype(np.float32),  # mid-interval
         applied=np.ones(3, bool),
     )
-    found = jax.jit(diff_augment.apply)(golden["x"].transpose(0, 2, 3, 1), draws)
-    np.testing.assert_allclose(found, golden["y"].transpose(0, 2, 3, 1), rtol=0, atol=1e-6)
+    augmented = jax.jit(diff_augment.apply)(golden["x"].transpose(0, 2, 3, 1), draws)
+    np.testing.assert_allclose(augmented, golden["y"].transpose(0, 2, 3, 1), rtol=0, atol=1e-6)
 
 
 def test_lpips_measures_as_published(tmp_path):
@@ -401,16 +401,16 @@ def test_metrics_are_as_published(case):
     golden = METRICS[case]
     num_classes = max(golden["y_true"] + golden["y_pred"]) + 1
     logits = np.eye(num_classes)[golden["y_pred"]]
-    found = classification_metrics(golden["y_true"], logits, [str(label) for label in range(num_classes)])
+    metrics = classification_metrics(golden["y_true"], logits, [str(label) for label in range(num_classes)])
     assert set(golden["metrics"]) == set(OUR_NAMES)
     for theirs, ours in OUR_NAMES.items():
-        assert found[ours] == pytest.approx(golden["metrics"][theirs], abs=1e-12), theirs
+        assert metrics[ours] == pytest.approx(golden["metrics"][theirs], abs=1e-12), theirs
 
 
 def test_the_published_confusion_matrix_gives_the_published_figures():
     matrix = [[9, 3, 0, 0, 0], [2, 42, 5, 0, 0], [0, 4, 108, 0, 0], [0, 0, 5, 19, 2], [0, 0, 0, 1, 149]]
     labels, predictions = np.repeat(np.indices((5, 5)).reshape(2, -1), np.ravel(matrix), axis=1)
-    found = classification_metrics(labels, np.eye(5)[predictions], list("abcde"))
-    assert found["confusion_matrix"] == matrix
-    figures = {name: round(100 * found[name], 2) for name in ("accuracy", "macro_f1", "g_mean", "mcc")}
+    metrics = classification_metrics(labels, np.eye(5)[predictions], list("abcde"))
+    assert metrics["confusion_matrix"] == matrix
+    figures = {name: round(100 * metrics[name], 2) for name in ("accuracy", "macro_f1", "g_mean", "mcc")}
     assert figures == {"accuracy": 93.70, "macro_f1": 87.90, "g_mean": 85.24, "mcc": 90.78}

@@ -14,7 +14,7 @@ from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.training.optimizers import make_optimizer
 from dim_jax.weights import torch_names
 
-# PyTorch's optimizers look for Triton, whose library brings the whole process down where TensorFlow came before it.
+# PyTorch's optimizers look for Triton, whose library crashes the process if TensorFlow was imported before.
 sys.modules.setdefault("triton", None)
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -78,7 +78,7 @@ def test_the_depthwise_variant_has_the_same_tensors():
     )
 
 
-# As in tests/test_lrf_cnn.py: the mathematics in float64; in float32 some activations fall on a ReLU's other side.
+# As in test_parity.py: in float32 some activations fall on the other side of a ReLU.
 @pytest.mark.parametrize(
     ("dtype", "value_tolerance", "gradient_tolerance"), [(np.float32, 1e-5, 5e-3), (np.float64, 1e-9, 1e-8)]
 )
@@ -135,7 +135,7 @@ def test_published_fafl_stays_finite_where_an_answer_is_certain():
 
 
 def test_train_steps_move_the_weights_as_our_optimizer_does():
-    """Three steps of PyTorch's; the gradients it saw, given to our Adam with L2, move the weights alike."""
+    """Three steps in PyTorch; our Adam with L2 makes the same updates from its gradients."""
     theirs, _ = baseline()
     mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
     step = torch_baseline.make_train_step(theirs, mean, std, loss="cross_entropy", learning_rate=1e-3, weight_decay=0.1)
@@ -169,6 +169,6 @@ def test_memory_format_and_autocast_change_no_more_than_rounding(channels_last):
         expected, _ = exact.eval()(torch_baseline.normalize(images, mean, std))
     logits, features = torch_baseline.make_eval_step(theirs, mean, std)(images)
     close(logits, expected, 1e-5)
-    rough, _ = torch_baseline.make_eval_step(theirs, mean, std, bfloat16=True)(images)
-    assert rough.dtype == features.dtype == torch.float32
-    close(rough, expected, 0.1)
+    low_precision, _ = torch_baseline.make_eval_step(theirs, mean, std, bfloat16=True)(images)
+    assert low_precision.dtype == features.dtype == torch.float32
+    close(low_precision, expected, 0.1)

@@ -1,4 +1,4 @@
-"""PyTorch's side of benchmarks/gan_step.py against the published networks, and ours against it."""
+"""The PyTorch implementation of benchmarks/gan_step.py against the published networks and against ours."""
 
 import sys
 from pathlib import Path
@@ -152,30 +152,30 @@ class Silent:
 
 
 def our_draws(key, step, rows):
-    """What our step draws, as PyTorch's takes it."""
+    """The random numbers of our step in the format of PyTorch's."""
     keys = jax.vmap(lambda key: jax.random.split(key, 7))(example_keys(key, step, rows))
 
     def augmentation(keys):
         draws = diff_augment.draw(keys, 1.0)
         return jnp.column_stack([draws.brightness, draws.saturation, draws.contrast, draws.shift])
 
-    found = torch_gan_step.Draws(
+    draws = torch_gan_step.Draws(
         latents=jax.vmap(lambda key: jax.random.normal(key, (256,)))(keys[:, 1]),
         real=augmentation(keys[:, 3]),
         fake=augmentation(keys[:, 4]),
         margins=jnp.stack([gan_losses.margins(keys[:, place], torch_gan_step.NUM_LOGITS) for place in (5, 6)]),
         part=jax.random.randint(step_key(key, step), (1,), 0, 4),
     )
-    return torch_gan_step.Draws(*(torch.from_numpy(np.array(value)) for value in found))
+    return torch_gan_step.Draws(*(torch.from_numpy(np.array(value)) for value in draws))
 
 
-# RMSprop's first step goes by the signs of the gradient, some of which rounding turns around: what follows the
-# discriminator's update agrees well only if that is tiny, and roughly if it is not.
+# RMSprop's first step depends on the signs of the gradient, some of which rounding flips: what follows the
+# discriminator's update agrees closely only for a tiny learning rate, and roughly for a realistic one.
 @pytest.mark.parametrize(
     ("reconstruct", "learning_rate", "after_update", "weights"), [(True, 1e-7, 1e-3, 1e-3), (False, 2e-4, 5e-3, 0.05)]
 )
 def test_a_training_step_does_what_ours_does(reconstruct, learning_rate, after_update, weights, monkeypatch):
-    """Given the same draws: the losses, both gradients, and all that a step leaves behind."""
+    """With the same random numbers: losses, both gradients, and the state after the step."""
     theirs, ours, names, variables = pair(64)
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 64, 64, 3), np.uint8)
     batch = {"image": images, "label": np.zeros(COUNT, np.int32), "row": np.arange(COUNT), "mask": np.ones(COUNT)}
@@ -187,7 +187,7 @@ def test_a_training_step_does_what_ours_does(reconstruct, learning_rate, after_u
         distance=(lambda frozen, rebuilt, target: gan_losses.pixel_distance(rebuilt, target)) if reconstruct else None,
         flip=False,
     )
-    networks = [NetworkState(**each, opt_state=step.optimizer.init(each["params"])) for each in variables]
+    networks = [NetworkState(**tree, opt_state=step.optimizer.init(tree["params"])) for tree in variables]
     start = GanState(jnp.int32(0), *networks, variables[0]["params"], jnp.float32(1.0))
     key = jax.random.key(1)
     with jax.default_matmul_precision("highest"):
