@@ -135,8 +135,8 @@ def lrf_cnn_gradient(dtype):
     return loss, logits, gradients, torch_names.to_torch({"batch_stats": batch_stats}, NAMES)
 
 
-# In float64 every tensor must agree. In float32 an activation near 0 may fall on the other side of a ReLU, changing a few
-# small entries: there norms and samples are compared relative to the largest of all, like the float32 errors of the
+# In float64 every tensor must agree. In float32 an activation near 0 may fall on the other side of a ReLU, changing a
+# few small entries: there norms and samples are compared relative to the largest of all, like the float32 errors of the
 # published code's own golden numbers, and each norm by itself with a larger tolerance.
 @pytest.mark.parametrize(
     ("dtype", "value_tolerance", "norm_tolerance", "sample_tolerance"),
