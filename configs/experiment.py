@@ -12,7 +12,7 @@ Variants, after a colon; several are joined by commas:
   linear       every loss as a linear head on frozen EfficientNet-Lite0 features, five seeds: minutes per fold
   paper        {CE, GCGAN, FAFL, both} on every model there is, as in the published figure
   sensitivity  FAFL's parts alone, and its alpha0, beta0 and m around the published values
-  demo         a small one on drawn tissue
+  demo         a small one on synthetic tissue
   test         the same job in seconds
 """
 

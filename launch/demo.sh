@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a verdict on drawn tissue: environment, data, GANs, selections, classifiers, statistics, one report.
+# From nothing to a verdict on synthetic tissue: environment, data, GANs, selections, classifiers, statistics, one report.
 # Minutes on two CPU cores; run it again to go on with one that was stopped.
 #   bash launch/demo.sh [FOLDER]      everything is written under FOLDER (default runs/demo)
 set -euo pipefail

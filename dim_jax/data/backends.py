@@ -1,15 +1,12 @@
 """Input backends: `tf` streams images, `resident` has all pixels on the devices, `features` has frozen features."""
 
 import math
-from typing import TYPE_CHECKING
 
 from dim_jax.data import images
 from dim_jax.data.dataset import Dataset
 from dim_jax.data.frozen_features import FrozenFeatures, FrozenNetwork
 from dim_jax.data.resident_images import ResidentImages
-
-if TYPE_CHECKING:
-    from dim_jax.data.tf_pipeline import TfImages
+from dim_jax.data.tf_pipeline import TfImages
 
 BACKENDS = ("tf", "resident", "features")
 
@@ -32,7 +29,7 @@ def make_images(
     cache_gib: float,
     device_bytes: int | None = None,
     network: FrozenNetwork | None = None,
-) -> "TfImages | ResidentImages | FrozenFeatures":
+) -> TfImages | ResidentImages | FrozenFeatures:
     """Returns the images of `dataset`: an object with `batches(row_batches)`, `pixels`, `shape` and `statistics()`.
 
     Batches of the same rows are equal in all backends. If `pixels` is None they have an `image`; otherwise a step
@@ -53,8 +50,6 @@ def make_images(
     """
     check_options(backend, image_size, resize)
     if backend == "tf":
-        from dim_jax.data.tf_pipeline import TfImages
-
         return TfImages(dataset, image_size, resize, cache_gib)
     if backend == "features":
         if network is None:

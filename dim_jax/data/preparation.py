@@ -13,7 +13,7 @@ from typing import Any
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import progress_callback
-from dim_jax.data import images, phantom, prepared_folder, sources, splits
+from dim_jax.data import images, phantom, prepared_folder, sources, splits, tfds_source
 from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.sources import Listing
 from dim_jax.runs import files
@@ -103,7 +103,7 @@ def prepare_dataset(
     if _is_prepared(out, options):
         command_line.say(f"{out} is already prepared with these options; nothing to do")
         return out
-    _check_options(options, out, folds, validation, test, scale)
+    _check_options(options, folds, validation, test, scale)
     started = time.perf_counter()
     new_parents = [folder for folder in out.parents if not folder.exists()]
     try:
@@ -141,9 +141,7 @@ def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
     return True
 
 
-def _check_options(
-    options: dict[str, Any], out: Path, folds: int, validation: float, test: float, scale: float
-) -> None:
+def _check_options(options: dict[str, Any], folds: int, validation: float, test: float, scale: float) -> None:
     if not 8 <= options["image_size"] <= MOST_SIDE:
         raise ValueError(f"--image-size={options['image_size']} must be at least 8 pixels and at most {MOST_SIDE}")
     if options["split"] not in (*splits.METHODS, "auto"):
@@ -179,8 +177,6 @@ def _list_images(folder: Path, options: dict[str, Any], tfds_folders: dict[str, 
 
 def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> Listing:
     if (options["source"] or "").startswith(TFDS):
-        from dim_jax.data import tfds_source
-
         selected = {key: options[key] for key in ("group_regex", "classes", "split")}
         name, progress = options["source"].removeprefix(TFDS), progress_callback("writing images")
         return tfds_source.list_images(folder / "images", name, **selected, **tfds_folders, progress=progress)
