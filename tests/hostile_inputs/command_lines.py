@@ -54,14 +54,14 @@ def phantom_options(*options: str) -> Callable[[Path, World], tuple]:
     return lambda folder, world: ("--source=phantom", f"--out={folder / 'out'}", *options)
 
 
-line_case("images_by_the_billion", "generate", gan_options(f"--num={10**12}"), "--num=1000000000000")
-line_case("words_for_a_number", "generate", gan_options("--num=many"), "invalid int value: 'many'")
+line_case("huge_number_of_images", "generate", gan_options(f"--num={10**12}"), "--num=1000000000000")
+line_case("text_for_a_number_of_images", "generate", gan_options("--num=many"), "invalid int value: 'many'")
 line_case("seed_beyond_32_bits", "generate", gan_options(f"--first-seed={2**31 - 1}", "--num=2"), "--first-seed=")
 line_case("truncation_of_nan", "generate", gan_options("--truncation=nan"), "--truncation=nan must be")
 line_case("infinite_truncation", "generate", gan_options("--truncation=inf"), "--truncation=inf must be")
-line_case("another_class_than_the_gan_draws", "generate", gan_options("--label=normal"), "generates only polyp")
+line_case("class_that_the_gan_does_not_generate", "generate", gan_options("--label=normal"), "generates only polyp")
 line_case(
-    "run_of_a_classifier_to_draw_from",
+    "run_of_a_classifier_to_generate_from",
     "generate",
     lambda folder, world: (f"--workdir={world.classifier}", f"--out={folder / 'pool'}"),
     "not of a GAN",
@@ -70,19 +70,19 @@ line_case(
     "run_of_a_gan_to_evaluate", "evaluate", lambda folder, world: (f"--workdir={world.gan}",), "not of a classifier"
 )
 line_case(
-    "split_of_no_name",
+    "unknown_split_to_evaluate",
     "evaluate",
     lambda folder, world: (f"--workdir={world.classifier}", "--split=dev"),
     "invalid choice: 'dev'",
 )
 line_case("tiny_image_size", "prepare", prepare_options("--image-size=-5"), "--image-size=-5")
 line_case("huge_image_size", "prepare", prepare_options("--image-size=1000000"), "--image-size=1000000")
-line_case("folds_by_the_billion", "prepare", prepare_options("--split=kfold", f"--folds={10**9}"), "--folds=1000000000")
+line_case("huge_number_of_folds", "prepare", prepare_options("--split=kfold", f"--folds={10**9}"), "--folds=1000000000")
 line_case("validation_of_nan", "prepare", prepare_options("--validation=nan"), "--validation=nan")
 line_case("scale_of_nan", "prepare", phantom_options("--scale=nan"), "--scale=nan")
 line_case("scale_of_a_billion", "prepare", phantom_options("--scale=1e9"), "--scale=1000000000.0")
-line_case("pattern_that_is_none", "prepare", prepare_options("--group-regex=(["), "is not a regular expression")
-line_case("class_of_no_name", "prepare", prepare_options("--classes=normal,"), "empty or repeated name")
+line_case("invalid_group_regex", "prepare", prepare_options("--group-regex=(["), "is not a regular expression")
+line_case("empty_class_name", "prepare", prepare_options("--classes=normal,"), "empty or repeated name")
 line_case(
     "out_below_a_file",
     "prepare",
@@ -95,7 +95,7 @@ line_case(
     lambda folder, world: (f"--source={world.slides}", f"--out={folder / ('x' * 5000)}"),
     "name too long",
 )
-line_case("keep_nothing", "select", lambda folder, world: (*select_arguments(folder, world), "--keep=0"), "--keep=0")
+line_case("keep_of_0", "select", lambda folder, world: (*select_arguments(folder, world), "--keep=0"), "--keep=0")
 line_case(
     "probability_of_nan",
     "select",
@@ -103,7 +103,7 @@ line_case(
     "least_probability=nan",
 )
 line_case(
-    "batch_of_nothing",
+    "batch_size_of_0",
     "predict",
     lambda folder, world: (
         str(world.slides),
@@ -119,18 +119,18 @@ line_case(
     lambda folder, world: ("a\x1b[2J.png", f"--workdir={world.classifier}", f"--out={folder / 'out'}"),
     "a\\x1b[2J.png: no such file or folder",
 )
-line_case("report_of_no_run", "report", lambda folder, world: (str(folder),), "is not a run directory")
+line_case("report_of_a_folder_without_run", "report", lambda folder, world: (str(folder),), "is not a run directory")
 line_case("report_of_a_run_twice", "report", lambda folder, world: (str(world.classifier),) * 2, "given twice")
 line_case(
-    "export_of_no_run",
+    "export_of_a_folder_without_run",
     "interop.convert",
     lambda folder, world: (str(folder), "--to=torch", f"--out={folder}/a"),
     "holds no run",
 )
 line_case(
-    "mean_of_words",
+    "text_for_the_mean",
     "interop.convert",
     lambda folder, world: ("x.pth", f"--out={folder / 'run'}", "--mean=a,b,c"),
     "--mean=a,b,c must be three numbers",
 )
-line_case("name_that_is_no_text_for_a_path", "evaluate", lambda *_: ("--workdir=\udcff",), "is not valid UTF-8")
+line_case("workdir_that_is_not_utf8", "evaluate", lambda *_: ("--workdir=\udcff",), "is not valid UTF-8")

@@ -48,7 +48,7 @@ def lists(*names: str) -> Callable[[Path], None]:
     return check
 
 
-def the_twelve_alone(out: Path) -> None:
+def has_the_twelve_only(out: Path) -> None:
     assert len(paths_of(out)) == 12
 
 
@@ -117,15 +117,15 @@ def names_that_differ_in_capitals(folder, world):
 def hidden_files(folder, world):
     slides = slides_of(folder, world)
     copies(slides, "normal/.hidden.png", ".thumbnails/a.png", "normal/._0.png", "normal/.git/x.png")
-    return prepared(folder, slides, (), the_twelve_alone)
+    return prepared(folder, slides, (), has_the_twelve_only)
 
 
 @hostile("folders")
-def folder_that_leads_to_itself(folder, world):
+def folder_linked_in_a_loop(folder, world):
     slides = slides_of(folder, world)
     (slides / "normal" / "loop").symlink_to(slides / "normal")
     (slides / "normal" / "up").symlink_to(slides)
-    return prepared(folder, slides, (), the_twelve_alone)
+    return prepared(folder, slides, (), has_the_twelve_only)
 
 
 @hostile("folders")
@@ -151,14 +151,14 @@ def link_to_an_image_elsewhere(folder, world):
 
 
 @hostile("folders")
-def link_to_a_device_without_end(folder, world):
+def link_to_an_endless_device(folder, world):
     slides = slides_of(folder, world)
     (slides / "normal" / "odd.png").symlink_to("/dev/zero")
     return prepared(folder, slides, (), left_out("normal/odd.png", "not a regular file"))
 
 
 @hostile("folders")
-def pipe_that_nobody_writes_to(folder, world):
+def pipe_among_images(folder, world):
     slides = slides_of(folder, world)
     os.mkfifo(slides / "normal" / "odd.png")
     return prepared(folder, slides, (), left_out("normal/odd.png", "not a regular file"))
@@ -192,7 +192,7 @@ def folder_called_like_an_image(folder, world):
 
 
 @hostile("folders")
-def name_that_is_no_text(folder, world):
+def file_name_that_is_not_utf8(folder, world):
     slides = slides_of(folder, world)
     shutil.copyfile(a_slide(slides), os.fsencode(slides) + b"/normal/\xff.png")
     return prepared(folder, slides, ("not valid UTF-8; rename it",))
@@ -234,7 +234,7 @@ def classes_that_differ_in_capitals(folder, world):
 
 
 @hostile("folders")
-def classes_that_look_the_same(folder, world):
+def classes_in_two_unicode_forms(folder, world):
     slides = slides_of(folder, world)
     for form in ("NFC", "NFD"):
         copies(slides, unicodedata.normalize(form, "Ad\u00e9nome") + "/x.png")
@@ -242,7 +242,7 @@ def classes_that_look_the_same(folder, world):
 
 
 @hostile("folders")
-def classes_with_names_that_would_run(folder, world):
+def classes_named_as_markup_and_escapes(folder, world):
     slides = slides_of(folder, world)
     names = [name.replace("/", "") for name in EVIL]
     for number, name in enumerate(names):
@@ -269,7 +269,7 @@ def duplicate_by_link(folder, world):
 
 
 @hostile("folders")
-def out_that_is_a_loop(folder, world):
+def out_that_links_to_itself(folder, world):
     slides = slides_of(folder, world)
     (folder / "out").symlink_to("out")
     return prepared(folder, slides, ("out",))

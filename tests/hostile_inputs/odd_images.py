@@ -190,12 +190,12 @@ def arithmetic_jpeg():
 
 
 @image("odd.jpg", "", PICTURE)
-def png_that_calls_itself_jpg():
+def png_named_jpg():
     return encoded(Image.fromarray(PICTURE), "PNG")
 
 
 @image("ODD.PNG", "BMP", PICTURE)
-def bmp_that_calls_itself_png():
+def bmp_named_png():
     return encoded(Image.fromarray(PICTURE), "BMP")
 
 
@@ -205,7 +205,7 @@ def lossless_webp():
 
 
 @image("odd.png", "the file is empty")
-def no_bytes():
+def empty_image_file():
     return b""
 
 

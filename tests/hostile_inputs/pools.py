@@ -46,13 +46,15 @@ def whole_pixels(side: int, *chunks: tuple[bytes, bytes]) -> bytes:
     return png(side, side, 8, 2, zlib.compress(bytes(side * (1 + 3 * side))), *chunks)
 
 
-pool_case("pool_json_of_nothing", b"", "pool.json is not valid JSON")
+pool_case("empty_pool_json", b"", "pool.json is not valid JSON")
 pool_case("pool_json_nested_too_deeply", b'{"a":' * 50_000, "nested too deeply")
 pool_case("pool_of_another_format", lambda record, _: record.update(format=99), "pool.json has format 99")
 pool_case("pool_of_no_images", lambda record, _: record.update(images=[]), "lists no images")
 pool_case("pool_of_another_split", lambda record, _: record.update(split_sha256="0" * 64), "another split")
 pool_case("pool_of_an_unknown_class", lambda record, _: record.update({"class": EVIL[1]}), "unknown class", "\\x1b[2J")
-pool_case("pool_that_leads_out", lambda record, _: record["images"][0].update(path="../../a.png"), "leaves the folder")
+pool_case(
+    "pool_with_a_path_outside", lambda record, _: record["images"][0].update(path="../../a.png"), "leaves the folder"
+)
 pool_case("pool_with_an_edited_digest", lambda record, _: record["images"][0].update(sha256="0" * 64), "was changed")
 pool_case("pool_of_wrong_size", lambda record, _: record.update(image_size=64), "32x32 pixels, its pool 64x64")
 pool_case("pool_of_nan_truncation", lambda record, _: record.update(truncation=float("nan")), "'truncation'")
@@ -80,11 +82,11 @@ def listed(path: str, label: str = "polyp", **more: object) -> dict:
     return {"images": [{"path": path, "label": label, **more}]}
 
 
-list_case("list_that_is_none", [1, 2], "selected.json must hold")
+list_case("list_that_is_no_object", [1, 2], "selected.json must hold")
 list_case("list_of_numbers", {"images": [1]}, "selected.json must hold")
 list_case("list_of_an_unknown_class", listed("text.png", "x"), "image 0: unknown label 'x'")
-list_case("list_of_what_is_not_there", listed("gone.png"), "image 0:", "gone.png does not exist")
+list_case("list_of_a_missing_image", listed("gone.png"), "image 0:", "gone.png does not exist")
 list_case("list_of_a_pipe", listed("pipe.png"), "image 0:", "pipe.png does not exist")
-list_case("list_of_an_endless_name", listed("x" * 100_000), "image 0:", "does not exist")
-list_case("list_of_a_text", listed("text.png"), "text.png: not an image of a known kind")
+list_case("list_of_a_very_long_name", listed("x" * 100_000), "image 0:", "does not exist")
+list_case("list_of_a_text_file", listed("text.png"), "text.png: not an image of a known kind")
 list_case("list_of_a_changed_image", listed("text.png", sha256="0" * 64), "text.png", "was changed")

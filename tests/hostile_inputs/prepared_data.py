@@ -48,7 +48,7 @@ def first_fold(change: Callable[[dict], object]) -> Callable[[dict], object]:
 
 
 SPLIT, MANIFEST = "split.json", "manifest.json"
-data_case("split_of_nothing", SPLIT, b"", "is not valid JSON", "restore it")
+data_case("empty_split", SPLIT, b"", "is not valid JSON", "restore it")
 data_case("split_of_bytes", SPLIT, bytes(range(256)), "is not valid JSON")
 data_case("split_nested_100_000_deep", SPLIT, b"[" * 100_000, "nested too deeply")
 data_case("split_of_a_number_of_10_000_digits", SPLIT, b"1" * 10_000, "is not valid JSON")
@@ -81,7 +81,7 @@ data_case("split_of_no_fold", SPLIT, lambda record: record.update(folds=[]), "ha
 data_case("split_of_another_manifest", SPLIT, lambda record: record.update(manifest="0" * 64), "another manifest")
 data_case("split_with_a_list_for_a_seed", SPLIT, lambda record: record.update(seed=[0]), "'seed' an integer")
 data_case(
-    "manifest_that_leads_out",
+    "manifest_with_a_path_outside",
     MANIFEST,
     lambda record: record["rows"][0].update(path="../../etc/passwd"),
     "row 0: path '../../etc/passwd' leaves the image folder",
@@ -120,7 +120,7 @@ def manifest_that_is_a_pipe(folder, world):
 
 
 @hostile("splits and manifests")
-def packed_pixels_that_claim_a_terabyte(folder, world):
+def packed_pixels_with_a_header_of_a_terabyte(folder, world):
     data = data_of(folder, world)
     changed(data / MANIFEST, lambda record: record.update(packed="packed.npz"))
     fingerprint = manifests.load(data).fingerprint

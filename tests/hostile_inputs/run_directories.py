@@ -35,7 +35,7 @@ def every_odd_image_at_once(folder, world):
 
 
 @hostile("images to predict")
-def names_that_are_formulas_and_commands(folder, world):
+def names_with_formulas_and_escapes(folder, world):
     new = folder / "new"
     for name in ("=1+1.png", "a\x1b[2Jb.png", "line\nbreak.png", "-x.png", "<script>.png"):
         write_pictures(new, 1, 3)
@@ -73,7 +73,7 @@ def report_case(name: str, file: str, content: bytes, *words: str) -> None:
 
 report_case("report_of_a_config_of_bytes", "config.json", bytes(range(256)), "config.json is damaged")
 report_case("report_of_a_config_nested_deeply", "config.json", b'{"a":' * 50_000, "config.json is damaged")
-report_case("report_of_a_manifest_that_leads_out", "manifest.json", b'{"version": 1}', "The manifest cannot be used")
+report_case("report_of_a_manifest_of_version_alone", "manifest.json", b'{"version": 1}', "The manifest cannot be used")
 report_case("report_of_curves_of_bytes", "metrics.jsonl", bytes(range(256)) * 9 + b"\n", "cannot be read")
 report_case(
     "report_of_curves_of_huge_numbers",
@@ -111,7 +111,7 @@ def arrays(**values: object) -> bytes:
 
 
 LOGITS, LABELS = np.zeros((3, 5), np.float32), np.zeros(3, np.int32)
-evaluation_case("evaluation_of_nothing", b"", "is no whole .npz file")
+evaluation_case("empty_predictions", b"", "is no whole .npz file")
 evaluation_case("evaluation_that_is_a_pickle", b"\x80\x04N.", "is no whole .npz file")
 evaluation_case("evaluation_with_objects", arrays(logits=np.array([print]), label=LABELS), "is no whole .npz file")
 evaluation_case("evaluation_cut_short", arrays(logits=LOGITS, label=LABELS)[:-30], "is no whole .npz file")

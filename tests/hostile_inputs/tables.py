@@ -57,7 +57,7 @@ def capitals_and_spaces_in_the_header(world):
 
 
 @csv_case
-def lines_without_anything(world):
+def blank_lines(world):
     return "\n\n".join(["path,label", *records(world), ""]), ()
 
 
@@ -104,7 +104,7 @@ def binary(world):
 
 
 @csv_case
-def nothing_at_all(world):
+def empty_table(world):
     return "", ("lacks the columns path, label; it has none",)
 
 
@@ -134,7 +134,7 @@ def quote_that_never_ends(world):
 
 
 @csv_case
-def way_out_of_the_folder(world):
+def path_outside_the_folder(world):
     return "\n".join(["path,label", *records(world), "../../../etc/passwd,normal"]), ("line 14", "leads outside")
 
 
@@ -159,6 +159,6 @@ def label_in_another_spelling(world):
 
 
 @csv_case
-def split_that_is_none(world):
+def unknown_split(world):
     lines = [record + ",train" for record in records(world)]
     return "\n".join(["path,label,split", *lines[:-1], lines[-1] + "ing"]), ("line 13: unknown split 'training'",)
