@@ -1,4 +1,4 @@
-"""Checkpoints on disk: Orbax writes the arrays, a digest of every file tells a damaged checkpoint from a whole one."""
+"""Checkpoints on disk: arrays written by Orbax, with a SHA-256 digest of every file to detect damage."""
 
 import contextlib
 import hashlib
@@ -25,7 +25,13 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A restored checkpoint: the step, the state as NumPy arrays, and the notes saved beside it."""
+    """A restored checkpoint.
+
+    Attributes:
+      step: number of completed steps.
+      state: tree of NumPy arrays.
+      notes: the JSON object saved with it.
+    """
 
     step: int
     state: Tree
@@ -40,22 +46,29 @@ def save(
     keep: int,
     counts: Callable[[int], bool] = lambda step: True,
 ) -> Path:
-    """Writes `folder/<step>` whole or not at all, then removes all but it and the newest `keep` that count.
+    """Writes `folder/<step>` atomically, then removes all checkpoints but this one and the newest `keep` that count.
 
-    A whole checkpoint of the same step and notes is left as it is: a resumed run comes to the same numbers.
+    An undamaged checkpoint of the same step and notes is not written again, because a resumed run computes the same
+    numbers.
 
     Args:
-      folder: folder of the checkpoints, held by this process.
-      step: steps done.
+      folder: folder of the checkpoints, locked by this process.
+      step: number of completed steps.
       state: tree of host or single-device arrays (not replicated).
-      notes: JSON-ready facts to keep with it, such as the best metric so far.
-      keep: how many to keep, this one included if it counts, at least 1.
-      counts: whether the checkpoint of a step is one of them; one that is not goes when the next one is written.
+      notes: JSON object to save with it, such as the best metric so far.
+      keep: number of checkpoints to keep, including this one if it counts; at least 1.
+      counts: step -> whether its checkpoint counts towards `keep`; others are removed by the next call.
+
+    Returns:
+      The path of the checkpoint.
+
+    Raises:
+      OSError: it cannot be written.
     """
     folder = Path(os.path.abspath(folder))
     target = folder / str(step)
-    if not is_whole(target) or files.read_json(target / NOTES) != files.to_json(dict(notes)):
-        files.remove_leftovers(folder)  # of a killed run that may never reach their step again
+    if not is_undamaged(target) or files.read_json(target / NOTES) != files.to_json(dict(notes)):
+        files.remove_leftovers(folder)  # of killed runs, which may never reach the same step again
         with files.replacement(target, is_folder=True) as temporary:
             with _system_errors(), _checkpointer() as checkpointer:
                 checkpointer.save(temporary / ARRAYS, jax.tree.map(np.asarray, jax.device_get(state)))
@@ -63,17 +76,17 @@ def save(
             files.write_json(temporary / DIGESTS, _digests(temporary))
             if target.exists():
                 shutil.rmtree(target)
-    # Newer ones are damaged, or of a past that a resumed run has left; they must not push out the one just written.
-    found = steps(folder)
-    kept = [other for other in found if other <= step and counts(other)][-keep:]
-    for other in set(found).difference(kept, [step]):
-        shutil.rmtree(folder / str(other))
+    # Newer ones are damaged, or from before the run was resumed at an earlier step; they must not displace this one.
+    saved_steps = steps(folder)
+    steps_to_keep = [saved for saved in saved_steps if saved <= step and counts(saved)][-keep:]
+    for old_step in set(saved_steps).difference(steps_to_keep, [step]):
+        shutil.rmtree(folder / str(old_step))
     return target
 
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Raises an OSError for what Orbax tells in the words of a ValueError, a full disk for one."""
+    """Re-raises system errors, such as a full disk, that Orbax reports as ValueError."""
     try:
         yield
     except ValueError as error:
@@ -84,20 +97,20 @@ def _system_errors() -> Iterator[None]:
 
 
 def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str | Path] = ()) -> Checkpoint | None:
-    """Returns the newest whole checkpoint of `folder`, or None if there is none at all.
+    """Restores the newest undamaged checkpoint, or returns None if there is no checkpoint at all.
 
     Args:
       folder: folder of the checkpoints.
-      template: tree with the structure, shapes and dtypes to expect; None gives nested dicts as they were saved.
-      more: further folders whose checkpoints are as good; of equal steps, that of the folder named first is taken.
+      template: tree with the expected structure, shapes and dtypes; None returns nested dicts as saved.
+      more: further folders with checkpoints of the same run; for equal steps, the first folder is preferred.
 
     Raises:
-      ValueError: there are checkpoints, but all are damaged, or the newest whole one is of another model.
+      ValueError: all checkpoints are damaged, or the newest undamaged one is of another model.
     """
-    folders = [Path(os.path.abspath(each)) for each in (folder, *more)]
-    found = [each / str(step) for each in folders for step in steps(each)]
-    for path in sorted(found, key=lambda path: -int(path.name)):
-        if not is_whole(path):
+    folders = [Path(os.path.abspath(path)) for path in (folder, *more)]
+    checkpoint_paths = [path / str(step) for path in folders for step in steps(path)]
+    for path in sorted(checkpoint_paths, key=lambda path: -int(path.name)):
+        if not is_undamaged(path):
             logging.getLogger(__name__).warning("%s is damaged (its files do not match their digests); not used", path)
             continue
         try:
@@ -110,13 +123,13 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path} does not fit this model or optimizer ({reason}); use another workdir") from error
         return Checkpoint(int(path.name), state, files.read_json(path / NOTES))
-    if found:
+    if checkpoint_paths:
         raise ValueError(f"{folders[0]}: every checkpoint is damaged; bring back a copy, or train in another --workdir")
     return None
 
 
 def _checkpointer() -> Any:
-    """Returns Orbax's writer and reader for this process alone: it would wait for all hosts otherwise."""
+    """Returns an Orbax checkpointer for this process alone; by default it would wait for all hosts."""
     import orbax.checkpoint as ocp
 
     host = jax.process_index()
@@ -128,20 +141,20 @@ def _checkpointer() -> Any:
 
 def _check_shapes(state: Tree, template: Tree) -> None:
     expected = jax.tree_util.tree_leaves_with_path(template)
-    for (path, leaf), found in zip(expected, jax.tree.leaves(state), strict=True):
-        if np.shape(leaf) != found.shape:
-            where = jax.tree_util.keystr(path)
-            raise ValueError(f"{where} has shape {found.shape} there and {np.shape(leaf)} here")
+    for (path, leaf), restored in zip(expected, jax.tree.leaves(state), strict=True):
+        if np.shape(leaf) != restored.shape:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"{name} has shape {restored.shape} there and {np.shape(leaf)} here")
 
 
 def steps(folder: str | Path) -> list[int]:
-    """Returns the steps of the checkpoints in `folder`, whole or not, ascending."""
+    """Returns the steps of the checkpoints in `folder`, damaged or not, in ascending order."""
     folder = Path(folder)
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal()) if folder.is_dir() else []
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether the files of a checkpoint are those that were written, byte for byte."""
+def is_undamaged(checkpoint: Path) -> bool:
+    """Whether the files of a checkpoint match their digests."""
     try:
         return files.read_json(checkpoint / DIGESTS) == _digests(checkpoint)
     except (OSError, ValueError):

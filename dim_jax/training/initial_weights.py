@@ -1,9 +1,9 @@
-"""Drawing the weights before the first step, on the CPU: they do not depend on the accelerator.
+"""Initialisation of weights on the CPU, independent of the accelerator.
 
-Layers draw by NumPy (models/layers.py: `fan_in_uniform`). What a program would spend its time on is then the keys: one
-per tensor, hundreds for a network, each with the rounds of a random generator that XLA compiles anew at every start,
-since programs that call NumPy are never cached. The keys here are told apart by two sums, which XLA folds away; the
-mixing is left to NumPy's SeedSequence.
+Layers draw their weights with NumPy (`layers.fan_in_uniform`), so most of the time would go into deriving the keys: one
+per tensor, hundreds per network, each with the rounds of a random generator that XLA compiles at every start, because
+programs that call back to Python are never cached. The keys of this PRNG implementation are derived by two integer
+operations, which XLA folds to constants; NumPy's SeedSequence does the mixing.
 """
 
 import math
@@ -17,19 +17,19 @@ from jax.extend.random import define_prng_impl
 
 Tree = Any
 
-_FACTOR = np.uint32(0x9E3779B1)  # odd, so that no two keys of a seed become one
-_FIRST = 1  # XLA turns a constant that begins with 0 into a sum again
+_FACTOR = np.uint32(0x9E3779B1)  # odd, so that different keys stay different
+_FIRST = 1  # XLA does not fold operations on a constant that begins with 0
 
 
 def draw(init: Callable[[jax.Array], Tree], seed: int) -> Tree:
     """Returns `init(key)` as NumPy arrays.
 
     Args:
-      init: can be compiled; what it computes beside its result is left out.
-      seed: of the key, from 0 to 2^31 - 1.
+      init: function of a key; jitted, so that computations its result does not need are skipped.
+      seed: seed of the key, from 0 to 2^31 - 1.
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        # The key is a constant of the program, or the sums would stay in it.
+        # The key is a constant of the program; otherwise XLA could not fold the operations on it.
         return jax.device_get(jax.jit(lambda: init(jax.random.key(seed, impl=_IMPL)))())
 
 

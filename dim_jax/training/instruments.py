@@ -1,4 +1,4 @@
-"""What a line of metrics says beside the losses: times of steps, waiting for data, memory. And traces of dispatches."""
+"""Step times, waiting time for data, memory use, and profiler traces of training."""
 
 import contextlib
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Clock:
-    """Times dispatches; the first one holds the compilation and is told as None."""
+    """Times dispatches. The first one includes the compilation, so its step times are None."""
 
     def __init__(self, steps_per_dispatch: int, images_per_step: int) -> None:
         self._steps, self._images_per_step = steps_per_dispatch, images_per_step
@@ -41,7 +41,7 @@ class Clock:
         self._started, self._waited = time.perf_counter(), 0.0
 
     def fetch(self, stream: Iterator[Any], output: jax.Array) -> Any:
-        """Takes the next batches; counts the time as waiting if the devices were done before the data."""
+        """Returns the next batches; the time counts as waiting if the devices finished before the data was ready."""
         started = time.perf_counter()
         batches = next(stream)
         if output.is_ready():
@@ -52,8 +52,8 @@ class Clock:
         self._seconds = time.perf_counter() - self._started
 
     def line(self) -> dict[str, float | None]:
-        """Returns the times of the last dispatch, and percentiles of `seconds_per_step` over the last 100 of them."""
-        percentiles = [f"seconds_per_step_p{each}" for each in PERCENTILES]
+        """Returns the times of the last dispatch, and percentiles of `seconds_per_step` over the last 100."""
+        percentiles = [f"seconds_per_step_p{percentile}" for percentile in PERCENTILES]
         if self._is_first:
             self._is_first = False
             log.info("first dispatch: %.1f s, compilation included", self._seconds)
@@ -70,9 +70,9 @@ class Clock:
 
 
 def memory() -> dict[str, int | None]:
-    """Returns the bytes that this process holds in the machine's memory and, where a device tells, in the first one's.
+    """Returns the memory use of this process in bytes, and that of the first device if it is reported.
 
-    `host_bytes` is what is held now; where the system does not tell that, the most that was held so far.
+    `host_bytes` is the current resident size, or the peak on systems without /proc.
     """
     return {"host_bytes": _resident_bytes()} | {
         f"device_{name}": value for name, value in parallel.device_memory().items()
@@ -89,18 +89,18 @@ def _resident_bytes() -> int | None:
 
 
 class Trace:
-    """Traces some dispatches after the warm-up, for TensorBoard's profile page and for Perfetto."""
+    """Profiler trace of dispatches after a warm-up, for TensorBoard's profile page and Perfetto."""
 
     def __init__(self, workdir: Path, dispatches: int) -> None:
         """Args:
         workdir: run directory; the trace is written to profile/ in it.
-        dispatches: how many to trace; 0 for none.
+        dispatches: number of dispatches to trace; 0 for none.
         """
         self._folder, self._dispatches, self._count = workdir / PROFILE, dispatches, 0
         self._is_open = False
 
     def before_dispatch(self) -> None:
-        """Starts or ends the trace when it is time."""
+        """Starts the trace after the warm-up, and ends it after the last traced dispatch."""
         if self._dispatches and self._count == WARM_UP:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._is_open = True
@@ -109,7 +109,7 @@ class Trace:
         self._count += 1
 
     def close(self) -> None:
-        """Writes the trace if one is open, and says where it is."""
+        """Writes the trace if one is open, and logs its path."""
         if self._is_open:
             self._is_open = False
             jax.profiler.stop_trace()

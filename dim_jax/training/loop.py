@@ -1,4 +1,4 @@
-"""The one training loop: restore, step, log, evaluate, keep the best, save. A trainer supplies the parts."""
+"""Training loop: restores, steps, logs, evaluates, keeps the best checkpoint and saves. A trainer supplies a Task."""
 
 import contextlib
 import logging
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoopSchedule:
-    """When things happen, in steps; all but the first are multiples of it, so that one program serves the whole run.
+    """Intervals of the training loop in steps, all multiples of `steps_per_dispatch`, so that a run has one program.
 
     Attributes:
-      steps_per_dispatch: steps that the devices do at one call; one line of metrics is written for each.
+      steps_per_dispatch: steps per call of the compiled program; each call writes one line of metrics.
       num_train_steps: length of the run.
-      eval_every: an evaluation follows every so many steps, and the last one.
-      checkpoint_every: a checkpoint follows every so many steps, and the last one.
+      eval_every: steps between evaluations; the last step is also evaluated.
+      checkpoint_every: steps between checkpoints; the last step is also saved.
     """
 
     steps_per_dispatch: int
@@ -43,7 +43,7 @@ class LoopSchedule:
         """Rounds durations in steps up to whole dispatches.
 
         Raises:
-          ValueError: one of them is not above 0.
+          ValueError: a duration is not above 0.
         """
         for name, value in {"steps_per_dispatch": steps_per_dispatch, **durations}.items():
             if not value > 0:
@@ -52,29 +52,29 @@ class LoopSchedule:
         return cls(steps_per_dispatch=steps_per_dispatch, **steps)
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether an evaluation follows the step."""
+        """Whether to evaluate after the step."""
         return step % self.eval_every == 0 or step >= self.num_train_steps
 
     def saves_at(self, step: int) -> bool:
-        """Whether a checkpoint follows the step."""
+        """Whether to save a checkpoint after the step."""
         return step % self.checkpoint_every == 0 or step >= self.num_train_steps
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a trainer supplies.
+    """State, functions and names of a training task, supplied by a trainer.
 
     Attributes:
       state: initial state on the host, with a `step`.
       dispatch: (replicated state, sharded batches) -> (replicated state, metrics [devices, steps]).
-      batches: first step -> endless enough stream of sharded batches, one per dispatch.
+      batches: first step -> iterator of sharded batches, one per dispatch, up to the end of the run.
       evaluate: replicated state -> metrics by name; it may write files of its own.
-      best_metric: the metric of `evaluate` whose largest value marks the best checkpoint; None keeps none.
-      images_per_step: for the throughput.
-      steps_per_epoch: for the curves' epoch axis.
-      losses: the training metrics that must stay finite; the first is shown while training goes on.
-      evaluation: what the lines of `evaluate` are called in metrics.jsonl.
-      facts: what else a reader of the run must know, by name; kept in environment.json.
+      best_metric: metric of `evaluate` whose maximum selects the best checkpoint; None for no best checkpoint.
+      images_per_step: global batch size, for the throughput.
+      steps_per_epoch: for the epoch axis of the curves.
+      losses: training metrics that must stay finite, shown with the progress.
+      evaluation: `split` of the lines of `evaluate` in metrics.jsonl.
+      facts: further information about the run by name, recorded in environment.json.
     """
 
     state: Any
@@ -98,56 +98,56 @@ def fit(
     tensorboard: bool = True,
     profile: int = 0,
 ) -> dict[str, Any] | None:
-    """Trains to the end of the schedule, from the newest checkpoint if there is one.
+    """Trains to the end of the schedule, resuming from the newest checkpoint if there is one.
 
-    A run that was killed and started again ends with the same state as one that was not, bit for bit on CPU. So does
-    one that SIGTERM or SIGINT asked to stop: it finishes the dispatch, but not an evaluation, and saves.
+    A run that was killed and resumed ends with the same state as an uninterrupted one, bit for bit on CPU. The same
+    holds after SIGTERM or SIGINT, which finish the current dispatch, abandon a running evaluation, and save.
 
     Args:
-      task: what to train.
+      task: the task to train.
       schedule: when to evaluate and save.
-      workdir: run directory, held by this process.
-      keep_checkpoints: how many checkpoints to keep for resuming, beside the best one.
-      tensorboard: write TensorBoard events too.
-      profile: how many dispatches to write a trace of, after the first ones.
+      workdir: run directory, locked by this process.
+      keep_checkpoints: number of checkpoints to keep for resuming, besides the best one; at least 1.
+      tensorboard: also write TensorBoard events.
+      profile: number of dispatches to trace, after a warm-up; 0 for none.
 
     Returns:
-      The best evaluation: {"step": ..., "value": ..., "metric": ...}; None where the task names no best metric.
+      The best evaluation, {"step": ..., "value": ..., "metric": ...}, or None if the task has no best metric.
 
     Raises:
-      FloatingPointError: a loss is no longer finite; the metrics of that step are in metrics.jsonl.
-      Stopped: a signal asked for it; there is a checkpoint of the last step.
+      FloatingPointError: a loss is not finite; the metrics of that step are in metrics.jsonl.
+      Stopped: a signal arrived; a checkpoint of the last step was saved.
     """
     workdir = Path(workdir)
-    # The best one is as good to go on from, and newer where the run was killed before the checkpoint that follows it.
+    # The best checkpoint may be newer: it is written first, and the run may have been killed in between.
     restored = hosts.on_first_host(
         lambda: checkpoints.restore(workdir / CHECKPOINTS, task.state, more=[workdir / BEST])
     )
-    step, best, is_due = 0, None, False
+    step, best, is_evaluation_due = 0, None, False
     if restored:
         step, best = restored.step, restored.notes["best"]
-        is_due = restored.notes.get(EVALUATION_DUE, False)
+        is_evaluation_due = restored.notes.get(EVALUATION_DUE, False)
 
     def save(state: Any) -> float:
-        notes, started = {"best": best} | ({EVALUATION_DUE: True} if is_due else {}), time.perf_counter()
+        notes, started = {"best": best} | ({EVALUATION_DUE: True} if is_evaluation_due else {}), time.perf_counter()
         _save(workdir / CHECKPOINTS, step, state, notes, keep_checkpoints, schedule.saves_at)
         seconds = time.perf_counter() - started
         log.info("step %d: checkpoint in %.1f s", step, seconds)
         return seconds
 
     trace = instruments.Trace(workdir, profile if hosts.is_first_host() else 0)
-    if step >= schedule.num_train_steps and not is_due:
-        if not checkpoints.is_whole(workdir / CHECKPOINTS / str(step)):
+    if step >= schedule.num_train_steps and not is_evaluation_due:
+        if not checkpoints.is_undamaged(workdir / CHECKPOINTS / str(step)):
             save(restored.state)
         trace.close()
         return best
     if restored:
         log.info("resuming at step %d", step)
-        best = hosts.on_first_host(lambda: _still_there(best, workdir / BEST))
+        best = hosts.on_first_host(lambda: _existing(best, workdir / BEST))
     state = parallel.replicate(restored.state if restored else task.state)
     writer = NoMetricWriter()
     if hosts.is_first_host():
-        writer = MetricWriter(workdir, step, tensorboard, again=task.evaluation if is_due else None)
+        writer = MetricWriter(workdir, step, tensorboard, again=task.evaluation if is_evaluation_due else None)
     progress = Progress("train", schedule.num_train_steps, step, task.images_per_step)
     stream = task.batches(step)
     clock, checkpoint_seconds = instruments.Clock(schedule.steps_per_dispatch, task.images_per_step), 0.0
@@ -156,13 +156,13 @@ def fit(
             batches = next(stream) if step < schedule.num_train_steps else None
             while True:
                 must_stop = hosts.any_host(request.arrived)
-                if is_due and not must_stop:
+                if is_evaluation_due and not must_stop:
                     try:
-                        best, is_due = _evaluate(task, state, step, best, workdir, writer, request), False
+                        best, is_evaluation_due = _evaluate(task, state, step, best, workdir, writer, request), False
                     except stopping.Stopped:
                         must_stop = True
                 if step and (schedule.saves_at(step) or must_stop):
-                    # Told on the next line: one written after the checkpoint could be missing in a run that was killed.
+                    # Logged with the next line: a line written after the checkpoint could be lost if the run is killed.
                     checkpoint_seconds = save(parallel.unreplicate(state))
                 if must_stop:
                     raise stopping.Stopped(f"at step {step} of {schedule.num_train_steps} in {workdir}")
@@ -173,7 +173,7 @@ def fit(
                 state, metrics = task.dispatch(state, batches)
                 first, step = step, step + schedule.steps_per_dispatch
                 if step < schedule.num_train_steps:
-                    # Meanwhile the devices work.
+                    # While the devices compute.
                     batches = clock.fetch(stream, metrics[task.losses[0]])
                 metrics = {name: np.asarray(value) for name, value in parallel.unreplicate(metrics).items()}
                 clock.stop()
@@ -182,9 +182,9 @@ def fit(
                 line["learning_rate"] = float(metrics["learning_rate"][-1])
                 line["checkpoint_seconds"], checkpoint_seconds = checkpoint_seconds, 0.0
                 writer.write(step, "train", {"epoch": step / task.steps_per_epoch, **line, **instruments.memory()})
-                shown = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in task.losses)
-                progress.update(step, shown + _best_text(best))
-                is_due = schedule.evaluates_at(step)
+                losses_text = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in task.losses)
+                progress.update(step, losses_text + _best_text(best))
+                is_evaluation_due = schedule.evaluates_at(step)
     finally:
         trace.close()
         progress.close()
@@ -200,19 +200,19 @@ def _evaluate(
     writer: MetricWriter,
     request: stopping.StopRequest,
 ) -> dict[str, Any] | None:
-    """Evaluates, writes the line, keeps the state if it is the best, and returns the best evaluation so far.
+    """Evaluates, logs the metrics, saves the state if it is the best, and returns the best evaluation so far.
 
     Raises:
-      Stopped: a signal came before the evaluation was done; nothing was written.
+      Stopped: a signal arrived during the evaluation; nothing was written.
     """
     started = time.perf_counter()
-    # Hosts that evaluate together must not leave one another alone in it.
+    # With several hosts, one that stops in an evaluation would block the others in a collective.
     with request.interruptible() if hosts.is_only_host() else contextlib.nullcontext():
         values = task.evaluate(state)
     seconds = time.perf_counter() - started
     writer.write(step, task.evaluation, {"epoch": step / task.steps_per_epoch, **values, "seconds": seconds})
-    shown = values if task.best_metric is None else [task.best_metric]
-    figures = ", ".join(f"{name} {values[name]:.4f}" for name in shown)
+    names = values if task.best_metric is None else [task.best_metric]
+    figures = ", ".join(f"{name} {values[name]:.4f}" for name in names)
     log.info("step %d: %s %s in %.1f s", step, task.evaluation, figures, seconds)
     if task.best_metric is None or (best is not None and not values[task.best_metric] > best["value"]):
         return best
@@ -221,16 +221,16 @@ def _evaluate(
     return best
 
 
-def _still_there(best: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
-    """Returns the best evaluation so far, or None where its checkpoint is gone: the next one must be kept."""
-    if best is None or checkpoints.is_whole(folder / str(best["step"])):
+def _existing(best: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
+    """Returns the best evaluation so far, or None if its checkpoint is missing: the next one must be saved."""
+    if best is None or checkpoints.is_undamaged(folder / str(best["step"])):
         return best
     log.warning("%s is gone or damaged; the next evaluation counts as the best so far", folder / str(best["step"]))
     return None
 
 
 def _save(*arguments: Any, **options: Any) -> None:
-    """Does checkpoints.save on host 0, which alone writes."""
+    """Calls checkpoints.save on host 0, the only one that writes."""
     if hosts.is_first_host():
         checkpoints.save(*arguments, **options)
 
@@ -247,8 +247,8 @@ def _stop_if_not_finite(
         step = first_step + int(bad[0]) + 1
         values = {name: float(value[bad[0]]) for name, value in metrics.items()}
         writer.write(step, "diverged", {name: repr(value) for name, value in values.items()})
-        told = ", ".join(f"{name}={value:g}" for name, value in values.items())
+        figures = ", ".join(f"{name}={value:g}" for name, value in values.items())
         raise FloatingPointError(
-            f"{' or '.join(losses)} is not finite at step {step} ({told}); lower config.optimizer.learning_rate or set "
-            "clip_norm"
+            f"{' or '.join(losses)} is not finite at step {step} ({figures}); lower "
+            "config.optimizer.learning_rate or set clip_norm"
         )
