@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, told from damaged ones, and the same bits back."""
+"""Checkpoints: atomic writes, detection of damage, and bit-exact restoration."""
 
 import logging
 import shutil
@@ -17,7 +17,7 @@ OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
 
 
 def make_state(seed=0, width=3, bias=True):
-    """A state after an update, with values no rounding would bring back."""
+    """A state after an update, with values that rounding would change."""
     rng = np.random.default_rng(seed)
     params = {"layer": {"kernel": rng.normal(size=(5, width)).astype(np.float32)}, "scale": np.float32(rng.normal())}
     if bias:
@@ -28,16 +28,16 @@ def make_state(seed=0, width=3, bias=True):
     return TrainState(jnp.int32(seed), params, batch_stats, jax.device_get(opt_state))
 
 
-def assert_bits_equal(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_bits_equal(restored, expected):
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
         theirs = np.asarray(theirs)
         assert isinstance(ours, np.ndarray) and ours.dtype == theirs.dtype and ours.shape == theirs.shape
         assert ours.tobytes() == theirs.tobytes()
 
 
 def contents(folder):
-    """Bytes and time of every file."""
+    """Bytes and modification time of every file."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
@@ -52,16 +52,16 @@ def two_checkpoints(tmp_path_factory):
 
 @pytest.fixture
 def folder(two_checkpoints, tmp_path):
-    """Whole checkpoints of steps 4 and 8, to be damaged."""
+    """Undamaged checkpoints of steps 4 and 8."""
     return shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
 
 
-def test_a_state_comes_back_bit_for_bit_into_its_own_structure(folder):
-    found = checkpoints.restore(folder, make_state(1))
-    assert (found.step, found.notes) == (8, {"best": 0.5})
-    assert isinstance(found.state, TrainState)
-    assert type(found.state.opt_state[1][0]) is optax.ScaleByAdamState
-    assert_bits_equal(found.state, make_state(8))
+def test_a_state_is_restored_bit_for_bit_into_its_own_structure(folder):
+    restored = checkpoints.restore(folder, make_state(1))
+    assert (restored.step, restored.notes) == (8, {"best": 0.5})
+    assert isinstance(restored.state, TrainState)
+    assert type(restored.state.opt_state[1][0]) is optax.ScaleByAdamState
+    assert_bits_equal(restored.state, make_state(8))
 
 
 def test_a_template_may_be_shapes_on_a_device_or_in_numpy(folder):
@@ -69,14 +69,14 @@ def test_a_template_may_be_shapes_on_a_device_or_in_numpy(folder):
     assert_bits_equal(checkpoints.restore(folder, on_device).state, make_state(8))
 
 
-def test_without_a_template_nested_dicts_come_back_bit_for_bit(folder):
+def test_without_a_template_nested_dicts_are_restored_bit_for_bit(folder):
     expected = make_state(8)
-    found = checkpoints.restore(folder).state
-    assert set(found) == {"step", "params", "batch_stats", "opt_state"}
-    assert_bits_equal(found["params"], expected.params)
-    assert_bits_equal(found["batch_stats"], expected.batch_stats)
-    assert found["step"] == 8
-    ours, theirs = jax.tree.leaves(found["opt_state"]), jax.tree.leaves(expected.opt_state)
+    restored = checkpoints.restore(folder).state
+    assert set(restored) == {"step", "params", "batch_stats", "opt_state"}
+    assert_bits_equal(restored["params"], expected.params)
+    assert_bits_equal(restored["batch_stats"], expected.batch_stats)
+    assert restored["step"] == 8
+    ours, theirs = jax.tree.leaves(restored["opt_state"]), jax.tree.leaves(expected.opt_state)
     assert sorted(leaf.tobytes() for leaf in ours) == sorted(np.asarray(leaf).tobytes() for leaf in theirs)
 
 
@@ -87,7 +87,7 @@ def test_a_folder_without_checkpoints_gives_none(tmp_path):
     assert checkpoints.steps(tmp_path) == []
 
 
-def test_the_newest_so_many_are_kept_in_order_of_step_not_of_name(tmp_path):
+def test_the_newest_checkpoints_by_step_are_kept(tmp_path):
     for step in (2, 9, 10, 100):
         checkpoints.save(tmp_path, step, {"w": np.float32(step)}, {}, keep=3)
     assert checkpoints.steps(tmp_path) == [9, 10, 100]
@@ -101,59 +101,59 @@ def files_of_newest(folder):
 
 
 def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 def assert_falls_back(folder, caplog):
     with caplog.at_level(logging.WARNING):
-        found = checkpoints.restore(folder, make_state(1))
-    assert found.step == 4 and found.notes == {"best": 0.25}
-    assert_bits_equal(found.state, make_state(4))
+        restored = checkpoints.restore(folder, make_state(1))
+    assert restored.step == 4 and restored.notes == {"best": 0.25}
+    assert_bits_equal(restored.state, make_state(4))
     assert [record.levelname for record in caplog.records if str(folder / "8") in record.getMessage()] == ["WARNING"]
 
 
-def test_a_flipped_bit_or_a_missing_file_makes_the_one_before_be_used(folder, caplog):
-    """Every file of the checkpoint in turn: Orbax itself reads a flipped bit as another number."""
+def test_after_a_flipped_bit_or_a_missing_file_the_previous_checkpoint_is_used(folder, caplog):
+    """For every file of the checkpoint: Orbax itself does not notice a flipped bit."""
     paths = files_of_newest(folder)
     assert {checkpoints.DIGESTS, checkpoints.NOTES} < {path.name for path in paths} and len(paths) > 4
     for path in paths:
-        content = path.read_bytes()
+        data = path.read_bytes()
         for damage in (flip_a_bit, lambda path: path.unlink(), lambda path: path.write_bytes(b"")):
-            if content or damage is not flip_a_bit:
+            if data or damage is not flip_a_bit:
                 damage(path)
-            if path.is_file() and path.read_bytes() == content:
+            if path.is_file() and path.read_bytes() == data:
                 continue  # a file that is empty anyway
             caplog.clear()
             assert_falls_back(folder, caplog)
-            path.write_bytes(content)
+            path.write_bytes(data)
     assert checkpoints.restore(folder, make_state(1)).step == 8
 
 
-def test_a_file_too_many_makes_the_one_before_be_used(folder, caplog):
+def test_after_an_unexpected_file_the_previous_checkpoint_is_used(folder, caplog):
     (folder / "8" / checkpoints.ARRAYS / "more").write_bytes(b"?")
     assert_falls_back(folder, caplog)
 
 
-def test_a_checkpoint_cut_off_while_it_was_copied_makes_the_one_before_be_used(folder, caplog):
+def test_after_a_truncated_copy_the_previous_checkpoint_is_used(folder, caplog):
     shutil.rmtree(folder / "8")
     (folder / "8").mkdir()
     assert_falls_back(folder, caplog)
 
 
-def test_half_written_ones_are_no_checkpoints_and_are_removed_by_the_next_save(folder):
+def test_partial_checkpoints_are_ignored_and_removed_by_the_next_save(folder):
     for step in (6, 12):
         (folder / f".{step}.tmp").mkdir()
         (folder / f".{step}.tmp" / checkpoints.NOTES).write_text("{")
-    found = checkpoints.restore(folder, make_state(1))
-    assert found.step == 8
-    assert_bits_equal(found.state, make_state(8))
+    restored = checkpoints.restore(folder, make_state(1))
+    assert restored.step == 8
+    assert_bits_equal(restored.state, make_state(8))
     checkpoints.save(folder, 12, make_state(12), {}, keep=2)
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
 
 
-def test_when_all_are_damaged_it_says_so_and_starts_nothing_anew(folder):
+def test_if_all_checkpoints_are_damaged_restoring_fails(folder):
     for step in (4, 8):
         flip_a_bit(folder / str(step) / checkpoints.NOTES)
     with pytest.raises(ValueError, match=rf"{folder}: every checkpoint is damaged"):
@@ -181,12 +181,12 @@ def test_saving_a_step_again_leaves_its_files_untouched(folder):
 
 def test_saving_a_step_again_with_other_notes_replaces_them(folder):
     checkpoints.save(folder, 8, make_state(8), {"best": 0.75}, keep=2)
-    found = checkpoints.restore(folder, make_state(1))
-    assert found.notes == {"best": 0.75} and checkpoints.steps(folder) == [4, 8]
-    assert_bits_equal(found.state, make_state(8))
+    restored = checkpoints.restore(folder, make_state(1))
+    assert restored.notes == {"best": 0.75} and checkpoints.steps(folder) == [4, 8]
+    assert_bits_equal(restored.state, make_state(8))
 
 
-def test_one_that_does_not_count_pushes_none_out_and_goes_with_the_next(folder):
+def test_a_checkpoint_that_does_not_count_displaces_none_and_is_removed_by_the_next_save(folder):
     def save(step):
         checkpoints.save(folder, step, make_state(step), {}, keep=2, counts=lambda step: step % 4 == 0)
         return checkpoints.steps(folder)
@@ -196,17 +196,17 @@ def test_one_that_does_not_count_pushes_none_out_and_goes_with_the_next(folder):
     assert save(12) == [8, 12]
 
 
-def test_the_newest_whole_one_of_several_folders_is_restored(folder, tmp_path):
+def test_the_newest_undamaged_checkpoint_of_several_folders_is_restored(folder, tmp_path):
     best = tmp_path / "best"
     for step, expected in ((6, 8), (8, 8), (10, 10)):
         checkpoints.save(best, step, make_state(step), {"from": "best"}, keep=1)
-        found = checkpoints.restore(folder, make_state(1), more=[best])
-        assert (found.step, "from" in found.notes) == (expected, step == 10)
+        restored = checkpoints.restore(folder, make_state(1), more=[best])
+        assert (restored.step, "from" in restored.notes) == (expected, step == 10)
     flip_a_bit(best / "10" / checkpoints.NOTES)
     assert checkpoints.restore(folder, make_state(1), more=[best]).step == 8
 
 
-def test_saving_a_damaged_step_again_makes_it_whole(folder):
+def test_saving_a_damaged_step_again_repairs_it(folder):
     flip_a_bit(folder / "8" / checkpoints.DIGESTS)
     checkpoints.save(folder, 8, make_state(8), {"best": 0.5}, keep=2)
     assert_bits_equal(checkpoints.restore(folder, make_state(1)).state, make_state(8))
@@ -214,8 +214,8 @@ def test_saving_a_damaged_step_again_makes_it_whole(folder):
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_damaged_newer_one_does_not_push_out_the_one_just_written(folder, keep):
-    """A run that fell back to step 4 and now saves at 6 must be able to go on from 6."""
+def test_a_newer_damaged_checkpoint_does_not_displace_the_one_just_written(folder, keep):
+    """A run resumed at step 4 that saves at 6 must be able to resume at 6."""
     flip_a_bit(folder / "8" / checkpoints.NOTES)
     assert checkpoints.restore(folder, make_state(1)).step == 4
     checkpoints.save(folder, 6, make_state(6), {}, keep=keep)
@@ -224,7 +224,7 @@ def test_a_damaged_newer_one_does_not_push_out_the_one_just_written(folder, keep
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
-def test_a_failure_while_writing_leaves_the_older_ones_and_nothing_half_written(folder, monkeypatch, fails_at):
+def test_a_failed_write_leaves_the_older_checkpoints_and_no_partial_one(folder, monkeypatch, fails_at):
     before, calls, write = contents(folder), [], files.write_json
 
     def failing(*arguments):

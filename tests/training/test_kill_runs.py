@@ -1,4 +1,4 @@
-"""Runs that are ended at random moments of their work go on and end like an undisturbed one."""
+"""Runs interrupted at random times resume and end like an uninterrupted one."""
 
 import kill_runs
 import pytest

@@ -1,4 +1,4 @@
-"""The loop on a task of a few numbers: schedule, best checkpoint, resume, divergence."""
+"""The training loop on a tiny task: schedule, best checkpoint, resuming, divergence."""
 
 import dataclasses
 import gzip
@@ -20,10 +20,10 @@ from dim_jax.training.writers import MetricWriter
 
 def test_one_line_per_dispatch_and_per_evaluation_in_order(tmp_path):
     fit(tmp_path, make_task())
-    found = lines(tmp_path)
-    assert [line["step"] for line in found if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
-    assert [line["step"] for line in found if line["split"] == "val"] == [6, 12]
-    assert found[0]["epoch"] == pytest.approx(0.4) and found[0]["learning_rate"] == pytest.approx(0.2)
+    records = lines(tmp_path)
+    assert [line["step"] for line in records if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in records if line["split"] == "val"] == [6, 12]
+    assert records[0]["epoch"] == pytest.approx(0.4) and records[0]["learning_rate"] == pytest.approx(0.2)
 
 
 def test_the_best_checkpoint_is_the_best_evaluation_not_the_last(tmp_path):
@@ -38,7 +38,7 @@ def test_the_best_checkpoint_is_the_best_evaluation_not_the_last(tmp_path):
     ("die_in", "die_at"),
     [("batches", 2), ("batches", 6), ("batches", 8), ("batches", 10), ("evaluate", 6), ("evaluate", 12)],
 )
-def test_a_run_that_died_and_resumed_ends_as_one_that_did_not(tmp_path, die_in, die_at):
+def test_a_killed_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path, die_in, die_at):
     best = fit(tmp_path / "whole", make_task())
     with pytest.raises(Killed):
         fit(tmp_path / "cut", make_task(die_at=die_at, die_in=die_in))
@@ -47,7 +47,7 @@ def test_a_run_that_died_and_resumed_ends_as_one_that_did_not(tmp_path, die_in, 
 
 
 def signalled(task, number, at_step, where):
-    """The task, that gets a signal in the dispatch or the evaluation which ends at a step."""
+    """The task, which receives a signal during the dispatch or evaluation that ends at a step."""
 
     def after_dispatch(state, batches):
         before = int(parallel.unreplicate(state["step"]))
@@ -70,7 +70,7 @@ def signalled(task, number, at_step, where):
     ("where", "at_step"),
     [("dispatch", 2), ("dispatch", 6), ("dispatch", 10), ("dispatch", 12), ("evaluation", 6), ("evaluation", 12)],
 )
-def test_a_run_that_a_signal_stopped_goes_on_from_that_very_step(tmp_path, number, where, at_step):
+def test_a_run_stopped_by_a_signal_resumes_at_that_step(tmp_path, number, where, at_step):
     before = signal.getsignal(number)
     best = fit(tmp_path / "whole", make_task())
     with pytest.raises(stopping.Stopped, match=f"at step {at_step} of 12"):
@@ -85,7 +85,7 @@ def test_a_run_that_a_signal_stopped_goes_on_from_that_very_step(tmp_path, numbe
     assert_ends_alike(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_a_run_that_was_stopped_twice_at_one_evaluation_has_its_line_once(tmp_path):
+def test_an_evaluation_interrupted_twice_is_logged_once(tmp_path):
     best = fit(tmp_path / "whole", make_task())
     for _ in range(2):
         with pytest.raises(stopping.Stopped):
@@ -100,10 +100,10 @@ def test_a_run_that_was_stopped_twice_at_one_evaluation_has_its_line_once(tmp_pa
 
 
 @pytest.mark.parametrize("score_of_the_rerun", [-10.0, 10.0])
-def test_a_run_killed_after_its_best_checkpoint_goes_on_from_there_and_does_not_judge_it_again(
+def test_a_run_killed_after_its_best_checkpoint_resumes_there_without_evaluating_it_again(
     tmp_path, monkeypatch, score_of_the_rerun
 ):
-    """On a GPU a second time gives other numbers; best/ and the notes of later checkpoints must tell of one time."""
+    """On a GPU a repeated evaluation differs; best/ and the notes of later checkpoints must come from the same one."""
     schedule = loop.LoopSchedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=8)
     with pytest.raises(Killed):
         fit(tmp_path, make_task(die_at=8), schedule)
@@ -115,7 +115,7 @@ def test_a_run_killed_after_its_best_checkpoint_goes_on_from_there_and_does_not_
     assert checkpoints.restore(tmp_path / loop.CHECKPOINTS).notes["best"] == best
 
 
-def test_a_run_killed_between_its_last_best_checkpoint_and_its_last_one_still_gets_that(tmp_path):
+def test_a_run_killed_between_its_best_and_its_last_checkpoint_writes_the_last_one(tmp_path):
     task = make_task(validation=float)
     best = fit(tmp_path, task)
     shutil.rmtree(tmp_path / loop.CHECKPOINTS / "12")
@@ -123,7 +123,7 @@ def test_a_run_killed_between_its_last_best_checkpoint_and_its_last_one_still_ge
     assert checkpoints.restore(tmp_path / loop.CHECKPOINTS).step == 12
 
 
-def test_where_the_best_checkpoint_is_damaged_the_next_evaluation_is_kept_and_this_is_said(tmp_path, caplog):
+def test_after_damage_to_the_best_checkpoint_the_next_evaluation_is_saved_with_a_warning(tmp_path, caplog):
     with pytest.raises(Killed):
         fit(tmp_path, make_task(die_at=10))
     (tmp_path / loop.BEST / "6" / checkpoints.NOTES).write_text("{}")
@@ -163,11 +163,11 @@ def test_the_first_dispatch_is_not_timed_because_it_compiles(tmp_path):
     assert timed[0] is None and all(seconds > 0 for seconds in timed[1:])
 
 
-def test_every_line_tells_percentiles_of_the_step_time_and_the_memory(tmp_path):
+def test_every_line_has_percentiles_of_the_step_time_and_the_memory(tmp_path):
     fit(tmp_path, make_task())
     train = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     first, *others = [line for line in train if line["split"] == "train"]
-    names = [f"seconds_per_step_p{each}" for each in (50, 90, 99)]
+    names = [f"seconds_per_step_p{percentile}" for percentile in (50, 90, 99)]
     assert [first[name] for name in names] == [None] * 3
     for number, line in enumerate(others, start=1):
         times = [other["seconds_per_step"] for other in others[:number]]
@@ -175,15 +175,15 @@ def test_every_line_tells_percentiles_of_the_step_time_and_the_memory(tmp_path):
         assert 1e7 < line["host_bytes"] < 1e12
 
 
-def test_the_log_tells_the_compilation_every_evaluation_and_every_checkpoint(tmp_path, caplog):
+def test_compilation_evaluations_and_checkpoints_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "dim_jax"):
         fit(tmp_path, make_task())
     evaluations = ("step 6: val score -0.0000 in ", "step 12: val score -6.0000 in ")
-    for said in ("first dispatch: ", *evaluations, *(f"step {step}: checkpoint in " for step in (4, 8, 12))):
-        assert sum(message.startswith(said) for message in caplog.messages) == 1, said
+    for message_start in ("first dispatch: ", *evaluations, *(f"step {step}: checkpoint in " for step in (4, 8, 12))):
+        assert sum(message.startswith(message_start) for message in caplog.messages) == 1, message_start
 
 
-def test_a_trace_of_some_dispatches_can_be_opened_and_the_log_says_where(tmp_path, caplog):
+def test_a_trace_of_some_dispatches_can_be_opened_and_its_path_is_logged(tmp_path, caplog):
     from dim_jax.training.instruments import PROFILE
 
     with caplog.at_level(logging.INFO, "dim_jax"):

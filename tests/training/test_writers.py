@@ -62,7 +62,7 @@ def test_a_resumed_run_drops_the_lines_after_its_step_and_appends(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_a_run_started_anew_drops_all_lines(tmp_path):
+def test_a_new_run_drops_all_lines(tmp_path):
     write_steps(tmp_path, [1, 2])
     write_steps(tmp_path, [])
     assert (tmp_path / FILE_NAME).read_bytes() == b""
@@ -90,7 +90,7 @@ def test_bytes_left_by_a_crash_are_dropped(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
-def test_lines_that_cannot_be_read_are_told_with_their_numbers_on_resume(tmp_path, caplog):
+def test_unreadable_lines_are_reported_with_their_numbers_on_resume(tmp_path, caplog):
     write_steps(tmp_path, [1])
     with (tmp_path / FILE_NAME).open("ab") as file:
         file.write(b'\xff\xfe\n{"step": 2}\n{"step": true}\n\n{"step": 3, "loss"')
@@ -120,18 +120,18 @@ def test_a_kept_line_keeps_its_bytes(tmp_path):
         ('{"step": 1, "note": "a\u2028b\u0085c"}\n'.encode(), [1], []),
     ],
 )
-def test_one_reader_knows_what_a_line_is(tmp_path, content, steps, unreadable):
+def test_the_reader_skips_unreadable_lines(tmp_path, content, steps, unreadable):
     (tmp_path / FILE_NAME).write_bytes(content)
     records, numbers = read_lines(tmp_path)
     assert ([record["step"] for record in records], numbers) == (steps, unreadable)
 
 
-def test_where_there_is_no_file_there_are_no_lines(tmp_path):
+def test_without_a_file_there_are_no_lines(tmp_path):
     assert read_lines(tmp_path) == ([], [])
 
 
 @given(content=st.binary(max_size=200) | st.text(alphabet='{}[]":,0123456789stepnul\n ', max_size=200).map(str.encode))
-def test_whatever_the_bytes_are_the_reader_answers(tmp_path_factory, content):
+def test_the_reader_accepts_any_bytes(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("any")
     (folder / FILE_NAME).write_bytes(content)
     records, numbers = read_lines(folder)
@@ -143,7 +143,7 @@ def test_without_tensorboard_no_events_are_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
-def test_where_clu_cannot_write_events_the_lines_are_written_all_the_same(tmp_path, monkeypatch):
+def test_without_clu_the_lines_are_still_written(tmp_path, monkeypatch):
     import clu
 
     monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
@@ -156,15 +156,15 @@ def test_where_clu_cannot_write_events_the_lines_are_written_all_the_same(tmp_pa
 
 
 def test_the_first_line_does_not_wait_for_tensorboard(tmp_path, monkeypatch):
-    """What opens it imports TensorFlow."""
-    found = []
-    monkeypatch.setattr(writers, "_tensorboard_writer", lambda folder: found.append((folder, lines(tmp_path))))
+    """Opening it imports TensorFlow."""
+    events = []
+    monkeypatch.setattr(writers, "_tensorboard_writer", lambda folder: events.append((folder, lines(tmp_path))))
     writer = MetricWriter(tmp_path, 0, tensorboard=True)
-    assert not found
+    assert not events
     for step in (1, 2):
         writer.write(step, "train", {"loss": 2.0})
     writer.close()
-    assert found == [(tmp_path / "tensorboard", [{"step": 1, "split": "train", "loss": 2.0}])]
+    assert events == [(tmp_path / "tensorboard", [{"step": 1, "split": "train", "loss": 2.0}])]
 
 
 def test_tensorboard_gets_every_number_under_its_split(tmp_path):
@@ -179,11 +179,11 @@ def test_tensorboard_gets_every_number_under_its_split(tmp_path):
     writer.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    found = {
+    numbers = {
         tag: [(event.step, float(tensor_util.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
     }
-    assert found == {
+    assert numbers == {
         "train/loss": [(5, 0.5)],
         "train/epoch": [(5, 1.0)],
         "train/rate": [(5, 0.25)],
@@ -215,7 +215,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
 
 
 @pytest.mark.parametrize("is_folder", [False, True])
-def test_what_a_killed_writer_left_is_taken_over(tmp_path, is_folder):
+def test_leftovers_of_a_killed_writer_are_replaced(tmp_path, is_folder):
     program = (
         "import os, sys; from dim_jax.runs import files\n"
         "with files.replacement(sys.argv[1], is_folder=bool(int(sys.argv[2]))) as path:\n"
@@ -233,18 +233,20 @@ def test_what_a_killed_writer_left_is_taken_over(tmp_path, is_folder):
     assert [path.name for path in target.iterdir()] == ["whole"] if is_folder else target.read_bytes() == b"w"
 
 
-def test_writers_of_one_file_take_turns(tmp_path):
-    """Every state that a reader sees is whole."""
+def test_concurrent_writes_of_one_file_are_atomic(tmp_path):
+    """A reader never sees a partial file."""
     path, contents = tmp_path / "a", [bytes([letter]) * 300_000 for letter in b"abcd"]
     files.write_bytes(path, contents[0])
     with ThreadPoolExecutor(4) as pool:
-        done = [pool.submit(lambda c: [files.write_bytes(path, c) for _ in range(20)], content) for content in contents]
-        seen = {path.read_bytes() for _ in range(200)}
-        assert all(len(each.result()) == 20 for each in done)
-    assert seen <= set(contents) and list(tmp_path.iterdir()) == [path]
+        futures = [
+            pool.submit(lambda c: [files.write_bytes(path, c) for _ in range(20)], content) for content in contents
+        ]
+        states = {path.read_bytes() for _ in range(200)}
+        assert all(len(future.result()) == 20 for future in futures)
+    assert states <= set(contents) and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):
+def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):
     path = files.write_json(tmp_path / "a.json", [1])
     with pytest.raises(TypeError):
         files.write_json(path, {"x": object()})
@@ -278,7 +280,7 @@ JSON = st.recursive(
 
 
 @given(value=JSON.filter(lambda value: "\ud800" not in repr(value)))
-def test_json_comes_back_as_it_was(tmp_path_factory, value):
+def test_json_round_trip_is_exact(tmp_path_factory, value):
     assert files.read_json(files.write_json(tmp_path_factory.getbasetemp() / "value.json", value)) == value
 
 
