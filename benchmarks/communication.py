@@ -170,12 +170,12 @@ def _classifier(options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     from dim_jax import losses
     from dim_jax.models import make_classifier
     from dim_jax.steps.classifier import Constants, make_train_step
-    from dim_jax.training import optimizers, parallel
+    from dim_jax.training import learning_rates, optimizers, parallel
     from dim_jax.training.state import TrainState
 
     num_classes, side = 5, options["image_size"]
     model = make_classifier("lrf_cnn", num_classes, axis_name=parallel.AXIS, width=options["width"])
-    schedule = optimizers.make_schedule("constant", 1e-3, num_train_steps=1)
+    schedule = learning_rates.make_learning_rate("constant", 1e-3, num_train_steps=1)
     optimizer = partial(optimizers.make_optimizer, "adam", weight_decay=1e-5)
     parameters = losses.hyper_parameters("fafl", {"alpha0": 0.5, "beta0": 3.0, "m": 4.0, "adaptive": 1.0})
     mean, std, counts = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32), np.ones(num_classes, np.float32)

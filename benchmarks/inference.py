@@ -26,7 +26,7 @@ def build_ours(options: Options) -> Side:
     import jax
     import numpy as np
 
-    from dim_jax.models.layers import prepare
+    from dim_jax.models.prepared_weights import prepare_weights
     from dim_jax.steps import grad_cam
     from dim_jax.steps.classifier import make_eval_step
     from dim_jax.training import parallel
@@ -34,7 +34,7 @@ def build_ours(options: Options) -> Side:
     dispatch = parallel.pmap_eval_step(make_eval_step(model))
     variables = parallel.replicate(weights)
     one_image = np.zeros((1, options["image_size"], options["image_size"], 3), np.float32)
-    variables |= parallel.pmap_once(lambda variables: prepare(model, variables, one_image))(variables)
+    variables |= parallel.pmap_once(lambda variables: prepare_weights(model, variables, one_image))(variables)
     images, _ = networks.batch(options, 0)
     # With one device, replicating a shard just places it where the step wants it.
     predicted = np.full(len(images), grad_cam.PREDICTED, np.int32)

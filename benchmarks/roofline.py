@@ -182,7 +182,7 @@ def programs(part: Part, fixed: Sequence[Any]) -> Iterator[tuple[str, Callable, 
     """
     import jax
 
-    from dim_jax.models.layers import PREPARED
+    from dim_jax.models.prepared_weights import PREPARED
 
     key = jax.random.key(0)
     arrays = {place: _random(key, shape) for place, shape in part.shapes().items()}

@@ -33,10 +33,10 @@ def build_ours(options: Options) -> Side:
 
     from dim_jax import losses
     from dim_jax.steps.classifier import Constants, make_train_step
-    from dim_jax.training import optimizers
+    from dim_jax.training import learning_rates, optimizers
     from dim_jax.training.state import TrainState
 
-    schedule = optimizers.make_schedule("constant", LEARNING_RATE, num_train_steps=1)
+    schedule = learning_rates.make_learning_rate("constant", LEARNING_RATE, num_train_steps=1)
     optimizer = functools.partial(optimizers.make_optimizer, "adam", weight_decay=WEIGHT_DECAY)
     chosen = {"alpha0": 0.5, "beta0": 3.0, "m": 1.0, "adaptive": 1.0, "label_smoothing": 0.0}
     constants = Constants(

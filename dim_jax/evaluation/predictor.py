@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on every image of a split, exactly once: eval/<split>/predictions.npz and metrics.json."""
+"""Inference on rows of a dataset over all devices: logits, features and Grad-CAM maps."""
 
 import time
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dim_jax.data.backends import make_images
 from dim_jax.data.batches import evaluation_plan
 from dim_jax.data.frozen_features import FrozenNetwork
 from dim_jax.models import make_classifier
-from dim_jax.models.layers import prepare
+from dim_jax.models.prepared_weights import prepare_weights
 from dim_jax.steps.classifier import make_eval_step
 from dim_jax.steps.grad_cam import PREDICTED
 from dim_jax.training import hosts, parallel
@@ -29,16 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of N images.
+    """Outputs of a classifier for N images.
 
     Attributes:
       index: rows of the manifest, int32 (N,).
       label: true labels, int32 (N,).
       logits: float32 (N, C).
-      features: what the logits were made of, float32 (N, F).
-      grad_cam: where in the image the predicted class was found, in [0, 1], float16 (N, h, w); None for a model that
-        has no map.
-      seconds_per_image: time of the devices, compilation and decoding left out.
+      features: input of the last layer, float32 (N, F).
+      grad_cam: map of the predicted class in [0, 1], float16 (N, h, w); None for a model without feature maps.
+      seconds_per_image: time on the devices, without compilation and decoding.
     """
 
     index: np.ndarray
@@ -50,21 +49,21 @@ class Predictions:
 
 
 class Predictor:
-    """Runs a model over rows of a dataset on all devices; compiles once.
+    """Runs a classifier on rows of a dataset over all devices; compiles once.
 
     Attributes:
-      model: the model.
-      dataset: the data.
-      images: turns rows into pixels or features.
-      pixels: those that live on the devices, replicated, or None where batches bring theirs.
+      model: the classifier.
+      dataset: the dataset.
+      images: decodes rows to pixels, or loads their features.
+      pixels: replicated pixels of the resident backend; None if batches contain pixels.
       statistics: mean and std that images are normalised by.
     """
 
     def __init__(self, model: Any, dataset: "Dataset", images: "Images", batch_size: int):
         """Args:
-        model: returns (logits, features), and shows its last feature map, if it has one, as explain.grad_cam asks.
-        dataset: the data.
-        images: turns its rows into pixels (data.backends.make_images).
+        model: returns (logits, features); exposes its last feature map, if any (models.feature_map).
+        dataset: the dataset.
+        images: as data.backends.make_images returns them.
         batch_size: global batch size, a multiple of the number of devices.
         """
         import jax.numpy as jnp
@@ -74,7 +73,7 @@ class Predictor:
         self.dataset, self._batch_size = dataset, batch_size
         self.statistics = images.statistics()
         one_image = jnp.zeros((1, *images.shape))
-        self._prepare = parallel.pmap_once(lambda variables: prepare(model, variables, one_image))
+        self._prepare = parallel.pmap_once(lambda variables: prepare_weights(model, variables, one_image))
         self._step = parallel.pmap_eval_step(make_eval_step(model))
         self._is_compiled = False
 
@@ -88,10 +87,12 @@ class Predictor:
         return check_variables(state, expected, source)
 
     def __call__(self, variables: Any, rows: np.ndarray, explained: np.ndarray | None = None) -> Predictions:
-        """Predicts `rows` (N,) with replicated `variables`; every host predicts its part, and all get the whole.
+        """Predicts rows; every host computes a part, and all hosts get all predictions.
 
         Args:
-          explained: (N,) the classes that the Grad-CAM maps are for; the predicted ones when None.
+          variables: replicated `params` and `batch_stats`.
+          rows: (N,) rows of the dataset.
+          explained: (N,) classes of the Grad-CAM maps; None for the predicted classes.
         """
         import jax
 
@@ -100,17 +101,17 @@ class Predictor:
         variables = {**variables, **self._prepare(variables)}
         parts, seconds = [], 0.0
         for batch in self.images.batches(plan):
-            given = {name: batch[name] for name in ("image", "index") if name in batch}
-            given["explained"] = np.array([class_of.get(row, PREDICTED) for row in batch["index"].tolist()], np.int32)
-            arguments = (variables, parallel.shard(given), self.statistics, self.pixels)
+            inputs = {name: batch[name] for name in ("image", "index") if name in batch}
+            inputs["explained"] = np.array([class_of.get(row, PREDICTED) for row in batch["index"].tolist()], np.int32)
+            arguments = (variables, parallel.shard(inputs), self.statistics, self.pixels)
             if not self._is_compiled:
                 jax.block_until_ready(self._step(*arguments))
                 self._is_compiled = True
             started = time.perf_counter()
-            found = jax.block_until_ready(self._step(*arguments))
+            outputs = jax.block_until_ready(self._step(*arguments))
             seconds += time.perf_counter() - started
-            parts.append((batch["mask"], *jax.tree.map(parallel.unshard, found)))
-        # The rows of the global batches lie in order, padding last; a file that cannot be read is no image either.
+            parts.append((batch["mask"], *jax.tree.map(parallel.unshard, outputs)))
+        # Rows are in order, with padding last. Padding and unreadable files have mask 0.
         mask, *outputs = jax.tree.map(lambda *parts: hosts.gather_batches(parts)[: len(rows)], *parts)
         is_image = mask > 0
         logits, features, maps = jax.tree.map(lambda output: output[is_image], outputs)

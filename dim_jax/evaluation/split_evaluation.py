@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on every image of a split, exactly once: eval/<split>/predictions.npz and metrics.json."""
+"""Evaluation of a checkpoint on a split: eval/<split>/predictions.npz and metrics.json."""
 
 import io
 import time
@@ -23,20 +23,20 @@ CHECKED_MAPS = 64
 def evaluate_split(
     workdir: str | Path, split: str, checkpoint: str = "best", predictor: Predictor | None = None
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint of a run and writes eval/<split>/.
+    """Evaluates a checkpoint on every image of a split, once each, and writes eval/<split>/.
 
     Args:
       workdir: run directory.
       split: "train", "val" or "test".
-      checkpoint: "best" by validation, or "newest".
-      predictor: one that is compiled already, of the same run.
+      checkpoint: "best" on validation, or "newest".
+      predictor: predictor of the same run, to avoid a compilation.
 
     Returns:
-      The metrics, as metrics.classification_metrics gives them, with the checkpoint's step and the timings.
+      The content of metrics.json: metrics.classification_metrics, the step of the checkpoint, and timings.
 
     Raises:
-      FileNotFoundError: there is no run or no checkpoint.
-      ValueError: the split is empty or unknown, or something is broken.
+      FileNotFoundError: there is no run or no checkpoint, or images are gone.
+      ValueError: the split is empty or unknown, or a file is broken.
     """
     started = time.perf_counter()
     compilation.configure_compilation()
@@ -50,7 +50,7 @@ def evaluate_split(
     predictor = predictor or hosts.on_all_hosts(lambda: make_predictor(run.config, dataset))
     variables = predictor.check_variables(run.variables, run.checkpoint_folder)
     predictions = predictor(parallel.replicate(variables), rows)
-    checked = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
+    grad_cam_check = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
 
     def write() -> dict[str, Any]:
         metrics = {
@@ -61,7 +61,7 @@ def evaluate_split(
             "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, run.config),
             "test_seconds_per_image": predictions.seconds_per_image,
             "evaluation_seconds": time.perf_counter() - started,
-            "grad_cam_check": checked,
+            "grad_cam_check": grad_cam_check,
         }
         _write(workdir / "eval" / split, predictions, metrics)
         return metrics
@@ -89,27 +89,27 @@ def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> N
 
 
 def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions: Predictions) -> dict[str, Any]:
-    """Returns how the maps of some images change when the last block forgets what it learned."""
-    chosen = np.unique(np.linspace(0, len(predictions.index) - 1, CHECKED_MAPS).astype(int))
+    """Compares the maps of some images with those after shuffling the weights of the last block."""
+    sample = np.unique(np.linspace(0, len(predictions.index) - 1, CHECKED_MAPS).astype(int))
     params = grad_cam.shuffle_weights(variables["params"], predictor.model.last_block)
     shuffled = predictor(
         parallel.replicate({**variables, "params": params}),
-        predictions.index[chosen],
-        predictions.logits[chosen].argmax(-1),
+        predictions.index[sample],
+        predictions.logits[sample].argmax(-1),
     )
-    correlation = grad_cam.rank_correlation(predictions.grad_cam[chosen], shuffled.grad_cam)
-    return {"images": len(chosen), "rank_correlation": correlation}
+    correlation = grad_cam.rank_correlation(predictions.grad_cam[sample], shuffled.grad_cam)
+    return {"images": len(sample), "rank_correlation": correlation}
 
 
 def _training_seconds_per_100_images(workdir: Path, config: dict[str, Any]) -> float | None:
-    """The median over the logged dispatches, none of which holds a compilation."""
-    logged = [record.get("seconds_per_step") for record in metrics_file.read(workdir)]
-    seconds = [value for value in logged if metrics_file.is_number(value) and value > 0]
+    """Returns the median over the logged dispatches; dispatches with a compilation log no `seconds_per_step`."""
+    values = [record.get("seconds_per_step") for record in metrics_file.read(workdir)]
+    seconds = [value for value in values if metrics_file.is_number(value) and value > 0]
     return 100 * float(np.median(seconds)) / config["train"]["global_batch_size"] if seconds else None
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """Returns the metrics as a short text with one line per class."""
+    """Formats metrics of evaluate_split as text, one line per class."""
     names = ("accuracy", "balanced_accuracy", "macro_f1", "g_mean", "mcc", "macro_auroc", "expected_calibration_error")
     head = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if metrics[name] is not None)
     lines = [f"{metrics['split']} ({metrics['num_images']} images, step {metrics['checkpoint_step']}): {head}"]

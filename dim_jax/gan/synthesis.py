@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dim_jax.models.layers import BatchNorm
+from dim_jax.models.batch_norm import BatchNorm
 
 # An image is always computed in the same place of the same group of seeds: other shapes of a batch round differently.
 GROUP = 8

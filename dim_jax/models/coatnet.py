@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax.models.batch_norm import BatchNorm
 from dim_jax.models.efficientnet_lite import Convolution
+from dim_jax.models.feature_map import expose_feature_map
 from dim_jax.models.kernels.precision import at_least_float32
-from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, max_pool, shown_feature_map
+from dim_jax.models.layers import Conv, Dtype, Linear, max_pool
 from dim_jax.models.ranges import Count, Rate, Width
 
 # Blocks and channels of every stage after the stem; each stage halves the resolution.
@@ -225,6 +227,6 @@ class CoAtNet(nn.Module):
                     block = TransformerBlock(scaled(features, self.head_size), self.head_size, **shared)
                 x = block(x, train, keys)
                 index += 1
-        x = shown_feature_map(self, x)
+        x = expose_feature_map(self, x)
         pooled = at_least_float32(nn.LayerNorm(dtype=self.dtype, name="norm")(x)).mean((1, 2))
         return Linear(self.num_classes, name="head")(pooled), pooled

@@ -7,10 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dim_jax.models.batch_norm import BatchNorm
+from dim_jax.models.feature_map import expose_feature_map
 from dim_jax.models.kernels.convolutions import depthwise_convolution, pointwise_convolution
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.kernels.same_padding import strided_convolution, strided_depthwise_convolution
-from dim_jax.models.layers import BatchNorm, Dtype, Linear, fan_in_uniform, shown_feature_map
+from dim_jax.models.layers import Dtype, Linear, fan_in_uniform
 from dim_jax.models.ranges import Count, Rate, Width
 
 # Collection and name under which the maps at strides 2, 4, 8, ... are sown.
@@ -213,7 +215,7 @@ class EfficientNetLite0(nn.Module):
         self._tap(x)
         x = Convolution(scaled(self.top_width), dtype=self.dtype, name="top")(x)
         x = nn.relu6(_norm(self, "top_norm")(x, train))
-        x = shown_feature_map(self, x)
+        x = expose_feature_map(self, x)
         features = at_least_float32(x).mean((1, 2))
         return Linear(self.num_classes, name="head")(features), features
 

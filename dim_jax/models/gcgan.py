@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dim_jax.models.batch_norm import BatchNorm
 from dim_jax.models.gcgan_blocks import CompoundUpBlock, Decoder, DownBlock, Gate, UpBlock, gated_linear, leaky_relu
 from dim_jax.models.kernels.convolutions import valid_convolution
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.kernels.resizing import halving_convolution
-from dim_jax.models.layers import BatchNorm, Dtype
+from dim_jax.models.layers import Dtype
 from dim_jax.models.ranges import Count, Width
 from dim_jax.models.scales import small_size
 from dim_jax.models.spectral import SpectralConv, SpectralEmbedding, SpectralSeed

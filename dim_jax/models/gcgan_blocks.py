@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dim_jax.models.batch_norm import BatchNorm
 from dim_jax.models.kernels.convolutions import convolution, pointwise_convolution, valid_convolution
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.kernels.resizing import doubling_convolution, halving_convolution, repeat_pixels
-from dim_jax.models.layers import BatchNorm, Dtype, fan_in_uniform
+from dim_jax.models.layers import Dtype, fan_in_uniform
 from dim_jax.models.spectral import SpectralConv
 
 

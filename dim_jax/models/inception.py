@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dim_jax.models.layers import BatchNorm, Linear
+from dim_jax.models.batch_norm import BatchNorm
+from dim_jax.models.layers import Linear
 
 NUM_LOGITS = 1008
 LEAST_SIDE = 75  # px

@@ -6,18 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dim_jax.models.batch_norm import BatchNorm, normalize_together
+from dim_jax.models.feature_map import expose_feature_map
 from dim_jax.models.kernels.precision import at_least_float32
-from dim_jax.models.layers import (
-    BatchNorm,
-    Conv,
-    DepthwiseSeparable,
-    Dtype,
-    Linear,
-    max_pool,
-    normalize_together,
-    shown_feature_map,
-    side_by_side,
-)
+from dim_jax.models.layers import Conv, DepthwiseSeparable, Dtype, Linear, max_pool, side_by_side
 from dim_jax.models.ranges import Count, Rate, Width
 
 # Per branch: side of the depthwise kernel, and dilation of the 3x3 convolution after it (0: no convolution).
@@ -141,7 +133,7 @@ class LRFCNN(nn.Module):
                 )
                 x = block(x, train)
                 index += 1
-        x = shown_feature_map(self, x)
+        x = expose_feature_map(self, x)
         features = at_least_float32(x).mean((1, 2))
 
         x = features

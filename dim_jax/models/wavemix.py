@@ -4,9 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dim_jax.models.batch_norm import BatchNorm
+from dim_jax.models.feature_map import expose_feature_map
 from dim_jax.models.kernels.convolutions import pointwise_convolution, valid_convolution
 from dim_jax.models.kernels.precision import at_least_float32
-from dim_jax.models.layers import BatchNorm, Conv, Dtype, Linear, fan_in_uniform, shown_feature_map
+from dim_jax.models.layers import Conv, Dtype, Linear, fan_in_uniform
 from dim_jax.models.ranges import Count, Rate, Width
 
 
@@ -168,7 +170,7 @@ class WaveMix(nn.Module):
             x = WaveMixBlock(
                 features, self.levels, self.expansion, self.dropout, self.axis_name, self.dtype, name=f"block{index}"
             )(x, train, keys)
-        x = shown_feature_map(self, x)
+        x = expose_feature_map(self, x)
         pooled = at_least_float32(x).mean((1, 2))
         return Linear(self.num_classes, name="head")(pooled), pooled
 

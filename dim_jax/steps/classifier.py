@@ -15,7 +15,8 @@ from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
 from dim_jax.steps.batch_images import Batch, gather_images
 from dim_jax.steps.grad_cam import grad_cam, has_feature_map
-from dim_jax.training.optimizers import Schedule, global_norm
+from dim_jax.training.joined_updates import global_norm
+from dim_jax.training.learning_rates import LearningRate
 from dim_jax.training.random_keys import example_keys
 from dim_jax.training.state import TrainState
 
@@ -36,7 +37,7 @@ class Constants(flax.struct.PyTreeNode):
     std: jax.Array
     class_counts: jax.Array
     loss_parameters: dict[str, jax.Array]
-    schedule: Schedule
+    schedule: LearningRate
 
 
 def make_train_step(

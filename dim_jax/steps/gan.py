@@ -15,7 +15,7 @@ from dim_jax.augmentation.histology import augment
 from dim_jax.losses import gan as gan_losses
 from dim_jax.models import scales
 from dim_jax.steps.batch_images import Batch, gather_images
-from dim_jax.training.optimizers import global_norm
+from dim_jax.training.joined_updates import global_norm
 from dim_jax.training.random_keys import example_keys, step_key
 from dim_jax.training.state import GanState, NetworkState
 

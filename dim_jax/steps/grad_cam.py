@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-FEATURE_MAP = "feature_map"
+from dim_jax.models.feature_map import FEATURE_MAP
+
 PREDICTED = -1
 
 
@@ -27,7 +28,7 @@ def grad_cam(
     over positions of the gradient of the class's logit with respect to A_k.
 
     Args:
-      model: a classifier that sows and perturbs its last feature map under the name FEATURE_MAP.
+      model: a classifier that calls feature_map.expose_feature_map.
       variables: its `params` and `batch_stats`.
       images: (N, H, W, 3), normalised.
       classes: (N,) int, the class to explain; PREDICTED for the predicted one.

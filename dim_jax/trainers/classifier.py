@@ -21,7 +21,8 @@ from dim_jax.runs import configuration
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.trainers import job
 from dim_jax.training import hosts, initial_weights, loop, parallel
-from dim_jax.training.optimizers import make_optimizer, make_schedule
+from dim_jax.training.learning_rates import make_learning_rate
+from dim_jax.training.optimizers import make_optimizer
 from dim_jax.training.state import TrainState
 from dim_jax.weights import pretrained
 
@@ -68,7 +69,7 @@ def make_task(
         eval_every=options["eval_every_epochs"] * steps_per_epoch,
         checkpoint_every=options["checkpoint_every_epochs"] * steps_per_epoch,
     )
-    learning_rate = make_schedule(
+    learning_rate = make_learning_rate(
         optimizer_options["schedule"],
         job.learning_rate(config),
         num_train_steps=schedule.num_train_steps,

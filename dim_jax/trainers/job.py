@@ -18,7 +18,7 @@ from dim_jax.data.sampler import Sampler
 from dim_jax.reporting import run_page
 from dim_jax.runs import files, workdir
 from dim_jax.training import compilation, hosts, loop, parallel
-from dim_jax.training.optimizers import scaled_learning_rate
+from dim_jax.training.learning_rates import scaled_learning_rate
 
 PREPARED = "data"
 

@@ -22,7 +22,8 @@ from dim_jax.data.sampler import make_sampler
 from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.steps.classifier import Constants, make_eval_step, make_train_step
 from dim_jax.training import parallel
-from dim_jax.training.optimizers import make_optimizer, make_schedule
+from dim_jax.training.learning_rates import make_learning_rate
+from dim_jax.training.optimizers import make_optimizer
 from dim_jax.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +164,7 @@ def test_a_step_that_gathers_images_equals_a_step_with_images_in_the_batch(data,
     dispatch = parallel.pmap_train_step(step)
     values = {"alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1}
     mean, std = data.channel_statistics()
-    schedule = make_schedule("constant", 0.05, num_train_steps=2)
+    schedule = make_learning_rate("constant", 0.05, num_train_steps=2)
     constants = Constants(
         jax.random.key(3), mean, std, np.full(5, 9.0, np.float32), losses.hyper_parameters("fafl", values), schedule
     )

@@ -23,7 +23,8 @@ from dim_jax.steps import grad_cam
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.trainers import classifier
 from dim_jax.training import parallel
-from dim_jax.training.optimizers import make_optimizer, make_schedule
+from dim_jax.training.learning_rates import make_learning_rate
+from dim_jax.training.optimizers import make_optimizer
 from dim_jax.training.state import TrainState
 from dim_jax.weights import pretrained
 
@@ -84,7 +85,7 @@ def test_a_step_trains_every_parameter_and_grad_cam_depends_on_them(name):
     optimizer = partial(make_optimizer, "sgd", momentum=0.9)
     step = make_train_step(model, losses.LOSSES["cross_entropy"], optimizer, axis_name=None)
     half, ones = np.full(3, 0.5, np.float32), np.ones(3, np.float32)
-    schedule = make_schedule("constant", 0.1, num_train_steps=1)
+    schedule = make_learning_rate("constant", 0.1, num_train_steps=1)
     constants = Constants(jax.random.key(1), half, half, ones, {"label_smoothing": np.float32(0)}, schedule)
     params, batch_stats = variables["params"], variables["batch_stats"]
     state = TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer(schedule).init(params))

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dim_jax.models.batch_norm import BatchNorm, normalize_batch, normalize_together
 from dim_jax.models.kernels import convolutions, platforms, resizing, winograd
-from dim_jax.models.layers import BatchNorm, DepthwiseSeparable, normalize_batch, normalize_together, side_by_side
+from dim_jax.models.layers import DepthwiseSeparable, side_by_side
 
 SHAPE = (2, 9, 11, 4)
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from golden_rule import normal
 
-from dim_jax.models.layers import BatchNorm, Conv, prepare
+from dim_jax.models.batch_norm import BatchNorm
+from dim_jax.models.layers import Conv
 from dim_jax.models.lrf_cnn import LRFCNN
+from dim_jax.models.prepared_weights import prepare_weights
 from dim_jax.weights import torch_names
 
 
@@ -56,7 +58,7 @@ def test_bfloat16_stays_near_float32(small_variables):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_prepared_weights_give_the_same_numbers(small_variables, dtype):
     model, images = SMALL.clone(dtype=dtype), normal("i", (4, 32, 32, 3))
-    collections = prepare(model, small_variables, images[:1])
+    collections = prepare_weights(model, small_variables, images[:1])
     names = {
         path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(collections, is_leaf=lambda x: type(x) is tuple)
     }

@@ -34,9 +34,10 @@ from dim_jax import losses
 from dim_jax.augmentation import diff_augment
 from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.models.gcgan import small_size
-from dim_jax.models.layers import prepare
 from dim_jax.models.lrf_cnn import LRFCNN
-from dim_jax.training.optimizers import make_optimizer, make_schedule
+from dim_jax.models.prepared_weights import prepare_weights
+from dim_jax.training.learning_rates import make_learning_rate
+from dim_jax.training.optimizers import make_optimizer
 from dim_jax.weights import gcgan_names, pretrained, torch_names
 
 # A GPU would multiply in TF32 otherwise.
@@ -102,7 +103,7 @@ def test_lrf_cnn_classifies_as_published_on_prepared_weights():
     """At 96 px most dilated convolutions use Winograd's algorithm, and some go tap by tap."""
     images = nhwc(normal("lrf_cnn.input.96", (3, 3, 96, 96)))
     with HIGHEST:
-        collections = jax.jit(lambda variables: prepare(MODEL, variables, images[:1]))(VARIABLES)
+        collections = jax.jit(lambda variables: prepare_weights(MODEL, variables, images[:1]))(VARIABLES)
         logits, features = jax.jit(MODEL.apply)({**VARIABLES, **collections}, images)
     weights = collections["prepared"]["block2"]
     assert [len(weights[branch]["matrices"]) for branch in ("branch1_dilated", "branch3_dilated")] == [16, 9]
@@ -385,7 +386,7 @@ def trajectory(optimizer, num_steps=60):
 
 
 def test_adam_with_l2_and_halved_rate_follows_pytorch():
-    schedule = make_schedule("step", 1e-2, num_train_steps=60, decay_steps=20)
+    schedule = make_learning_rate("step", 1e-2, num_train_steps=60, decay_steps=20)
     ours = trajectory(make_optimizer("adam", schedule, weight_decay=1e-2))
     for got, expected in zip(ours, OPTIMIZERS["adam_l2_steplr"], strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)

@@ -12,12 +12,13 @@ from dim_jax import losses
 from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.training import parallel
-from dim_jax.training.optimizers import make_optimizer, make_schedule
+from dim_jax.training.learning_rates import make_learning_rate
+from dim_jax.training.optimizers import make_optimizer
 from dim_jax.training.random_keys import example_keys
 from dim_jax.training.state import TrainState
 
 BATCH, SIZE, STEPS = 16, 16, 4
-SCHEDULE = make_schedule("constant", 0.05, num_train_steps=STEPS)
+SCHEDULE = make_learning_rate("constant", 0.05, num_train_steps=STEPS)
 COUNTS = np.array([4.0, 30.0, 200.0], np.float32)
 
 

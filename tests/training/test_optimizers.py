@@ -3,25 +3,27 @@ import numpy as np
 import optax
 import pytest
 
-from dim_jax.training import optimizers
-from dim_jax.training.optimizers import SMALL, global_norm, make_optimizer, make_schedule, scaled_learning_rate
+from dim_jax.training import joined_updates
+from dim_jax.training.joined_updates import SMALL, global_norm
+from dim_jax.training.learning_rates import make_learning_rate, scaled_learning_rate
+from dim_jax.training.optimizers import make_optimizer
 
 
 def test_warmup_rises_from_zero_and_cosine_ends_at_zero():
-    schedule = make_schedule("cosine", 1.0, num_train_steps=110, warmup_steps=10)
+    schedule = make_learning_rate("cosine", 1.0, num_train_steps=110, warmup_steps=10)
     assert schedule(0) == 0
     np.testing.assert_allclose([schedule(5), schedule(10), schedule(60), schedule(110)], [0.5, 1, 0.5, 0], atol=1e-6)
 
 
 def test_step_schedule_halves_after_each_period():
-    schedule = make_schedule("step", 1.0, num_train_steps=100, decay_steps=20)
+    schedule = make_learning_rate("step", 1.0, num_train_steps=100, decay_steps=20)
     np.testing.assert_allclose([schedule(step) for step in (0, 19, 20, 39, 40)], [1, 1, 0.5, 0.5, 0.25])
 
 
 @pytest.mark.parametrize("name", ["constant", "step", "cosine"])
 @pytest.mark.parametrize("warmup", [0, 7])
 def test_schedules_are_those_of_optax(name, warmup):
-    ours = make_schedule(name, 0.03, num_train_steps=90, warmup_steps=warmup, decay_steps=20, decay_rate=0.7)
+    ours = make_learning_rate(name, 0.03, num_train_steps=90, warmup_steps=warmup, decay_steps=20, decay_rate=0.7)
     theirs = {
         "constant": optax.constant_schedule(0.03),
         "step": optax.exponential_decay(0.03, 20, 0.7, staircase=True),
@@ -36,7 +38,7 @@ def test_schedules_are_those_of_optax(name, warmup):
 def test_runs_of_other_lengths_and_rates_share_one_program():
     rate = jax.jit(lambda schedule, step: schedule(step))
     found = [
-        rate(make_schedule("cosine", peak, num_train_steps=steps, warmup_steps=steps // 10), 30)
+        rate(make_learning_rate("cosine", peak, num_train_steps=steps, warmup_steps=steps // 10), 30)
         for peak, steps in ((1.0, 60), (0.5, 90), (2.0, 600))
     ]
     assert len(set(map(float, found))) == 3 and rate._cache_size() == 1
@@ -57,7 +59,7 @@ def test_clipping_bounds_the_global_norm():
 @pytest.mark.parametrize("at_a_time", [2, 48])
 def test_tensors_updated_together_move_as_each_alone(options, at_a_time, monkeypatch):
     """Large and small ones, three steps; what is kept between steps has the layout of the tensors themselves."""
-    monkeypatch.setattr(optimizers, "JOINED", at_a_time)
+    monkeypatch.setattr(joined_updates, "JOINED", at_a_time)
     shapes = {"bias": (64,), "depthwise": (5, 5, 1, 96), "gain": (), "kernel": (3, 3, 64, 64), "scale": (64,)}
     assert sum(np.prod(shape) >= SMALL for shape in shapes.values()) == 1
     rng = np.random.default_rng(0)
@@ -90,7 +92,7 @@ def test_unknown_names_are_told_with_the_choices():
     with pytest.raises(ValueError, match="choose adam"):
         make_optimizer("adamw2", 1.0)
     with pytest.raises(ValueError, match="choose constant"):
-        make_schedule("linear", 1.0, num_train_steps=1)
+        make_learning_rate("linear", 1.0, num_train_steps=1)
 
 
 def test_the_learning_rate_follows_the_batch_as_the_rule_says():
