@@ -1,3 +1,11 @@
-"""Image classifiers for badly imbalanced histology: GCGAN images, the FAFL loss and LRF-CNN, in JAX."""
+"""Image classifiers for badly imbalanced histology, in JAX.
+
+Contains the parts of the DIM framework: a GAN that generates images of rare classes (GCGAN), a loss that adapts to
+class frequency (FAFL), a light CNN (LRF-CNN), and baselines for each. `python -m dim_jax` lists the commands. For use
+from Python, see dim_jax.losses, dim_jax.models, dim_jax.augmentation and `dim_jax.report.load_curves`.
+
+Reference: Yuan et al., "Dual-level imbalance mitigation for single-FoV colorectal histopathology image classification",
+IEEE JBHI 2026.
+"""
 
 __version__ = "0.1.0"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dim_jax.__main__ import COMMANDS
+
 PACKAGE = Path(__file__).parents[1] / "dim_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -31,7 +33,6 @@ ALLOWED = {
     "experiment": "data losses training evaluation gan trainers reporting",
 }
 PURE = ("models", "losses", "augmentation")
-COMMANDS = ("prepare", "train", "evaluate", "generate", "select", "report", "predict", "interop.convert")
 # A TFDS builder is a subclass of a class that TensorFlow Datasets makes only where there is TensorFlow.
 NEED_TENSORFLOW = {"data/tfds_builders/ebhi.py", "data/tfds_builders/ebhi_seg.py"}
 

@@ -1,0 +1,58 @@
+"""The commands of dim_jax: `python -m dim_jax` lists them, `python -m dim_jax COMMAND ...` runs one."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from dim_jax.cli import command_line
+
+# Module below dim_jax -> what it does.
+COMMANDS = {
+    "prepare": "check a folder of images and split it into training, validation and test",
+    "train": "train a classifier, a GAN or a whole experiment from a configuration",
+    "generate": "generate images with a trained GAN",
+    "select": "choose the generated images that are worth training on",
+    "evaluate": "evaluate a classifier on a split",
+    "predict": "classify new images",
+    "report": "write an HTML report of one or more runs",
+    "interop.convert": "convert checkpoints from and to the published PyTorch code",
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Lists the commands, or runs the one that is named first.
+
+    Args:
+      arguments: name of a command and its options; empty for the list.
+
+    Raises:
+      ValueError: there is no such command.
+    """
+    name, *options = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        command_line.say(_help())
+        return
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(COMMANDS)}"
+        raise ValueError(f"{name!r} is not a command of dim_jax; {hint}")
+    importlib.import_module(f"dim_jax.{name}").main(options)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: python -m dim_jax COMMAND [OPTIONS]",
+            "",
+            "commands:",
+            *(f"  {name:<{width}}  {phrase}" for name, phrase in COMMANDS.items()),
+            "",
+            "python -m dim_jax COMMAND --help shows the options of a command and examples.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))
