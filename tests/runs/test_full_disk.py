@@ -13,6 +13,7 @@ from toy_task import assert_ends_alike, fit, make_task
 
 from dim_jax import evaluate, prepare, report, train
 from dim_jax.cli import command_line
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.gan import pools
 from dim_jax.training import checkpoints, loop
 from dim_jax.training.writers import MetricWriter
@@ -98,7 +99,7 @@ def test_a_run_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(
         patch.setattr(owner, name, filled_before(disk, getattr(owner, name), is_the_one))
         assert command_line.run(lambda _: fit(run, make_task()), []) == command_line.BAD_INPUT
     error = told(capsys)
-    assert f"{run / where}: No space left on device; make room" in error
+    assert f"{run / where}: No space left on device; free space" in error
     before = checkpoints.restore(run / loop.CHECKPOINTS, make_task().state)
     assert before.step == (8 if name == "write" else 4)
     disk.clear()
@@ -119,7 +120,7 @@ def test_preparing_onto_a_full_or_read_only_disk_leaves_nothing(disk, tmp_path, 
     arguments = [f"--source={class_folders(tmp_path / 'source')}", f"--out={disk.folder / 'data'}", "--image-size=32"]
     disk.fill()
     assert command_line.run(prepare.main, arguments) == 2
-    assert f"{disk.folder / 'data'}: No space left on device; make room" in told(capsys)
+    assert f"{disk.folder / 'data'}: No space left on device; free space" in told(capsys)
     assert [path.name for path in disk.folder.iterdir() if "data" in path.name] == []
     disk.clear()
     with disk.read_only():
@@ -137,7 +138,7 @@ def test_drawing_onto_a_full_disk_says_so(disk, capsys):
 
     disk.fill()
     assert command_line.run(draw, []) == 2
-    assert "No space left on device; make room" in told(capsys)
+    assert "No space left on device; free space" in told(capsys)
     disk.clear()
     assert command_line.run(draw, []) == 0
     (drawn,) = pools.load(disk.folder / "pool")
@@ -146,7 +147,7 @@ def test_drawing_onto_a_full_disk_says_so(disk, capsys):
 
 def test_evaluation_and_report_on_a_full_or_read_only_disk(disk, tmp_path, monkeypatch, capsys):
     """The training is not done again for what comes after it."""
-    data = prepare.prepare("phantom", tmp_path / "data", image_size=32, scale=0.03)
+    data = prepare_dataset("phantom", tmp_path / "data", image_size=32, scale=0.03)
     run = disk.folder / "run"
     more = ["--config.train.global_batch_size=8", "--config.optimizer.warmup_epochs=0"]
     arguments = [CONFIG, *more, f"--config.data.path={data}", f"--workdir={run}"]
@@ -154,7 +155,7 @@ def test_evaluation_and_report_on_a_full_or_read_only_disk(disk, tmp_path, monke
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, filled_before(disk, getattr(owner, name), lambda *_: True))
             assert command_line.run(train.main, arguments) == 2
-        assert re.search(rf"{run}/({where}|report_data/\S+): No space left on device; make room", told(capsys))
+        assert re.search(rf"{run}/({where}|report_data/\S+): No space left on device; free space", told(capsys))
         assert not (run / where).exists() and checkpoints.restore(run / loop.CHECKPOINTS).step > 0
         disk.clear()
     lines = (run / "metrics.jsonl").read_bytes()
