@@ -50,11 +50,16 @@ def test_dense(size, dilation):
     )
 
 
-@pytest.mark.parametrize(("size", "dilation"), DENSE)
-@pytest.mark.parametrize("algorithm", convolutions.Algorithm)
+@pytest.mark.parametrize(
+    ("algorithm", "size", "dilation"),
+    [
+        (algorithm, size, dilation)
+        for algorithm in convolutions.Algorithm
+        for size, dilation in DENSE
+        if size == 3 or algorithm != convolutions.Algorithm.WINOGRAD  # which is for 3x3 kernels
+    ],
+)
 def test_every_algorithm_matches_xla_on_cpu(algorithm, size, dilation, monkeypatch):
-    if algorithm == convolutions.Algorithm.WINOGRAD and size != 3:
-        pytest.skip("Winograd's algorithm is for 3x3 kernels")
     monkeypatch.setattr(convolutions, "cpu_algorithm", lambda *_: algorithm)
     test_dense(size, dilation)
 

@@ -49,7 +49,7 @@ def test_clipping_bounds_the_global_norm():
     params = {"a": np.zeros(3), "b": np.zeros(2)}
     gradient = {"a": np.full(3, 30.0, np.float32), "b": np.full(2, -40.0, np.float32)}
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
-    np.testing.assert_allclose(optax.global_norm(updates), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(global_norm(updates), 1.0, rtol=1e-6)
     np.testing.assert_allclose(updates["a"] / updates["b"][0], -0.75 * np.ones(3), rtol=1e-6)
 
 
