@@ -1,4 +1,4 @@
-"""Drawing images from a trained generator: one image per seed, with the same bytes whatever is drawn beside it."""
+"""Image synthesis with a trained generator: one reproducible image per seed, independent of the other seeds."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dim_jax.models.batch_norm import BatchNorm
 
-# An image is always computed in the same place of the same group of seeds: other shapes of a batch round differently.
+# Seeds are computed in fixed groups of this size: other batch shapes would round differently.
 GROUP = 8
-# Latents for the batch statistics come from seeds that no image is drawn from.
+# Random streams: the latents of the batch statistics are never those of an image.
 _STATISTICS_STREAM, _IMAGE_STREAM = 0, 1
 _STATISTICS_GROUPS = 64
 STATISTICS = ("recalibrated", "batch")
@@ -27,11 +27,11 @@ class Synthesizer:
     """A generator with fixed weights.
 
     Attributes:
-      generator: as models.gcgan.Generator.
+      generator: a module with the interface of models.gcgan.Generator.
       variables: its `params`, `batch_stats` and `spectral`.
-      statistics: "recalibrated" normalises by the stored batch statistics; "batch", as the published code does, by
-        those of the image's group, so that an image depends on the seeds of its group.
-      label_strength: how much the label of a conditional generator counts, from 0 to 1.
+      statistics: "recalibrated" normalises by the stored batch statistics; "batch", as in the published code, by those
+        of the image's group, so that an image also depends on the other seeds of its group.
+      label_strength: scale of the label-dependent parts of a conditional generator, in [0, 1].
     """
 
     generator: nn.Module
@@ -40,33 +40,35 @@ class Synthesizer:
     label_strength: float = 1.0
 
     def images(self, seeds: Sequence[int], label: int | None = None, truncation: float = 1.0) -> np.ndarray:
-        """Draws one image per seed.
+        """Generates one image per seed.
 
         Args:
-          seeds: (N,) integers from 0 on.
-          label: the class to draw, where the generator is conditional.
-          truncation: scales the latents: below 1 images vary less and stray less.
+          seeds: N integers, from 0 to 2**31 - 1.
+          label: index of the class, for a conditional generator.
+          truncation: scale of the latents, above 0; below 1 images vary less and have fewer artefacts.
 
         Returns:
           (N, S, S, 3) uint8.
 
         Raises:
-          ValueError: a seed is negative, or `truncation` is not above 0.
+          ValueError: a seed or `truncation` is out of range.
         """
         seeds = np.asarray(seeds, np.int64)
         if len(seeds) and not (seeds.min() >= 0 and seeds.max() < 2**31):
-            raise ValueError(f"seeds must be from 0 to 2**31 - 1, found {seeds.min()} to {seeds.max()}")
+            raise ValueError(f"seeds from {seeds.min()} to {seeds.max()} must be from 0 to 2**31 - 1")
         if not truncation > 0:
             raise ValueError(f"truncation={truncation} must be above 0")
-        groups, places = np.divmod(seeds, GROUP)
+        groups, indices = np.divmod(seeds, GROUP)
         arguments = (label or 0, float(truncation), self.label_strength)
-        drawn = {}
+        by_group = {}
         for group in np.unique(groups).tolist():
             members = jnp.arange(group * GROUP, (group + 1) * GROUP)
-            drawn[group] = np.asarray(_draw(self.generator, self.statistics, self.variables, members, *arguments))
+            by_group[group] = np.asarray(
+                _generate_group(self.generator, self.statistics, self.variables, members, *arguments)
+            )
         side = self.generator.size
-        found = [drawn[group][place] for group, place in zip(groups.tolist(), places.tolist(), strict=True)]
-        return np.stack(found) if found else np.zeros((0, side, side, 3), np.uint8)
+        images = [by_group[group][index] for group, index in zip(groups.tolist(), indices.tolist(), strict=True)]
+        return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
 
     @cached_property
     def model_hash(self) -> str:
@@ -79,36 +81,40 @@ class Synthesizer:
 
 
 def recalibrate(generator: nn.Module, variables: dict[str, Any], label_strength: float = 1.0) -> dict[str, Any]:
-    """Returns `variables` with the batch statistics that belong to their `params`, over 512 latents.
+    """Recomputes the batch statistics of averaged parameters over 512 latents.
 
-    A moving average of parameters has no batch statistics of its own. Those of a group of images are averaged over
-    many groups, and the spread of the groups' means is added to the variance.
+    A moving average of parameters has no batch statistics of its own. The statistics of groups of images are averaged,
+    and the variance of the groups' means is added to the averaged variance.
 
     Args:
-      variables: averaged `params`, and the `batch_stats` and `spectral` of the generator in training: of the former
-        only the shapes count, the latter are brought to the averaged weights.
-      label_strength: as for Synthesizer.
+      generator: see Synthesizer.
+      variables: averaged `params`, and the `batch_stats` and `spectral` of the generator in training; of `batch_stats`
+        only the shapes are used, `spectral` is the start of the power iteration for the averaged weights.
+      label_strength: see Synthesizer.
+
+    Returns:
+      `variables` with recomputed `batch_stats` and `spectral`, in host memory.
     """
     return jax.device_get(_recalibrate(generator, variables, label_strength))
 
 
 @partial(jax.jit, static_argnums=0)
 def _recalibrate(generator: nn.Module, variables: dict[str, Any], label_strength: float) -> dict[str, Any]:
-    empty = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
 
-    def statistics_of(spectral: Any, group: jax.Array) -> tuple[Any, Any]:
+    def group_statistics(spectral: Any, group: jax.Array) -> tuple[Any, Any]:
         seeds = group * GROUP + jnp.arange(GROUP)
         latents, noise_keys = _latents(generator, _STATISTICS_STREAM, seeds)
         labels = seeds % generator.num_classes if generator.num_classes else None
-        given = {"params": variables["params"], "batch_stats": empty, "spectral": spectral}
+        inputs = {"params": variables["params"], "batch_stats": zeros, "spectral": spectral}
         arguments = (latents, True, labels, noise_keys, label_strength)
-        _, seen = generator.apply(given, *arguments, mutable=["batch_stats", "spectral"])
-        # Beside nothing old, what is stored after one pass is this share of the statistics of that pass.
-        share = 1 - BatchNorm.momentum
-        return seen["spectral"], jax.tree.map(lambda stored: stored / share, seen["batch_stats"])
+        _, updated = generator.apply(inputs, *arguments, mutable=["batch_stats", "spectral"])
+        # Starting from zero, the moving average after one pass is this fraction of the statistics of that pass.
+        fraction = 1 - BatchNorm.momentum
+        return updated["spectral"], jax.tree.map(lambda average: average / fraction, updated["batch_stats"])
 
-    spectral, found = jax.lax.scan(statistics_of, variables["spectral"], jnp.arange(_STATISTICS_GROUPS))
-    flat = flatten_dict(found)
+    spectral, statistics = jax.lax.scan(group_statistics, variables["spectral"], jnp.arange(_STATISTICS_GROUPS))
+    flat = flatten_dict(statistics)
     batch_stats = {path: values.mean(0) for path, values in flat.items()}
     for path in flat:
         if path[-1] == "var":
@@ -117,7 +123,7 @@ def _recalibrate(generator: nn.Module, variables: dict[str, Any], label_strength
 
 
 def variable_shapes(generator: nn.Module) -> dict[str, Any]:
-    """Returns the shapes of a generator's variables."""
+    """Returns the shapes and dtypes of a generator's variables, by collection."""
     labels = jnp.zeros(1, jnp.int32) if generator.num_classes else None
     return jax.eval_shape(
         lambda key: generator.init(key, jnp.zeros((1, generator.latent_size)), True, labels), jax.random.key(0)
@@ -125,7 +131,7 @@ def variable_shapes(generator: nn.Module) -> dict[str, Any]:
 
 
 def _latents(generator: nn.Module, stream: int, seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns latents (N, latent_size) and the keys of the injected noise (N,)."""
+    """Returns latents (N, latent_size) and the random keys of the injected noise (N,) of seeds (N,)."""
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(stream), seed))(seeds)
     latent_keys, noise_keys = jnp.split(jax.vmap(jax.random.split)(keys), 2, axis=1)
     latents = jax.vmap(lambda key: jax.random.normal(key, (generator.latent_size,)))(latent_keys[:, 0])
@@ -133,7 +139,7 @@ def _latents(generator: nn.Module, stream: int, seeds: jax.Array) -> tuple[jax.A
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _draw(
+def _generate_group(
     generator: nn.Module,
     statistics: str,
     variables: dict[str, Any],

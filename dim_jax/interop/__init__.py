@@ -1,1 +1,1 @@
-"""Between published PyTorch checkpoints and Flax trees."""
+"""Import of the published PyTorch code's checkpoints, and export of runs to them."""

@@ -1,4 +1,4 @@
-"""Run directories made of published checkpoints: to evaluate, to predict and draw with, and to go on training."""
+"""Run directories from published checkpoints, to evaluate, predict, generate or continue training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,17 +31,17 @@ Tree = Any
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a file does not tell, from the command line.
+class ImportOptions:
+    """Facts about a checkpoint that its file lacks, from the command line.
 
     Attributes:
-      source: the file, to name it in errors.
-      classes: what the outputs stand for, in order; of a GAN, the class that it draws.
-      data: prepared dataset, or "" for none.
+      source: path of the file, for messages.
+      classes: names of the classifier's outputs, in order; for a GAN, the one class that it generates.
+      data: folder of prepared data, or "" for none.
       image_size: side of the classifier's images in px.
-      mean, std: what its images are normalised by.
-      config: a whole configuration to go on training with, or None.
-      reset_head: draw a new head for `classes` and start a new optimizer.
+      mean, std: per-channel statistics that its images in [0, 1] are normalised by.
+      config: full configuration to continue training with, or None.
+      reset_head: initialise a new head for `classes` and start a new optimizer.
     """
 
     source: str
@@ -55,13 +55,13 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What goes into a run directory.
+class RunContents:
+    """Contents of a run directory.
 
     Attributes:
-      config: config.json.
-      dataset: the images, or None.
-      states: folder of checkpoints -> (step, state).
+      config: contents of config.json.
+      dataset: dataset of the run, or None.
+      states: checkpoint folder -> (step, state).
     """
 
     config: dict[str, Any]
@@ -69,119 +69,123 @@ class Contents:
     states: dict[str, tuple[int, Tree]]
 
 
-def classifier(saved: PublishedCheckpoint, wanted: Wanted) -> Contents:
-    """Returns the run of an LRF-CNN.
+def build_classifier_run(checkpoint: PublishedCheckpoint, options: ImportOptions) -> RunContents:
+    """Builds the run of an LRF-CNN.
 
     Raises:
-      FileNotFoundError, ValueError: the network, its classes, the data and the configuration do not fit together.
+      FileNotFoundError: the data do not exist.
+      ValueError: the network, its classes, the data and the configuration do not fit together.
     """
-    network, source = saved.networks[CLASSIFIER], wanted.source
+    network, source = checkpoint.networks[CLASSIFIER], options.source
     fields = torch_names.lrf_cnn_fields(network.tensors)
     outputs, depthwise = fields.pop("num_classes"), fields.pop("depthwise")
-    found = {"name": "light_lrf_cnn" if depthwise else "lrf_cnn", "width": 1.0, "dtype": "float32", **fields}
-    options = (wanted.config or {}).get("model", found)
-    if not wanted.reset_head and outputs != len(wanted.classes):
+    published = {"name": "light_lrf_cnn" if depthwise else "lrf_cnn", "width": 1.0, "dtype": "float32", **fields}
+    model_options = (options.config or {}).get("model", published)
+    if not options.reset_head and outputs != len(options.classes):
         raise ValueError(
-            f"{source} ends in {outputs} classes, not the {len(wanted.classes)} of {', '.join(wanted.classes)}; name "
-            "its own in their order with --classes, or give it a new head for yours with --reset-head"
+            f"{source} has {outputs} output classes, not the {len(options.classes)} of {', '.join(options.classes)}; "
+            "name its own in order with --classes, or give it a new head for yours with --reset-head"
         )
-    model = make_classifier(num_classes=outputs, **options)
+    model = make_classifier(num_classes=outputs, **model_options)
     names = torch_names.lrf_cnn_names(model)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     _check_fit(source, network.tensors, jax.eval_shape(model.init, jax.random.key(0), image), names, torch_names)
     variables = torch_names.to_flax(network.tensors, names)
-    if wanted.reset_head:
-        variables["params"][HEAD] = _new_head(variables["params"][HEAD], len(wanted.classes))
-    dataset = _open_data(wanted)
-    config = wanted.config or {
+    if options.reset_head:
+        variables["params"][HEAD] = _new_head(variables["params"][HEAD], len(options.classes))
+    dataset = _open_data(options)
+    config = options.config or {
         "trainer": "classifier",
         "data": {
-            "path": wanted.data, "fold": 0, "backend": "tf", "image_size": wanted.image_size, "resize": "squash",
-            "mean": wanted.mean, "std": wanted.std, "cache_gib": 4.0,
+            "path": options.data, "fold": 0, "backend": "tf", "image_size": options.image_size, "resize": "squash",
+            "mean": options.mean, "std": options.std, "cache_gib": 4.0,
         },
-        "model": found,
+        "model": published,
         "train": {"eval_batch_size": 64, "global_batch_size": 8},
     }  # fmt: skip
     if dataset is None:
-        config["classes"] = wanted.classes
-    states = {} if wanted.reset_head else {loop.BEST: (network.step, variables)}
-    if wanted.config:
-        options = config["optimizer"]
+        config["classes"] = options.classes
+    states = {} if options.reset_head else {loop.BEST: (network.step, variables)}
+    if options.config:
+        settings = config["optimizer"]
         optimizer = make_optimizer(
-            options["name"],
-            optax.constant_schedule(options["learning_rate"]),
-            weight_decay=options["weight_decay"],
-            momentum=options["momentum"],
-            clip_norm=options["clip_norm"],
+            settings["name"],
+            optax.constant_schedule(settings["learning_rate"]),
+            weight_decay=settings["weight_decay"],
+            momentum=settings["momentum"],
+            clip_norm=settings["clip_norm"],
         )
-        kept = None if wanted.reset_head else network.optimizer
-        step = _first_step(source, kept, config)
-        opt_state = _optimizer_state(source, kept, options["name"], optimizer, variables["params"], names, torch_names)
+        saved = None if options.reset_head else network.optimizer
+        step = _first_step(source, saved, config)
+        opt_state = _optimizer_state(
+            source, saved, settings["name"], optimizer, variables["params"], names, torch_names
+        )
         states[loop.CHECKPOINTS] = step, TrainState(np.int32(step), **variables, opt_state=opt_state)
-    return Contents(config, dataset, states)
+    return RunContents(config, dataset, states)
 
 
-def gan(saved: PublishedCheckpoint, wanted: Wanted) -> Contents:
-    """Returns the run of a GCGAN for one class; its discriminator may be missing where it only draws.
+def build_gan_run(checkpoint: PublishedCheckpoint, options: ImportOptions) -> RunContents:
+    """Builds the run of a GCGAN for one class; without a configuration to train with, a generator is enough.
 
     Raises:
-      FileNotFoundError, ValueError: the networks, the class, the data and the configuration do not fit together.
+      FileNotFoundError: the data do not exist.
+      ValueError: the networks, the class, the data and the configuration do not fit together.
     """
-    source = wanted.source
-    if GENERATOR not in saved.networks:
+    source = options.source
+    if GENERATOR not in checkpoint.networks:
         raise ValueError(f"{source} holds a discriminator and no generator; give a file that has both")
-    if len(wanted.classes) != 1:
-        raise ValueError(f"{source} is a GAN; name the one class that it draws with --classes=NAME")
-    fields = gcgan_names.gcgan_fields(saved.networks[GENERATOR].tensors)
-    size = wanted.config["data"]["image_size"] if wanted.config else fields["size"]
-    found = {name: value for name, value in fields.items() if name != "size"} | {"dtype": "float32"}
-    options = (wanted.config or {}).get("model", found)
+    if len(options.classes) != 1:
+        raise ValueError(f"{source} is a GAN; name the one class that it generates with --label=NAME")
+    fields = gcgan_names.gcgan_fields(checkpoint.networks[GENERATOR].tensors)
+    size = options.config["data"]["image_size"] if options.config else fields["size"]
+    published = {name: value for name, value in fields.items() if name != "size"} | {"dtype": "float32"}
+    model_options = (options.config or {}).get("model", published)
     try:
-        models = dict(zip((GENERATOR, DISCRIMINATOR), make_gan(size, 0, **options), strict=True))
-        makers = (gcgan_names.generator_names, gcgan_names.discriminator_names)
-        names = {kind: make(models[kind]) for kind, make in zip(models, makers, strict=True)}
+        models = dict(zip((GENERATOR, DISCRIMINATOR), make_gan(size, 0, **model_options), strict=True))
+        name_maps = (gcgan_names.generator_names, gcgan_names.discriminator_names)
+        names = {kind: name_map(models[kind]) for kind, name_map in zip(models, name_maps, strict=True)}
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     variables = {}
-    for kind, network in saved.networks.items():
+    for kind, network in checkpoint.networks.items():
         _check_fit(source, network.tensors, _gan_shapes(kind, models), names[kind], gcgan_names)
         variables[kind] = gcgan_names.to_flax(network.tensors, names[kind])
-    learned = variables[GENERATOR]["params"]
-    averaged = {name: names[GENERATOR][name] for name in saved.average}
-    ema_params = gcgan_names.to_flax(saved.average, averaged)["params"] if averaged else learned
-    config = wanted.config or {
+    params = variables[GENERATOR]["params"]
+    average_names = {name: names[GENERATOR][name] for name in checkpoint.average}
+    ema_params = gcgan_names.to_flax(checkpoint.average, average_names)["params"] if average_names else params
+    config = options.config or {
         "trainer": "gan",
-        "data": {"path": wanted.data, "fold": 0, "image_size": size, "resize": "squash"},
-        "gan": {"label": wanted.classes[0], "conditional": False, "statistics": "batch"},
-        "model": found,
+        "data": {"path": options.data, "fold": 0, "image_size": size, "resize": "squash"},
+        "gan": {"label": options.classes[0], "conditional": False, "statistics": "batch"},
+        "model": published,
     }
-    generator = saved.networks[GENERATOR]
-    if wanted.config is None:
+    generator = checkpoint.networks[GENERATOR]
+    if options.config is None:
         step = generator.step
         state = {**variables, "ema_params": ema_params}
-        return Contents(config, _open_data(wanted), {loop.CHECKPOINTS: (step, state)})
-    if DISCRIMINATOR not in saved.networks:
+        return RunContents(config, _open_data(options), {loop.CHECKPOINTS: (step, state)})
+    if DISCRIMINATOR not in checkpoint.networks:
         raise ValueError(f"{source} holds no discriminator, so it cannot be trained further; leave out --config")
     step = _first_step(source, generator.optimizer, config)
     name = config["optimizer"]["name"]
     optimizer = make_optimizer(name, config["optimizer"]["learning_rate"])
     networks = {}
-    for kind, network in saved.networks.items():
+    for kind, network in checkpoint.networks.items():
         params = variables[kind]["params"]
         opt_state = _optimizer_state(source, network.optimizer, name, optimizer, params, names[kind], gcgan_names)
         networks[kind] = NetworkState(**variables[kind], opt_state=opt_state)
     probability = np.float32(0.0 if config["augment"]["adaptive_target"] else 1.0)
     state = GanState(np.int32(step), **networks, ema_params=ema_params, augment_probability=probability)
-    return Contents(config, _open_data(wanted), {loop.CHECKPOINTS: (step, state)})
+    return RunContents(config, _open_data(options), {loop.CHECKPOINTS: (step, state)})
 
 
-def write(run: Path, contents: Contents, facts: Mapping[str, str]) -> None:
+def write_run(run: Path, contents: RunContents, facts: Mapping[str, str]) -> None:
     """Writes a run directory.
 
     Args:
-      run: where there is none yet.
-      contents: of `classifier` or `gan`.
-      facts: what to say of its origin in environment.json, by name.
+      run: folder to write, empty or missing.
+      contents: from `build_classifier_run` or `build_gan_run`.
+      facts: further entries of environment.json.
     """
     run.mkdir(parents=True, exist_ok=True)
     for folder, (step, state) in contents.states.items():
@@ -191,28 +195,33 @@ def write(run: Path, contents: Contents, facts: Mapping[str, str]) -> None:
     workdir.write_start(run, contents.config, [str(device) for device in jax.devices()], facts)
 
 
-def _open_data(wanted: Wanted) -> datasets.Dataset | None:
-    """Opens the data with the classes in the order of the network's outputs."""
-    if not wanted.data:
+def _open_data(options: ImportOptions) -> datasets.Dataset | None:
+    """Opens the data with the classes in the order of the network's outputs.
+
+    Raises:
+      FileNotFoundError: the data do not exist.
+      ValueError: the classes of the data do not fit the network.
+    """
+    if not options.data:
         return None
-    dataset = datasets.open_dataset(wanted.data, wanted.config["data"]["fold"] if wanted.config else 0)
-    unknown = sorted(set(dataset.classes) - set(wanted.classes))
-    is_gan = len(wanted.classes) == 1
-    if is_gan and wanted.classes[0] not in dataset.classes:
-        raise ValueError(f"{wanted.data} has no class {wanted.classes[0]!r}, only {', '.join(dataset.classes)}")
+    dataset = datasets.open_dataset(options.data, options.config["data"]["fold"] if options.config else 0)
+    unknown = sorted(set(dataset.classes) - set(options.classes))
+    is_gan = len(options.classes) == 1
+    if is_gan and options.classes[0] not in dataset.classes:
+        raise ValueError(f"{options.data} has no class {options.classes[0]!r}, only {', '.join(dataset.classes)}")
     if is_gan:
         return dataset
     if unknown:
         raise ValueError(
-            f"{wanted.data} has images of {', '.join(unknown)}, which {wanted.source} does not know: its outputs are "
-            f"{', '.join(wanted.classes)}; rename its outputs with --classes, or prepare the data under those names"
+            f"{options.data} has images of {', '.join(unknown)}, but the outputs of {options.source} are "
+            f"{', '.join(options.classes)}; rename its outputs with --classes, or prepare the data under those names"
         )
-    if wanted.config and dataset.classes != wanted.classes:
+    if options.config and dataset.classes != options.classes:
         raise ValueError(
-            f"{wanted.data} has the classes {', '.join(dataset.classes)} in another order than the outputs of "
-            f"{wanted.source}; to train further, prepare the data with --classes={','.join(wanted.classes)}"
+            f"{options.data} has the classes {', '.join(dataset.classes)} in another order than the outputs of "
+            f"{options.source}; to train further, prepare the data with --classes={','.join(options.classes)}"
         )
-    return replace(dataset, manifest=replace(dataset.manifest, classes=wanted.classes))
+    return replace(dataset, manifest=replace(dataset.manifest, classes=options.classes))
 
 
 def _check_fit(
@@ -222,78 +231,83 @@ def _check_fit(
     names: Mapping[str, torch_names.Path],
     layout: Any,
 ) -> None:
-    """Raises ValueError unless the tensors are those of the network, by name and shape.
+    """Raises ValueError unless names and shapes of the tensors are those of the network.
 
     Args:
+      source: path of the file, for messages.
+      tensors: PyTorch name -> array.
       expected: shapes of the network's variables.
-      layout: module whose `to_torch` gives them in PyTorch's layout.
+      names: PyTorch name -> Flax path.
+      layout: module whose `to_torch` converts them to PyTorch's layout.
     """
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), expected)
     shapes = {name: value.shape for name, value in layout.to_torch(empty, names).items()}
     for name in sorted(shapes.keys() | tensors.keys()):
-        there = tensors[name].shape if name in tensors else "missing"
-        if there != shapes.get(name):
+        shape = tensors[name].shape if name in tensors else "missing"
+        if shape != shapes.get(name):
             raise ValueError(
-                f"{source} is of another network: {name} is {there} there and {shapes.get(name, 'unknown')} here; give "
-                "a checkpoint of the published architecture, or with --config the configuration of its own"
+                f"{source} is of another network: {name} is {shape}, expected {shapes.get(name, 'no such tensor')}; "
+                "give a checkpoint of the published architecture, or the configuration of its own with --config"
             )
 
 
 def _gan_shapes(kind: str, models: Mapping[str, nn.Module]) -> Tree:
-    """Returns the shapes of a GAN's variables."""
+    """Returns the shapes of the variables of a GAN's generator or discriminator."""
 
-    def everything(key: jax.Array) -> tuple[Tree, Tree]:
+    def init_both(key: jax.Array) -> tuple[Tree, Tree]:
         generator, discriminator = models[GENERATOR], models[DISCRIMINATOR]
-        images, drawing = generator.init_with_output(key, jnp.zeros((1, generator.latent_size)), True)
-        judging = discriminator.init(key, *images, 0, True, method=discriminator.reconstruct)
-        return drawing, judging
+        images, generator_variables = generator.init_with_output(key, jnp.zeros((1, generator.latent_size)), True)
+        return generator_variables, discriminator.init(key, *images, 0, True, method=discriminator.reconstruct)
 
-    return dict(zip((GENERATOR, DISCRIMINATOR), jax.eval_shape(everything, jax.random.key(0)), strict=True))[kind]
+    return dict(zip((GENERATOR, DISCRIMINATOR), jax.eval_shape(init_both, jax.random.key(0)), strict=True))[kind]
 
 
 def _new_head(head: Mapping[str, np.ndarray], num_classes: int) -> Tree:
+    """Returns new parameters of a head with as many input features as `head`."""
     features = jnp.zeros((1, len(head["kernel"])))
     return jax.device_get(Linear(num_classes).init(jax.random.key(0), features)["params"])
 
 
-def _first_step(source: str, kept: OptimizerState | None, config: Mapping[str, Any]) -> int:
-    """Returns the step from which training goes on: 0 where no optimizer was saved.
+def _first_step(source: str, saved: OptimizerState | None, config: Mapping[str, Any]) -> int:
+    """Returns the step from which training continues: 0 without a saved optimizer.
 
     Raises:
-      ValueError: it lies within a dispatch.
+      ValueError: it is within a dispatch.
     """
-    step, dispatch = kept.step if kept else 0, config["train"]["steps_per_dispatch"]
+    step, dispatch = saved.step if saved else 0, config["train"]["steps_per_dispatch"]
     if step % dispatch:
         raise ValueError(
-            f"{source} was saved at step {step}, which is no multiple of config.train.steps_per_dispatch={dispatch}; "
-            f"give --config.train.steps_per_dispatch={math.gcd(step, dispatch)}"
+            f"{source} was saved at step {step}, which is not a multiple of config.train.steps_per_dispatch={dispatch}"
+            f"; give --config.train.steps_per_dispatch={math.gcd(step, dispatch)}"
         )
     return step
 
 
 def _optimizer_state(
     source: str,
-    kept: OptimizerState | None,
+    saved: OptimizerState | None,
     name: str,
     optimizer: optax.GradientTransformation,
     params: Tree,
     names: Mapping[str, torch_names.Path],
     layout: Any,
 ) -> Tree:
-    """Returns the state of `optimizer`, which is called `name`, with the moments and the step of the file.
+    """Returns the state of the optimizer `name` with the moments and the step of the file, if it has any.
 
     Raises:
-      ValueError: the file's optimizer is another one.
+      ValueError: the file's optimizer is not `name`.
     """
     state = jax.device_get(optimizer.init(params))
-    if kept is None:
+    if saved is None:
         return state
-    if kept.name != name:
-        raise ValueError(f"{source} was trained with {kept.name}, not {name}; give --config.optimizer.name={kept.name}")
+    if saved.name != name:
+        raise ValueError(
+            f"{source} was trained with {saved.name}, not {name}; give --config.optimizer.name={saved.name}"
+        )
     moments = {
         moment: layout.to_flax(values, {parameter: names[parameter] for parameter in values})["params"]
-        for moment, values in kept.moments.items()
+        for moment, values in saved.moments.items()
     }
     state = optax.tree_utils.tree_set(state, **moments)
-    counts = {"count": np.int32(kept.step)} if optax.tree_utils.tree_get_all_with_path(state, "count") else {}
+    counts = {"count": np.int32(saved.step)} if optax.tree_utils.tree_get_all_with_path(state, "count") else {}
     return optax.tree_utils.tree_set(state, **counts)

@@ -1,7 +1,8 @@
-"""What a weight file of the published code holds: networks, moving averages and the states of optimizers.
+"""Reader of the published code's checkpoints: networks, moving averages and optimizer states.
 
-Parts are known by what they are, not by what they are called in the file: a dict of tensors is a network, which its
-names tell, a dict of `state` and `param_groups` an optimizer, a list of tensors a moving average in parameter order.
+The parts of a checkpoint are recognised by structure, not by their keys: a dict of tensors is a network, identified by
+its tensor names; a dict of `state` and `param_groups` an optimizer; a list of tensors a moving average in parameter
+order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,15 @@ from dim_jax.weights import safetensor_files, torch_files
 from dim_jax.weights.torch_names import STEP_COUNTER
 
 CLASSIFIER, GENERATOR, DISCRIMINATOR = "classifier", "generator", "discriminator"
-# Tensors that tell which network a state dict is of.
+# Tensors that identify the network of a state dict.
 MARKS = {
     CLASSIFIER: ("features.0.weight", "attention_fc.0.weight", "classifier.weight"),
     GENERATOR: ("init.init.0.weight_orig", "to_big.weight_orig"),
     DISCRIMINATOR: ("down_from_big.0.weight_orig", "rf_small.weight_orig"),
 }
-# As the two networks of a GAN are called in a file.
+# Keys of the two networks of a GAN in a checkpoint.
 KEYS = {GENERATOR: "g", DISCRIMINATOR: "d"}
-WRAPPER = "module."  # before every name where the network was trained on several GPUs
+WRAPPER = "module."  # prefix of every name after training on several GPUs
 PARAMETERS = ("weight", "bias", "weight_orig")
 MOMENTS = {"adam": {"exp_avg": "mu", "exp_avg_sq": "nu"}, "rmsprop": {"square_avg": "nu"}}
 
@@ -32,12 +33,12 @@ StateDict = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """An optimizer's state by name.
+    """State of an optimizer, by parameter name.
 
     Attributes:
       name: "adam" or "rmsprop".
-      step: updates done.
-      moments: as optax calls them, "mu" and "nu" or the latter alone -> PyTorch name of the parameter -> values.
+      step: number of updates done.
+      moments: name of the moment in optax ("mu" and "nu", or "nu" only) -> PyTorch name of the parameter -> values.
     """
 
     name: str
@@ -47,12 +48,12 @@ class OptimizerState:
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """A network in PyTorch's names and layout, float32, without step counters.
+    """A network with PyTorch's names and layout, float32, without step counters.
 
     Attributes:
       tensors: name -> array, in the order of the file.
-      step: how often its batch norms were updated.
-      optimizer: None where the file holds none.
+      step: number of updates of its batch norms.
+      optimizer: state of its optimizer, None if the file has none.
     """
 
     tensors: StateDict
@@ -62,7 +63,12 @@ class PublishedNetwork:
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """The networks of a file by CLASSIFIER, GENERATOR or DISCRIMINATOR, and the generator's averaged parameters."""
+    """Contents of a checkpoint.
+
+    Attributes:
+      networks: by CLASSIFIER, GENERATOR or DISCRIMINATOR.
+      average: moving average of the generator's parameters by PyTorch name; empty if the file has none.
+    """
 
     networks: dict[str, PublishedNetwork]
     average: StateDict = field(default_factory=dict)
@@ -71,49 +77,60 @@ class PublishedCheckpoint:
 def read(path: str | Path) -> PublishedCheckpoint:
     """Reads a .pth or .safetensors file.
 
+    Args:
+      path: the file; nothing in it is executed (torch_files).
+
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it cannot be read or is not trusted, holds none of the published networks, weights that are not
-        finite, or the state of an optimizer that fits no network.
+      FileNotFoundError: the file does not exist.
+      ValueError: it cannot be read or is refused, has none of the published networks, weights that are not finite, or
+        an optimizer state that fits no network.
     """
-    content: Any
+    root: Any
     if Path(path).suffix == ".safetensors":
-        content = safetensor_files.read(path)
-        pair = {key: _below(f"{key}.", content) for key in KEYS.values()}
-        content = pair if sum(map(len, pair.values())) == len(content) else content
+        root = safetensor_files.read(path)
+        pair = {key: _with_prefix(f"{key}.", root) for key in KEYS.values()}
+        root = pair if sum(map(len, pair.values())) == len(root) else root
     else:
-        content = torch_files.read(path)
-    dicts = [content, *content.values()] if isinstance(content, dict) else []
+        root = torch_files.read(path)
+    dicts = [root, *root.values()] if isinstance(root, dict) else []
     networks, optimizers = {}, []
     for part in dicts:
         if _is_optimizer(part):
             optimizers.append(part)
         elif _is_state_dict(part):
             tensors = _unwrapped(part)
-            for kind in (kind for kind, marks in MARKS.items() if _has(tensors, marks)):
+            for kind in (kind for kind, names in MARKS.items() if _has_weights(tensors, names)):
                 if kind in networks:
                     raise ValueError(f"{path} holds two networks of the same kind ({kind}); keep one in the file")
                 networks[kind] = _network(path, tensors)
     if not networks:
         names = [name for part in dicts if _is_state_dict(part) for name in part]
-        found = f"its tensors begin with {', '.join(names[:3])}" if names else "it holds no tensors by name"
-        raise ValueError(f"{path} holds neither LRF-CNN nor GCGAN ({found}); give a checkpoint of the published code")
+        description = f"its tensors begin with {', '.join(names[:3])}" if names else "it holds no tensors by name"
+        raise ValueError(
+            f"{path} holds neither LRF-CNN nor GCGAN ({description}); give a checkpoint of the published code"
+        )
     for state in optimizers:
         owner = next((kind for kind, network in networks.items() if _fits(state, network.tensors)), None)
         if owner is None:
             raise ValueError(f"{path} holds the state of an optimizer that fits no network in it; save it again")
-        found = _optimizer_state(path, state, networks[owner].tensors)
-        networks[owner] = PublishedNetwork(networks[owner].tensors, networks[owner].step, found)
-    return PublishedCheckpoint(networks, _average(path, content, networks))
+        network = networks[owner]
+        optimizer = _optimizer_state(path, state, network.tensors)
+        networks[owner] = PublishedNetwork(network.tensors, network.step, optimizer)
+    return PublishedCheckpoint(networks, _average(path, root, networks))
 
 
 def parameters(tensors: Mapping[str, np.ndarray]) -> StateDict:
-    """Returns the tensors that are learned, in order; the others are running statistics and singular vectors."""
+    """Returns the trainable parameters among the tensors, in order, without running statistics and singular vectors."""
     return {name: tensor for name, tensor in tensors.items() if name.rsplit(".", 1)[-1] in PARAMETERS}
 
 
 def with_counters(tensors: Mapping[str, np.ndarray], step: int) -> StateDict:
-    """Returns a state dict with the step counter that PyTorch keeps in every batch norm."""
+    """Returns a state dict with the step counter of every batch norm added, as PyTorch saves it.
+
+    Args:
+      tensors: PyTorch name -> array.
+      step: value of the counters.
+    """
     result: StateDict = {}
     for name, tensor in tensors.items():
         result[name] = np.asarray(tensor)
@@ -128,56 +145,57 @@ def _is_state_dict(part: Any) -> bool:
     )  # fmt: skip
 
 
-def _has(tensors: StateDict, marks: Sequence[str]) -> bool:
-    """Whether all of `marks` are weights of layers, with an axis of inputs and one of outputs."""
-    return all(mark in tensors and tensors[mark].ndim >= 2 for mark in marks)
+def _has_weights(tensors: StateDict, names: Sequence[str]) -> bool:
+    """Whether all of `names` are weights of layers, with at least an input and an output axis."""
+    return all(name in tensors and tensors[name].ndim >= 2 for name in names)
 
 
 def _is_optimizer(part: Any) -> bool:
     return isinstance(part, dict) and isinstance(part.get("state"), dict) and isinstance(part.get("param_groups"), list)
 
 
-def _below(prefix: str, tensors: Mapping[str, np.ndarray]) -> StateDict:
+def _with_prefix(prefix: str, tensors: Mapping[str, np.ndarray]) -> StateDict:
+    """Returns the tensors whose names begin with `prefix`, which is removed."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _unwrapped(tensors: StateDict) -> StateDict:
-    return _below(WRAPPER, tensors) if all(name.startswith(WRAPPER) for name in tensors) else tensors
+    return _with_prefix(WRAPPER, tensors) if all(name.startswith(WRAPPER) for name in tensors) else tensors
 
 
 def _network(path: str | Path, tensors: StateDict) -> PublishedNetwork:
     counters = [int(value) for name, value in tensors.items() if name.endswith(STEP_COUNTER) and value.size == 1]
-    kept = {name: value for name, value in tensors.items() if not name.endswith(STEP_COUNTER)}
-    return PublishedNetwork(_finite(path, kept), max(counters, default=0))
+    others = {name: value for name, value in tensors.items() if not name.endswith(STEP_COUNTER)}
+    return PublishedNetwork(_finite(path, others), max(counters, default=0))
 
 
 def _finite(path: str | Path, tensors: Mapping[str, np.ndarray]) -> StateDict:
-    """Returns the tensors as float32, in memory of their own.
+    """Returns float32 copies of the tensors.
 
     Raises:
-      ValueError: one holds no real numbers, or some that are not finite.
+      ValueError: a tensor is not of real numbers, or not finite.
     """
     result = {}
     for name, tensor in tensors.items():
         if tensor.dtype.kind in "bcUSO":
-            raise ValueError(f"{path}: {name} holds {tensor.dtype} and no weights; save the state dict again")
+            raise ValueError(f"{path}: {name} is of type {tensor.dtype}, not weights; save the state dict again")
         result[name] = np.array(tensor, np.float32, order="C")
-        bad = np.count_nonzero(~np.isfinite(result[name]))
-        if bad:
+        num_bad = np.count_nonzero(~np.isfinite(result[name]))
+        if num_bad:
             raise ValueError(
-                f"{path}: {name} holds {bad} numbers that are not finite: its training had diverged; give an earlier "
+                f"{path}: {name} holds {num_bad} numbers that are not finite: training had diverged; give an earlier "
                 "checkpoint"
             )
     return result
 
 
 def _order(state: Mapping[str, Any]) -> list[Any]:
-    """Returns the keys of an optimizer's parameters, in the order of the network's."""
+    """Returns the keys of an optimizer's parameters, in the order of the network's parameters."""
     return [key for group in state["param_groups"] if isinstance(group, dict) for key in group.get("params", ())]
 
 
 def _fits(state: Mapping[str, Any], tensors: StateDict) -> bool:
-    """Whether an optimizer's state is of these parameters, by number and shapes."""
+    """Whether an optimizer's state belongs to these parameters, by their number and shapes."""
     shapes = [tensor.shape for tensor in parameters(tensors).values()]
     order = _order(state)
     return len(order) == len(shapes) and all(
@@ -189,39 +207,43 @@ def _fits(state: Mapping[str, Any], tensors: StateDict) -> bool:
 
 
 def _optimizer_state(path: str | Path, state: Mapping[str, Any], tensors: StateDict) -> OptimizerState | None:
-    """Returns an optimizer's state by the names of the parameters; None where it has done no step yet."""
+    """Returns an optimizer's state by parameter name; None before its first step.
+
+    Raises:
+      ValueError: the optimizer is neither Adam nor RMSprop, or a moment is not finite.
+    """
     entries = [state["state"].get(key, {}) for key in _order(state)]
-    known = {key for entry in entries for key, value in entry.items() if value is not None} - {"step"}
-    if not known:
+    keys = {key for entry in entries for key, value in entry.items() if value is not None} - {"step"}
+    if not keys:
         return None
-    name = next((name for name, moments in MOMENTS.items() if set(moments) == known), None)
+    name = next((name for name, moments in MOMENTS.items() if set(moments) == keys), None)
     if name is None:
         raise ValueError(
-            f"{path}: the optimizer's state holds {', '.join(sorted(map(str, known)))}; only plain Adam and RMSprop go "
-            "over (save the model's state dict alone to start a new optimizer)"
+            f"{path}: the optimizer's state holds {', '.join(sorted(map(str, keys)))}; only plain Adam and RMSprop can "
+            "be imported (save the model's state dict alone to start a new optimizer)"
         )
-    learned = parameters(tensors)
+    params = parameters(tensors)
     moments = {
-        ours: _finite(path, {
-            parameter: entry.get(theirs, np.zeros_like(tensor))
-            for (parameter, tensor), entry in zip(learned.items(), entries, strict=True)
+        optax_name: _finite(path, {
+            parameter: entry.get(torch_name, np.zeros_like(tensor))
+            for (parameter, tensor), entry in zip(params.items(), entries, strict=True)
         })
-        for theirs, ours in MOMENTS[name].items()
+        for torch_name, optax_name in MOMENTS[name].items()
     }  # fmt: skip
     return OptimizerState(name, max(int(entry.get("step", 0)) for entry in entries), moments)
 
 
-def _average(path: str | Path, content: Any, networks: Mapping[str, PublishedNetwork]) -> StateDict:
-    """Returns the moving average of the generator's parameters; empty where the file holds none."""
-    parts = content.values() if isinstance(content, dict) else ()
+def _average(path: str | Path, root: Any, networks: Mapping[str, PublishedNetwork]) -> StateDict:
+    """Returns the moving average of the generator's parameters by name; empty if the file has none."""
+    parts = root.values() if isinstance(root, dict) else ()
     lists: list[Sequence[Any]] = [
         part for part in parts
         if isinstance(part, list | tuple) and part and all(isinstance(value, np.ndarray) for value in part)
     ]  # fmt: skip
     if not lists:
         return {}
-    learned = parameters(networks[GENERATOR].tensors) if GENERATOR in networks else {}
-    shapes = [tensor.shape for tensor in learned.values()]
+    params = parameters(networks[GENERATOR].tensors) if GENERATOR in networks else {}
+    shapes = [tensor.shape for tensor in params.values()]
     if len(lists) > 1 or [value.shape for value in lists[0]] != shapes:
         raise ValueError(f"{path} holds a list of tensors that is no moving average of its generator; save it again")
-    return _finite(path, dict(zip(learned, lists[0], strict=True)))
+    return _finite(path, dict(zip(params, lists[0], strict=True)))

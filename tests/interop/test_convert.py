@@ -1,4 +1,4 @@
-"""Published checkpoints become runs and come back as they were; what is no such checkpoint leaves nothing behind."""
+"""Import and export of published checkpoints: bit-exact round trips, continued training, refusal of other files."""
 
 import json
 import pickle
@@ -39,7 +39,7 @@ def run(*arguments):
     return command_line.run(convert.main, [str(argument) for argument in arguments])
 
 
-def told(capsys):
+def error_line(capsys):
     """The one line of an error."""
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
@@ -47,21 +47,21 @@ def told(capsys):
 
 
 def read(path, key=None):
-    content = safetensor_files.read(path) if path.suffix == ".safetensors" else torch_files.read(path)
+    tensors = safetensor_files.read(path) if path.suffix == ".safetensors" else torch_files.read(path)
     if key and path.suffix == ".safetensors":
-        return {name[2:]: value for name, value in content.items() if name.startswith(f"{key}.")}
-    return content[key] if key else content
+        return {name[2:]: value for name, value in tensors.items() if name.startswith(f"{key}.")}
+    return tensors[key] if key else tensors
 
 
-def same(ours, theirs):
+def assert_same(ours, theirs):
     assert list(ours) == list(theirs) or sorted(ours) == sorted(theirs)
     for name, value in theirs.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
         assert ours[name].dtype == value.dtype
 
 
-def same_trees(ours, theirs):
-    """Leaf by leaf, whatever the containers: Orbax gives back dicts and lists."""
+def assert_same_trees(ours, theirs):
+    """Leaf by leaf, since Orbax restores other containers as dicts and lists."""
     ours, theirs = jax.tree.leaves(ours), jax.tree.leaves(theirs)
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
@@ -87,24 +87,23 @@ def data(tmp_path_factory):
     return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
-def test_the_published_network_comes_back_bit_for_bit_under_its_published_names(tmp_path, capsys):
-    names = {name: np.array(tensor(name, tuple(shape))) for name, shape in SHAPES.items()}
-    names |= {name: np.asarray(4321) for name in names if name.endswith("num_batches_tracked")}
-    path = write_state_dict(tmp_path / "best_model.pth", {f"module.{name}": value for name, value in names.items()})
+def test_the_published_network_survives_import_and_export_bit_for_bit(tmp_path, capsys):
+    tensors = {name: np.array(tensor(name, tuple(shape))) for name, shape in SHAPES.items()}
+    tensors |= {name: np.asarray(4321) for name in tensors if name.endswith("num_batches_tracked")}
+    path = write_state_dict(tmp_path / "best_model.pth", {f"module.{name}": value for name, value in tensors.items()})
     assert run(path, f"--out={tmp_path / 'run'}") == 0
-    said = capsys.readouterr().out
-    assert "24,413,190 parameters, step 4321" in said and "normal, polyp, low_grade_in" in said
-    back = tmp_path / "model.pth"
-    assert run(tmp_path / "run", "--to=torch", f"--out={back}") == 0
+    summary = capsys.readouterr().out
+    assert "24,413,190 parameters, step 4321" in summary and "normal, polyp, low_grade_in" in summary
+    exported = tmp_path / "model.pth"
+    assert run(tmp_path / "run", "--to=torch", f"--out={exported}") == 0
     assert "299 px (squash), scaled to [0, 1], mean 0.5203, 0.3638, 0.6511, std 0.2339" in capsys.readouterr().out
-    found = read(back)
-    assert {name: list(value.shape) for name, value in found.items()} == SHAPES
-    same(found, names)
+    assert {name: list(value.shape) for name, value in read(exported).items()} == SHAPES
+    assert_same(read(exported), tensors)
 
 
 @FORMATS
 @pytest.mark.parametrize("layout", ["zip", "legacy"])
-def test_either_layout_is_imported_and_what_is_written_is_imported_again(tmp_path, to, layout):
+def test_both_layouts_are_imported_and_exported_files_too(tmp_path, to, layout):
     path = write_state_dict(tmp_path / "model.pth", small_state_dict(), layout)
     assert run(path, f"--out={tmp_path / 'a'}", "--image-size=32", "--mean=0.5,0.4,0.3") == 0
     suffix = "pth" if to == "torch" else "safetensors"
@@ -112,7 +111,7 @@ def test_either_layout_is_imported_and_what_is_written_is_imported_again(tmp_pat
         assert run(tmp_path / source, f"--to={to}", f"--out={tmp_path / f'{number}.{suffix}'}") == 0
         if number == 0:
             assert run(tmp_path / f"0.{suffix}", f"--out={tmp_path / 'b'}") == 0
-    same(read(tmp_path / f"1.{suffix}"), small_state_dict())
+    assert_same(read(tmp_path / f"1.{suffix}"), small_state_dict())
     assert (tmp_path / f"0.{suffix}").read_bytes() == (tmp_path / f"1.{suffix}").read_bytes()
     config = files.read_json(tmp_path / "a" / "config.json")
     assert config["data"]["image_size"] == 32 and config["data"]["mean"] == [0.5, 0.4, 0.3]
@@ -121,7 +120,7 @@ def test_either_layout_is_imported_and_what_is_written_is_imported_again(tmp_pat
 
 
 def torch_modules():
-    # PyTorch's optimizers look for Triton, whose library brings the process down where TensorFlow came before it.
+    # PyTorch's optimizers import Triton, which crashes the process if TensorFlow was imported before.
     sys.modules.setdefault("triton", None)
     torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install -e '.[torch]'")
     sys.path.append(str(ROOT / "benchmarks"))
@@ -132,14 +131,14 @@ def torch_modules():
 
 
 @pytest.mark.torch
-def test_pytorch_loads_what_is_written_strictly_and_without_trusting_it(tmp_path):
+def test_pytorch_loads_exported_files_strictly_and_with_weights_only(tmp_path):
     torch, torch_baseline, torch_gcgan = torch_modules()
     path = write_state_dict(tmp_path / "a.pth", {name: np.array(tensor(name, tuple(s))) for name, s in SHAPES.items()})
     assert run(path, f"--out={tmp_path / 'run'}") == 0
     assert run(tmp_path / "run", "--to=torch", f"--out={tmp_path / 'b.pth'}") == 0
     loaded = torch.load(tmp_path / "b.pth", weights_only=True)
     torch_baseline.LRFCNN(5).load_state_dict(loaded, strict=True)
-    same({name: value.numpy() for name, value in loaded.items()}, read(path))
+    assert_same({name: value.numpy() for name, value in loaded.items()}, read(path))
     assert run(write_gan(tmp_path / "all.pth"), f"--out={tmp_path / 'gan'}", "--label=polyp") == 0
     assert run(tmp_path / "gan", "--to=torch", f"--out={tmp_path / 'pair.pth'}") == 0
     pair = torch.load(tmp_path / "pair.pth", weights_only=True)
@@ -171,12 +170,12 @@ STEP = 4
 
 
 def write_training_checkpoint(path):
-    """PyTorch's usual dict of epoch, model and Adam, from several GPUs; returns the moments too."""
+    """A usual checkpoint of epoch, model and Adam, from several GPUs; returns the path and the moments."""
     file, tensors = File(), small_state_dict(STEP)
-    learned = published_files.parameters(tensors)
+    params = published_files.parameters(tensors)
     moments = {
-        "exp_avg": [normal(f"first {name}", array.shape) for name, array in learned.items()],
-        "exp_avg_sq": [np.abs(normal(f"second {name}", array.shape)) for name, array in learned.items()],
+        "exp_avg": [normal(f"first {name}", array.shape) for name, array in params.items()],
+        "exp_avg_sq": [np.abs(normal(f"second {name}", array.shape)) for name, array in params.items()],
     }
     wrapped = {f"module.{name}": value for name, value in tensors.items()}
     parts = {"epoch": plain(1), "model_state_dict": tensors_of(file, wrapped), "best_acc": plain(0.5)}
@@ -184,24 +183,24 @@ def write_training_checkpoint(path):
     return file.write(path, dictionary(parts), "zip"), moments
 
 
-def test_a_training_checkpoint_goes_on_with_its_moments_and_its_step(data, tmp_path, capsys):
+def test_training_continues_with_the_moments_and_the_step_of_a_checkpoint(data, tmp_path, capsys):
     path, moments = write_training_checkpoint(tmp_path / "checkpoint_epoch_1.pth")
     classes = ",".join(open_dataset(data).classes)
     workdir = tmp_path / "run"
     arguments = [path, f"--data={data}", f"--classes={classes}", *TRAINING]
     assert run(*arguments, f"--out={workdir}", "--config.train.num_epochs=2") == 0
     assert f"goes on at step {STEP}" in capsys.readouterr().out
-    found = checkpoints.restore(workdir / loop.CHECKPOINTS).state
+    state = checkpoints.restore(workdir / loop.CHECKPOINTS).state
     names, expected = torch_names.lrf_cnn_names(SMALL), small_state_dict(STEP)
-    tensors = torch_names.to_torch({name: found[name] for name in ("params", "batch_stats")}, names)
-    same(published_files.with_counters(tensors, found["step"]), expected)
-    optax_states = [state for state in found["opt_state"] if state]
-    (adam,) = [state for state in optax_states if "mu" in state]
+    tensors = torch_names.to_torch({name: state[name] for name in ("params", "batch_stats")}, names)
+    assert_same(published_files.with_counters(tensors, state["step"]), expected)
+    optax_states = [part for part in state["opt_state"] if part]
+    (adam,) = [part for part in optax_states if "mu" in part]
     for ours, theirs in (("mu", "exp_avg"), ("nu", "exp_avg_sq")):
         values = torch_names.to_torch({"params": adam[ours]}, names)
-        same(values, dict(zip(published_files.parameters(expected), moments[theirs], strict=True)))
-    # Adam's correction of its bias, and the schedule of the learning rate.
-    assert [int(state["count"]) for state in optax_states if "count" in state] == [STEP, STEP]
+        assert_same(values, dict(zip(published_files.parameters(expected), moments[theirs], strict=True)))
+    # Counters of Adam's bias correction and of the learning rate schedule.
+    assert [int(part["count"]) for part in optax_states if "count" in part] == [STEP, STEP]
 
     assert command_line.run(train.main, [f"--workdir={workdir}"]) == 0
     steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -209,7 +208,7 @@ def test_a_training_checkpoint_goes_on_with_its_moments_and_its_step(data, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ("--config.optimizer.name=rmsprop", "was trained with adam"),
         ("--config.train.steps_per_dispatch=6", "give --config.train.steps_per_dispatch=2"),
@@ -217,11 +216,11 @@ def test_a_training_checkpoint_goes_on_with_its_moments_and_its_step(data, tmp_p
         ("--classes=adenocarcinoma,polyp,normal,low_grade_in,high_grade_in", "in another order"),
     ],
 )
-def test_a_training_checkpoint_that_does_not_fit_is_refused(data, tmp_path, change, said, capsys):
+def test_a_training_checkpoint_that_does_not_fit_is_refused(data, tmp_path, change, words, capsys):
     path, _ = write_training_checkpoint(tmp_path / "checkpoint_epoch_1.pth")
     classes = f"--classes={','.join(open_dataset(data).classes)}"
     assert run(path, f"--data={data}", classes, *TRAINING, change, f"--out={tmp_path / 'run'}") == 2
-    assert said in told(capsys) and not (tmp_path / "run").exists()
+    assert words in error_line(capsys) and not (tmp_path / "run").exists()
 
 
 def test_another_number_of_classes_is_refused_or_gets_a_new_head(data, tmp_path, capsys):
@@ -229,9 +228,9 @@ def test_another_number_of_classes_is_refused_or_gets_a_new_head(data, tmp_path,
     tensors = {name: np.array(tensor(name, shape)) for name, shape in published_shapes(other).items()}
     path = write_state_dict(tmp_path / "seven.pth", published_files.with_counters(tensors, 9))
     assert run(path, f"--out={tmp_path / 'run'}") == 2
-    assert "ends in 7 classes, not the 5 of normal" in told(capsys)
+    assert "has 7 output classes, not the 5 of normal" in error_line(capsys)
     assert run(path, f"--out={tmp_path / 'run'}", "--reset-head") == 2
-    assert "give --config=configs/published.py and --data=DATA" in told(capsys)
+    assert "give --config=configs/published.py and --data=DATA" in error_line(capsys)
     assert run(path, f"--out={tmp_path / 'run'}", "--reset-head", f"--data={data}", *TRAINING) == 0
     restored = checkpoints.restore(tmp_path / "run" / loop.CHECKPOINTS)
     params = restored.state["params"]
@@ -242,27 +241,27 @@ def test_another_number_of_classes_is_refused_or_gets_a_new_head(data, tmp_path,
 
 
 def test_labels_follow_the_order_of_the_outputs_whatever_that_of_the_data(data, tmp_path, capsys):
-    """Evaluating, reporting and training on an imported run."""
+    """Evaluation, report and refused training of an imported run."""
     path = write_state_dict(tmp_path / "model.pth", small_state_dict())
     workdir = tmp_path / "run"
     backwards = open_dataset(data).classes[::-1]
     arguments = [path, f"--out={workdir}", f"--data={data}", "--image-size=32"]
     assert run(*arguments, f"--classes={','.join(backwards[1:])},other") == 2
-    assert f"has images of {backwards[0]}" in told(capsys)
+    assert f"has images of {backwards[0]}" in error_line(capsys)
     assert run(*arguments, f"--classes={','.join(backwards)}") == 0
     metrics = split_evaluation.evaluate_split(workdir, "test")
     assert metrics["classes"] == list(backwards) and metrics["checkpoint_step"] == 7
-    dataset, seen = open_dataset(data), np.load(workdir / "eval" / "test" / "predictions.npz")
-    np.testing.assert_array_equal(seen["label"], 4 - dataset.labels[seen["index"]])
+    dataset, predictions = open_dataset(data), np.load(workdir / "eval" / "test" / "predictions.npz")
+    np.testing.assert_array_equal(predictions["label"], 4 - dataset.labels[predictions["index"]])
     assert command_line.run(report.main, [str(workdir)]) == 0
     assert "0.5203" in (workdir / "report.html").read_text()
     capsys.readouterr()
     assert command_line.run(train.main, [f"--workdir={workdir}"]) == 2
-    assert "imported for use alone" in told(capsys)
+    assert "imported for use alone" in error_line(capsys)
     assert run(path, f"--out={tmp_path / 'bare'}") == 0
     capsys.readouterr()
     assert command_line.run(evaluate.main, [f"--workdir={tmp_path / 'bare'}"]) == 2
-    assert "imported without images" in told(capsys)
+    assert "imported without images" in error_line(capsys)
 
 
 def gan_arrays():
@@ -270,21 +269,21 @@ def gan_arrays():
     models = {"g": Generator(64, NARROW), "d": Discriminator(64, NARROW)}
     names = {"g": gcgan_names.generator_names(models["g"]), "d": gcgan_names.discriminator_names(models["d"])}
 
-    def everything(key):
-        images, drawing = models["g"].init_with_output(key, jnp.zeros((1, 256)), True)
-        return {"g": drawing, "d": models["d"].init(key, *images, 0, True, method=models["d"].reconstruct)}
+    def init_both(key):
+        images, variables = models["g"].init_with_output(key, jnp.zeros((1, 256)), True)
+        return {"g": variables, "d": models["d"].init(key, *images, 0, True, method=models["d"].reconstruct)}
 
-    shapes = jax.eval_shape(everything, jax.random.key(0))
-    found = {}
+    shapes = jax.eval_shape(init_both, jax.random.key(0))
+    arrays = {}
     for key, tree in shapes.items():
         empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), tree)
         torch = gcgan_names.to_torch(empty, names[key])
-        found[key] = {name: np.array(tensor(name, value.shape)) for name, value in torch.items()}
-        for name in found[key]:
+        arrays[key] = {name: np.array(tensor(name, value.shape)) for name, value in torch.items()}
+        for name in arrays[key]:
             if name.endswith(("weight_u", "weight_v")):
-                vector = normal(name, found[key][name].shape)
-                found[key][name] = vector / np.linalg.norm(vector)
-    return found
+                vector = normal(name, arrays[key][name].shape)
+                arrays[key][name] = vector / np.linalg.norm(vector)
+    return arrays
 
 
 GAN = gan_arrays()
@@ -293,7 +292,7 @@ GAN_STEP = 12
 
 
 def write_gan(path):
-    """What the published GAN loop saves to resume from: both networks, the averaged parameters, both optimizers."""
+    """A checkpoint of the published GAN loop: both networks, the averaged parameters, both optimizers."""
     file, squares = File(), {}
     parts = {}
     for key, arrays in GAN.items():
@@ -306,21 +305,21 @@ def write_gan(path):
 
 
 @FORMATS
-def test_a_pair_of_networks_comes_back_with_the_averaged_generator(tmp_path, to, capsys):
+def test_a_pair_of_networks_is_exported_with_the_averaged_generator(tmp_path, to, capsys):
     path = write_gan(tmp_path / "all_12.pth")
     assert run(path, f"--out={tmp_path / 'gan'}", "--label=polyp") == 0
     assert "rmsprop at step 12" in capsys.readouterr().out
-    back = tmp_path / ("12.pth" if to == "torch" else "12.safetensors")
-    assert run(tmp_path / "gan", f"--to={to}", f"--out={back}") == 0
+    exported = tmp_path / ("12.pth" if to == "torch" else "12.safetensors")
+    assert run(tmp_path / "gan", f"--to={to}", f"--out={exported}") == 0
     averaged = GAN["g"] | dict(zip(published_files.parameters(GAN["g"]), AVERAGE, strict=True))
-    same(read(back, "g"), published_files.with_counters(averaged, GAN_STEP))
-    same(read(back, "d"), published_files.with_counters(GAN["d"], GAN_STEP))
-    assert run(back, f"--out={tmp_path / 'again'}", "--label=polyp") == 0
+    assert_same(read(exported, "g"), published_files.with_counters(averaged, GAN_STEP))
+    assert_same(read(exported, "d"), published_files.with_counters(GAN["d"], GAN_STEP))
+    assert run(exported, f"--out={tmp_path / 'again'}", "--label=polyp") == 0
     again = checkpoints.restore(tmp_path / "again" / loop.CHECKPOINTS).state
-    same_trees(again["ema_params"], again["generator"]["params"])
+    assert_same_trees(again["ema_params"], again["generator"]["params"])
 
 
-def test_an_imported_gan_draws_and_its_images_belong_to_no_split(tmp_path, data, capsys):
+def test_an_imported_gan_generates_images_of_no_split(tmp_path, data, capsys):
     assert run(write_gan(tmp_path / "all_12.pth"), f"--out={tmp_path / 'gan'}", "--label=polyp") == 0
     arguments = [f"--workdir={tmp_path / 'gan'}", "--num=3", f"--out={tmp_path / 'pool'}"]
     assert command_line.run(generate.main, arguments) == 0
@@ -328,10 +327,10 @@ def test_an_imported_gan_draws_and_its_images_belong_to_no_split(tmp_path, data,
     assert len(pool.images) == 3 and pool.label == "polyp" and pool.split_sha256 == ""
     capsys.readouterr()
     assert run(tmp_path / "all_12.pth", f"--out={tmp_path / 'x'}", "--label=wart", f"--data={data}") == 2
-    assert "has no class 'wart'" in told(capsys)
+    assert "has no class 'wart'" in error_line(capsys)
 
 
-def test_a_gan_goes_on_with_its_moments_and_its_average(tmp_path, data):
+def test_a_gan_continues_with_its_moments_and_its_average(tmp_path, data):
     settings = ["published,test", "--config.model.tanh=False", f"--config.model.width={NARROW}"]
     arguments = [f"--config={CONFIGS / 'gan.py'}:{settings[0]}", *settings[1:], "--config.gan.perceptual=pixels"]
     arguments += [f"--data={data}", "--label=polyp", "--config.data.image_size=64"]
@@ -351,7 +350,7 @@ MARK = "it-ran"
 
 
 def bad_files():
-    """Title -> (suffix, content, what the line says)."""
+    """Title -> (suffix, bytes of the file, words of the message)."""
     good = small_state_dict()
 
     def pth(change=None, layout="zip", **more):
@@ -359,11 +358,11 @@ def bad_files():
         items = {name: file.tensor(np.array(array)) for name, array in ((change or good) | more).items()}
         return file, b"\x80\x02" + state_dict(items) + b".", layout
 
-    def content(file, instructions, layout):
-        return (file.zipped if layout == "zip" else file.legacy)(instructions)
+    def encoded(file, opcodes, layout):
+        return (file.zipped if layout == "zip" else file.legacy)(opcodes)
 
     cases = {"a web page": (".pth", b"<!DOCTYPE html><title>404</title>", "is not a .pth of PyTorch but a web page")}
-    whole = content(*pth())
+    whole = encoded(*pth())
     cases["a truncated archive"] = (".pth", whole[: len(whole) // 2], "damaged or cut short")
     for title in ("os.system", "posix.system", "builtins.eval", "builtins.exec", "subprocess.Popen"):
         module, attribute = title.split(".")
@@ -372,33 +371,37 @@ def bad_files():
             python = f"open({MARK!r}, 'w')"
             argument = python if attribute in ("eval", "exec") else f"touch {MARK}"
             items = {"w": file.tensor(np.ones(3, np.float32)), "x": call(module, attribute, plain(argument))}
-            file_content = content(file, b"\x80\x02" + dictionary(items) + b".", layout)
-            cases[f"{title} in a {layout} file"] = (".pth", file_content, f"asks for {title}")
+            file_bytes = encoded(file, b"\x80\x02" + dictionary(items) + b".", layout)
+            cases[f"{title} in a {layout} file"] = (".pth", file_bytes, f"asks for {title}")
 
-    class Touches:
+    class CreatesFile:
         def __reduce__(self):
             return open, (MARK, "w")
 
-    cases["a reduce"] = (".pth", File().zipped(pickle.dumps({"x": Touches()}, 2)), f"asks for {open.__module__}.open")
+    cases["a reduce"] = (
+        ".pth",
+        File().zipped(pickle.dumps({"x": CreatesFile()}, 2)),
+        f"asks for {open.__module__}.open",
+    )
     other = {"features.0.weight": np.zeros((64, 3, 3, 3), np.float32), "classifier.6.bias": np.zeros(10, np.float32)}
-    cases["another architecture"] = (".pth", content(*pth(other)), "holds neither LRF-CNN nor GCGAN (its tensors begin")
+    cases["another architecture"] = (".pth", encoded(*pth(other)), "holds neither LRF-CNN nor GCGAN (its tensors begin")
     wider = {"features.0.weight": np.zeros((9, 3, 7, 7), np.float32)}
-    cases["a layer of another width"] = (".pth", content(*pth(**wider)), "of another network: features.0.bias is (8,)")
-    more = content(*pth(extra=np.zeros(3, np.float32)))
-    cases["one layer too many"] = (".pth", more, "extra is (3,) there and unknown")
+    cases["a layer of another width"] = (".pth", encoded(*pth(**wider)), "of another network: features.0.bias is (8,)")
+    more = encoded(*pth(extra=np.zeros(3, np.float32)))
+    cases["one layer too many"] = (".pth", more, "extra is (3,), expected no such tensor")
     missing = {name: array for name, array in good.items() if name != "features.1.bias"}
-    cases["one tensor too few"] = (".pth", content(*pth(missing)), "features.1.bias is missing there")
-    cases["scalars for layers"] = (".pth", content(*pth(dict.fromkeys(good, np.float32(0)))), "holds neither")
+    cases["one tensor too few"] = (".pth", encoded(*pth(missing)), "features.1.bias is missing, expected (8,)")
+    cases["scalars for layers"] = (".pth", encoded(*pth(dict.fromkeys(good, np.float32(0)))), "holds neither")
     nan = good["classifier.weight"].copy()
     nan[1, 2] = np.nan
-    cases["a weight that is no number"] = (".pth", content(*pth(**{"classifier.weight": nan})), "that are not finite")
+    cases["a weight that is no number"] = (".pth", encoded(*pth(**{"classifier.weight": nan})), "that are not finite")
     file = File()
     huge = dictionary({"w": view(file.add_storage(np.ones(4, np.float32)), 0, (2_500_000_000,), (1,))})
     cases["a tensor of 10 GB"] = (".pth", file.zipped(b"\x80\x02" + huge + b"."), "claims a tensor of 2500000000")
     header = json.dumps({"w": {"dtype": "F32", "shape": [2_500_000_000], "data_offsets": [0, 10**10]}}).encode()
     claims = {"10 GB": struct.pack("<Q", len(header)) + header, "a header of 10 GB": struct.pack("<Q", 10**10) + b"{}"}
-    for title, file_content in {**claims, "nothing": b""}.items():
-        cases[f"{title} in .safetensors"] = (".safetensors", file_content, "is not a complete .safetensors")
+    for title, file_bytes in {**claims, "nothing": b""}.items():
+        cases[f"{title} in .safetensors"] = (".safetensors", file_bytes, "is not a complete .safetensors")
     file = File()
     parts = {"model": tensors_of(file, good), "optimizer": optimizer(file, {"exp_avg": [np.zeros(3)]}, 1)}
     cases["an optimizer of something else"] = (
@@ -417,47 +420,47 @@ BAD_FILES = bad_files()
 
 
 @pytest.mark.parametrize("title", BAD_FILES)
-def test_a_bad_file_is_told_in_one_line_and_leaves_nothing(tmp_path, title, monkeypatch, capsys):
-    suffix, content, said = BAD_FILES[title]
+def test_a_bad_file_is_refused_in_one_line_and_leaves_nothing(tmp_path, title, monkeypatch, capsys):
+    suffix, file_bytes, words = BAD_FILES[title]
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"file{suffix}"
-    path.write_bytes(content)
+    path.write_bytes(file_bytes)
     assert run(path, f"--out={tmp_path / 'runs' / 'imported'}") == 2
-    line = told(capsys)
-    assert str(path) in line and said in line
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    line = error_line(capsys)
+    assert str(path) in line and words in line
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "words"),
     [
         (["{tmp}/none.pth", "--out={tmp}/run"], "none.pth: no such file"),
         (["{tmp}", "--out={tmp}/run"], "is a folder; export a run with --to=torch"),
         (["{file}", "--out={tmp}"], "exists already"),
         (["{file}", "--out={tmp}/run", "--classes=a,a,b,c,d"], "names a class twice"),
-        (["{file}", "--out={tmp}/run", "--classes=a,b"], "ends in 5 classes, not the 2 of a, b"),
+        (["{file}", "--out={tmp}/run", "--classes=a,b"], "has 5 output classes, not the 2 of a, b"),
         (["{file}", "--out={tmp}/run", "--mean=0.5,0.5"], "--mean=0.5,0.5 must be three numbers"),
         (["{file}", "--out={tmp}/run", "--data={tmp}"], "manifest.json: no such file"),
         (["{file}", "--out={tmp}/run", "--config=configs/published.py"], "give a prepared dataset with --data=DATA"),
-        (["{file}", "--out={tmp}/run", "--config.seed=1"], "--config.seed=1 is for going on training"),
+        (["{file}", "--out={tmp}/run", "--config.seed=1"], "--config.seed=1 is for continuing training"),
         (["{file}", "--out={tmp}/run", "--width=2"], "--width=2 is not an option"),
         (["{tmp}/run", "--to=torch", "--out={tmp}/model.pth"], "holds no run"),
         (["{tmp}/run", "--to=onnx", "--out={tmp}/model"], "--to"),
     ],
 )
-def test_options_that_make_no_sense_are_told_in_one_line(tmp_path, arguments, said, capsys):
+def test_options_that_do_not_fit_are_refused_in_one_line(tmp_path, arguments, words, capsys):
     file = write_state_dict(tmp_path / "model.pth", small_state_dict())
     assert run(*(argument.format(tmp=tmp_path, file=file) for argument in arguments)) == 2
-    assert said in told(capsys)
-    assert [each.name for each in tmp_path.iterdir()] == ["model.pth"]
+    assert words in error_line(capsys)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.pth"]
 
 
-def test_a_network_that_was_never_published_is_not_exported(data, tmp_path, capsys):
+def test_a_network_that_was_not_published_is_not_exported(data, tmp_path, capsys):
     path = write_state_dict(tmp_path / "a.pth", small_state_dict())
     workdir, classes = tmp_path / "run", ",".join(open_dataset(data).classes)
     assert run(path, f"--out={workdir}", f"--data={data}", f"--classes={classes}") == 0
     config = files.read_json(workdir / "config.json")
     files.write_json(workdir / "config.json", config | {"model": {"name": "efficientnet_lite0"}})
     assert run(workdir, "--to=torch", f"--out={tmp_path / 'model.pth'}") == 2
-    assert "is efficientnet_lite0, which the published code does not have" in told(capsys)
+    assert "is efficientnet_lite0, which the published code does not have" in error_line(capsys)
     assert not (tmp_path / "model.pth").exists()
