@@ -234,5 +234,5 @@ def _space(candidates: Candidates, features: str) -> str:
 
 
 def _resizing(candidates: Candidates) -> str:
-    # Stored in selected.json; kept as earlier selections have it.
+    # Stored in selected.json: the same words as in earlier selections.
     return f"of images brought to {candidates.image_size} px ({candidates.classifier.config['data']['resize']}) before"

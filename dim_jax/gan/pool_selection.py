@@ -120,7 +120,7 @@ def _select_class(
     real = outputs.features[train[is_class]]
     class_groups = [group for group, is_member in zip(groups, is_class, strict=True) if is_member]
     metrics = {}
-    for name, generated in (("pool", rows), ("kept", rows[list(decision.kept)])):
+    for name, generated in (("pool", rows), ("kept", rows[list(decision.selected)])):
         metrics[name] = _compare(real, outputs.features[generated], class_groups, outputs.space)
         if outputs.inception:
             metrics[name]["inception"] = _compare_inception(outputs.inception, train[is_class], generated, class_groups)
@@ -159,7 +159,7 @@ def _records(
     ranked, rejected = [], []
     for choice in selections:
         decision, entries = choice.decision, _entries(candidates, choice, out)
-        ranked += [(rank, entries[index] | {"rank": rank}) for rank, index in enumerate(decision.kept)]
+        ranked += [(rank, entries[index] | {"rank": rank}) for rank, index in enumerate(decision.selected)]
         for entry, reason, other in zip(entries, decision.reasons, decision.duplicate_of, strict=True):
             if reason is not None:
                 duplicate = {"duplicate_of": entries[other]["path"]} if other >= 0 else {}
@@ -211,7 +211,7 @@ def _class_record(selected: ClassSelection) -> dict[str, Any]:
     }
     return {
         "generated": number,
-        "kept": len(selected.decision.kept),
+        "kept": len(selected.decision.selected),
         "reject_rate": failed / number,
         "rejected": counts,
         "limits": asdict(selected.limits),

@@ -97,12 +97,12 @@ class Decision:
     """Selected and rejected images among N.
 
     Attributes:
-      kept: indices of the selected images, in the order of their selection (`decide`).
+      selected: indices of the selected images, in the order of their selection (`decide`).
       reasons: reason of the rejection, one of REASONS, or None for a selected image, (N,).
       duplicate_of: index of the image that a DUPLICATE repeats, else -1, (N,).
     """
 
-    kept: tuple[int, ...]
+    selected: tuple[int, ...]
     reasons: tuple[str | None, ...]
     duplicate_of: tuple[int, ...]
 

@@ -105,7 +105,7 @@ def test_of_duplicates_in_the_pool_one_remains(where):
     assert group.count(None) == 1 and group.count(DUPLICATE) == 3
     for index in (2, 4, 9, 13):
         if decision.reasons[index] == DUPLICATE:
-            assert decision.duplicate_of[index] in (2, 4, 9, 13) and decision.duplicate_of[index] in decision.kept
+            assert decision.duplicate_of[index] in (2, 4, 9, 13) and decision.duplicate_of[index] in decision.selected
 
 
 def test_ties_are_broken_by_the_seed():
@@ -113,7 +113,7 @@ def test_ties_are_broken_by_the_seed():
     images.features[:], images.thumbnails[:], images.probability[:] = 0, images.thumbnails[0], 1
     scores = replace(images.scores(), seed=np.arange(len(images.features))[::-1])
     decision = selection.decide(scores, 9, Limits(0.5, 99.0, 0.3, 0.1))
-    assert decision.kept == (len(images.features) - 1,)
+    assert decision.selected == (len(images.features) - 1,)
 
 
 def test_the_first_selected_images_are_the_most_diverse():
@@ -121,7 +121,7 @@ def test_the_first_selected_images_are_the_most_diverse():
     images.features[:] = [[0, 0], [0.5, 0], [4, 0], [0, 3]]
     scores = replace(images.scores(), class_distance=np.zeros(4))
     decision = selection.decide(scores, 3, Limits(0.0, 1.0, -1.0, -1.0))
-    assert decision.kept == (0, 2, 3) and decision.reasons == (None, SPARE, None, None)
+    assert decision.selected == (0, 2, 3) and decision.reasons == (None, SPARE, None, None)
 
 
 limit_values = st.builds(Limits, st.floats(0, 1), st.floats(0, 5), st.floats(0, 3), st.floats(0, 0.3))
@@ -132,7 +132,7 @@ def test_every_image_is_selected_or_has_one_reason_that_follows_from_its_scores(
     scores = Images(seed, pool=12).scores()
     decision = selection.decide(scores, keep, limits)
     selected = [index for index, reason in enumerate(decision.reasons) if reason is None]
-    assert sorted(decision.kept) == selected and len(selected) <= keep
+    assert sorted(decision.selected) == selected and len(selected) <= keep
     is_copy = (scores.feature_distance <= limits.feature) | (scores.pixel_distance <= limits.pixel)
     for index, reason in enumerate(decision.reasons):
         assert reason is None or reason in REASONS
@@ -149,8 +149,8 @@ def test_every_image_is_selected_or_has_one_reason_that_follows_from_its_scores(
         elif reason is None:
             assert scores.probability[index] >= limits.probability
             assert scores.class_distance[index] <= limits.class_distance
-    for rank, index in enumerate(decision.kept):
-        for other in decision.kept[:rank]:
+    for rank, index in enumerate(decision.selected):
+        for other in decision.selected[:rank]:
             assert scores.feature_between[index, other] > limits.feature
             assert scores.pixel_between[index, other] > limits.pixel
     assert SPARE not in decision.reasons or len(selected) == keep
@@ -159,11 +159,11 @@ def test_every_image_is_selected_or_has_one_reason_that_follows_from_its_scores(
 @given(st.integers(0, 99), limit_values, st.integers(1, 12))
 def test_each_selected_image_is_the_farthest_from_those_before(seed, limits, keep):
     scores = Images(seed, pool=12).scores()
-    selected = selection.decide(scores, keep, limits).kept
+    selected = selection.decide(scores, keep, limits).selected
     gaps = [scores.feature_between[index, selected[:rank]].min() for rank, index in enumerate(selected) if rank]
     assert gaps == sorted(gaps, reverse=True)
     # A smaller selection is the beginning of a larger one.
-    assert selection.decide(scores, keep + 3, limits).kept[:keep] == selected
+    assert selection.decide(scores, keep + 3, limits).selected[:keep] == selected
 
 
 @given(st.integers(0, 99), limit_values, st.integers(1, 12), st.permutations(range(12)))
@@ -172,7 +172,7 @@ def test_the_decision_does_not_depend_on_the_order_of_the_pool(seed, limits, kee
     images.features[5], images.thumbnails[7] = images.features[1], images.thumbnails[2]
     scores, order = images.scores(), np.array(order)
     whole, permuted = selection.decide(scores, keep, limits), selection.decide(scores.take(order), keep, limits)
-    assert [int(order[index]) for index in permuted.kept] == list(whole.kept)
+    assert [int(order[index]) for index in permuted.selected] == list(whole.selected)
     assert list(permuted.reasons) == [whole.reasons[index] for index in order]
     assert [order[other] if other >= 0 else -1 for other in permuted.duplicate_of] == [
         whole.duplicate_of[index] for index in order
@@ -182,7 +182,7 @@ def test_the_decision_does_not_depend_on_the_order_of_the_pool(seed, limits, kee
 def test_an_empty_pool_gives_an_empty_decision():
     images = Images()
     decision = selection.decide(images.scores().take(np.array([], int)), 5, images.limits())
-    assert decision.kept == () and decision.reasons == ()
+    assert decision.selected == () and decision.reasons == ()
 
 
 def test_thumbnail_distances_are_minimal_over_all_orientations():
