@@ -1,1 +1,1 @@
-"""The rooms of `dim_jax.report`: reading run directories, wording, drawing, and what the page shows of each run."""
+"""HTML report pages of runs, experiments and selections of generated images, with their figures and tables."""

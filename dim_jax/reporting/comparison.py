@@ -1,4 +1,4 @@
-"""What the report shows of several runs side by side."""
+"""Comparison of several runs: metrics, learning curves, cautions and differences of configuration."""
 
 import json
 from collections.abc import Sequence
@@ -11,14 +11,15 @@ from dim_jax.runs.metrics_file import is_number
 
 
 def view(runs: Sequence[RunRecords]) -> dict[str, Any]:
-    """Returns the comparison of `runs`, in words, tables and overlaid curves; of runs of different kinds in words only.
+    """Template data of the comparison of `runs`.
 
-    Of GANs, where they stand and what they draw is compared. Of others, the split compared is the test split as soon as
-    one run has been tested; otherwise the first that any run has.
+    GANs are compared by their latest metrics and grids of generated images; classifiers by their results on the test
+    split if any run was evaluated on it, otherwise on the first split that any run was evaluated on. Of GANs and
+    classifiers together only the configurations are compared.
     """
-    looks = [figures.style(position) for position in range(len(runs))]
-    different, names = differences([run.config for run in runs]), [run.name for run in runs]
-    rows = [(name, *values) for name, values in different]
+    styles = [figures.style(position) for position in range(len(runs))]
+    differing, names = differences([run.config for run in runs]), [run.name for run in runs]
+    rows = [(name, *values) for name, values in differing]
     title = "fields that differ between the runs"
     table = Table("configuration_differences", title, ("field", *names), rows)
     if not any(run.is_gan for run in runs):
@@ -27,12 +28,12 @@ def view(runs: Sequence[RunRecords]) -> dict[str, Any]:
         compared = _of_gans(runs)
     else:
         compared = _of_different_kinds(runs)
-    nothing = {"split": None, "metrics": [], "scores": [], "classes": [], "recalls": [], "curves": [], "grids": []}
+    empty = {"split": None, "metrics": [], "scores": [], "classes": [], "recalls": [], "curves": [], "grids": []}
     return {
-        **nothing,
+        **empty,
         **compared,
-        "looks": [look | {"dashes": figures.DASHES[look["dash"]]} for look in looks],
-        "differences": different,
+        "styles": [style | {"dashes": figures.DASHES[style["dash"]]} for style in styles],
+        "differences": differing,
         "csv": compared["csv"] | {"differences": table},
     }
 
@@ -40,29 +41,30 @@ def view(runs: Sequence[RunRecords]) -> dict[str, Any]:
 def _of_classifiers(runs: Sequence[RunRecords]) -> dict[str, Any]:
     splits = {split for run in runs for split in run.evaluations}
     split = next((name for name in (*run_directory.SPLIT_ORDER, *sorted(splits)) if name in splits), None)
-    contents = [run.evaluations.get(split, {}) for run in runs]
+    evaluations = [run.evaluations.get(split, {}) for run in runs]
     metrics = [*wording.metric_names(runs), *wording.TIMES]
-    metrics = [key for key in metrics if any(content.get(key) is not None for content in contents)]
-    classes = list(dict.fromkeys(row.get("class") for content in contents for row in _per_class(content)))
-    recalls = [{row.get("class"): row.get("recall") for row in _per_class(content)} for content in contents]
+    metrics = [key for key in metrics if any(evaluation.get(key) is not None for evaluation in evaluations)]
+    class_rows = [_per_class(evaluation) for evaluation in evaluations]
+    classes = list(dict.fromkeys(row.get("class") for rows in class_rows for row in rows))
+    recalls = [{row.get("class"): row.get("recall") for row in rows} for rows in class_rows]
     unranked = [*wording.TIMES, *(["loss"] if len(_losses(runs)) > 1 else [])]
-    supports = {row.get("class"): row.get("support") for content in contents for row in _per_class(content)}
-    drawn = panels.curve_panels(runs, "all-")
+    supports = {row.get("class"): row.get("support") for rows in class_rows for row in rows}
+    curves = panels.curve_panels(runs, "all-")
     names = [run.name for run in runs]
     return {
         "split": None if split is None else wording.split_name(split),
         "metrics": [{"title": wording.label(key), "note": ""} for key in metrics],
-        "scores": _table([[content.get(key) for key in metrics] for content in contents], metrics, unranked),
+        "scores": _table([[item.get(key) for key in metrics] for item in evaluations], metrics, unranked),
         "classes": [{"title": name, "note": f"{wording.number(supports[name])} images"} for name in classes],
         "recalls": _table([[recall.get(name) for name in classes] for recall in recalls], ["recall"] * len(classes)),
         "cautions": _cautions(runs, split),
-        "curves": drawn,
+        "curves": curves,
         "csv": {
             "scores": Table(
                 f"summary_metrics_{split}",
                 "summary metrics",
                 ("run", *metrics),
-                [(name, *map(content.get, metrics)) for name, content in zip(names, contents, strict=True)],
+                [(name, *map(item.get, metrics)) for name, item in zip(names, evaluations, strict=True)],
             ),
             "recalls": Table(
                 f"recall_per_class_{split}",
@@ -70,44 +72,46 @@ def _of_classifiers(runs: Sequence[RunRecords]) -> dict[str, Any]:
                 ("run", *classes),
                 [(name, *map(recall.get, classes)) for name, recall in zip(names, recalls, strict=True)],
             ),
-            "curves": panels.curve_table(drawn, panels.is_by_epoch(runs)),
+            "curves": panels.curve_table(curves, panels.is_by_epoch(runs)),
         },
     }
 
 
 def _of_gans(runs: Sequence[RunRecords]) -> dict[str, Any]:
     metrics = [metric for _, metric in gan_view.HEADLINE]
-    drawn = panels.grouped_panels(runs, gan_view.GROUPS, "all-")
-    standings = [gan_view.standing(run) for run in runs]
+    curves = panels.grouped_panels(runs, gan_view.GROUPS, "all-")
+    summaries = [gan_view.summary(run) for run in runs]
     return {
-        "metrics": [{"title": title, "note": ""} for title in standings[0]],
-        # None is marked as the best: a discriminator that loses more can be a good sign or a bad one.
-        "scores": [[{"text": wording.number(value), "best": False} for value in row.values()] for row in standings],
+        "metrics": [{"title": title, "note": ""} for title in summaries[0]],
+        # No value is marked as best: a higher discriminator loss can be a good sign or a bad one.
+        "scores": [[{"text": wording.number(value), "best": False} for value in row.values()] for row in summaries],
         "cautions": _gan_cautions(runs),
-        "curves": drawn,
+        "curves": curves,
         "grids": [{"run": run.name, "grid": sheets.newest_grid(run)} for run in runs],
         "csv": {
             "scores": Table(
                 "gan_metrics",
-                "where the runs stand",
+                "latest metrics",
                 ("run", "steps", *metrics),
-                [(run.name, *row.values()) for run, row in zip(runs, standings, strict=True)],
+                [(run.name, *row.values()) for run, row in zip(runs, summaries, strict=True)],
             ),
-            "curves": panels.curve_table(drawn, by_epoch=False),
+            "curves": panels.curve_table(curves, by_epoch=False),
         },
     }
 
 
 def _gan_cautions(runs: Sequence[RunRecords]) -> list[str]:
     cautions = [
-        "Nothing here ranks GANs: two networks play against each other, so neither loss says how good the images are."
+        "These numbers do not rank GANs: the losses of two competing networks do not measure the quality of the images."
     ]
     if len({gan_view.steps_done(run) for run in runs}) > 1:
-        cautions.append("The runs stand at different steps.")
+        cautions.append("The runs have been trained for different numbers of steps.")
     if len({gan_view.subject(run) for run in runs}) > 1:
-        cautions.append("The runs learned to draw different classes.")
+        cautions.append("The runs were trained to generate different classes.")
     if len({str(run.setting("gan", "perceptual")) for run in runs}) > 1:
-        cautions.append("Reconstructions are measured by different networks, so their distances are not comparable.")
+        cautions.append(
+            "Reconstruction losses are computed with different networks, so they are not comparable between the runs."
+        )
     return cautions + _image_cautions(runs, ("train", "trained"))
 
 
@@ -115,28 +119,28 @@ def _of_different_kinds(runs: Sequence[RunRecords]) -> dict[str, Any]:
     gans = ", ".join(run.name for run in runs if run.is_gan)
     others = ", ".join(run.name for run in runs if not run.is_gan)
     caution = (
-        f"The runs are of different kinds, so only their configurations are compared: GAN: {gans}; others: {others}."
+        "GANs and classifiers have no metrics in common, so only their configurations are compared. "
+        f"GANs: {gans}; classifiers: {others}."
     )
     return {"cautions": [caution], "csv": {"curves": None}}
 
 
-def _per_class(content: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = content.get("per_class")
+def _per_class(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = evaluation.get("per_class")
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _table(values: list[list[Any]], metrics: Sequence[str], unranked: Sequence[str] = ()) -> list[list[dict[str, Any]]]:
-    """Returns cells of text, the best of each column marked unless it is `unranked`; equal texts are equally good."""
+    """Returns cells of text with the best of each column marked, except in `unranked` ones; equal texts are ties."""
     texts = [[_text(value, key) for value, key in zip(row, metrics, strict=True)] for row in values]
     cells = [[{"text": text, "best": False} for text in row] for row in texts]
     for column, key in enumerate(metrics):
-        found = [(row[column], at) for at, row in enumerate(values) if texts[at][column] != wording.MISSING]
-        shown = {texts[at][column] for _, at in found}
-        # Times depend on what else the machine did, and losses of different kinds have no common scale.
-        if len(shown) < 2 or key in unranked:
+        defined = [(row[column], at) for at, row in enumerate(values) if texts[at][column] != wording.MISSING]
+        # Times depend on the load of the machine, and values of different losses have no common scale.
+        if len({texts[at][column] for _, at in defined}) < 2 or key in unranked:
             continue
         better = min if wording.is_better_when_small(key) else max
-        best = texts[better(found)[1]][column]
+        best = texts[better(defined)[1]][column]
         for at in range(len(values)):
             cells[at][column]["best"] = texts[at][column] == best
     return cells
@@ -149,31 +153,34 @@ def _text(value: Any, metric: str) -> str:
 
 
 def _cautions(runs: Sequence[RunRecords], split: str | None) -> list[str]:
-    """Returns what speaks against reading the table as a ranking."""
+    """Returns the reasons not to read the table of metrics as a ranking, one sentence each."""
     if split is None:
         return ["No run has been evaluated yet."]
     cautions = [
-        "A difference between runs without a confidence interval proves nothing: it can come from the seed, the split "
-        "or a handful of images."
+        "A difference between runs without a confidence interval is no evidence: it can come from the seed, the split "
+        "or a few images."
     ]
-    waiting = [run.name for run in runs if split not in run.evaluations]
-    if waiting:
-        cautions.append(f"Not evaluated on the {wording.split_name(split)} split yet: {', '.join(waiting)}.")
+    pending = [run.name for run in runs if split not in run.evaluations]
+    if pending:
+        cautions.append(f"Not evaluated on the {wording.split_name(split)} split yet: {', '.join(pending)}.")
     if split != "test":
-        cautions.append("No run has been tested yet; these numbers are of a split that may choose checkpoints.")
+        cautions.append(
+            "No run has been evaluated on the test split yet; the split shown may have been used to choose "
+            "checkpoints, which makes its results optimistic."
+        )
     if len(_losses(runs) - {None}) > 1:
         cautions.append("The runs were trained with different losses, so loss values are not comparable between them.")
     return list(dict.fromkeys(cautions + _image_cautions(runs, (split, "evaluated"), ("train", "trained"))))
 
 
 def _image_cautions(runs: Sequence[RunRecords], *uses: tuple[str, str]) -> list[str]:
-    """Returns for splits, each with what was done on it, that the runs had different images or that nobody knows."""
+    """Returns a caution for each (split, verb) whose images differ between the runs or are unknown."""
     cautions = []
     for name, verb in uses:
         images = {_images(run, name) for run in runs}
         if None in images:
             cautions.append(
-                f"Whether all were {verb} on the same images cannot be told: a manifest or split is missing."
+                f"It is unknown whether all runs were {verb} on the same images: a manifest or split is missing."
             )
         elif len(images) > 1:
             cautions.append(f"The runs were {verb} on different images, so their numbers cannot be compared directly.")
@@ -181,7 +188,7 @@ def _image_cautions(runs: Sequence[RunRecords], *uses: tuple[str, str]) -> list[
 
 
 def _losses(runs: Sequence[RunRecords]) -> set[str | None]:
-    """Returns the different losses of the runs, as texts; None stands for an unknown one."""
+    """Returns the distinct loss configurations of the runs as JSON; None for an unknown one."""
     settings = [run.setting("loss") for run in runs]
     return {None if setting is None else json.dumps(setting, sort_keys=True) for setting in settings}
 
@@ -193,7 +200,7 @@ def _images(run: RunRecords, split: str) -> frozenset[tuple[str, str]] | None:
 
 
 def differences(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Returns the dotted names of the fields in which the configurations differ, with the value of each run."""
+    """Fields in which configurations differ: pairs of the dotted field name and the values, one per configuration."""
     flat = [wording.setting_texts(config) for config in configs]
     names = dict.fromkeys(name for config in flat for name in config)
     return [

@@ -1,4 +1,4 @@
-"""Learning curves: the metrics.jsonl files of run directories as one tidy table."""
+"""Learning curves of run directories, from their metrics.jsonl files, as one table in long format."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from dim_jax.runs import files
 from dim_jax.runs.metrics_file import FILE_NAME, is_number, read_lines, unreadable_text
 
 CONFIG_NAME = "config.json"
-PLACES = ("step", "epoch", "split")
-# What has no part in the numbers: how often a thing was tried, how its images were read, and what was kept of it.
+KEYS = ("step", "epoch", "split")  # fields of a line that are not metrics
+# Config fields that do not define an arm: the seed, how images are read, and which files are written.
 NOT_COMPARED = ("seed", "data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints")
 UNKNOWN_SEED = -1
 COLUMNS = {
@@ -30,18 +30,18 @@ COLUMNS = {
 
 
 def run_directories(paths: Sequence[str | Path]) -> dict[str, Path]:
-    """Checks that all paths are run directories and names them.
+    """Unique short names of run directories.
 
     Args:
-      paths: folders in which `config.json` or `metrics.jsonl` lies.
+      paths: folders that contain `config.json` or `metrics.jsonl`.
 
     Returns:
-      Name to absolute path, in the given order. A name is the last part of the path, or as many last parts as it takes
-      to tell the runs apart.
+      Name -> absolute path, in the order of `paths`. A name is the last part of the path, or as many last parts as are
+      needed to make the names unique.
 
     Raises:
       FileNotFoundError: a path is not a run directory.
-      ValueError: no path was given, or one of them twice.
+      ValueError: `paths` is empty or contains a folder twice.
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
@@ -49,7 +49,7 @@ def run_directories(paths: Sequence[str | Path]) -> dict[str, Path]:
     for path in paths:
         folder = Path(path).resolve()
         if not any((folder / name).is_file() for name in (CONFIG_NAME, FILE_NAME)):
-            reason = f"no {CONFIG_NAME} or {FILE_NAME} in it" if folder.is_dir() else "there is no such folder"
+            reason = f"no {CONFIG_NAME} or {FILE_NAME} in it" if folder.is_dir() else "no such folder"
             raise FileNotFoundError(f"{path} is not a run directory: {reason}; give the --workdir of a run")
         if folder in folders:
             raise ValueError(f"{path} is given twice; give each run once")
@@ -64,31 +64,36 @@ def run_directories(paths: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def tidy(records: Sequence[dict[str, Any]]) -> list[tuple[str, str, int, float, float]]:
-    """Returns one (split, metric, step, epoch, value) per number, sorted; the epoch is NaN where it is not given.
+    """Lines of metrics.jsonl in long format: one row per number.
 
-    A resumed run writes the steps after its checkpoint again; of such repeated values the last one stands. A metric
-    that was undefined (null) has the value NaN.
+    Args:
+      records: decoded lines, in the order of the file. A resumed run logs the steps after its checkpoint again; the
+        last value of a step is used.
+
+    Returns:
+      Rows (split, metric, step, epoch, value), sorted. The epoch is NaN where it was not logged, the value is NaN where
+      the metric was undefined (null).
     """
     table: dict[tuple[str, str, int], tuple[float, float]] = {}
     for record in records:
         split, step = str(record.get("split", "")), int(record["step"])
         epoch = float(record["epoch"]) if is_number(record.get("epoch")) else math.nan
         for metric, value in record.items():
-            if metric not in PLACES and (value is None or is_number(value) or isinstance(value, float)):
+            if metric not in KEYS and (value is None or is_number(value) or isinstance(value, float)):
                 table[split, metric, step] = epoch, math.nan if value is None else float(value)
     return [(*key, *table[key]) for key in sorted(table)]
 
 
 def arms(configs: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
-    """Names what each run tries, so that runs which differ in nothing but their seed have one name.
+    """Arm of each run; runs that differ only in their seed belong to the same arm.
 
     Args:
-      configs: run -> its configuration; None where there is none.
+      configs: run -> its configuration, or None if it has none.
 
     Returns:
-      Run -> the fields in which the configurations differ, with its values, such as "loss.name=fafl, loss.m=4"; fields
-      of NOT_COMPARED are left out. Where nothing differs, the name of the first run stands for all of them; a run
-      without configuration is named by itself.
+      Run -> its values of the fields in which the configurations differ, except those in NOT_COMPARED, such as
+      "loss.name=fafl, loss.m=4". If no field differs, all runs have the name of the first run; a run without a
+      configuration has its own name.
     """
     flat = {run: _texts(config) for run, config in configs.items() if config is not None}
     fields = dict.fromkeys(field for texts in flat.values() for field in texts)
@@ -97,7 +102,7 @@ def arms(configs: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
         for field in fields
         if field not in NOT_COMPARED and len({texts.get(field) for texts in flat.values()}) > 1
     ]
-    # What something is called comes before its settings.
+    # Within a group, the name comes before the other settings.
     groups = list(dict.fromkeys(field.rpartition(".")[0] for field in differing))
     differing.sort(key=lambda field: (groups.index(field.rpartition(".")[0]), not field.endswith(".name")))
     named = {
@@ -107,7 +112,7 @@ def arms(configs: Mapping[str, dict[str, Any] | None]) -> dict[str, str]:
 
 
 def _texts(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Returns the fields of a configuration by their dotted names; equal numbers have equal texts."""
+    """Returns dotted field name -> value as text; equal numbers (4 and 4.0) have equal texts."""
     texts: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, dict):
@@ -120,7 +125,7 @@ def _texts(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
-    """Returns the configuration of a run; None where there is none, with a warning where it is damaged."""
+    """Returns the configuration of a run, or None if the file is missing or damaged; a damaged file is warned about."""
     if not (folder / CONFIG_NAME).is_file():
         return None
     try:
@@ -137,34 +142,34 @@ def _seed(config: dict[str, Any] | None) -> int:
 
 
 def load_curves(runs: Sequence[str | Path]) -> dict[str, np.ndarray]:
-    """Reads the learning curves of several runs as one tidy table, for notebooks.
+    """Learning curves of several runs as one table in long format, for notebooks.
 
-    With pandas, `pandas.DataFrame(load_curves(runs))` is the data frame; without, columns are picked by masks:
+    `pandas.DataFrame(load_curves(runs))` makes a data frame of it. Without pandas, select rows by a mask:
 
         curves = load_curves(["runs/a", "runs/b"])
-        chosen = (curves["run"] == "a") & (curves["split"] == "val") & (curves["metric"] == "macro_f1")
-        plt.plot(curves["epoch"][chosen], curves["value"][chosen])
+        rows = (curves["run"] == "a") & (curves["split"] == "val") & (curves["metric"] == "macro_f1")
+        plt.plot(curves["epoch"][rows], curves["value"][rows])
 
     Args:
-      runs: run directories, finished or not. A truncated last line of `metrics.jsonl` is one still being written and is
-        left out; any other line that cannot be read is left out with a warning.
+      runs: run directories, finished or not. A truncated last line of `metrics.jsonl` is still being written and is
+        skipped; other unreadable lines are skipped with a warning.
 
     Returns:
       Columns of equal length, one row per logged number, sorted by split, metric and step within each run:
-      `run` (str: the folder's name, with as many parents as tell the runs apart), `arm` (str: how its configuration
-      differs from that of the other runs, see `arms`), `seed` (int64, -1 where unknown), `split` (str), `step` (int64),
-      `epoch` (float64, NaN where not logged), `metric` (str), `value` (float64, NaN where undefined). Texts are Python
-      strings in object columns: each is kept once, however many rows it has.
+      `run` (str: name of the folder, preceded by parent folders where needed to make it unique), `arm` (str: the
+      settings in which its configuration differs from the others, see `arms`), `seed` (int64, -1 if unknown), `split`
+      (str), `step` (int64), `epoch` (float64, NaN if not logged), `metric` (str) and `value` (float64, NaN if
+      undefined). Columns of text have the dtype object, so equal texts share one Python string.
 
     Raises:
       FileNotFoundError: a path is not a run directory.
-      ValueError: a run is given twice, or none is given.
+      ValueError: `runs` is empty or contains a run twice.
     """
     folders = run_directories(runs)
     configs = {}
     for name, folder in folders.items():
         configs[name] = _config(folder)
-    named = arms(configs)
+    arm_of = arms(configs)
     parts: dict[str, list[np.ndarray]] = {column: [] for column in COLUMNS}
     for name, folder in folders.items():
         records, unreadable = read_lines(folder)
@@ -172,8 +177,8 @@ def load_curves(runs: Sequence[str | Path]) -> dict[str, np.ndarray]:
             warnings.warn(unreadable_text(folder, unreadable), stacklevel=2)
         rows = tidy(records)
         split, metric, step, epoch, value = zip(*rows, strict=True) if rows else [()] * 5
-        content = (name, named[name], _seed(configs[name]), split, step, epoch, metric, value)
-        for (column, dtype), values in zip(COLUMNS.items(), content, strict=True):
+        columns = (name, arm_of[name], _seed(configs[name]), split, step, epoch, metric, value)
+        for (column, dtype), values in zip(COLUMNS.items(), columns, strict=True):
             part = np.empty(len(rows), dtype)
             part[:] = values
             parts[column].append(part)

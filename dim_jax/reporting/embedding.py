@@ -1,4 +1,4 @@
-"""The features of one split in three dimensions by t-SNE: a figure that can be turned, and a still one for paper."""
+"""t-SNE of the features of one split in three dimensions: an interactive figure, and a static one for print."""
 
 import html
 import json
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 MOST_POINTS, FEWEST_POINTS = 2000, 10  # 2000 points take about half a minute on one core
 PERPLEXITY, SEED = 30.0, 0
-# Beyond six classes colours repeat, so shapes change. plotly takes them from a font, and its crosses are in few fonts.
+# Colours repeat after six classes, so the symbols change. plotly draws symbols as text, and few fonts have its crosses.
 RIGHT, WRONG = ("circle", "square", "circle-open"), ("diamond", "diamond-open", "square-open")
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Points in three dimensions.
+    """A three-dimensional embedding of M of N images.
 
     Attributes:
-      place: which of the N images each point is, (M,), ascending.
-      points: coordinates, (M, 3), centred.
-      perplexity: about how many neighbours of each point were asked to stay its neighbours.
+      place: index of the image of each point, (M,) int in [0, N), ascending.
+      points: centred coordinates, (M, 3).
+      perplexity: effective number of neighbours of each point in the t-SNE.
     """
 
     place: np.ndarray
@@ -38,36 +38,44 @@ class Embedding:
 
 
 def sample(label: np.ndarray, most: int) -> np.ndarray:
-    """Returns at most `most` places (and one more per class) of `label` (N,), the same share of every class."""
+    """Stratified random sample of images, with the same share of each class.
+
+    Args:
+      label: classes, (N,) int.
+      most: size of the sample; rounding can add one image per class.
+
+    Returns:
+      Ascending indices of the sampled images; all N if N <= most.
+    """
     if len(label) <= most:
         return np.arange(len(label))
     rng = np.random.default_rng(SEED)
-    chosen = []
+    samples = []
     for number in np.unique(label):
         places = np.flatnonzero(label == number)
-        chosen.append(rng.choice(places, math.ceil(len(places) * most / len(label)), replace=False))
-    return np.sort(np.concatenate(chosen))
+        samples.append(rng.choice(places, math.ceil(len(places) * most / len(label)), replace=False))
+    return np.sort(np.concatenate(samples))
 
 
 def embed(features: np.ndarray, label: np.ndarray, most: int = MOST_POINTS) -> Embedding | str:
-    """Embeds features by t-SNE after standardising each; equal features give equal points.
+    """t-SNE of standardised features in three dimensions; deterministic.
 
     Args:
       features: (N, F), finite.
-      label: classes, (N,); they only decide which images are taken when there are more than `most`.
-      most: points.
+      label: classes, (N,) int; used only to sample images if N > most.
+      most: largest number of points.
 
     Returns:
-      The points, or a sentence on why there are none.
+      The embedding, or a sentence why there is none.
 
     Reference: van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 9, 2008.
     """
     if len(features) < FEWEST_POINTS or not features.size:
-        return f"A t-SNE of {len(features)} images shows nothing; it takes at least {FEWEST_POINTS} with features."
+        return f"There is no t-SNE of {len(features)} images; it needs at least {FEWEST_POINTS} images with features."
     place = sample(label, most)
     values = features[place].astype(np.float64)
     deviation = values.std(axis=0)
-    # Deviations of constant features are rounding, and dividing by them would make noise of it.
+    # The deviation of a constant feature is a rounding error; dividing by it would amplify noise.
     varies = deviation > 1e-6 * max(1e-30, np.abs(values).max())
     if not varies.any():
         return "The features are the same for all images, so there is nothing to embed."
@@ -79,7 +87,7 @@ def embed(features: np.ndarray, label: np.ndarray, most: int = MOST_POINTS) -> E
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(place) - 1) / 3)
-    # Sums over several threads differ in their last bits, and t-SNE makes those visible.
+    # Sums over several threads differ in their last bits, and t-SNE amplifies such differences.
     with threadpoolctl.threadpool_limits(1):
         method = TSNE(n_components=3, init="pca", perplexity=perplexity, random_state=SEED)
         points = method.fit_transform(values.astype(np.float32))
@@ -87,29 +95,34 @@ def embed(features: np.ndarray, label: np.ndarray, most: int = MOST_POINTS) -> E
 
 
 def view(predictions: SavedPredictions, prefix: str) -> dict[str, Any]:
-    """Returns the embedding as words, a figure for plotly, a still one and a table; a note where there is none."""
+    """Template data of the t-SNE section: texts, plotly figure, static figure and table, or a note why there is none.
+
+    Args:
+      predictions: predictions of one split.
+      prefix: start of the ids in the static figure, unique on the page.
+    """
     import markupsafe
 
     if predictions.features is None:
-        return {"note": "There are no features in the predictions, or some are not finite."}
-    found = embed(predictions.features, predictions.label)
-    if isinstance(found, str):
-        return {"note": found}
+        return {"note": "The predictions have no features, or some features are not finite."}
+    embedding = embed(predictions.features, predictions.label)
+    if isinstance(embedding, str):
+        return {"note": embedding}
     split, number = wording.split_name(predictions.split), len(predictions.label)
-    shown = f"{len(found.place)} of {number} {split} images, the same share of every class"
-    shown = shown if len(found.place) < number else f"{number} {split} images"
-    wrong = int((predictions.predicted != predictions.label)[found.place].sum())
+    images = f"{len(embedding.place)} of {number} {split} images, the same share of every class"
+    images = images if len(embedding.place) < number else f"{number} {split} images"
+    num_wrong = int((predictions.predicted != predictions.label)[embedding.place].sum())
     alternative = (
-        f"t-SNE of the features of {shown}, coloured by true class; {wrong} predicted wrongly are open diamonds. "
-        "The first two of three dimensions."
+        f"t-SNE of the features of {images}, coloured by true class; open diamonds: {num_wrong} wrong predictions. "
+        "First two of three dimensions."
     )
     return {
         "note": "",
-        "shown": shown,
-        "perplexity": f"{found.perplexity:.3g}",
+        "shown": images,
+        "perplexity": f"{embedding.perplexity:.3g}",
         "id": f"{prefix}cloud",
-        "figure": script_safe(plotly_figure(predictions, found)),
-        "still": markupsafe.Markup(_still(predictions, found, prefix, alternative)),
+        "figure": script_safe(plotly_figure(predictions, embedding)),
+        "still": markupsafe.Markup(_static_figure(predictions, embedding, prefix, alternative)),
         "colours": [
             {"class": name, "colour": at % len(figures.SERIES), "symbol": (at // len(figures.SERIES)) % len(RIGHT)}
             for at, name in enumerate(predictions.classes)
@@ -127,33 +140,33 @@ def view(predictions: SavedPredictions, prefix: str) -> dict[str, Any]:
                     float(predictions.probability[at]),
                     *(round(float(value), 3) for value in point),
                 )
-                for at, point in zip(found.place, found.points, strict=True)
+                for at, point in zip(embedding.place, embedding.points, strict=True)
             ],
         ),
     }
 
 
 def plotly_figure(predictions: SavedPredictions, embedding: Embedding) -> dict[str, Any]:
-    """Returns a plotly figure whose colours are names of the page's CSS variables, for embedding.js to look up."""
+    """Plotly figure of the embedding; its colours are CSS variables of the page, which embedding.js resolves."""
     predicted, probability = predictions.predicted, predictions.probability
     traces = []
     for at, name in enumerate(predictions.classes):
         of_class = predictions.label[embedding.place] == at
-        right = predicted[embedding.place] == at
-        for symbols, matches in ((RIGHT, right), (WRONG, ~right)):
-            chosen = np.flatnonzero(of_class & matches)
-            if not len(chosen):
+        is_correct = predicted[embedding.place] == at
+        for symbols, matches in ((RIGHT, is_correct), (WRONG, ~is_correct)):
+            rows = np.flatnonzero(of_class & matches)
+            if not len(rows):
                 continue
-            places = embedding.place[chosen]
+            places = embedding.place[rows]
             traces.append(
                 {
                     "type": "scatter3d",
                     "mode": "markers",
                     "name": literal(name),
                     "legendgroup": str(at),
-                    "showlegend": symbols is RIGHT or not (of_class & right).any(),
+                    "showlegend": symbols is RIGHT or not (of_class & is_correct).any(),
                     **{
-                        axis: [round(float(value), 2) for value in embedding.points[chosen, number]]
+                        axis: [round(float(value), 2) for value in embedding.points[rows, number]]
                         for number, axis in enumerate("xyz")
                     },
                     "text": [
@@ -205,25 +218,25 @@ def plotly_figure(predictions: SavedPredictions, embedding: Embedding) -> dict[s
 
 
 def literal(name: str) -> str:
-    """Returns a name such that plotly shows it as it is: its labels take some HTML, entities and %{templates}."""
+    """Escapes a name for plotly, whose labels interpret some HTML, entities and %{templates}."""
     return html.escape(printable(name), quote=False).replace("%{", "%&#123;")
 
 
 def script_safe(value: Any) -> Any:
-    """Returns JSON as markup for the inside of a script element: no name can end the element or begin a comment."""
+    """Encodes JSON as markup for a script element, escaped so that no text can end the element or begin a comment."""
     import markupsafe
 
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return markupsafe.Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 
-def _still(predictions: SavedPredictions, embedding: Embedding, prefix: str, alternative: str) -> str:
-    """Draws the first two dimensions: dots for right predictions, diamonds for wrong ones."""
+def _static_figure(predictions: SavedPredictions, embedding: Embedding, prefix: str, alternative: str) -> str:
+    """Draws the first two dimensions: dots for correct predictions, diamonds for wrong ones."""
     x, y = embedding.points[:, 0], embedding.points[:, 1]
-    right = (predictions.predicted == predictions.label)[embedding.place]
-    arm = 0.009 * max(np.ptp(x), np.ptp(y), 1e-9)
-    # One path for all marks of a class, each a stroke closed by a gap: a tenth of the size of markers, which are
-    # elements of their own. A dot is a hardly visible stroke with round ends.
+    is_correct = (predictions.predicted == predictions.label)[embedding.place]
+    radius = 0.009 * max(np.ptp(x), np.ptp(y), 1e-9)
+    # One path with gaps draws all marks of a class: a tenth of the size of matplotlib's markers, which are an SVG
+    # element each. A dot is a very short stroke with round ends.
     dot = np.array([(-0.02, 0), (0.02, 0), (np.nan, np.nan)])
     diamond = np.array([(-1, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (np.nan, np.nan)])
 
@@ -231,10 +244,10 @@ def _still(predictions: SavedPredictions, embedding: Embedding, prefix: str, alt
         for at in range(len(predictions.classes)):
             of_class = predictions.label[embedding.place] == at
             colour = figures.SERIES[at % len(figures.SERIES)]
-            for mark, chosen, width in ((dot, of_class & right, 3.4), (diamond, of_class & ~right, 1.2)):
-                across = x[chosen][:, None] + arm * mark[:, 0]
-                up = y[chosen][:, None] + arm * mark[:, 1]
-                axes.plot(across.ravel(), up.ravel(), color=colour, linewidth=width, solid_capstyle="round")
+            for mark, rows, width in ((dot, of_class & is_correct, 3.4), (diamond, of_class & ~is_correct, 1.2)):
+                mark_x = x[rows][:, None] + radius * mark[:, 0]
+                mark_y = y[rows][:, None] + radius * mark[:, 1]
+                axes.plot(mark_x.ravel(), mark_y.ravel(), color=colour, linewidth=width, solid_capstyle="round")
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_xticks([])
         axes.set_yticks([])

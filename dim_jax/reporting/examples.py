@@ -1,4 +1,4 @@
-"""The most confident right and wrong predictions of every class, with what spoke for them in the image."""
+"""Example images: the most confident correct and wrong predictions of each class, with Grad-CAM maps."""
 
 from typing import Any
 
@@ -12,25 +12,25 @@ COLUMNS = ("true class", "kind", "image", "predicted class", "probability", "map
 
 
 def view(run: RunRecords, predictions: SavedPredictions) -> dict[str, Any]:
-    """Returns examples per class with their pictures, and sentences about them.
+    """Template data of the examples: images per class, Grad-CAM overlays, notes and table.
 
-    Without Grad-CAM maps, or without the way in which images were made square, the images are shown alone.
+    There are no overlays if the predictions have no Grad-CAM maps or the run's `config.data.resize` is unknown.
     """
     maps, policy = predictions.grad_cam, run.setting("data", "resize")
     has_maps = maps is not None and policy in images.POLICIES
-    classes, rows, unread, is_complete = [], [], 0, True
+    classes, rows, num_unreadable, is_complete = [], [], 0, True
     for at, kinds in thumbnails.choose(predictions.index, predictions.label, predictions.logits).items():
-        shown: dict[str, Any] = {"class": predictions.classes[at]}
+        entry: dict[str, Any] = {"class": predictions.classes[at]}
         for kind, examples in kinds.items():
-            shown[kind] = []
+            entry[kind] = []
             for example in examples:
                 name = predictions.names[example.place]
                 pixels = thumbnails.read(predictions.files[example.place]) if predictions.files else None
-                unread += pixels is None
-                place = saliency.peak(maps[example.place]) if has_maps else None
-                is_complete = is_complete and place is not None
+                num_unreadable += pixels is None
+                peak = saliency.peak(maps[example.place]) if has_maps else None
+                is_complete = is_complete and peak is not None
                 predicted = predictions.classes[example.predicted]
-                shown[kind].append(
+                entry[kind].append(
                     {
                         **_pictures(pixels, maps[example.place] if has_maps else None, policy),
                         "caption": f"{predictions.classes[at]} → {predicted}",
@@ -38,12 +38,13 @@ def view(run: RunRecords, predictions: SavedPredictions) -> dict[str, Any]:
                         "probability": wording.number(example.probability, 2),
                     }
                 )
-                found = place or (None, None)
-                rows.append((predictions.classes[at], kind, name, predicted, example.probability, *found))
-        classes.append(shown)
+                rows.append(
+                    (predictions.classes[at], kind, name, predicted, example.probability, *(peak or (None, None)))
+                )
+        classes.append(entry)
     return {
         "split": wording.split_name(predictions.split),
-        "notes": _notes(run, predictions, has_maps, unread, len(rows)),
+        "notes": _notes(run, predictions, has_maps, num_unreadable, len(rows)),
         "classes": classes,
         "has_maps": has_maps,
         "gradient": saliency.gradient() if has_maps else "",
@@ -63,31 +64,33 @@ def view(run: RunRecords, predictions: SavedPredictions) -> dict[str, Any]:
 
 
 def _pictures(pixels: Any, values: Any, policy: Any) -> dict[str, str | None]:
-    """Returns the data addresses of an image and of its map laid over it; None for what there is not."""
+    """Returns data URIs of an image and of its Grad-CAM overlay; None for what is missing."""
     if pixels is None:
         return {"uri": None, "overlay": None}
     if values is None:
         return {"uri": thumbnails.data_uri(pixels), "overlay": None}
-    # The map belongs to the square that the network saw, so both pictures show that square.
+    # The map covers the network's square input, so both pictures show that square.
     square = images.resize(pixels, thumbnails.SIDE, policy)
     return {"uri": thumbnails.data_uri(square), "overlay": thumbnails.data_uri(saliency.overlay(square, values))}
 
 
-def _notes(run: RunRecords, predictions: SavedPredictions, has_maps: bool, unread: int, wanted: int) -> list[str]:
+def _notes(
+    run: RunRecords, predictions: SavedPredictions, has_maps: bool, num_unreadable: int, num_images: int
+) -> list[str]:
     notes = []
-    if unread:
-        note = f"{unread} of {wanted} image files could not be read"
+    if num_unreadable:
+        note = f"{num_unreadable} of {num_images} image files could not be read"
         notes.append(
             note + (f"; they were in {run.manifest.root}." if run.manifest else ", as the manifest is missing.")
         )
-    # An evaluation of a model without maps says so by a check that is null; an early one says nothing.
+    # For a model without maps `grad_cam_check` is null; evaluations of early versions do not have the key.
     if predictions.grad_cam is None and run.evaluations[predictions.split].get("grad_cam_check", {}) is None:
-        notes.append("This model is given features and no images, so there are no Grad-CAM maps.")
+        notes.append("The input of this model is features, not images, so there are no Grad-CAM maps.")
     elif predictions.grad_cam is None:
         notes.append(
-            "This run was evaluated before Grad-CAM maps were made; "
-            f"python -m dim_jax.evaluate --workdir={run.folder} --split={predictions.split} makes them."
+            "This run was evaluated by a version without Grad-CAM maps; to make them, run "
+            f"python -m dim_jax.evaluate --workdir={run.folder} --split={predictions.split}"
         )
     elif not has_maps:
-        notes.append("How the images were made square is not known, so the Grad-CAM maps cannot be laid over them.")
+        notes.append("The Grad-CAM maps are not shown: how images were made square (config.data.resize) is unknown.")
     return notes

@@ -1,4 +1,4 @@
-"""Figures of the report: matplotlib drawings as inline SVG that takes its colours from the page around it."""
+"""Matplotlib figures as inline SVG, coloured by the CSS variables of the page."""
 
 import io
 import math
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that only stand for a CSS variable of the page, which has one value for light, one for dark and one for paper.
+# Placeholder colours, replaced by CSS variables that the page defines for light, dark and print.
 INK, GRID, TEXT = "#010101", "#010102", "#010103"
 SERIES = tuple(f"#0102{number:02x}" for number in range(6))
 VARIABLES = {INK: "var(--ink-soft)", GRID: "var(--line)", TEXT: "var(--ink)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES)
 }
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2))
-BEYOND_AXES = 1e300  # the length of an axis must be a number too
+BEYOND_AXES = 1e300  # larger values would overflow the length of the axis
 MOST_POINTS, MOST_MARKERS = 300, 40
-SIZE = (3.9, 2.5)  # inches; 9-point text is then about 11 pixels high where the page shows the figure
+SIZE = (3.9, 2.5)  # inches; makes 9-point text about 11 pixels high on the page
 SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dim_jax",
     "text.usetex": False,
-    "text.parse_math": False,  # names come from the data: "$x_{" is a name and no formula
+    "text.parse_math": False,  # names come from the data: "$x_{" is a name, not a formula
     "axes.unicode_minus": False,
     "axes.formatter.use_mathtext": False,
     "font.family": ["DejaVu Sans"],
@@ -55,7 +55,7 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: `x` and `y` of equal length, drawn in colour `colour` (0 to 5) with dash pattern `dash` (0 to 3)."""
+    """A curve: `x` and `y` of equal length, index of its colour (0 to 5) and of its dash pattern (0 to 3)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -65,12 +65,17 @@ class Line:
 
 
 def style(number: int) -> dict[str, int]:
-    """Returns the colour and dash pattern of run `number`: 24 different ones, told apart without colour as well."""
+    """Colour and dash pattern of run `number`; the first 24 are distinct, and neighbours differ without colour too."""
     return {"colour": number % len(SERIES), "dash": (number + number // 12) % len(DASHES)}
 
 
 def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Replaces more than `most` points by the means of `most` equal blocks, so that long runs do not swell the page."""
+    """Downsamples a curve of more than `most` points to the means of `most` equal blocks, which bounds the page's size.
+
+    Args:
+      x, y: coordinates, (N,).
+      most: largest number of points.
+    """
     if len(x) <= most:
         return x, y
     blocks = np.array_split(np.arange(len(x)), most)
@@ -78,14 +83,14 @@ def thin(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndar
 
 
 def curves(lines: Sequence[Line], x_label: str, prefix: str, alternative: str, marked: Mapping[float, int]) -> str:
-    """Draws lines over steps or epochs.
+    """Line plot over steps, epochs or another quantity.
 
     Args:
-      lines: the curves; points that are not finite, or too far to draw an axis to, are left out.
-      x_label: text below the horizontal axis.
-      prefix: start of the SVG's ids, different for every figure of a page.
-      alternative: the figure in words, for those who cannot see it.
-      marked: places on the horizontal axis to mark by a vertical line, and the colour of each.
+      lines: the curves; points that are not finite or exceed BEYOND_AXES are left out.
+      x_label: label of the horizontal axis.
+      prefix: start of the ids in the SVG, unique on the page.
+      alternative: text alternative for screen readers.
+      marked: x position of each vertical line -> index of its colour.
 
     Returns:
       An `<svg>` element.
@@ -99,8 +104,8 @@ def curves(lines: Sequence[Line], x_label: str, prefix: str, alternative: str, m
             dots = {"marker": "o", "markersize": 2.6} if dotted else {}
             dashes = {"dashes": DASHES[line.dash]} if DASHES[line.dash] else {}
             axes.plot(x, y, color=SERIES[line.colour], linewidth=1.5, **dots, **dashes)
-        for place, colour in marked.items():
-            axes.axvline(place, color=SERIES[colour], linewidth=1, dashes=(3, 2), alpha=0.8)
+        for position, colour in marked.items():
+            axes.axvline(position, color=SERIES[colour], linewidth=1, dashes=(3, 2), alpha=0.8)
         axes.set_xlabel(printable(x_label))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -109,17 +114,19 @@ def curves(lines: Sequence[Line], x_label: str, prefix: str, alternative: str, m
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], prefix: str, alternative: str) -> str:
-    """Draws accuracy against confidence, the areas of the dots growing with the number of images in each bin.
+    """Reliability diagram: accuracy against confidence; the area of a dot grows with the number of images in the bin.
 
     Args:
-      bins: dicts of `confidence`, `accuracy` (each in [0, 1]) and `count`; what is not one is left out.
+      bins: dicts of `confidence` and `accuracy` (in [0, 1]) and `count`; invalid bins are left out.
       prefix, alternative: as for `curves`.
 
     Returns:
       An `<svg>` element.
+
+    Reference: Guo et al., "On calibration of modern neural networks", ICML 2017, figure 1.
     """
-    found = [[item.get(name) for name in ("confidence", "accuracy", "count")] for item in bins]
-    points = [point for point in found if _is_point(*point)]
+    triples = [[item.get(name) for name in ("confidence", "accuracy", "count")] for item in bins]
+    points = [triple for triple in triples if _is_point(*triple)]
 
     def draw(axes: "Axes") -> None:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, dashes=(3, 2))
@@ -128,7 +135,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], prefix: str, alternative: str
             axes.vlines(confidence, confidence, accuracy, color=SERIES[1], linewidth=1.2)
             axes.plot(confidence, accuracy, color=SERIES[0], linewidth=1)
             axes.scatter(confidence, accuracy, s=8 + 72 * count / count.max(), color=SERIES[0], zorder=3)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), xlabel="confidence", ylabel="share correct")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), xlabel="confidence", ylabel="accuracy")
 
     return svg(draw, prefix, alternative)
 
@@ -139,7 +146,7 @@ def _is_point(confidence: Any, accuracy: Any, count: Any) -> bool:
 
 
 def colour_map(name: str) -> np.ndarray:
-    """Returns the 256 colours of a matplotlib colour map, uint8 of shape (256, 3)."""
+    """RGB values of a matplotlib colour map, uint8 (256, 3)."""
     import matplotlib
 
     return (255 * matplotlib.colormaps[name](np.arange(256))[:, :3]).round().astype(np.uint8)
@@ -152,13 +159,13 @@ def svg(
     size: tuple[float, float] = SIZE,
     settings: Mapping[str, Any] | None = None,
 ) -> str:
-    """Draws one pair of axes.
+    """SVG of a figure with one pair of axes.
 
     Args:
-      draw: draws on matplotlib axes, in the colours INK, GRID, TEXT and SERIES only, with `printable` names.
+      draw: draws on the axes, using only the colours INK, GRID, TEXT and SERIES, and `printable` names.
       prefix, alternative: as for `curves`.
-      size: width and height in inches; 9-point text suits a figure shown at 96 pixels an inch.
-      settings: matplotlib settings of this figure only.
+      size: width and height in inches; suits 9-point text on a figure shown at 96 pixels per inch.
+      settings: further matplotlib settings for this figure.
 
     Returns:
       An `<svg>` element.
@@ -167,7 +174,7 @@ def svg(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # An own figure and canvas, never pyplot: a notebook's figures and backend stay as they are.
+    # A figure and canvas of our own instead of pyplot leave a notebook's figures and backend unchanged.
     with matplotlib.rc_context({**SETTINGS, **(settings or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*missing from font", category=UserWarning)
         figure = Figure(figsize=size, layout="constrained")
@@ -181,14 +188,14 @@ def svg(
 
 
 def _inline(figure: "Figure", prefix: str, alternative: str) -> str:
-    """Returns the figure as an `<svg>` element that shares a page with others: own ids, no metadata, no addresses."""
+    """Returns the figure as an `<svg>` element for a page with other figures: prefixed ids, no metadata, no URLs."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(buffer.getvalue())
     used = set(re.findall(r"""["( ]#([\w.-]+)[")]""", buffer.getvalue().decode("utf-8")))
     for parent in root.iter():
         for child in list(parent):
-            # The style sheet would reach into the whole page; the metadata are matplotlib's name and web addresses.
+            # The style sheet would apply to the whole page; the metadata contain matplotlib's name and URLs.
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
                 parent.remove(child)
         for child in list(parent):
@@ -221,7 +228,7 @@ def _attribute(name: str, value: str, prefix: str) -> str:
     value = re.sub(r"url\(#", f"url(#{prefix}", value)
     if name == "style":
         value = re.sub(r"#[0-9a-f]{6}", lambda colour: VARIABLES.get(colour.group(), colour.group()), value)
-        # The measured font first; Verdana has nearly its widths where it is missing.
+        # The layout was measured with DejaVu Sans; Verdana has nearly the same widths.
         value = value.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif").replace(", sans-serif,", ",")
     return value
 

@@ -1,4 +1,4 @@
-"""What the report shows of one GAN: the images it draws, how it learned, and what speaks against it."""
+"""Report section of a GAN run: generated images, learning curves, metrics and warning signs."""
 
 import math
 from typing import Any
@@ -14,22 +14,22 @@ from dim_jax.runs.metrics_file import is_number
 GROUPS = (
     Group(
         "Losses",
-        "The two networks play against each other, so neither has to fall.",
-        {("train", "generator_loss"): "generator", ("train", "discriminator_loss"): "discriminator, all parts"},
+        "The two networks compete, so neither loss has to fall.",
+        {("train", "generator_loss"): "generator", ("train", "discriminator_loss"): "discriminator, all terms"},
     ),
     Group(
         "Hinge losses of the discriminator",
-        "About 0.9: it cannot tell; 0: all images lie beyond their margin.",
+        "About 0.9: it cannot tell real from generated images; 0: all logits are beyond the margin.",
         {("train", "hinge_real"): "real images", ("train", "hinge_fake"): "generated images"},
     ),
     Group(
         "Logits of the discriminator",
-        "Means; above 0 it takes an image for real.",
+        "Means; an image with a logit above 0 is classified as real.",
         {("train", "logit_real"): "real images", ("train", "logit_fake"): "generated images"},
     ),
     Group(
         "Reconstruction",
-        "Distance of what the discriminator rebuilds to real images; lower is closer.",
+        "Distance between real images and their reconstructions by the discriminator; lower is better.",
         {
             ("train", "reconstruction_whole"): "whole, from the large branch",
             ("train", "reconstruction_small"): "whole, from the small branch",
@@ -43,7 +43,7 @@ GROUPS = (
     ),
     Group(
         "Diversity and augmentation",
-        "Diversity: 1 as real images differ, 0 one image only.",
+        "Diversity: 1 = as diverse as real images, 0 = all images equal.",
         {
             ("samples", "diversity"): "diversity",
             ("train", "augment_probability"): "augmentation probability",
@@ -68,8 +68,8 @@ PERCEPTUAL = {
 
 
 def view(position: int, run: RunRecords) -> dict[str, Any]:
-    """Returns what the template shows of the run at `position` (from 1)."""
-    drawn = panels.grouped_panels([run], GROUPS, f"c{position}-")
+    """Template data of the section on a GAN run; `position` (from 1) makes the ids of its figures unique."""
+    curve_panels = panels.grouped_panels([run], GROUPS, f"c{position}-")
     return {
         "template": "gan_run.html",
         "id": f"run-{position}",
@@ -79,8 +79,8 @@ def view(position: int, run: RunRecords) -> dict[str, Any]:
         "verdict": _verdict(run),
         "notes": notes(run) + run.problems,
         "sheets": sheets.view(run),
-        "curves": drawn,
-        "curves_csv": panels.curve_table(drawn, by_epoch=False),
+        "curves": curve_panels,
+        "curves_csv": panels.curve_table(curve_panels, by_epoch=False),
         "metrics": _metric_table(run),
         "data": _data(run),
         "stages": stage_times.view(run, f"s{position}-"),
@@ -91,7 +91,7 @@ def view(position: int, run: RunRecords) -> dict[str, Any]:
 
 
 def subject(run: RunRecords) -> str:
-    """Returns what a GAN learns to draw, in words."""
+    """Classes that a GAN is trained to generate, in words."""
     if run.setting("gan", "conditional") is True:
         return "conditional, all classes" + (f" ({len(run.manifest.classes)})" if run.manifest else "")
     label = run.setting("gan", "label")
@@ -99,54 +99,54 @@ def subject(run: RunRecords) -> str:
 
 
 def steps_done(run: RunRecords) -> int:
-    """Returns the last step of the training that was logged, 0 where none was."""
+    """Last logged step of the training; 0 if none was logged."""
     return max((step for split, _, step, _, _ in run.curves if split == "train"), default=0)
 
 
 def late(run: RunRecords, split: str, metric: str) -> float:
-    """Returns where a metric stands: the mean of the last tenth of its values (at least one), NaN where it has none."""
+    """Mean of the last tenth of the logged values of a metric (at least one value); NaN if there are none."""
     values = _values(run, split, metric)
     return float(np.mean(values[-math.ceil(len(values) / 10) :])) if values else math.nan
 
 
-def standing(run: RunRecords) -> dict[str, float]:
-    """Returns how far a run is and where the metrics of HEADLINE stand, by name; the diversity is the last sheet's."""
-    found = {"Steps": steps_done(run)}
+def summary(run: RunRecords) -> dict[str, float]:
+    """Number of steps and latest values of the HEADLINE metrics: last sheet for `samples`, `late` for training."""
+    values = {"Steps": steps_done(run)}
     for split, metric in HEADLINE:
-        read = _last if split == "samples" else late
-        found[wording.label(metric)] = read(run, split, metric)
-    return found
+        latest = _last if split == "samples" else late
+        values[wording.label(metric)] = latest(run, split, metric)
+    return values
 
 
 def notes(run: RunRecords) -> list[str]:
-    """Returns what is unfinished, and signs that training went wrong."""
-    found = []
+    """Sentences on what is unfinished, and on signs that training failed."""
+    sentences = []
     done, planned = steps_done(run), run.setting("train", "num_train_steps")
     if not run.curves:
-        found.append("Nothing has been logged yet, so there are no learning curves.")
+        sentences.append("Nothing has been logged yet, so there are no learning curves.")
     elif is_number(planned) and done < planned:
-        found.append(f"Training is not finished: step {done} of {planned} is the last one logged.")
+        sentences.append(f"Training is not finished: step {done} of {planned} is the last one logged.")
     stopped = [int(record["step"]) for record in curves.read_lines(run.folder)[0] if record.get("split") == "diverged"]
     if stopped and max(stopped) > done:
-        found.append(f"Training stopped at step {max(stopped)}: a loss was no longer a finite number.")
+        sentences.append(f"Training stopped at step {max(stopped)}: a loss was no longer a finite number.")
     diversity, sign = _last(run, "samples", "diversity"), late(run, "train", "logit_real_sign")
     if diversity < LOW_DIVERSITY:
-        found.append(
-            f"Generated images differ only {diversity:.2f} times as much as real ones: the generator draws nearly the "
-            "same image from every seed, or has not learned to draw yet."
+        sentences.append(
+            f"Low diversity: generated images differ {diversity:.2f} times as much among themselves as real ones. "
+            "The generator makes nearly the same image from every seed (mode collapse), or training has just begun."
         )
     if sign > HIGH_SIGN:
-        found.append(
-            f"The discriminator takes nearly all real images for real (mean sign of their logits {sign:.2f}): it may "
-            "know the training images by heart, and then the generator learns nothing more from it. "
-            "--config.augment.adaptive_target=0.6 counters that."
+        sentences.append(
+            f"The discriminator classifies nearly all real images as real (mean sign of their logits {sign:.2f}): it "
+            "may have memorised the training images, and then its gradients no longer improve the generator. "
+            "--config.augment.adaptive_target=0.6 counteracts this."
         )
     if all(late(run, "train", name) < LOW_HINGE for name in ("hinge_real", "hinge_fake")):
-        found.append(
-            "Both hinge losses are near 0: the discriminator tells real from generated images without effort, so the "
-            "generator gets little to learn from."
+        sentences.append(
+            "Both hinge losses are near 0: the discriminator separates real and generated images perfectly, so its "
+            "gradients hardly improve the generator."
         )
-    return found
+    return sentences
 
 
 def _values(run: RunRecords, split: str, metric: str) -> list[float]:
@@ -172,35 +172,35 @@ def _facts(run: RunRecords) -> list[str]:
 
 
 def _verdict(run: RunRecords) -> dict[str, Any]:
-    """Returns the headline: how far training is, and where its metrics stand."""
+    """Returns the headline: progress of the training and latest metrics."""
     done, planned = steps_done(run), run.setting("train", "num_train_steps")
-    tiles = [(name, wording.number(value)) for name, value in standing(run).items()]
+    tiles = [(name, wording.number(value)) for name, value in summary(run).items()]
     sentences = [f"{done} of {planned} steps are done." if planned else f"{done} steps are done."]
     diversity = _last(run, "samples", "diversity")
     if math.isfinite(diversity):
         sentences.append(
-            f"On the last sheet, generated images differ {diversity:.2f} times as much among themselves as real ones."
+            f"Generated images of the last sheet differ {diversity:.2f} times as much among themselves as real ones."
         )
     if done:
-        sentences.append("The other numbers are means over the last tenth of what was logged.")
+        sentences.append("The other numbers are means over the last tenth of the logged values.")
     sentences.append(
-        "Generated images are synthetic: they are no findings, and they may repeat training images. No score here "
-        "chose a checkpoint: the images are drawn by the running mean of the generator at the step named with them."
+        "Generated images are synthetic: they are not findings, and they may reproduce training images. No checkpoint "
+        "was selected by a score: the images come from the moving average of the generator at the step given with them."
     )
     return {"split": None, "tiles": tiles if run.curves else [], "sentences": sentences}
 
 
 def _metric_table(run: RunRecords) -> dict[str, Any] | None:
-    """Returns first, late, smallest and largest value of everything logged, or None where nothing is."""
+    """Returns first, late, smallest and largest value of all logged metrics, or None if nothing was logged."""
     logged = {(split, metric) for split, metric, *_ in run.curves if split in ("train", "samples")}
-    known = [key for group in GROUPS for key in group.metrics]
-    ordered = [key for key in known if key in logged]
-    ordered += sorted(key for key in logged - set(known) if key[1] not in panels.TIMES)
+    grouped = [key for group in GROUPS for key in group.metrics]
+    ordered = [key for key in grouped if key in logged]
+    ordered += sorted(key for key in logged - set(grouped) if key[1] not in panels.TIMES)
     rows = []
     for split, metric in ordered:
         values = _values(run, split, metric)
-        found = (values[0], late(run, split, metric), min(values), max(values)) if values else (None,) * 4
-        rows.append((split, metric, *found))
+        cells = (values[0], late(run, split, metric), min(values), max(values)) if values else (None,) * 4
+        rows.append((split, metric, *cells))
     if not rows:
         return None
     return {
@@ -219,7 +219,7 @@ def _short(value: float | None) -> str:
 
 
 def _data(run: RunRecords) -> dict[str, Any] | None:
-    """Returns the data of the run; a GAN maps pixels to -1 to 1, whatever the normalisation of the fold."""
+    """Returns the data section without the fold's normalisation: a GAN does not use it and maps pixels to [-1, 1]."""
     data = run_view.data_summary(run)
     if data is None:
         return None
@@ -229,5 +229,5 @@ def _data(run: RunRecords) -> dict[str, Any] | None:
     if run.setting("gan", "conditional") is not True and label in classes:
         rows = rows[run.manifest.labels[rows] == classes.index(label)]
     if run.fold is not None and subject(run):
-        facts.insert(0, ("Learned from", f"{len(rows)} training images, {subject(run)}"))
+        facts.insert(0, ("Trained on", f"{len(rows)} training images, {subject(run)}"))
     return data | {"facts": facts}

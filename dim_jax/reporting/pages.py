@@ -1,4 +1,4 @@
-"""How templates become pages: everything is escaped unless the code says that it is markup."""
+"""Jinja environment of the report pages, with autoescaping."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +9,17 @@ if TYPE_CHECKING:
 
 
 def environment() -> "jinja2.Environment":
-    """Returns the environment of all pages: names come from folders and files, so no text is trusted."""
+    """Environment of all pages; names come from folders and files, so all text is escaped and made printable."""
     import jinja2
 
-    def shown(value: Any) -> Any:
-        # Markup (figures, macros) is finished; all other text passes here on its way into the page.
+    def printable_text(value: Any) -> Any:
+        # Markup (figures, macros) is escaped already; all other values pass through here.
         return value if hasattr(value, "__html__") else printable(str(value))
 
     return jinja2.Environment(
         loader=jinja2.PackageLoader("dim_jax.reporting", "templates"),
         autoescape=True,
-        finalize=shown,
+        finalize=printable_text,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

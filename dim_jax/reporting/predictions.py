@@ -1,4 +1,4 @@
-"""What a run predicted of one split, read from predictions.npz and checked, for the figures made of single images."""
+"""Predictions of a run on one split, read from predictions.npz and checked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,24 +9,24 @@ from dim_jax.evaluation.calibration import probabilities
 from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.runs import files
 
-NEEDED, OPTIONAL = ("index", "label", "logits"), ("features", "grad_cam")
+REQUIRED, OPTIONAL = ("index", "label", "logits"), ("features", "grad_cam")
 
 
 @dataclass(frozen=True)
 class SavedPredictions:
-    """The predictions of N images.
+    """Predictions for the N images of a split.
 
     Attributes:
-      split: "test", "val", ...
+      split: "test", "val" or "train".
       classes: names of the C classes.
-      index: rows of the manifest, (N,).
-      label: true classes, (N,).
+      index: row of each image in the manifest, (N,) int.
+      label: true classes, (N,) int.
       logits: (N, C).
-      features: what the logits were made of, (N, F), or None where they are missing or not finite.
-      grad_cam: where the predicted class was found, in [0, 1], (N, h, w), or None for a model without, and in runs
-        made before there were maps.
-      names: path of each image within the data, "image 7" where the manifest is missing.
-      files: image file of each image; empty where the manifest is missing.
+      features: input of the last layer, (N, F); None if missing or not finite.
+      grad_cam: Grad-CAM maps of the predicted classes, (N, h, w) in [0, 1]; None for models without maps and in
+        evaluations of early versions.
+      names: path of each image within the data, or "image 7" if the manifest is missing.
+      files: file of each image; empty if the manifest is missing.
     """
 
     split: str
@@ -41,37 +41,37 @@ class SavedPredictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The predicted classes, (N,)."""
+        """Predicted classes, (N,) int."""
         return self.logits.argmax(axis=1)
 
     @property
     def probability(self) -> np.ndarray:
-        """The probability of each predicted class, (N,)."""
+        """Probability of each predicted class, (N,)."""
         return probabilities(self.logits).max(axis=1)
 
 
 def read(run: RunRecords, split: str) -> SavedPredictions | str:
-    """Reads eval/<split>/predictions.npz, or returns a sentence on why it cannot be used."""
+    """Reads eval/<split>/predictions.npz of a run, or returns a sentence why it cannot be used."""
     name = f"eval/{split}/predictions.npz"
     if not (run.folder / name).is_file():
         return f"There is no {name}."
     try:
-        arrays = files.read_arrays(run.folder / name, (*NEEDED, *OPTIONAL))
+        arrays = files.read_arrays(run.folder / name, (*REQUIRED, *OPTIONAL))
     except ValueError as error:
         return f"{name} cannot be read ({error})."
-    if any(key not in arrays for key in NEEDED) or any(array.dtype.kind not in "iuf" for array in arrays.values()):
-        return f"{name} cannot be read (it holds no predictions)."
+    if any(key not in arrays for key in REQUIRED) or any(array.dtype.kind not in "iuf" for array in arrays.values()):
+        return f"{name} cannot be read (index, label or logits are missing or not numeric)."
     index, logits = arrays["index"], arrays["logits"]
     if logits.ndim != 2 or any(array.ndim < 1 or len(array) != len(index) for array in arrays.values()):
-        return f"The arrays in {name} do not belong together."
+        return f"{name} cannot be used: its arrays have different lengths."
     if not logits.size:
-        return f"{name} holds no predictions."
+        return f"{name} is empty."
     manifest = run.manifest
     classes = manifest.classes if manifest else tuple(map(str, run.evaluations[split].get("classes") or []))
     if logits.shape[1] != len(classes) or not np.isin(arrays["label"], np.arange(len(classes))).all():
-        return f"The predictions in {name} have other classes than the data."
+        return f"{name} cannot be used: its classes are not those of the data."
     if manifest and not np.isin(index, np.arange(len(manifest))).all():
-        return f"The predictions in {name} are of images that the manifest does not list."
+        return f"{name} cannot be used: it has images that are not in the manifest."
     features, grad_cam = arrays.get("features"), arrays.get("grad_cam")
     return SavedPredictions(
         split=split,

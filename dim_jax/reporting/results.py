@@ -1,4 +1,4 @@
-"""What the report shows of the evaluations of one run: metrics, confusion matrix, results per class, reliability."""
+"""Results of one run per evaluated split: metrics, confusion matrix, results per class and reliability."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ BIN = ("lower", "upper", "count", "confidence", "accuracy")
 
 
 def metric_table(run: RunRecords) -> dict[str, Any]:
-    """Returns the summary metrics of all evaluated splits."""
+    """Template data of the summary metrics of all evaluated splits."""
     splits = list(run.evaluations)
     keys = [*wording.metric_names([run]), "num_images"]
     rows = [
@@ -32,16 +32,22 @@ def metric_table(run: RunRecords) -> dict[str, Any]:
 
 
 def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:
-    """Returns the results of one split; `prefix` starts the ids of its figure."""
+    """Template data of the results on one split.
+
+    Args:
+      run: the run.
+      split: one of `run.evaluations`.
+      prefix: start of the ids in the figure, unique on the page.
+    """
     import markupsafe
 
-    content, name = run.evaluations[split], wording.split_name(split)
-    classes = [str(name) for name in content.get("classes") or []]
+    evaluation, name = run.evaluations[split], wording.split_name(split)
+    classes = [str(name) for name in evaluation.get("classes") or []]
     training = {}
     if run.manifest is not None and run.fold is not None:
         counts = np.bincount(run.manifest.labels[run.rows_of("train")], minlength=len(run.manifest.classes))
         training = dict(zip(run.manifest.classes, counts.tolist(), strict=True))
-    found = wording.dicts(content.get("per_class"))
+    class_rows = wording.dicts(evaluation.get("per_class"))
     per_class = [
         {
             "class": row.get("class"),
@@ -55,19 +61,19 @@ def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:
                 for value in (row.get(key) for key in SCORES)
             ],
         }
-        for row in found
+        for row in class_rows
     ]
-    bins = wording.dicts(content.get("reliability"))
-    error = wording.number(content.get("expected_calibration_error"))
-    words = f"Reliability diagram of the {name} images; expected calibration error {error}."
-    confusion_table = confusion(content.get("confusion_matrix"), classes)
+    bins = wording.dicts(evaluation.get("reliability"))
+    error = wording.number(evaluation.get("expected_calibration_error"))
+    alternative = f"Reliability diagram of the {name} images; expected calibration error {error}."
+    confusion_table = confusion(evaluation.get("confusion_matrix"), classes)
     keys = ("support", "predicted", *SCORES)
     return {
         "split": name,
         "confusion": confusion_table,
         "per_class": per_class,
-        "absent": [str(name) for name in content.get("absent_classes") or []],
-        "reliability": markupsafe.Markup(figures.reliability(bins, prefix, words)) if bins else None,
+        "absent": [str(name) for name in evaluation.get("absent_classes") or []],
+        "reliability": markupsafe.Markup(figures.reliability(bins, prefix, alternative)) if bins else None,
         "error": error,
         "csv": {
             "confusion": Table(
@@ -82,7 +88,7 @@ def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:
                 f"per_class_{split}",
                 f"results per class of the {name} split",
                 ("class", "training images", *keys),
-                [(row.get("class"), training.get(row.get("class")), *map(row.get, keys)) for row in found],
+                [(row.get("class"), training.get(row.get("class")), *map(row.get, keys)) for row in class_rows],
             ),
             "reliability": Table(
                 f"reliability_{split}",
@@ -95,7 +101,15 @@ def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:
 
 
 def confusion(matrix: Any, classes: list[str]) -> dict[str, Any] | None:
-    """Returns rows of cells with counts and shares of the true class, or None when it does not fit the classes."""
+    """Rows of a confusion matrix, with counts and shares of the true class.
+
+    Args:
+      matrix: counts, (C, C), rows are true classes; read from a file, so it can be anything.
+      classes: names of the C classes.
+
+    Returns:
+      Template data, or None if `matrix` is not a matrix of integers of shape (C, C).
+    """
     try:
         counts = np.array(matrix, dtype=np.int64)
     except (TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Reading whatever a run directory holds so far; what is missing or damaged is said in words instead of raised."""
+"""Contents of a run directory, finished or not; missing and damaged files become sentences instead of exceptions."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from dim_jax.data.splits import Fold
 
 SPLIT_ORDER = ("test", "val", "train")
-LARGEST_NUMBER = 1e15  # of an evaluation
+LARGEST_NUMBER = 1e15  # largest valid absolute value in an evaluation
 
 
 @dataclass(frozen=True)
 class RunRecords:
-    """The contents of one run directory; an empty dict or None is a part that is not there.
+    """Contents of a run directory; parts that are missing are empty or None.
 
     Attributes:
-      name: short name, different for every run of a report.
+      name: short name, unique within a report.
       folder: the run directory.
       config: the resolved configuration.
-      environment: versions, devices, time of the start.
-      manifest, fold: the images, and the split of them this run used.
-      split_method: how the split was drawn, and its seed.
-      generated: how many generated images there were to train on, by class.
-      data_warnings: what `prepare` warned of.
-      data_seconds: how long `prepare` took, or None where it was not written down.
+      environment: versions, devices and start time.
+      manifest, fold: the images, and the fold of the split that the run used.
+      split_method: method, seed and fold of the split, in words.
+      generated: class -> number of generated training images.
+      data_warnings: warnings of `prepare`.
+      data_seconds: wall time of `prepare` in seconds; None if not recorded.
       curves: rows of `curves.tidy`.
-      evaluations: content of eval/<split>/metrics.json by split, test first.
-      problems: what is missing or damaged, one sentence each.
+      evaluations: split -> content of eval/<split>/metrics.json, test first.
+      problems: missing and damaged files, one sentence each.
     """
 
     name: str
@@ -56,7 +56,7 @@ class RunRecords:
     problems: list[str] = field(default_factory=list)
 
     def setting(self, *names: str) -> Any:
-        """Returns the field `config[names[0]][names[1]]...`, or None where the configuration has none."""
+        """The field `config[names[0]][names[1]]...`, or None if the configuration does not have it."""
         value: Any = self.config
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
@@ -64,19 +64,24 @@ class RunRecords:
 
     @property
     def is_gan(self) -> bool:
-        """Whether a GAN was trained here; where the configuration is lost, the curves tell."""
+        """Whether this is a run of a GAN, by its configuration or, if that is missing, by its curves."""
         trainer = self.setting("trainer")
         return trainer == "gan" or (trainer is None and any(split == "samples" for split, *_ in self.curves))
 
     def rows_of(self, split: str) -> np.ndarray:
-        """Returns the manifest rows of a split; none when the manifest or the split is missing."""
+        """Manifest rows of a split, int (n,); empty if the manifest or the split is missing."""
         if self.manifest is None or self.fold is None:
             return np.zeros(0, np.int64)
         return np.flatnonzero(np.array(self.fold.assignment) == split)
 
 
 def read(name: str, folder: Path) -> RunRecords:
-    """Reads the run directory `folder`, which `curves.run_directories` found to be one."""
+    """Reads a run directory.
+
+    Args:
+      name: name of the run in the report.
+      folder: the run directory, checked by `curves.run_directories`.
+    """
     problems: list[str] = []
     config = _object(folder, "config.json", problems)
     environment = _object(folder, "environment.json", problems)
@@ -85,9 +90,11 @@ def read(name: str, folder: Path) -> RunRecords:
     data_warnings, data_seconds = data_report.get("warnings"), data_report.get("seconds")
     records, unreadable = curves.read_lines(folder)
     if unreadable:
-        problems.append(f"{len(unreadable)} line(s) of {curves.FILE_NAME} cannot be read; the curves leave them out.")
-    found = {path.parent.name for path in folder.glob("eval/*/metrics.json")}
-    ordered = [split for split in (*SPLIT_ORDER, *sorted(found - set(SPLIT_ORDER))) if split in found]
+        problems.append(
+            f"{len(unreadable)} line(s) of {curves.FILE_NAME} cannot be read and are missing from the curves."
+        )
+    evaluated = {path.parent.name for path in folder.glob("eval/*/metrics.json")}
+    ordered = [split for split in (*SPLIT_ORDER, *sorted(evaluated - set(SPLIT_ORDER))) if split in evaluated]
     evaluations = {split: _evaluation(folder, f"eval/{split}/metrics.json", problems) for split in ordered}
     return RunRecords(
         name=name,
@@ -101,24 +108,24 @@ def read(name: str, folder: Path) -> RunRecords:
         data_warnings=[str(item) for item in data_warnings] if isinstance(data_warnings, list) else [],
         data_seconds=float(data_seconds) if is_number(data_seconds) else None,
         curves=curves.tidy(records),
-        evaluations={split: content for split, content in evaluations.items() if content},
+        evaluations={split: evaluation for split, evaluation in evaluations.items() if evaluation},
         problems=problems,
     )
 
 
 def _object(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
     try:
-        content = files.read_json(folder / name)
+        value = files.read_json(folder / name)
     except FileNotFoundError:
         problems.append(f"There is no {name}.")
         return {}
     except (OSError, ValueError):
         problems.append(f"{name} is damaged: it is not valid JSON.")
         return {}
-    if not isinstance(content, dict):
-        problems.append(f"{name} is damaged: it does not hold a JSON object.")
+    if not isinstance(value, dict):
+        problems.append(f"{name} is damaged: it is not a JSON object.")
         return {}
-    return content
+    return value
 
 
 def _generated(folder: Path, problems: list[str]) -> dict[str, int]:
@@ -126,26 +133,26 @@ def _generated(folder: Path, problems: list[str]) -> dict[str, int]:
         return {}
     images = _object(folder, GENERATED_FILE, problems).get("images", [])
     try:
-        counted = Counter(entry["label"] for entry in images)
-        return dict(sorted(counted.items()))
+        counts = Counter(entry["label"] for entry in images)
+        return dict(sorted(counts.items()))
     except (KeyError, TypeError):
-        problems.append(f"{GENERATED_FILE} is damaged: its images have no labels; the page does not count them.")
+        problems.append(f"{GENERATED_FILE} is damaged: its images have no labels, so they are not counted.")
         return {}
 
 
 def _evaluation(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
-    """Reads a file of metrics; a table in it whose entries are not what they should be is left out as a whole."""
-    content = _object(folder, name, problems)
+    """Reads a metrics.json; tables with invalid entries are left out as a whole."""
+    evaluation = _object(folder, name, problems)
     for table in ("per_class", "reliability"):
-        rows = content.get(table) or []
+        rows = evaluation.get(table) or []
         if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
-            problems.append(f"{name} is damaged: its {table} is no table of numbers; the page leaves it out.")
-            del content[table]
+            problems.append(f"{name} is damaged: {table} is not a table of numbers and is left out.")
+            del evaluation[table]
     for names in ("classes", "absent_classes"):
-        if not isinstance(content.get(names, []), list):
-            problems.append(f"{name} is damaged: its {names} are no list; the page leaves them out.")
-            del content[names]
-    return content
+        if not isinstance(evaluation.get(names, []), list):
+            problems.append(f"{name} is damaged: {names} is not a list and is left out.")
+            del evaluation[names]
+    return evaluation
 
 
 def _is_row(row: dict[str, Any]) -> bool:
@@ -159,7 +166,7 @@ def _data(folder: Path, config: dict[str, Any], problems: list[str]) -> tuple["M
     try:
         manifest = manifests.load(folder)
     except FileNotFoundError:
-        problems.append(f"There is no {manifests.FILE_NAME}, so the data cannot be summed up.")
+        problems.append(f"There is no {manifests.FILE_NAME}, so the data cannot be summarised.")
         return None, None, ""
     except (OSError, ValueError) as error:
         problems.append(f"The manifest cannot be used: {error}.")
@@ -167,7 +174,7 @@ def _data(folder: Path, config: dict[str, Any], problems: list[str]) -> tuple["M
     try:
         split = splits.load(folder, manifest)
     except FileNotFoundError:
-        problems.append(f"There is no {splits.FILE_NAME}, so images cannot be counted by split.")
+        problems.append(f"There is no {splits.FILE_NAME}, so images cannot be counted per split.")
         return manifest, None, ""
     except (OSError, ValueError) as error:
         problems.append(f"The split cannot be used: {error}.")

@@ -1,4 +1,4 @@
-"""What the report shows of one run: plain lists and strings, ready for the template."""
+"""Report section of a classifier run, as lists and strings for the template."""
 
 import contextlib
 import datetime
@@ -18,10 +18,10 @@ VERDICT = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "macro_auroc", "acc
 
 
 def view(position: int, run: RunRecords) -> dict[str, Any]:
-    """Returns what the template shows of the run at `position` (from 1)."""
+    """Template data of the section on a classifier run; `position` (from 1) makes the ids of its figures unique."""
     evaluated = next(iter(run.evaluations), None)
     predicted = (
-        predictions.read(run, evaluated) if evaluated else "There are no predictions before a split is evaluated."
+        predictions.read(run, evaluated) if evaluated else "There are no predictions: no split is evaluated yet."
     )
     curves = panels.curve_panels([run], f"c{position}-")
     return {
@@ -47,10 +47,10 @@ def view(position: int, run: RunRecords) -> dict[str, Any]:
 
 
 def _of_images(run: RunRecords, predicted: SavedPredictions | str, position: int) -> dict[str, Any]:
-    """Returns the parts made of single predictions, each with a note in its place where there are no predictions."""
+    """Returns the parts made from predictions of single images, or a note in the place of each."""
     if isinstance(predicted, str):
-        nothing = {"note": predicted}
-        return {"predicted_split": "", "examples": nothing, "embedding": nothing, "distances": nothing}
+        note = {"note": predicted}
+        return {"predicted_split": "", "examples": note, "embedding": note, "distances": note}
     return {
         "predicted_split": wording.split_name(predicted.split),
         "examples": {"note": "", **examples.view(run, predicted)},
@@ -67,12 +67,12 @@ def _facts(run: RunRecords) -> list[str]:
 
 
 def origin(run: RunRecords) -> list[str]:
-    """Returns the seed of a run and when it was started, as far as they are known."""
+    """Seed and start time of a run, in words, as far as they are known."""
     seed = run.setting("seed")
     facts = [f"seed {seed}"] if seed is not None else []
     started = run.environment.get("started")
     if isinstance(started, str):
-        with contextlib.suppress(ValueError):  # what is no time is shown as it stands
+        with contextlib.suppress(ValueError):  # text that is not a time is shown unchanged
             started = datetime.datetime.fromisoformat(started).strftime("%Y-%m-%d %H:%M")
         facts.append(f"started {started}")
     return facts
@@ -84,49 +84,52 @@ def _progress_notes(run: RunRecords) -> list[str]:
         notes.append("Nothing has been logged yet, so there are no learning curves.")
     reached = max((epoch for _, _, _, epoch, _ in run.curves if math.isfinite(epoch)), default=None)
     planned = run.setting("train", "num_epochs")
-    # The last line is logged up to one logging interval before the end.
+    # The last line can be up to one logging interval before the end.
     if reached is not None and is_number(planned) and reached < 0.95 * planned:
         notes.append(f"Training is not finished: epoch {reached:.3g} of {planned:g} is the last one logged.")
     if "test" not in run.evaluations:
         notes.append(
-            "The test split has not been evaluated yet; "
-            f"python -m dim_jax.evaluate --workdir={run.folder} --split=test does it."
+            "The test split has not been evaluated yet; to evaluate it, run "
+            f"python -m dim_jax.evaluate --workdir={run.folder} --split=test"
         )
     return notes
 
 
 def verdict(run: RunRecords) -> dict[str, Any]:
-    """Returns the headline: metrics of the test split, of another one when it is not tested, or none."""
+    """Headline of a run: metrics of the test split, or else of another evaluated split, with sentences on them."""
     split = next(iter(run.evaluations), None)
     if split is None:
         return {"split": None, "tiles": [], "sentences": ["No split has been evaluated yet."]}
-    content = run.evaluations[split]
-    tiles = [(wording.label(metric), wording.number(content.get(metric))) for metric in VERDICT]
-    step = content.get("checkpoint_step")
+    evaluation = run.evaluations[split]
+    tiles = [(wording.label(metric), wording.number(evaluation.get(metric))) for metric in VERDICT]
+    step = evaluation.get("checkpoint_step")
     sentences = [
-        f"On {wording.number(content.get('num_images'))} {wording.split_name(split)} images"
+        f"Results on {wording.number(evaluation.get('num_images'))} {wording.split_name(split)} images"
         + (f", with the checkpoint of step {step}." if step is not None else ".")
     ]
     if split != "test":
-        sentences.append("This split chose the checkpoint, so these numbers flatter; only the test split judges.")
-    rows = [row for row in wording.dicts(content.get("per_class")) if row.get("support")]
+        sentences.append(
+            "These numbers are optimistic, because this split was used for training or for choosing the checkpoint; "
+            "only the test split gives an unbiased estimate."
+        )
+    rows = [row for row in wording.dicts(evaluation.get("per_class")) if row.get("support")]
     total = sum(row["support"] for row in rows)
     if total:
         largest = max(rows, key=lambda row: row["support"])
         share = largest["support"] / total
-        sentences.append(f"Always answering “{largest.get('class')}” would give an accuracy of {share:.3f}.")
+        sentences.append(f"Always predicting “{largest.get('class')}” would have an accuracy of {share:.3f}.")
     recalls = [row for row in rows if is_number(row.get("recall"))]
     if recalls:
         worst = min(recalls, key=lambda row: row["recall"])
         sentences.append(
-            f"Weakest class: “{worst.get('class')}”, recall {wording.number(float(worst['recall']))} "
+            f"Class with the lowest recall: “{worst.get('class')}”, {wording.number(float(worst['recall']))} "
             f"on {worst['support']} images."
         )
     return {"split": split, "tiles": tiles, "sentences": sentences}
 
 
 def data_summary(run: RunRecords) -> dict[str, Any] | None:
-    """Returns counts per class and split, facts and warnings about the data, or None without a manifest."""
+    """Template data of the data section: counts per class and split, facts and warnings; None without a manifest."""
     manifest = run.manifest
     if manifest is None:
         return None
@@ -145,27 +148,29 @@ def data_summary(run: RunRecords) -> dict[str, Any] | None:
         for at, name in enumerate(manifest.classes)
     ]
     basis = counts.get("train", totals)
-    ratio = f"{basis.max() / basis.min():.1f} : 1" if basis.min() else "undefined: a class has no image"
+    ratio = f"{basis.max() / basis.min():.1f} : 1" if basis.min() else "undefined: a class has no images"
     facts = [("Images", str(len(manifest))), (f"Imbalance ratio ({'training' if splits else 'all'} images)", ratio)]
     groups = [row.group for row in manifest.rows]
-    known = {group for group in groups if group}
-    facts.append(("Groups (patients or cases)", str(len(known)) if known else "not known"))
+    named = {group for group in groups if group}
+    facts.append(("Groups (patients or cases)", str(len(named)) if named else "unknown"))
     warnings = list(run.data_warnings)
     if run.fold is not None:
-        held = {split: {groups[row] for row in run.rows_of(split)} - {""} for split in splits}
-        if known:
+        groups_of = {split: {groups[row] for row in run.rows_of(split)} - {""} for split in splits}
+        if named:
             facts.append(
-                ("Groups per split", ", ".join(f"{wording.split_name(name)} {len(held[name])}" for name in splits))
+                ("Groups per split", ", ".join(f"{wording.split_name(name)} {len(groups_of[name])}" for name in splits))
             )
-        shared = sum(sum(group in members for members in held.values()) > 1 for group in known)
-        if shared:
-            warnings.append(f"{shared} group(s) have images in more than one split: results on them are too good.")
-        if run.split_method.startswith("image") or not known:
-            warnings.append("Groups are not known: images of one patient may be on both sides of the split.")
+        num_shared = sum(sum(group in members for members in groups_of.values()) > 1 for group in named)
+        if num_shared:
+            warnings.append(
+                f"{num_shared} group(s) have images in more than one split, which makes the results optimistic."
+            )
+        if run.split_method.startswith("image") or not named:
+            warnings.append("Groups are unknown: images of one patient may be in more than one split.")
         for split in splits:
             absent = [name for at, name in enumerate(manifest.classes) if not counts[split][at]]
             if absent:
-                warnings.append(f"No {wording.split_name(split)} image of: {', '.join(absent)}.")
+                warnings.append(f"No {wording.split_name(split)} images of: {', '.join(absent)}.")
         facts.append(("Split", run.split_method))
         mean, std = run.setting("data", "mean") or run.fold.mean, run.setting("data", "std") or run.fold.std
         for name, values in (("mean", mean), ("standard deviation", std)):
@@ -177,8 +182,7 @@ def data_summary(run: RunRecords) -> dict[str, Any] | None:
         facts.append(("Generated training images", f"{sum(run.generated.values())}: {parts}"))
     facts += [("Generated images listed in", str(generated))] if generated else []
     facts.append(("Images read from", str(manifest.root)))
-    unique = list(dict.fromkeys(warnings))
-    counted = [
+    csv_rows = [
         (name, *(int(counts[split][at]) for split in splits), int(totals[at]))
         for at, name in enumerate(manifest.classes)
     ]
@@ -187,8 +191,8 @@ def data_summary(run: RunRecords) -> dict[str, Any] | None:
         "rows": rows,
         "totals": [int(counts[split].sum()) for split in splits] + [len(manifest)],
         "facts": facts,
-        "warnings": unique,
-        "csv": Table("images_per_class", "images per class and split", ("class", *splits, "all"), counted),
+        "warnings": list(dict.fromkeys(warnings)),
+        "csv": Table("images_per_class", "images per class and split", ("class", *splits, "all"), csv_rows),
     }
 
 
@@ -197,34 +201,35 @@ def _best_sentence(run: RunRecords) -> str:
     if step is None:
         return ""
     epoch = panels.epoch_of(run, step)
-    return f"Best step {step}" + (f" (epoch {epoch:.3g})" if math.isfinite(epoch) else "")
+    return f"Best checkpoint: step {step}" + (f" (epoch {epoch:.3g})" if math.isfinite(epoch) else "")
 
 
 def timings(run: RunRecords) -> list[tuple[str, str]]:
-    """Returns how fast the run was, in words and numbers."""
+    """Speed of training and prediction, as pairs of a name and a number."""
     per_hundred, per_image = wording.TIMES
-    trained = [content[per_hundred] for content in run.evaluations.values() if is_number(content.get(per_hundred))]
-    # The training was one, so its time is shown once, however many splits were evaluated after it.
-    times = [(wording.label(per_hundred), f"{trained[0]:.4g}")] if trained else []
-    for split, content in run.evaluations.items():
-        if is_number(content.get(per_image)):
+    evaluations = run.evaluations.values()
+    training_times = [item[per_hundred] for item in evaluations if is_number(item.get(per_hundred))]
+    # All evaluations of a run have the same training time, so it is shown once.
+    times = [(wording.label(per_hundred), f"{training_times[0]:.4g}")] if training_times else []
+    for split, evaluation in run.evaluations.items():
+        if is_number(evaluation.get(per_image)):
             times.append(
-                (f"{wording.label(per_image)} ({wording.split_name(split)} split)", f"{content[per_image]:.4g}")
+                (f"{wording.label(per_image)} ({wording.split_name(split)} split)", f"{evaluation[per_image]:.4g}")
             )
-    for key, words in (
+    for key, name in (
         ("seconds_per_step", "Training, s per step (median)"),
         ("images_per_second", "Training, images per s (median)"),
-        ("data_wait_share", "Share of the time waiting for data (median)"),
+        ("data_wait_share", "Share of time spent waiting for data (median)"),
     ):
-        values = [value for split, name, _, _, value in run.curves if (split, name) == ("train", key)]
+        values = [value for split, metric, _, _, value in run.curves if (split, metric) == ("train", key)]
         values = [value for value in values if math.isfinite(value)]
         if values:
-            times.append((words, f"{statistics.median(values):.3g}"))
+            times.append((name, f"{statistics.median(values):.3g}"))
     return times
 
 
 def config_groups(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the configuration as groups of fields: those of the top level first, then one group per section."""
+    """Configuration as groups of fields: the top-level fields first, then one group per section."""
     single = {key: value for key, value in config.items() if not (isinstance(value, dict) and value)}
     groups = (
         [{"title": "run", "rows": [(key, key, text) for key, text in wording.setting_texts(single).items()]}]

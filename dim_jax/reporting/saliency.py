@@ -1,4 +1,4 @@
-"""Grad-CAM maps over the images they were made of, and how far they can be trusted."""
+"""Grad-CAM overlays on images, and sentences on how to read them."""
 
 from functools import cache
 from typing import Any
@@ -7,19 +7,19 @@ import numpy as np
 
 from dim_jax.reporting import figures, wording
 
-COLOUR_MAP = "viridis"  # perceptually uniform, and its greens and yellows stand out from haematoxylin and eosin
-OPACITY = 0.7  # of the largest value: the tissue below stays visible
-DEPENDS, UNCHANGED = 0.3, 0.7  # rank correlations below and above which the maps did and did not change
+COLOUR_MAP = "viridis"  # perceptually uniform, and its greens and yellows contrast with haematoxylin and eosin
+OPACITY = 0.7  # opacity at the largest value; the tissue below stays visible
+DEPENDS, UNCHANGED = 0.3, 0.7  # rank correlation below which maps count as changed, above which as unchanged
 
 
 @cache
 def colours() -> np.ndarray:
-    """Returns the colours of the values 0 to 1, uint8 of shape (256, 3)."""
+    """RGB colours of the values 0 to 1, uint8 (256, 3)."""
     return figures.colour_map(COLOUR_MAP)
 
 
 def upsample(values: np.ndarray, side: int) -> np.ndarray:
-    """Brings a map (h, w) with values in [0, 1] to (side, side), float32, by Pillow's bilinear filter."""
+    """Resizes a map (h, w) with values in [0, 1] to (side, side) float32 with Pillow's bilinear filter."""
     from PIL import Image
 
     small = Image.fromarray(np.clip(np.nan_to_num(values.astype(np.float32)), 0, 1))
@@ -27,14 +27,14 @@ def upsample(values: np.ndarray, side: int) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Lays a map over its image, the more opaque the larger its value.
+    """Overlay of a map on its image, with an opacity proportional to the value.
 
     Args:
-      image: uint8 (S, S, 3), the square that the network saw, at any resolution.
-      values: (h, w) in [0, 1], over the same square.
+      image: the square input of the network at any resolution, uint8 (S, S, 3).
+      values: the map, (h, w) in [0, 1], over the same square.
 
     Returns:
-      uint8 (S, S, 3); where the map is 0, the image as it is.
+      uint8 (S, S, 3); unchanged where the map is 0.
     """
     value = upsample(values, image.shape[0])[:, :, None]
     colour = colours()[np.rint(255 * value[:, :, 0]).astype(np.intp)]
@@ -42,7 +42,7 @@ def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def peak(values: np.ndarray) -> tuple[float, float] | None:
-    """Returns where a map (h, w) is largest, as shares of width and height from the upper left, or None if all zero."""
+    """Position of the maximum of a map (h, w): shares of width and height from the upper left; None if all are 0."""
     if not np.any(values > 0):
         return None
     row, column = np.unravel_index(np.argmax(values), values.shape)
@@ -50,7 +50,7 @@ def peak(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def check_sentences(check: Any) -> list[str]:
-    """Returns the sanity check of an evaluation (`grad_cam_check` of its metrics.json) in words.
+    """Result of the sanity check of Grad-CAM maps in words, from `grad_cam_check` in metrics.json.
 
     Reference: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 3 (model parameter
     randomisation).
@@ -58,30 +58,30 @@ def check_sentences(check: Any) -> list[str]:
     check = check if isinstance(check, dict) else {}
     correlation, count = check.get("rank_correlation"), check.get("images")
     if wording.number(correlation) == wording.MISSING:
-        return ["Whether these maps depend on what the network learned was not checked, or could not be."]
-    amount = abs(float(correlation))
-    if amount < DEPENDS:
-        meaning = "the maps changed, so they depend on what the network learned, as they should."
-    elif amount <= UNCHANGED:
+        return ["The sanity check, whether these maps depend on the learned weights, was not made or was not possible."]
+    strength = abs(float(correlation))
+    if strength < DEPENDS:
+        meaning = "The maps changed, so they depend on the learned weights, as they should."
+    elif strength <= UNCHANGED:
         meaning = (
-            "the maps changed only in part; some of what they show is the outline of the image rather than what the "
-            "network learned."
+            "The maps changed only in part: they partly show structures of the image that do not depend on the learned "
+            "weights."
         )
     else:
         meaning = (
-            "the maps hardly changed, so they show the outline of the image and not what the network learned: "
-            "do not draw conclusions from them."
+            "The maps hardly changed: they show structures of the image that do not depend on the learned weights. "
+            "Do not draw conclusions from them."
         )
     return [
-        f"Sanity check: the maps of {wording.number(count)} images were made again after the weights of the network's "
-        "last block had been scrambled (Adebayo et al. 2018). Rank correlation between the two: "
-        f"{wording.number(float(correlation), 2)} (1: the same places in the same order, 0: no relation). "
-        f"Here {meaning}"
+        f"Sanity check (Adebayo et al. 2018): the maps of {wording.number(count)} images were recomputed after the "
+        "weights of the network's last block had been permuted randomly. Rank correlation between the maps before and "
+        "after: "
+        f"{wording.number(float(correlation), 2)} (1: same ranking of places, 0: unrelated). {meaning}"
     ]
 
 
 def gradient() -> str:
-    """Returns the colour key as a CSS gradient from value 0 (clear) to 1."""
+    """Colour scale of the overlays as a CSS gradient, from value 0 (transparent) to 1."""
     stops = []
     for value in np.linspace(0, 1, 9):
         red, green, blue = colours()[round(255 * value)]
@@ -90,10 +90,18 @@ def gradient() -> str:
 
 
 def caution(shape: tuple[int, int], is_complete: bool) -> str:
-    """Returns how to read maps of `shape` (h, w) cells, and what they do not show."""
+    """Sentences on how to read Grad-CAM maps and their limits.
+
+    Args:
+      shape: cells (h, w) of a map.
+      is_complete: whether all maps have a value above 0.
+
+    Reference: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization",
+    ICCV 2017.
+    """
     words = (
-        f"Grad-CAM colours the places that raised the score of the predicted class, on a grid of {shape[0]} × "
-        f"{shape[1]} cells (Selvaraju et al. 2017): it says roughly where, never why. A bright gland does not prove "
-        "that the network looked at what a pathologist would."
+        f"Grad-CAM (Selvaraju et al. 2017) highlights the regions that raised the score of the predicted class, on a "
+        f"grid of {shape[0]} × {shape[1]} cells. It shows roughly where these regions are, not why they matter: a "
+        "highlighted gland does not prove that the network used the features a pathologist would use."
     )
-    return words if is_complete else words + " A picture without colour: nothing in it spoke for the predicted class."
+    return words if is_complete else words + " An image without colour has no region that raised the score."

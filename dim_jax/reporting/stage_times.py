@@ -1,4 +1,4 @@
-"""Where the time of a run went: preparing, compiling, training, waiting, validating or drawing, saving, evaluating."""
+"""Wall time of the stages of a run: preparation, compilation, training, validation, checkpoints and evaluation."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageTime:
-    """One stage: its name, its wall time (None where not written down), and whether it is part of the one above."""
+    """A stage: name, wall time in seconds (None if not recorded), and whether it is part of the stage above."""
 
     name: str
     seconds: float | None
@@ -23,29 +23,29 @@ class StageTime:
 
 
 def measure(run: RunRecords) -> list[StageTime]:
-    """Returns the stages of a run in the order in which they happen."""
+    """Stages of a run with their wall times, in the order in which they happen."""
     lines: dict[tuple[str, int], dict[str, float]] = {}
     for split, metric, step, _, value in run.curves:
         lines.setdefault((split, step), {})[metric] = value
     timed = [(split, line) for (split, _), line in lines.items() if math.isfinite(line.get("seconds", math.nan))]
-    # The line of a dispatch that was compiled first has no time per step; every start of the process has one.
+    # The first dispatch of each process includes the compilation; its line has no time per step.
     train = [line for split, line in timed if split == "train"]
     starts = [line["seconds"] for line in train if math.isnan(line.get("seconds_per_step", 0.0))]
     steps = [line for line in train if not math.isnan(line.get("seconds_per_step", 0.0))]
     waits = [line["seconds"] * line["data_wait_share"] for line in steps if line.get("data_wait_share", -1) >= 0]
-    # Told on the next line of the training, which the last save does not have.
+    # The time of a checkpoint is logged with the next training line; the last checkpoint has none.
     saves = [line["checkpoint_seconds"] for line in train if line.get("checkpoint_seconds", -1) > 0]
     between, name = ("samples", "Sample sheets") if run.is_gan else ("val", "Validation")
     stages = [
         StageTime("Preparing the data", run.data_seconds),
         StageTime("Start, with compilation" + (f" ({len(starts)} starts)" if starts[1:] else ""), _total(starts)),
         StageTime("Training steps", _total([line["seconds"] for line in steps])),
-        StageTime("of it waiting for data", _total(waits), is_part=True),
+        StageTime("of which waiting for data", _total(waits), is_part=True),
         StageTime(f"{name} during training", _total([line["seconds"] for split, line in timed if split == between])),
         StageTime("Checkpoints (without the last)", _total(saves)),
     ]
-    for split, content in run.evaluations.items():
-        seconds = content.get("evaluation_seconds")
+    for split, evaluation in run.evaluations.items():
+        seconds = evaluation.get("evaluation_seconds")
         is_known = wording.number(seconds) != wording.MISSING
         stages.append(StageTime(f"Evaluation, {wording.split_name(split)} split", float(seconds) if is_known else None))
     return stages
@@ -56,13 +56,13 @@ def _total(seconds: list[float]) -> float | None:
 
 
 def view(run: RunRecords, prefix: str) -> dict[str, Any]:
-    """Returns the stages as rows and as a figure; `prefix` starts the ids of the figure."""
+    """Template data of the stages: rows, bar chart and table; `prefix` starts the ids in the figure."""
     import markupsafe
 
     stages = measure(run)
     total = math.fsum(stage.seconds or 0.0 for stage in stages if not stage.is_part)
-    known = [stage for stage in stages if stage.seconds is not None]
-    words = "; ".join(f"{stage.name}: {wording.duration(stage.seconds)}" for stage in known)
+    timed = [stage for stage in stages if stage.seconds is not None]
+    words = "; ".join(f"{stage.name}: {wording.duration(stage.seconds)}" for stage in timed)
     return {
         "rows": [
             {
@@ -75,9 +75,9 @@ def view(run: RunRecords, prefix: str) -> dict[str, Any]:
             }
             for stage in stages
         ],
-        "total": wording.duration(total if known else None),
-        "is_complete": len(known) == len(stages),
-        "svg": markupsafe.Markup(_bars(known, prefix, f"Time per stage. {words}.")) if total else None,
+        "total": wording.duration(total if timed else None),
+        "is_complete": len(timed) == len(stages),
+        "svg": markupsafe.Markup(_bars(timed, prefix, f"Time per stage. {words}.")) if total else None,
         "csv": Table(
             "time_per_stage",
             "time per stage",

@@ -1,4 +1,4 @@
-"""The data of every figure and table as CSV: in the page behind a link, and in a folder beside the page."""
+"""CSV tables with the numbers of figures and tables: links in the page, and files in a folder beside it."""
 
 import base64
 import contextlib
@@ -22,14 +22,14 @@ LONGEST_STEM = 80
 
 @dataclass(frozen=True)
 class Table:
-    """The numbers behind one figure.
+    """The numbers of one figure or table.
 
     Attributes:
-      name: of the file, without its ending; unique within a run.
-      title: what is in it, in words.
-      columns: the header.
-      rows: cells of text, numbers, or None for what is undefined; each row as long as `columns`.
-      owner: name of the run it belongs to.
+      name: file name without extension, unique within a run.
+      title: description in words.
+      columns: header.
+      rows: cells of text, numbers, or None for undefined values; each row is as long as `columns`.
+      owner: name of the run that the table belongs to.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Table:
 
     @property
     def file_name(self) -> str:
-        """What the table is called where downloads of several runs come together."""
+        """File name of a download, which contains the name of the run."""
         return file_stem(f"{self.owner}_{self.name}" if self.owner else self.name) + ".csv"
 
     @property
     def text(self) -> str:
-        """The table as CSV (RFC 4180, but lines end in a newline alone)."""
+        """The table as CSV (RFC 4180, but with LF line endings)."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow([cell(name) for name in self.columns])
@@ -54,15 +54,15 @@ class Table:
 
     @property
     def address(self) -> str:
-        """The table as a data address, so that a link in the page needs no file."""
+        """The table as a data URI, so a link in the page works without a file."""
         return "data:text/csv;charset=utf-8;base64," + base64.b64encode(self.text.encode("utf-8")).decode("ascii")
 
 
 def cell(value: Any) -> str:
-    """Returns the text of one cell: numbers with ten digits, nothing for what is undefined, and names that stay names.
+    """Text of a cell: numbers with ten significant digits, an empty string for undefined values, printable text.
 
-    A spreadsheet runs text that starts like a formula, so such names, which come from folders and files, get an
-    apostrophe in front (OWASP, "CSV injection").
+    Spreadsheets evaluate text that starts like a formula. Names come from folders and files, so such text is prefixed
+    with an apostrophe (OWASP, "CSV injection").
     """
     if value is None:
         return ""
@@ -75,26 +75,26 @@ def cell(value: Any) -> str:
 
 
 def file_stem(name: str) -> str:
-    """Returns `name` as letters, digits, dots, dashes and underscores, neither hidden nor empty nor too long."""
+    """Safe file name for `name`: letters, digits, dots, dashes and underscores; not hidden, not empty, not too long."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:LONGEST_STEM].strip(".") or "unnamed"
 
 
 def unique_stems(names: Iterable[str]) -> list[str]:
-    """Returns a file name for each of `names`; names that would fall together, in capitals or not, are numbered."""
+    """File names for `names`, made unique (ignoring case) by appended numbers."""
     stems: list[str] = []
-    taken: set[str] = set()
+    used: set[str] = set()
     for name in names:
         stem, number = file_stem(name), 1
-        while stem.casefold() in taken:
+        while stem.casefold() in used:
             number += 1
             stem = f"{file_stem(name)}_{number}"
-        taken.add(stem.casefold())
+        used.add(stem.casefold())
         stems.append(stem)
     return stems
 
 
 def owned(view: Any, owner: str) -> Any:
-    """Returns what a page shows with `owner` written into every table in it."""
+    """Template data with the owner of all its tables set to `owner`."""
     if isinstance(view, Table):
         return replace(view, owner=owner)
     if isinstance(view, dict):
@@ -103,7 +103,7 @@ def owned(view: Any, owner: str) -> Any:
 
 
 def collect(view: Any) -> list[Table]:
-    """Returns every table within what a page shows, in its order: no link can be without its file."""
+    """All tables in template data, in order; every CSV link of the page has its file because both come from these."""
     if isinstance(view, Table):
         return [view]
     inner = view.values() if isinstance(view, dict) else view if isinstance(view, list) else ()
@@ -111,44 +111,42 @@ def collect(view: Any) -> list[Table]:
 
 
 def write(folder: Path, tables: Mapping[str, Sequence[Table]]) -> None:
-    """Writes `folder`/<name>/<table>.csv and removes what an earlier call wrote there and this one does not.
+    """Writes `folder`/<name>/<table>.csv and removes files of earlier calls that this call does not write.
 
-    Nothing else in the folder is touched, whoever put it there: the files of a call are listed in CONTENTS.
+    Other files in the folder are left alone: the files of a call are listed in CONTENTS.
 
     Args:
-      folder: where to; made if need be.
-      tables: name of a subfolder (not yet safe as a file name) to its tables.
+      folder: the folder, created if needed.
+      tables: name of a subfolder, made safe as a file name here -> its tables.
     """
     new = {}
     for name, group in zip(unique_stems(tables), tables.values(), strict=True):
         for stem, table in zip(unique_stems(table.name for table in group), group, strict=True):
             new[f"{name}/{stem}.csv"] = table.text
     old = _listed(folder)
-    # Both lists first, so that a stop between two files leaves none that no list knows.
+    # Old and new names are listed first, so that an interruption leaves no unlisted file.
     files.write_json(folder / CONTENTS, sorted({*old, *new}))
     for name, text in new.items():
         files.write_text(folder / name, text)
     for name in old - set(new):
         (folder / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it still holds something
+        with contextlib.suppress(OSError):  # the folder is not empty
             (folder / name).parent.rmdir()
     files.write_json(folder / CONTENTS, sorted(new))
 
 
 def is_written_here(folder: Path) -> bool:
-    """Returns whether `folder` is one that `write` made."""
+    """Whether `folder` was made by `write`."""
     return (folder / CONTENTS).is_file() and bool(_listed(folder))
 
 
 def _listed(folder: Path) -> set[str]:
-    """Returns the CSV files an earlier call wrote; a list that was changed by others cannot point outside."""
+    """Returns the CSV files of an earlier call; names in a modified list that point outside the folder are ignored."""
     try:
-        listed = files.read_json(folder / CONTENTS)
+        names = files.read_json(folder / CONTENTS)
     except (OSError, ValueError):
         return set()
     safe = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*\.csv")
     return (
-        {name for name in listed if isinstance(name, str) and safe.fullmatch(name)}
-        if isinstance(listed, list)
-        else set()
+        {name for name in names if isinstance(name, str) and safe.fullmatch(name)} if isinstance(names, list) else set()
     )

@@ -1,4 +1,4 @@
-"""Examples of right and wrong predictions, as small images inside the page."""
+"""Selection of example predictions, and images as JPEG data URIs."""
 
 import base64
 import io
@@ -10,13 +10,13 @@ import numpy as np
 from dim_jax.data import images
 from dim_jax.evaluation.calibration import probabilities
 
-SIDE = 128  # pixels; shown at about 100, so that they stay sharp on paper and on dense screens
+SIDE = 128  # pixels; shown at about 100 CSS pixels, so they are sharp in print and on high-density screens
 QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prediction: place in the arrays, manifest row, true and predicted class, and probability of the latter."""
+    """A prediction: place in the arrays, manifest row, true and predicted class, and probability of the latter."""
 
     place: int
     index: int
@@ -28,33 +28,33 @@ class Example:
 def choose(
     index: np.ndarray, label: np.ndarray, logits: np.ndarray, most: int = 4
 ) -> dict[int, dict[str, list[Example]]]:
-    """Picks the most confident right and the most confident wrong predictions of every class.
+    """The most confident correct and the most confident wrong predictions of each class.
 
     Args:
-      index: manifest rows, shape (N,).
-      label: true classes, shape (N,).
-      logits: shape (N, C).
-      most: examples of each kind per class.
+      index: manifest rows, (N,) int.
+      label: true classes, (N,) int.
+      logits: (N, C).
+      most: largest number of examples of each kind per class.
 
     Returns:
-      True class to {"right": examples, "wrong": examples}, most confident first; classes without images are left out.
+      True class -> {"right": examples, "wrong": examples}, most confident first; classes without images are left out.
     """
     predicted, confidence = logits.argmax(axis=1), probabilities(logits).max(axis=1)
-    chosen: dict[int, dict[str, list[Example]]] = {}
+    examples: dict[int, dict[str, list[Example]]] = {}
     for number in np.unique(label):
-        chosen[int(number)] = {}
+        examples[int(number)] = {}
         for kind, matches in (("right", predicted == label), ("wrong", predicted != label)):
             rows = np.flatnonzero((label == number) & matches)
             rows = rows[np.argsort(-confidence[rows], kind="stable")][:most]
-            chosen[int(number)][kind] = [
+            examples[int(number)][kind] = [
                 Example(int(row), int(index[row]), int(number), int(predicted[row]), float(confidence[row]))
                 for row in rows
             ]
-    return chosen
+    return examples
 
 
 def read(path: Path) -> np.ndarray | None:
-    """Returns an image file as upright RGB, uint8 (H, W, 3), or None when it cannot be read."""
+    """Reads an image file as upright RGB, uint8 (H, W, 3); returns None if it cannot be read."""
     try:
         return images.read_image(path)
     except (OSError, ValueError):
@@ -62,7 +62,13 @@ def read(path: Path) -> np.ndarray | None:
 
 
 def data_uri(pixels: np.ndarray, side: int = SIDE, quality: int = QUALITY) -> str:
-    """Returns pixels, uint8 (H, W, 3), shrunk to at most `side` on each side as a JPEG data address."""
+    """JPEG data URI of an image.
+
+    Args:
+      pixels: uint8 (H, W, 3).
+      side: largest height and width in pixels; larger images are shrunk.
+      quality: of the JPEG, 1 to 95.
+    """
     from PIL import Image
 
     image = Image.fromarray(pixels)

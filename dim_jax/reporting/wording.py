@@ -1,4 +1,4 @@
-"""How the report writes numbers, metrics, splits and configurations."""
+"""Text of numbers, durations, metrics, splits and configurations in the reports."""
 
 import json
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ LABELS = {
     "discriminator_gradient_norm": "Gradient norm, discriminator",
     "generator_gradient_norm": "Gradient norm, generator",
     "augment_probability": "Augmentation probability",
-    "label_strength": "Strength of labels",
+    "label_strength": "Label strength",
     "diversity": "Diversity (real: 1)",
     "training_seconds_per_100_images": "Training, s per 100 images",
     "test_seconds_per_image": "Prediction, s per image",
@@ -45,24 +45,24 @@ SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def label(metric: str) -> str:
-    """Returns a metric's name in words."""
+    """Name of a metric in words."""
     return LABELS.get(metric, metric.replace("_", " "))
 
 
 def is_better_when_small(metric: str) -> bool:
-    """Returns whether a smaller value of a metric is the better one."""
+    """Whether smaller values of a metric are better."""
     return any(word in metric for word in ("loss", "error", "entropy"))
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Returns a number with `digits` decimals, whole numbers as they are, and a dash for what is undefined."""
+    """Text of a number: floats with `digits` decimals, integers unchanged, a dash for anything that is not finite."""
     if not is_number(value):
         return MISSING
     return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:
-    """Returns a time in the unit that suits it, and a dash for one that is not known."""
+    """Text of a duration in seconds, minutes or hours; a dash if it is unknown."""
     if number(seconds) == MISSING:
         return MISSING
     if seconds < 99.95:
@@ -72,12 +72,12 @@ def duration(seconds: float | None) -> str:
 
 
 def split_name(split: str) -> str:
-    """Returns a split's name in words."""
+    """Name of a split in words."""
     return SPLIT_NAMES.get(split, split)
 
 
 def setting_texts(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Returns a nested dict as dotted names and texts."""
+    """Nested dict as dotted name -> text; values that are not text are encoded as JSON."""
     flat: dict[str, str] = {}
     for key, item in value.items():
         if isinstance(item, dict) and item:
@@ -88,17 +88,17 @@ def setting_texts(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:
-    """Returns the objects in a list read from a file, and none when it is no list."""
+    """The dicts in a list read from a file; empty if `value` is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def metric_names(runs: Sequence[RunRecords]) -> list[str]:
-    """Returns all single numbers in the metrics files of the runs, the known ones in a fixed order first."""
-    found = [
+    """Names of the scalar metrics in the evaluations of the runs: those in LABELS first, then the others by name."""
+    names = [
         key
         for run in runs
-        for content in run.evaluations.values()
-        for key, value in content.items()
+        for evaluation in run.evaluations.values()
+        for key, value in evaluation.items()
         if (value is None or isinstance(value, (int, float))) and not isinstance(value, bool) and key not in NOT_METRICS
     ]
-    return [key for key in LABELS if key in found] + sorted(set(found) - set(LABELS))
+    return [key for key in LABELS if key in names] + sorted(set(names) - set(LABELS))
