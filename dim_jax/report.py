@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     from dim_jax.reporting import tables
-    from dim_jax.reporting.run_page import write_report
+    from dim_jax.reporting.report_files import write_report
 
     # RUNS/*/ also matches the CSV folder of an earlier page in RUNS.
     path = write_report([run for run in options.runs if not tables.is_written_here(Path(run))], options.out)

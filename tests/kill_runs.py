@@ -50,7 +50,7 @@ POINTS = {
     "predictions": ("dim_jax.evaluation.split_evaluation", "evaluate_split"),
     "pool": ("dim_jax.gan.pools", "Writer.write"),
     "selection": ("dim_jax.gan.pool_selection", "select_images"),
-    "report": ("dim_jax.reporting.run_page", "write_report"),
+    "report": ("dim_jax.reporting.report_files", "write_report"),
 }
 MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "host_bytes", "device_")
 NOT_FOUND = ("seconds_per_100_training_images", "seconds_per_test_image", "data", "runs", "workdir", "folder")

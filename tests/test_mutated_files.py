@@ -20,7 +20,7 @@ from test_report import make_data, make_run
 from dim_jax.data import images, packed_pixels, sources, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.gan import pools
-from dim_jax.reporting import run_page
+from dim_jax.reporting import report_files
 from dim_jax.runs import config_flags, configuration, files
 from dim_jax.weights import safetensor_files, torch_files
 
@@ -284,7 +284,7 @@ def test_a_page_is_written_for_any_mutation_of_a_run_directory(examples, tmp_pat
         name, content = change
         (run / name).write_text(json.dumps(content))
         try:
-            page = run_page.render_report([run])
+            page = report_files.render_report([run])
         finally:
             (run / name).write_text(json.dumps(whole[name]))
         assert page.startswith("<!DOCTYPE html>")
@@ -302,7 +302,7 @@ def test_no_name_of_a_class_becomes_part_of_a_page(examples, tmp_path):
 
     @property_of(examples, names_of_classes)
     def holds(names):
-        page = run_page.render_report([make_run(tmp_path / f"{next(runs)}", classes=tuple(names))])
+        page = report_files.render_report([make_run(tmp_path / f"{next(runs)}", classes=tuple(names))])
         # The only control characters of a page are its line ends.
         assert not set(page) & {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160))}
         assert "<script" not in page.lower().replace("&lt;script", "")

@@ -13,7 +13,7 @@ from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import estimate, plan, stages, verdict
 from dim_jax.experiment.arms import Arm, Config
 from dim_jax.experiment.plan import PlannedRun, Site
-from dim_jax.reporting import experiment_page, run_page
+from dim_jax.reporting import experiment_page, report_files
 from dim_jax.runs import configuration, files, workdir
 from dim_jax.trainers import classifier, gan
 from dim_jax.training import hosts
@@ -78,7 +78,7 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
                 say(f"{entry['name']}:")
                 for answer in entry["answers"]:
                     say(f"  {answer['sentence']}")
-            say(f"report: {run_page.write_report([run])}")
+            say(f"report: {report_files.write_report([run])}")
 
 
 def _carry_out(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:

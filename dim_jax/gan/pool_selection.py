@@ -20,7 +20,7 @@ from dim_jax.gan.candidates import (
     open_candidates,
 )
 from dim_jax.gan.selection_rules import CLASSIFIER, LITE0, Rules
-from dim_jax.reporting import selection_page
+from dim_jax.reporting import closest_pairs, selection_page
 from dim_jax.runs import files
 from dim_jax.training import compilation
 
@@ -235,7 +235,7 @@ def _pages(
     manifest = candidates.dataset.manifest
     rows = {row.path: number for number, row in enumerate(manifest.rows)}
     # Normalised by text: `out` may not exist yet.
-    pairs = selection_page.Pictures(
+    pairs = closest_pairs.Pictures(
         lambda path: Path(os.path.normpath(out / path)), lambda path: manifest.file(rows[path])
     )
     nearest = {}
@@ -248,7 +248,7 @@ def _pages(
         }
     return {
         REPORT: selection_page.render(selected, rejected["rejected"], nearest, pairs).encode("utf-8"),
-        CLOSEST: selection_page.closest_sheet(selected, rejected["rejected"], pairs),
+        CLOSEST: closest_pairs.closest_sheet(selected, rejected["rejected"], pairs),
     }
 
 

@@ -122,7 +122,7 @@ def view(predictions: SavedPredictions, prefix: str) -> dict[str, Any]:
         "perplexity": f"{embedding.perplexity:.3g}",
         "id": f"{prefix}cloud",
         "figure": script_safe(plotly_figure(predictions, embedding)),
-        "still": markupsafe.Markup(_static_figure(predictions, embedding, prefix, alternative)),
+        "static": markupsafe.Markup(_static_figure(predictions, embedding, prefix, alternative)),
         "colours": [
             {"class": name, "colour": at % len(figures.SERIES), "symbol": (at // len(figures.SERIES)) % len(RIGHT)}
             for at, name in enumerate(predictions.classes)

@@ -15,7 +15,7 @@ from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import Sampler
-from dim_jax.reporting import run_page
+from dim_jax.reporting import report_files
 from dim_jax.runs import files, workdir
 from dim_jax.training import compilation, hosts, loop, parallel
 from dim_jax.training.learning_rates import scaled_learning_rate
@@ -143,7 +143,7 @@ def _open_run(
 
 def _report(run: Path) -> None:
     # The page needs matplotlib; nothing before it does.
-    say(f"report: {run_page.write_report([run])}")
+    say(f"report: {report_files.write_report([run])}")
 
 
 def training_batches(

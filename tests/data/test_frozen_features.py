@@ -14,7 +14,7 @@ from dim_jax.cli import command_line
 from dim_jax.data import backends, frozen_features, images
 from dim_jax.data import dataset as datasets
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.reporting import run_page
+from dim_jax.reporting import report_files
 from dim_jax.runs import files
 from dim_jax.weights import pretrained
 
@@ -122,7 +122,7 @@ def test_a_linear_model_is_trained_evaluated_and_reported(folder, tmp_path, monk
         standardised = predictions["features"]
     assert standardised.shape == (metrics["num_images"], SIZE * 3) and abs(standardised.mean()) < 0.5
     assert "mean colours" in files.read_json(run / "environment.json")["features"]
-    page = Path(run_page.write_report([run])).read_text()
+    page = Path(report_files.write_report([run])).read_text()
     assert "given features and no images" in page and "before Grad-CAM maps were made" not in page
 
 

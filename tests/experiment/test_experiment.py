@@ -15,7 +15,7 @@ import pytest
 from dim_jax import train
 from dim_jax.cli import command_line
 from dim_jax.data import phantom
-from dim_jax.reporting import run_page
+from dim_jax.reporting import report_files
 from dim_jax.runs import files
 
 CONFIG = f"--config={Path(__file__).parents[2] / 'configs' / 'experiment.py'}:test"
@@ -82,14 +82,20 @@ def test_the_page_leads_with_one_sentence_and_shows_what_it_rests_on(finished):
     (primary,) = [answer for answer in found["answers"] if answer["is_primary"]]
     assert primary["sentence"] in page
     assert page.index(primary["sentence"]) < page.index("All arms")
-    for part in ("Differences, in points", "Recall per class", "Confusion matrices", "Calibration", "Images of gcgan"):
+    for part in (
+        "Differences in percentage points",
+        "Recall per class",
+        "Confusion matrices",
+        "Calibration",
+        "Images of gcgan",
+    ):
         assert part in page
-    assert "Only the test images of 2 of 3 folds are in" in page
+    assert "Results cover the test images of 2 of 3 folds only" in page
     kept = files.read_json(finished / "phantom" / "fold0" / "gcgan" / "selected" / "selected.json")["images"]
     assert kept and page.count("data:image/jpeg") == len(kept) + 1  # each kept image, and the sheet of closest pairs
     tables = {path.name for path in (finished / "report_data").rglob("*.csv")}
     assert {"scores.csv", "contrasts.csv", "selection_gcgan.csv"} <= tables
-    assert run_page.write_report([finished]).read_text() == page  # equal files, equal page
+    assert report_files.write_report([finished]).read_text() == page  # equal files, equal page
 
 
 def test_every_command_that_the_page_prints_says_what_it_did(finished, capsys):

@@ -18,7 +18,7 @@ from dim_jax.data import dataset as datasets
 from dim_jax.data import images, manifest, phantom
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.gan import candidates, pool_selection, pools
-from dim_jax.reporting import selection_page
+from dim_jax.reporting import closest_pairs, selection_page
 from dim_jax.runs import files
 from dim_jax.weights import pretrained
 
@@ -190,7 +190,7 @@ def test_the_page_shows_all_images_and_is_self_contained(finished):
     shown = {image["alt"] for image in page.images}
     assert {entry["path"] for entry in selected["images"]} <= shown
     assert {entry["pixel_nearest"] for entry in selected["images"]} <= shown
-    for words in ("Kernel distance", "real against real", "copies of a training image", "Is anything memorised?"):
+    for words in ("Kernel distance", "real against real", "copy of a training image", "Memorised training images"):
         assert words in text
     assert not re.search(r"\bFID\b", text)
 
@@ -209,7 +209,7 @@ def test_hostile_names_are_escaped_in_the_page(finished, data, evil):
     for key in ("classes", "pool"):
         selected[key][evil] = selected[key].pop(LABEL)
     nearest = {name: {"real": (np.ones(3), np.ones(3))} for name in selected["classes"]}
-    missing = selection_page.Pictures(lambda path: finished / "gone.png", lambda path: finished / "gone.png")
+    missing = closest_pairs.Pictures(lambda path: finished / "gone.png", lambda path: finished / "gone.png")
     text = selection_page.render(selected, rejected["rejected"], nearest, missing)
     assert_harmless(text, is_page=True)
     assert markupsafe.escape(command_line.printable(evil))[:9] in text and "image file not found" in text

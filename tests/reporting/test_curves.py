@@ -230,8 +230,8 @@ def test_arms_come_in_the_order_of_the_runs_and_rows_without_epoch_are_left_out(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "f2"}, "metric='f2' in split='val'; it has macro_f1"),
-        ({"split": "train"}, "it has nothing"),
+        ({"metric": "f2"}, "metric='f2' in split='val'; metrics of this split: macro_f1"),
+        ({"split": "train"}, "metrics of this split: none"),
         ({"confidence": 95}, "confidence=95"),
         ({"every": 0.0}, "every=0.0"),
     ],

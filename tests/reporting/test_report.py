@@ -16,7 +16,7 @@ from dim_jax import report
 from dim_jax.cli import command_line
 from dim_jax.data import manifest as manifests
 from dim_jax.data import splits
-from dim_jax.reporting import figures, run_page, thumbnails
+from dim_jax.reporting import figures, report_files, thumbnails
 from dim_jax.runs import files
 
 CLASSES = ("normal", "polyp", "adenocarcinoma")
@@ -185,12 +185,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def one(runs: list[Path]) -> str:
-    return run_page.render_report(runs[:1])
+    return report_files.render_report(runs[:1])
 
 
 @pytest.fixture(scope="module")
 def three(runs: list[Path]) -> str:
-    return run_page.render_report(runs)
+    return report_files.render_report(runs)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     files.write_json(runs[0] / "data_report.json", {"warnings": ["<b onclick=x>\x1b[2J"]})
     config = files.read_json(runs[0] / "config.json")
     files.write_json(runs[0] / "config.json", config | {"</style><script>": "</script>\x00"})
-    return run_page.render_report(runs)
+    return report_files.render_report(runs)
 
 
 def test_page_refers_to_nothing_outside_itself(one: str, three: str) -> None:
@@ -312,7 +312,7 @@ def test_generated_images_are_counted_by_class(tmp_path: Path) -> None:
     files.write_json(folder / "config.json", config | {"data": config["data"] | {"generated": "pool/selected.json"}})
     entries = [{"path": f"{at}.png", "label": name} for at, name in enumerate(["polyp", "normal", "polyp"])]
     files.write_json(folder / "generated.json", {"images": entries})
-    facts = dict(Page(run_page.render_report([folder])).table("About the data"))
+    facts = dict(Page(report_files.render_report([folder])).table("About the data"))
     assert facts["Generated training images"] == "3: 1 normal, 2 polyp"
     assert facts["Generated images listed in"] == "pool/selected.json"
 
@@ -325,7 +325,7 @@ def test_header_names_the_run_and_disclaims(one: str) -> None:
         "Research software, not a medical device",
     ):
         assert words in page.text
-    assert "checkpoint of step 80" in page.text and "Best step 80 (epoch 4)" in page.text
+    assert "checkpoint of step 80" in page.text and "Best checkpoint: step 80 (epoch 4)" in page.text
 
 
 def test_examples_are_the_most_confident_of_each_class(one: str) -> None:
@@ -342,7 +342,7 @@ def test_examples_are_the_most_confident_of_each_class(one: str) -> None:
 def test_what_is_missing_is_said_in_words(tmp_path: Path) -> None:
     run = tmp_path / "run"
     files.write_json(run / "config.json", {"trainer": "classifier"})
-    text = Page(run_page.render_report([run])).text
+    text = Page(report_files.render_report([run])).text
     for words in (
         "No split has been evaluated yet",
         "The test split has not been evaluated yet",
@@ -357,23 +357,23 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", evaluated=("val",))
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]) + "rubbish\n" + lines[4][:20])
-    text = Page(run_page.render_report([run])).text
+    text = Page(report_files.render_report([run])).text
     assert "Training is not finished: epoch 1.5 of 5" in text
     assert "The test split has not been evaluated yet" in text
-    assert "only the test split judges" in text
+    assert "only the test split gives an unbiased estimate" in text
     assert "1 line(s) of metrics.jsonl cannot be read" in text
 
 
 def test_images_and_predictions_that_went_away_are_said(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "images").rename(tmp_path / "moved")
-    text = Page(run_page.render_report([run])).text
+    text = Page(report_files.render_report([run])).text
     assert re.search(r"(\d+) of \1 image files could not be read; they were in", text)
     assert "image file not found: class2/" in text
     (run / "eval" / "test" / "predictions.npz").write_bytes(b"PK\x03\x04 no archive")
-    assert "eval/test/predictions.npz cannot be read" in Page(run_page.render_report([run])).text
+    assert "eval/test/predictions.npz cannot be read" in Page(report_files.render_report([run])).text
     (run / "eval" / "test" / "predictions.npz").unlink()
-    assert "There is no eval/test/predictions.npz" in Page(run_page.render_report([run])).text
+    assert "There is no eval/test/predictions.npz" in Page(report_files.render_report([run])).text
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_images_and_predictions_that_went_away_are_said(tmp_path: Path) -> None:
 def test_damaged_files_are_said_and_the_rest_is_shown(tmp_path: Path, name: str, content: str) -> None:
     run = make_run(tmp_path / "run")
     (run / name).write_text(content)
-    page = Page(run_page.render_report([run]))
+    page = Page(report_files.render_report([run]))
     assert Path(name).name in page.text
     assert page.table("Summary metrics")
 
@@ -407,7 +407,7 @@ def test_several_runs_stand_side_by_side(runs: list[Path], three: str) -> None:
     # Equal values have no best; losses of different kinds and times are not ranked.
     for name in ("Calibration error (ECE)", "Loss", "Training, s per 100 images"):
         assert not any("best" in row[head.index(name)] for row in rows)
-    assert "without a confidence interval proves nothing" in page.text
+    assert "without a confidence interval is no evidence" in page.text
     assert "trained with different losses" in page.text
     assert "Not evaluated on the test split yet: c." in page.text
     recalls = page.table("Recall per class")
@@ -425,9 +425,9 @@ def test_differences_in_configuration_are_listed_and_marked(three: str) -> None:
 
 def test_runs_on_different_images_are_not_called_comparable(tmp_path: Path) -> None:
     first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
-    assert "different images" not in Page(run_page.render_report([first, second])).text
+    assert "different images" not in Page(report_files.render_report([first, second])).text
     make_data(second, seed=5)
-    text = Page(run_page.render_report([first, second])).text
+    text = Page(report_files.render_report([first, second])).text
     assert "were evaluated on different images" in text and "were trained on different images" in text
 
 
@@ -439,7 +439,8 @@ def test_groups_on_two_sides_of_the_split_are_warned_of(tmp_path: Path) -> None:
     split = splits.load(run, manifest)
     manifests.save(changed, run)
     splits.save(split, changed, run)
-    assert "1 group(s) have images in more than one split" in Page(run_page.render_report([run])).text
+    text = Page(report_files.render_report([run])).text
+    assert "1 group(s) have images in more than one split, which makes the results optimistic" in text
 
 
 def test_curves_are_tidy(runs: list[Path]) -> None:
@@ -495,7 +496,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 def test_equal_inputs_give_an_equal_page(runs: list[Path], three: str, tmp_path: Path) -> None:
-    path = run_page.write_report(runs, tmp_path / "new" / "page.html")
+    path = report_files.write_report(runs, tmp_path / "new" / "page.html")
     assert path.read_text(encoding="utf-8") == three
 
 

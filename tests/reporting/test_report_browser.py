@@ -19,7 +19,7 @@ from test_report import HOSTILE, make_run
 from test_report_figures import complete
 
 from dim_jax.cli import command_line
-from dim_jax.reporting import run_page
+from dim_jax.reporting import report_files
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -179,7 +179,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two complete runs, the second with names that would be markup or code if anything let them."""
     folder = tmp_path_factory.mktemp("browser")
     runs = [complete(make_run(folder / "a")), complete(make_run(folder / "<b>b</b>", HOSTILE, seed=1))]
-    return run_page.write_report(runs, folder / "report.html")
+    return report_files.write_report(runs, folder / "report.html")
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
@@ -212,7 +212,7 @@ def test_the_cloud_has_every_point_and_shows_pixels(browser: Browser, page: Path
         == 18
     )
     assert browser.evaluate("document.querySelector('.cloud canvas').getBoundingClientRect().width") > 300
-    assert browser.evaluate("getComputedStyle(document.querySelector('.still')).display") == "none"
+    assert browser.evaluate("getComputedStyle(document.querySelector('.static')).display") == "none"
     before = browser.picture("figure.embedding .cloud")
     browser.evaluate(
         "Plotly.relayout(document.querySelector('.cloud'), {'scene.camera.eye': {x: -1, y: 1, z: 1}}).then(() => 0)"
@@ -256,7 +256,7 @@ def test_paper_gets_the_still_figure(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.scroll_to_cloud()
     browser.call("Emulation.setEmulatedMedia", media="print")
-    assert browser.evaluate("document.querySelector('.still svg').getBoundingClientRect().width") > 200
+    assert browser.evaluate("document.querySelector('.static svg').getBoundingClientRect().width") > 200
     assert not browser.evaluate("document.querySelector('.cloud').checkVisibility()")
 
 
@@ -276,7 +276,7 @@ def test_without_webgl_the_still_figure_stays(page: Path) -> None:
     try:
         browser.open(page)
         browser.wait("document.querySelector('figure.embedding').dataset.refused === 'no WebGL'")
-        assert browser.evaluate("document.querySelector('.still svg').getBoundingClientRect().width") > 300
+        assert browser.evaluate("document.querySelector('.static svg').getBoundingClientRect().width") > 300
         assert browser.complaints == []
     finally:
         browser.close()

@@ -21,8 +21,8 @@ from dim_jax.reporting import (
     embedding,
     figures,
     predictions,
+    report_files,
     run_directory,
-    run_page,
     saliency,
     stage_times,
     tables,
@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(run: Path) -> str:
-    return run_page.render_report([run])
+    return report_files.render_report([run])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of a run whose classes are named like markup, code, formulas and templates."""
     names = ("=cmd()", "<b>x</b>", "</script><script>alert(1)</script>%{x}")
     run = complete(make_run(tmp_path_factory.mktemp("hostile") / "run", names))
-    return run_page.render_report([run])
+    return report_files.render_report([run])
 
 
 def links(html: str) -> dict[str, list[list[str]]]:
@@ -140,7 +140,7 @@ def test_distances_on_the_page_equal_those_of_the_features(run: Path, html: str)
     apart = np.where(np.eye(3, dtype=bool), np.inf, expected)
     assert [row[3] for row in nearest] == [CLASSES[at] for at in apart.argmin(1)]
     first, second = (CLASSES[at] for at in np.unravel_index(apart.argmin(), apart.shape))
-    assert f"Closest: “{first}” and “{second}”, {apart.min():.2f} apart." in page.text
+    assert f"Closest pair: “{first}” and “{second}”, {apart.min():.2f} apart." in page.text
 
 
 # Reliability
@@ -206,9 +206,9 @@ def test_the_cloud_holds_every_image_with_its_prediction(run: Path, html: str) -
 
 def test_plotly_is_there_once_and_only_where_it_is_needed(run: Path, tmp_path: Path, html: str) -> None:
     assert html.count("plotly.js v") == 1 and "script-src 'sha256-" in html
-    both = run_page.render_report([run, complete(make_run(tmp_path / "b", seed=1))])
+    both = report_files.render_report([run, complete(make_run(tmp_path / "b", seed=1))])
     assert both.count("plotly.js v") == 1 and both.count('<figure class="embedding">') == 2
-    plain = run_page.render_report([make_run(tmp_path / "plain")])
+    plain = report_files.render_report([make_run(tmp_path / "plain")])
     assert "<script" not in plain and "script-src" not in plain
     assert "The features are the same for all images" in plain
 
@@ -253,12 +253,12 @@ def test_every_example_has_image_and_overlay(html: str) -> None:
 @pytest.mark.parametrize(
     ("check", "words"),
     [
-        ({"images": 64, "rank_correlation": 0.1234}, "they depend on what the network learned, as they should"),
+        ({"images": 64, "rank_correlation": 0.1234}, "they depend on the learned weights, as they should"),
         ({"images": 64, "rank_correlation": -0.5}, "changed only in part"),
-        ({"images": 64, "rank_correlation": 0.95}, "do not draw conclusions from them"),
-        ({"images": 0, "rank_correlation": None}, "was not checked, or could not be"),
-        (None, "was not checked, or could not be"),
-        ("broken", "was not checked, or could not be"),
+        ({"images": 64, "rank_correlation": 0.95}, "Do not draw conclusions from them"),
+        ({"images": 0, "rank_correlation": None}, "was not made or was not possible"),
+        (None, "was not made or was not possible"),
+        ("broken", "was not made or was not possible"),
     ],
 )
 def test_the_sanity_check_is_read_out(check: object, words: str) -> None:
@@ -273,9 +273,9 @@ def test_runs_from_before_grad_cam_are_shown_without(tmp_path: Path) -> None:
     for path in run.glob("eval/*/predictions.npz"):
         arrays = {key: value for key, value in np.load(path).items() if key != "grad_cam"}
         np.savez(path, **arrays)
-    html = run_page.render_report([run])
+    html = report_files.render_report([run])
     page = Page(html)
-    assert "evaluated before Grad-CAM maps were made; python -m dim_jax.evaluate" in page.text
+    assert "evaluated by a version without Grad-CAM maps; to make them, run python -m dim_jax.evaluate" in page.text
     assert not any(name.startswith("Grad-CAM over") for name in page.attributes("alt"))
     assert links(html)["run_examples_test.csv"][0][-1] == "probability"
     assert page.table("Nearest class")
@@ -293,15 +293,15 @@ def test_times_of_the_stages_add_up(run: Path, html: str) -> None:
         "Preparing the data": "12.0 s",
         "Start, with compilation": "30.0 s",
         "Training steps": "36.0 s",
-        "of it waiting for data": "9.0 s",
+        "of which waiting for data": "9.0 s",
         "Validation during training": "10.0 s",
         "Checkpoints (without the last)": "1.5 s",
         "Evaluation, test split": "7.5 s",
         "Evaluation, validation split": "7.5 s",
-        "All that was written down": "1 min 44 s",
+        "Total of recorded times": "1 min 44 s",
     }
     seconds = {row[0]: row[1] for row in links(html)["a_time_per_stage.csv"][1:]}
-    assert seconds["Training steps"] == "36" and seconds["of it waiting for data"] == "9"
+    assert seconds["Training steps"] == "36" and seconds["of which waiting for data"] == "9"
     # Times are no curves and no metrics.
     assert {row[1] for row in links(html)["a_learning_curves.csv"][1:]} == {
         "loss",
@@ -316,7 +316,7 @@ def test_stages_that_were_not_timed_get_a_dash(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     found = stage_times.measure(run_directory.read("run", run))
     assert all(stage.seconds is None for stage in found)
-    page = Page(run_page.render_report([run]))
+    page = Page(report_files.render_report([run]))
     assert {row[1] for row in page.table("Time per stage")[1:]} == {"–"}
     assert "did not write down how long its stages took" in page.text
 
@@ -357,7 +357,7 @@ def test_tables_hold_what_the_page_shows(run: Path, html: str) -> None:
 
 
 def test_comparisons_have_tables_too(run: Path, tmp_path: Path) -> None:
-    numbers = links(run_page.render_report([run, complete(make_run(tmp_path / "b", loss="cross_entropy", seed=1))]))
+    numbers = links(report_files.render_report([run, complete(make_run(tmp_path / "b", loss="cross_entropy", seed=1))]))
     scores = numbers["comparison_summary_metrics_test.csv"]
     column = scores[0].index("macro_f1")
     expected = files.read_json(run / "eval" / "test" / "metrics.json")["macro_f1"]
@@ -400,7 +400,7 @@ def test_policy_allows_exactly_the_scripts_of_the_page(html: str) -> None:
 
 
 def test_equal_runs_give_an_equal_page_and_equal_files(run: Path, html: str, tmp_path: Path) -> None:
-    first, second = (run_page.write_report([run], tmp_path / name / "page.html") for name in ("one", "two"))
+    first, second = (report_files.write_report([run], tmp_path / name / "page.html") for name in ("one", "two"))
     assert first.read_text(encoding="utf-8") == second.read_text(encoding="utf-8") == html
     written = sorted(path.relative_to(first.parent) for path in first.parent.rglob("*.csv"))
     assert all((first.parent / path).read_bytes() == (second.parent / path).read_bytes() for path in written)
@@ -411,7 +411,7 @@ def test_equal_runs_give_an_equal_page_and_equal_files(run: Path, html: str, tmp
 
 def test_a_new_report_replaces_its_own_files_and_no_others(run: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "b", evaluated=())
-    page = run_page.write_report([run, other], tmp_path / "page.html")
+    page = report_files.write_report([run, other], tmp_path / "page.html")
     data = tmp_path / "page_data"
     assert (data / "comparison" / "learning_curves.csv").is_file() and (data / "a" / "t_sne_test.csv").is_file()
     (data / "a" / "mine.csv").write_text("mine")
@@ -419,7 +419,7 @@ def test_a_new_report_replaces_its_own_files_and_no_others(run: Path, tmp_path: 
     listed = files.read_json(data / "contents.json")
     files.write_json(data / "contents.json", [*listed, "../../outside.csv", "a/../../b/config.json", 7])
     (tmp_path / "outside.csv").write_text("mine")
-    run_page.write_report([other], page)
+    report_files.write_report([other], page)
     left = sorted(path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file())
     assert left == ["a/mine.csv", "b/images_per_class.csv", "b/learning_curves.csv", "b/time_per_stage.csv",
                     "contents.json", "notes.txt"]  # fmt: skip
@@ -456,16 +456,16 @@ def test_arrays_that_do_not_fit_are_told_and_the_rest_is_shown(tmp_path: Path, b
         "label": arrays["label"] + 5,
     }[broken]
     np.savez(path, **arrays)
-    text = Page(run_page.render_report([run])).text
-    words = {"features": "not finite", "grad_cam": "do not belong together", "index": "manifest does not list"}
-    assert words.get(broken, "other classes than the data") in text
+    text = Page(report_files.render_report([run])).text
+    words = {"features": "not finite", "grad_cam": "arrays have different lengths", "index": "not in the manifest"}
+    assert words.get(broken, "its classes are not those of the data") in text
     found = predictions.read(run_directory.read("run", run), "test")
     assert isinstance(found, str) == (broken != "features")
 
 
 def test_hostile_names_leave_no_control_characters(tmp_path: Path) -> None:
     run = complete(make_run(tmp_path / "run", HOSTILE))
-    page = run_page.write_report([run], tmp_path / "page.html")
+    page = report_files.write_report([run], tmp_path / "page.html")
     texts = [own_text(page.read_text(encoding="utf-8"))]
     texts += [path.read_text(encoding="utf-8") for path in tmp_path.glob("page_data/*/*.csv")]
     assert not any(re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text) for text in texts)

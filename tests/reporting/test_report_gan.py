@@ -14,7 +14,7 @@ from test_report_figures import links
 
 from configs import gan as gan_config
 from dim_jax.gan import sample_sheets
-from dim_jax.reporting import gan_view, panels, run_directory, run_page, sheets
+from dim_jax.reporting import gan_view, panels, report_files, run_directory, sheets
 from dim_jax.runs import files
 
 STEPS = (20, 40, 60)
@@ -90,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(run: Path) -> str:
-    return run_page.render_report([run])
+    return report_files.render_report([run])
 
 
 def test_pictures_are_looked_for_where_the_trainer_puts_them() -> None:
@@ -109,12 +109,12 @@ def test_header_says_what_was_trained_and_what_it_is_not(html: str) -> None:
         "60 of 60 steps are done.",
         "differ 0.80 times as much among themselves as real ones",
         "Generated images are synthetic",
-        "No score here chose a checkpoint",
+        "No checkpoint was selected by a score",
         "Research software, not a medical device",
     ):
         assert words in page.text
     assert "not finished" not in page.text and "has not been evaluated" not in page.text
-    assert dict(page.table("About the data"))["Learned from"] == "2 training images, class “normal”"
+    assert dict(page.table("About the data"))["Trained on"] == "2 training images, class “normal”"
 
 
 def test_every_sheet_is_in_the_page(html: str) -> None:
@@ -123,11 +123,12 @@ def test_every_sheet_is_in_the_page(html: str) -> None:
         "Grid of images generated at step 60",
         *(f"Grid of images generated at step {step}, small" for step in STEPS),
         "Animation of the grids from the first to the last step",
-        "Real training images and their reconstructions at step 60, in columns: " + ", ".join(sheets.REBUILT),
+        "Real training images and their reconstructions at step 60, in columns: "
+        + ", ".join(sheets.RECONSTRUCTION_COLUMNS),
     ]
     kinds = [attributes["src"].partition(";")[0] for tag, attributes in page.elements if tag == "img"]
     assert kinds == ["data:image/jpeg"] * 4 + ["data:image/webp", "data:image/jpeg"]
-    assert all(f"{name}" in page.texts for name in sheets.REBUILT)
+    assert all(f"{name}" in page.texts for name in sheets.RECONSTRUCTION_COLUMNS)
     assert "img-src data:" in html and "<script" not in html
 
 
@@ -141,7 +142,7 @@ def test_curves_and_their_numbers_are_those_logged(run: Path, html: str) -> None
     assert drawn == {key for group in gan_view.GROUPS for key in group.metrics}
     loss = {int(row[3]): float(row[4]) for row in rows if row[1] == "discriminator_loss"}
     assert loss == pytest.approx({step: 2.5 - step / 100 for step in range(2, 61, 2)})
-    metrics = {row[0]: row[1:] for row in page.table("Metrics over the run")}
+    metrics = {row[0]: row[1:] for row in page.table("Metrics during training")}
     assert metrics["Discriminator loss"] == ["2.48", "1.92", "1.9", "2.48"]
     assert metrics["Learning rate"] == ["0.0002"] * 4
     assert not any("second" in name.lower() for name in metrics)
@@ -156,8 +157,8 @@ def test_times_count_the_drawing_of_sheets(html: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"diversity": 0.12}, "differ only 0.12 times as much as real ones"),
-        ({"logit_real_sign": 0.97}, "may know the training images by heart"),
+        ({"diversity": 0.12}, "differ 0.12 times as much among themselves as real ones"),
+        ({"logit_real_sign": 0.97}, "may have memorised the training images"),
         ({"hinge_real": 0.01, "hinge_fake": 0.02}, "Both hinge losses are near 0"),
     ],
 )
@@ -178,7 +179,7 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:20])
     for path in (run / "samples").iterdir():
         path.unlink()
-    text = Page(run_page.render_report([run])).text
+    text = Page(report_files.render_report([run])).text
     assert "Training is not finished: step 8 of 60 is the last one logged." in text
     assert "There is no grid of generated images yet." in text and "There are no reconstructions yet" in text
     with (run / "metrics.jsonl").open("w") as file:
@@ -189,7 +190,7 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
 
 def test_a_run_with_nothing_but_its_configuration_is_shown(tmp_path: Path) -> None:
     files.write_json(tmp_path / "run" / "config.json", {"trainer": "gan", "gan": 3, "train": {"num_train_steps": "x"}})
-    text = Page(run_page.render_report([tmp_path / "run"])).text
+    text = Page(report_files.render_report([tmp_path / "run"])).text
     for words in ("Nothing has been logged yet", "There is no manifest.json", "no grid of generated images yet"):
         assert words in text
 
@@ -197,7 +198,7 @@ def test_a_run_with_nothing_but_its_configuration_is_shown(tmp_path: Path) -> No
 def test_a_lost_configuration_is_said_and_the_images_are_shown(tmp_path: Path) -> None:
     run = make_gan(tmp_path / "run")
     (run / "config.json").write_text("{")
-    page = Page(run_page.render_report([run]))
+    page = Page(report_files.render_report([run]))
     assert "config.json is damaged" in page.text and "Grid of images generated at step 60" in pictures(page)
 
 
@@ -209,7 +210,7 @@ def test_pictures_that_cannot_be_read_are_said_and_the_one_before_is_shown(
     for name in ("samples_0000060.png", "reconstructions_0000060.png", "animation.webp"):
         path = run / "samples" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "cut" else content)
-    page = Page(run_page.render_report([run]))
+    page = Page(report_files.render_report([run]))
     assert "samples/samples_0000060.png cannot be read" in page.text
     assert "samples/animation.webp cannot be read" in page.text
     assert pictures(page)[0] == "Grid of images generated at step 40"
@@ -218,25 +219,25 @@ def test_pictures_that_cannot_be_read_are_said_and_the_one_before_is_shown(
 
 def test_a_large_animation_stays_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "MOST_ANIMATION", 100)
-    html = run_page.render_report([make_gan(tmp_path / "run")])
-    assert "samples/animation.webp, is too large for this page" in Page(html).text and "image/webp" not in html
+    html = report_files.render_report([make_gan(tmp_path / "run")])
+    assert "The animation of all grids is too large for this page" in Page(html).text and "image/webp" not in html
 
 
 def test_a_conditional_grid_names_the_class_of_each_row(tmp_path: Path) -> None:
     run = make_gan(tmp_path / "run", (*HOSTILE[:2], "b"), conditional=True)
-    html = run_page.render_report([run])
+    html = report_files.render_report([run])
     page = Page(html)
-    assert "GAN · conditional, all classes (3) · 64 px" in page.text and "one class in each row" in page.text
+    assert "GAN · conditional, all classes (3) · 64 px" in page.text and "one class per row" in page.text
     items = [text for text in page.texts if text in (*HOSTILE[:2], "b")]
     assert items[:3] == [*HOSTILE[:2], "b"]
-    assert dict(page.table("About the data"))["Learned from"].startswith("36 training images, conditional")
+    assert dict(page.table("About the data"))["Trained on"].startswith("36 training images, conditional")
     draw(run, "samples", 80, np.random.default_rng(0), (64, 16, 16, 3), 8)
-    assert "one class in each row" not in Page(run_page.render_report([run])).text
+    assert "one class per row" not in Page(report_files.render_report([run])).text
 
 
 def test_hostile_names_come_out_literally(tmp_path: Path) -> None:
     run = make_gan(tmp_path / "<img src=x onerror=y> $z^{", HOSTILE)
-    html = run_page.render_report([run, make_gan(tmp_path / "$q_{", HOSTILE)])
+    html = report_files.render_report([run, make_gan(tmp_path / "$q_{", HOSTILE)])
     page = Page(html)
     assert "script" not in {tag for tag, _ in page.elements}
     assert not [attributes for _, attributes in page.elements if any(name.startswith("on") for name in attributes)]
@@ -251,14 +252,14 @@ def test_gans_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     config["gan"] |= {"perceptual": "lite0", "label": "polyp"}
     files.write_json(other / "config.json", config)
     (other / "samples" / "samples_0000060.png").unlink()
-    html = run_page.render_report([run, other])
+    html = report_files.render_report([run, other])
     page = Page(html)
     assert pictures(page)[:2] == ["Images generated by a at step 60", "Images generated by b at step 40"]
-    head, *rows = page.table("Newest numbers")
+    head, *rows = page.table("Latest metrics")
     at = head.index("Diversity (real: 1)")
     assert [[*row[:2], row[at]] for row in rows] == [["a", "60", "0.800"], ["b", "60", "0.250"]]
-    assert "Nothing here ranks GANs" in page.text and "measured by different networks" in page.text
-    assert "learned to draw different classes" in page.text and "its best step" not in page.text
+    assert "These numbers do not rank GANs" in page.text and "computed with different networks" in page.text
+    assert "trained to generate different classes" in page.text and "its best checkpoint" not in page.text
     differing = {row[0] for row in page.table("Fields that differ between the runs")}
     assert differing == {"Field", "model.gate", "gan.perceptual", "gan.label"}
     curves = links(html)["comparison_learning_curves.csv"]
@@ -269,18 +270,18 @@ def test_gans_stand_side_by_side(run: Path, tmp_path: Path) -> None:
 
 def test_runs_of_different_kinds_compare_nothing_but_their_configuration(run: Path, tmp_path: Path) -> None:
     classifier = make_run(tmp_path / "classifier")
-    page = Page(run_page.render_report([run, classifier]))
-    assert "different kinds, so only their configurations are compared: GAN: a; others: classifier." in page.text
+    page = Page(report_files.render_report([run, classifier]))
+    assert "so only their configurations are compared. GANs: a; classifiers: classifier." in page.text
     assert any(row[0] == "trainer" for row in page.table("Fields that differ between the runs"))
     assert "Grid of images generated at step 60" in pictures(page) and page.table("Results per class, test split")
-    assert run_page.write_report([run, classifier], tmp_path / "page.html").is_file()
+    assert report_files.write_report([run, classifier], tmp_path / "page.html").is_file()
 
 
 def test_a_gan_without_logs_can_be_compared(run: Path, tmp_path: Path) -> None:
     files.write_json(tmp_path / "new" / "config.json", {"trainer": "gan"})
-    page = Page(run_page.render_report([tmp_path / "new", run]))
-    assert page.table("Newest numbers")[1][:3] == ["new", "0", "–"]
-    assert "There is no grid of this run yet." in page.text and "stand at different steps" in page.text
+    page = Page(report_files.render_report([tmp_path / "new", run]))
+    assert page.table("Latest metrics")[1][:3] == ["new", "0", "–"]
+    assert "There is no grid of this run yet." in page.text and "trained for different numbers of steps" in page.text
 
 
 def test_groups_of_several_runs_are_drawn_metric_by_metric(run: Path) -> None:
@@ -293,7 +294,7 @@ def test_groups_of_several_runs_are_drawn_metric_by_metric(run: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_the_page_opens_offline_without_complaint_and_every_picture_is_seen(run: Path, tmp_path: Path) -> None:
-    page = run_page.write_report([run, make_gan(tmp_path / "b", HOSTILE, conditional=True)], tmp_path / "page.html")
+    page = report_files.write_report([run, make_gan(tmp_path / "b", HOSTILE, conditional=True)], tmp_path / "page.html")
     browser = Browser()
     try:
         for width, colours in ((360, "dark"), (1400, "light")):

@@ -1,5 +1,5 @@
-// Draws the figures that can be turned once they come near the window, in the colours of the page, and frees them far
-// from it: browsers keep few WebGL canvases alive. Where this cannot run, the still figure stays.
+// Draws interactive figures in the colours of the page when they are scrolled near the window, and frees them when they
+// are far from it, because browsers limit the number of WebGL contexts. Without WebGL the static figure is shown.
 (() => {
   "use strict";
   const canvas = document.createElement("canvas");
@@ -8,8 +8,8 @@
     displaylogo: false, displayModeBar: true, responsive: true, scrollZoom: false,
     modeBarButtons: [["orbitRotation", "pan3d", "zoom3d", "resetCameraDefault3d", "toImage"]],
   };
-  // Only what is a colour is looked up, so no name of a class can be taken for one.
-  const inPageColours = (text) => {
+  // Variables are resolved in values of colour keys only, so names of classes are never interpreted.
+  const resolveColours = (text) => {
     const page = getComputedStyle(document.documentElement);
     return JSON.parse(text, (key, value) => {
       const variable = /color$/.test(key) && /^var\((--[\w-]+)\)$/.exec(value);
@@ -18,7 +18,7 @@
   };
   const draw = async (figure) => {
     const plot = figure.querySelector(".cloud");
-    const spec = inPageColours(figure.querySelector("script").textContent);
+    const spec = resolveColours(figure.querySelector("script").textContent);
     if (figure.camera) spec.layout.scene.camera = figure.camera;
     figure.dataset.drawn = "started";
     try {

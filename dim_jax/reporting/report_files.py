@@ -1,0 +1,65 @@
+"""Report of runs or of an experiment: a self-contained HTML page, and a folder of CSV tables beside it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dim_jax.reporting import experiment_page, run_page, tables
+from dim_jax.reporting.curves import run_directories
+from dim_jax.reporting.tables import Table
+from dim_jax.runs import files
+
+
+def render_report(runs: Sequence[str | Path]) -> str:
+    """HTML page of runs, or of one experiment.
+
+    Args:
+      runs: run directories, finished or not; several runs are compared. An experiment must be the only one.
+
+    Returns:
+      A complete HTML document. Equal files give equal pages: it does not contain the time of writing.
+
+    Raises:
+      FileNotFoundError: a path is not a run directory, or the experiment has no results yet.
+      ValueError: `runs` is empty, contains a run twice, or an experiment is not the only run.
+    """
+    return _render(run_directories(runs))[0]
+
+
+def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Writes the page, and the numbers of every figure and table as CSV into the folder <page>_data beside it.
+
+    Args:
+      runs: as for `render_report`.
+      out: path of the page; None: report.html in the first run directory.
+
+    Returns:
+      The path of the page. Files are written atomically, the page last. CSV files of an earlier report that this report
+      does not have are removed.
+
+    Raises:
+      FileNotFoundError: as for `render_report`; nothing is written.
+      ValueError: as for `render_report`, or `out` is a folder.
+    """
+    folders = run_directories(runs)
+    path = next(iter(folders.values())) / "report.html" if out is None else Path(out)
+    if path.is_dir():
+        raise ValueError(f"--out={out} is a folder; give the path of a file, for example {path / 'report.html'}")
+    page, contents, names = _render(folders)
+    stems = tables.unique_stems(names)
+    tables.write(path.with_name(f"{path.stem}_data"), dict(zip(stems, contents, strict=True)))
+    return files.write_text(path, page)
+
+
+def _render(folders: Mapping[str, Path]) -> tuple[str, list[list[Table]], list[str]]:
+    """Returns the page, the tables of each of its sections, and the names of the sections."""
+    experiments = [folder for folder in folders.values() if _is_experiment(folder)]
+    if experiments and len(folders) > 1:
+        raise ValueError(f"{experiments[0]} is an experiment, which has a page of its own; give no other run with it")
+    return experiment_page.render(experiments[0]) if experiments else run_page.render(folders)
+
+
+def _is_experiment(folder: Path) -> bool:
+    try:
+        return files.read_object(folder / "config.json").get("trainer") == "experiment"
+    except (OSError, ValueError):  # reported on the page
+        return False
