@@ -47,7 +47,8 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
-    from dim_jax.prediction.new_images import UNREADABLE, predict_images, summary
+    from dim_jax.prediction.new_images import predict_images
+    from dim_jax.prediction.output_files import UNREADABLE, summary
 
     predictions = predict_images(
         options.workdir,

@@ -1,1 +1,1 @@
-"""Classifying new images with a trained run."""
+"""Predictions of a trained classifier for new images."""

@@ -1,4 +1,4 @@
-"""Classifying new images: what is written, what is withheld, and that nothing is dropped."""
+"""Classification of new images: output files, abstention, unreadable files and errors."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def run(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(data, tmp_path_factory):
-    """Seven images of the data in folders, three files that are no images, and one of another kind."""
+    """Seven images of the data in folders, three unreadable image files, a text file and a hidden file."""
     root = tmp_path_factory.mktemp("images") / "new"
     dataset = open_dataset(data)
     for row in dataset.rows("val")[:7]:
@@ -61,11 +61,11 @@ def call(run, images, out, *options):
     return command_line.run(predict.main, [f"--workdir={run}", str(images), f"--out={out}", *options])
 
 
-def content(out):
+def read_predictions(out):
     return json.loads((out / "predictions.json").read_text())
 
 
-def told(capsys):
+def error_line(capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
@@ -79,10 +79,10 @@ def predicted(run, images, tmp_path_factory):
 
 
 def test_every_file_has_a_line_that_agrees_with_the_evaluation(predicted, run, data, images):
-    found = content(predicted)
-    assert "not a medical device" in found["notice"] and found["checkpoint_step"] == 7
-    assert found["files_passed_over"] == 1 and found["preprocessing"]["image_size"] == 32
-    lines = {Path(line["path"]).relative_to(images).as_posix(): line for line in found["images"]}
+    predictions = read_predictions(predicted)
+    assert "not a medical device" in predictions["notice"] and predictions["checkpoint_step"] == 7
+    assert predictions["files_passed_over"] == 1 and predictions["preprocessing"]["image_size"] == 32
+    lines = {Path(line["path"]).relative_to(images).as_posix(): line for line in predictions["images"]}
     assert len(lines) == 10
     assert {name for name, line in lines.items() if line["status"] == "unreadable"} == {
         "empty.png", "page.jpg", "cut.png",
@@ -92,16 +92,16 @@ def test_every_file_has_a_line_that_agrees_with_the_evaluation(predicted, run, d
     expected = dict(zip(evaluated["index"].tolist(), calibration.probabilities(evaluated["logits"]), strict=True))
     for name, line in lines.items():
         if line["status"] == "answered":
-            shares = np.array([line["probabilities"][each] for each in dataset.classes])
+            shares = np.array([line["probabilities"][class_name] for class_name in dataset.classes])
             # The run evaluates through TensorFlow's decoder, which is within one grey level of Pillow's.
             np.testing.assert_allclose(shares, expected[int(Path(name).stem)], atol=5e-3)
             assert line["predicted"] == dataset.classes[shares.argmax()] and line["confidence"] == shares.max()
 
 
-def test_the_table_says_what_the_json_says(predicted):
+def test_the_csv_agrees_with_the_json(predicted):
     with (predicted / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = content(predicted)["images"]
+    lines = read_predictions(predicted)["images"]
     assert [row["path"] for row in rows] == [line["path"] for line in lines]
     for row, line in zip(rows, lines, strict=True):
         assert row["status"] == line["status"] and row["reason"] == line.get("reason", "")
@@ -109,74 +109,74 @@ def test_the_table_says_what_the_json_says(predicted):
             assert float(row[f"probability {name}"]) == pytest.approx(share, abs=1e-6)
 
 
-def test_overlays_are_as_many_as_asked_and_old_ones_go(predicted, run, images):
-    names = [line["overlay"] for line in content(predicted)["images"] if line.get("overlay")]
+def test_the_number_of_overlays_is_the_requested_one_and_old_ones_are_removed(predicted, run, images):
+    names = [line["overlay"] for line in read_predictions(predicted)["images"] if line.get("overlay")]
     assert len(names) == 3
     assert sorted(names) == sorted(f"overlays/{path.name}" for path in (predicted / "overlays").iterdir())
     for name in names:
         assert Image.open(predicted / name).size == (32, 32)
 
 
-def test_neither_batch_size_nor_company_changes_a_prediction(predicted, run, images, tmp_path):
-    whole = {line["path"]: line for line in content(predicted)["images"]}
+def test_predictions_do_not_depend_on_the_batch_size_or_other_images(predicted, run, images, tmp_path):
+    whole = {line["path"]: line for line in read_predictions(predicted)["images"]}
     one = next(path for path, line in whole.items() if line["status"] == "answered")
     assert call(run, one, tmp_path / "out", "--batch-size=3", "--overlays=0") == 0  # eight devices: rounded up to 8
-    (line,) = content(tmp_path / "out")["images"]
+    (line,) = read_predictions(tmp_path / "out")["images"]
     assert line["probabilities"] == whole[one]["probabilities"] and line["overlay"] == ""
     assert not (tmp_path / "out" / "overlays").exists()
 
 
 def test_temperature_and_coverage_are_fitted_on_validation(run, images, tmp_path, capsys):
     assert call(run, images, tmp_path / "out", "--calibrate", "--coverage=0.5", "--overlays=0", "--batch-size=8") == 0
-    said, found = capsys.readouterr().out, content(tmp_path / "out")
-    rule, evaluated = found["abstention"], np.load(run / "eval" / "val" / "predictions.npz")
-    assert found["temperature"] == calibration.fit_temperature(evaluated["logits"], evaluated["label"])
-    assert f"{rule['error']:.1%} of the answers wrong" in said and f"{found['temperature']:.3f}" in said
-    for line in found["images"]:
+    printed, predictions = capsys.readouterr().out, read_predictions(tmp_path / "out")
+    rule, evaluated = predictions["abstention"], np.load(run / "eval" / "val" / "predictions.npz")
+    assert predictions["temperature"] == calibration.fit_temperature(evaluated["logits"], evaluated["label"])
+    assert f"{rule['error']:.1%} of the answers wrong" in printed and f"{predictions['temperature']:.3f}" in printed
+    for line in predictions["images"]:
         if line["status"] != "unreadable":
             assert (line["status"] == "answered") == (line["confidence"] >= rule["threshold"])
 
 
-def test_what_cannot_be_done_is_told_in_one_line_and_nothing_is_written(run, images, tmp_path, capsys):
+def test_errors_are_one_line_and_write_nothing(run, images, tmp_path, capsys):
     out = tmp_path / "out"
     unevaluated = tmp_path / "run"
     shutil.copytree(run, unevaluated, ignore=shutil.ignore_patterns("eval"))
     cases = [
         (call(run, tmp_path / "none", out), "no such file or folder"),
         (call(run, images / "notes.txt", out, "--batch-size=8"), "none of the 1 files can be read"),
-        (call(run, images, images / "out"), "lies within"),
+        (call(run, images, images / "out"), "is inside"),
         (call(tmp_path, images, out), "holds no run"),
         (call(run, images, out, "--batch-size=-1"), "--batch-size=-1 must be at least 1"),
         (call(run, images, out, "--coverage=1.5"), "--coverage=1.5 must be"),
         (call(unevaluated, images, out, "--coverage=0.9"), "python -m dim_jax.evaluate --workdir="),
     ]
-    said = capsys.readouterr().err.splitlines()
-    assert [code for code, _ in cases] == [2] * len(cases) and len(said) == len(cases)
-    for line, (_, expected) in zip(said, cases, strict=True):
+    errors = capsys.readouterr().err.splitlines()
+    assert [code for code, _ in cases] == [2] * len(cases) and len(errors) == len(cases)
+    for line, (_, expected) in zip(errors, cases, strict=True):
         assert expected in line
     stale = tmp_path / "stale"
     shutil.copytree(run, stale)
     state = checkpoints.restore(stale / loop.BEST).state
     checkpoints.save(stale / loop.BEST, 9, state, {"best": None}, keep=1)
     assert call(stale, images, out, "--calibrate") == 2
-    assert "is of step 7, the best checkpoint of step 9" in told(capsys)
+    assert "is of step 7, the best checkpoint of step 9" in error_line(capsys)
     files.write_json(stale / "config.json", files.read_json(run / "config.json") | {"trainer": "gan"})
     assert call(stale, images, out) == 2
-    assert "not of a classifier" in told(capsys)
+    assert "not of a classifier" in error_line(capsys)
     assert not out.exists() and not (images / "out").exists()
 
 
 def test_a_run_without_images_predicts_without_tensorflow(run, images, tmp_path, monkeypatch):
-    """Given a .pth and nothing else."""
+    """A run imported from a .pth file alone."""
     path = write_state_dict(tmp_path / "model.pth", small_state_dict())
     arguments = [str(path), f"--out={tmp_path / 'bare'}", "--image-size=32", "--classes=a,b,c,d,e"]
     assert command_line.run(convert.main, arguments) == 0
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     assert call(tmp_path / "bare", images, tmp_path / "out", "--overlays=0", "--batch-size=8") == 0
-    assert content(tmp_path / "out")["classes"] == list("abcde") and SMALL.num_classes == 5
+    assert read_predictions(tmp_path / "out")["classes"] == list("abcde") and SMALL.num_classes == 5
 
 
-def test_temperature_undoes_a_scale_and_changes_no_answer():
+def test_the_temperature_recovers_the_scale_of_the_logits():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(4000, 3))
     labels = np.array([rng.choice(3, p=row) for row in calibration.probabilities(logits)])
@@ -186,7 +186,7 @@ def test_temperature_undoes_a_scale_and_changes_no_answer():
     assert calibration.fit_temperature(confident, labels) == pytest.approx(calibration.BOUNDS[0], rel=1e-3)
 
 
-def test_coverage_is_reached_with_the_highest_threshold_that_reaches_it():
+def test_the_threshold_is_the_highest_that_reaches_the_coverage():
     confidence = np.array([0.9, 0.8, 0.8, 0.7, 0.6])
     probability = np.stack([confidence, 1 - confidence], axis=1)
     labels = np.array([0, 0, 1, 1, 1])

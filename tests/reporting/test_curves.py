@@ -1,4 +1,4 @@
-"""Curves of several runs: which arm a run belongs to, and the mean of an arm over its seeds."""
+"""Learning curves of several runs: arms, and confidence bands over seeds."""
 
 import math
 
@@ -68,7 +68,7 @@ def seeds(values, epochs=None):
 
 
 def test_an_arm_is_what_differs_and_its_seeds_share_it():
-    found = arms(
+    arm_of = arms(
         {
             "ce": changed(loss__name="cross_entropy"),
             "fafl0": CONFIG,
@@ -76,7 +76,7 @@ def test_an_arm_is_what_differs_and_its_seeds_share_it():
             "fafl16": changed(loss__m=16.0),
         }
     )
-    assert found == {
+    assert arm_of == {
         "ce": "loss.name=cross_entropy, loss.m=4",
         "fafl0": "loss.name=fafl, loss.m=4",
         "fafl1": "loss.name=fafl, loss.m=4",
@@ -84,16 +84,16 @@ def test_an_arm_is_what_differs_and_its_seeds_share_it():
     }
 
 
-def test_bookkeeping_makes_no_arm():
+def test_settings_without_effect_on_the_numbers_make_no_arm():
     other = changed(
         seed=3, data__backend="packed", data__cache_gib=0.0, train__tensorboard=False, train__keep_checkpoints=9
     )
     assert arms({"a": CONFIG, "b": other}) == {"a": "a", "b": "a"}
 
 
-def test_fields_that_one_run_lacks_and_lists_are_told():
-    found = arms({"a": CONFIG, "b": changed(model__stages=[[8]], data__path="e", train__new=0.25)})
-    assert found == {
+def test_missing_fields_and_lists_are_part_of_an_arm():
+    arm_of = arms({"a": CONFIG, "b": changed(model__stages=[[8]], data__path="e", train__new=0.25)})
+    assert arm_of == {
         "a": "data.path=d, model.stages=[[8], [16]], train.new=unset",
         "b": "data.path=e, model.stages=[[8]], train.new=0.25",
     }
@@ -113,12 +113,12 @@ def test_a_run_without_configuration_is_an_arm_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("seed", [None, "x", True, 2**70, -3, 1.5])
-def test_a_seed_that_is_none_is_unknown(tmp_path, seed):
+def test_an_invalid_seed_is_unknown(tmp_path, seed):
     run = make_run(tmp_path / "a", changed(seed=seed))
     assert report.load_curves([run])["seed"].tolist() == [-1]
 
 
-def test_a_damaged_configuration_is_warned_of_and_the_curves_are_there(tmp_path):
+def test_a_damaged_configuration_causes_a_warning_and_the_curves_are_loaded(tmp_path):
     run = make_run(tmp_path / "a", None)
     files.write_text(run / "config.json", "{")
     with pytest.warns(UserWarning, match=r"config\.json is not valid JSON"):
@@ -133,12 +133,12 @@ def test_every_split_and_number_is_in_the_table(tmp_path):
         '{"step": 8, "split": "checkpoint", "epoch": 0.5, "seconds": 0.125}\n',
     )
     curves = report.load_curves([tmp_path])
-    found = list(zip(curves["split"], curves["metric"], curves["value"], strict=True))
-    assert found[:3] == [("checkpoint", "seconds", 0.125), ("train", "loss", 1.5), ("train", "seconds", 2.5)]
-    assert found[3][:2] == ("train", "seconds_per_step") and math.isnan(found[3][2])
+    rows = list(zip(curves["split"], curves["metric"], curves["value"], strict=True))
+    assert rows[:3] == [("checkpoint", "seconds", 0.125), ("train", "loss", 1.5), ("train", "seconds", 2.5)]
+    assert rows[3][:2] == ("train", "seconds_per_step") and math.isnan(rows[3][2])
 
 
-def test_a_text_is_kept_once_however_long_the_run(tmp_path):
+def test_equal_texts_share_one_string(tmp_path):
     make_run(tmp_path / "a", changed(data__path="long" * 200), [0.5] * 50)
     make_run(tmp_path / "b", CONFIG)
     curves = report.load_curves([tmp_path / "a", tmp_path / "b"])
@@ -183,7 +183,7 @@ def test_a_single_seed_has_a_line_and_no_band():
     assert np.isnan(band.low).all() and np.isnan(band.high).all()
 
 
-def test_the_same_seed_twice_is_no_further_evidence():
+def test_runs_of_the_same_seed_count_once():
     curves = table({("r", "a", 0): ([1], [0.25]), ("s", "a", 0): ([1], [0.75]), ("t", "a", 1): ([1], [1.0])})
     band = report.confidence_band(curves, "val", "macro_f1")["a"]
     assert band.num_seeds == 2 and band.mean.tolist() == [0.75]
@@ -198,25 +198,25 @@ def test_the_grid_holds_the_epochs_that_all_seeds_cover():
     np.testing.assert_allclose(band.mean, [1.0, 2.0, 3.0])
 
 
-def test_an_undefined_value_is_a_gap_and_is_not_made_up():
+def test_an_undefined_value_is_not_interpolated():
     band = report.confidence_band(seeds([[0.5, math.nan, 0.5], [0.5, 0.5, 0.5]]), "val", "macro_f1")["a"]
     np.testing.assert_array_equal(np.isnan(band.mean), [False, True, False])
     np.testing.assert_array_equal(np.isnan(band.low), [False, True, False])
 
 
-def test_curves_are_averaged_over_stretches_of_epochs():
+def test_curves_are_averaged_over_blocks_of_epochs():
     curves = seeds([[1.0, 3.0, 5.0, 7.0]], epochs=[[0.5, 1.0, 1.5, 2.0]])
     band = report.confidence_band(curves, "val", "macro_f1", every=1.0)["a"]
     assert band.epoch.tolist() == [1, 2] and band.mean.tolist() == [2, 6]
 
 
 @pytest.mark.parametrize(("last", "shown"), [(2.1, [1, 2]), (2.5, [1, 2, 3])])
-def test_a_last_stretch_is_left_out_where_a_run_hardly_began_it(last, shown):
+def test_an_incomplete_last_block_is_left_out(last, shown):
     curves = seeds([[1.0, 3.0, 5.0, 7.0, 9.0]], epochs=[[0.5, 1.0, 1.5, 2.0, last]])
     assert report.confidence_band(curves, "val", "macro_f1", every=1.0)["a"].epoch.tolist() == shown
 
 
-def test_the_only_stretch_is_shown_however_short():
+def test_the_only_block_is_shown_even_if_incomplete():
     band = report.confidence_band(seeds([[1.0, 3.0]], epochs=[[0.1, 0.2]]), "val", "macro_f1", every=1.0)["a"]
     assert band.epoch.tolist() == [1] and band.mean.tolist() == [2]
 
@@ -236,6 +236,6 @@ def test_arms_come_in_the_order_of_the_runs_and_rows_without_epoch_are_left_out(
         ({"every": 0.0}, "every=0.0"),
     ],
 )
-def test_what_cannot_be_drawn_is_told(options, message):
+def test_bad_arguments_of_a_band_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         report.confidence_band(seeds([[1.0]]), **{"split": "val", "metric": "macro_f1", **options})

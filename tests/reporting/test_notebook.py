@@ -1,4 +1,4 @@
-"""The notebook as a user opens it, executed on the curves of tiny runs that the run's own writers wrote."""
+"""Execution of the notebook on metrics of tiny runs, written by the writers of a run."""
 
 import base64
 import os
@@ -18,7 +18,7 @@ NOTEBOOK = ROOT / "notebooks" / "loss_curves.ipynb"
 
 
 def make_run(folder, loss, seed):
-    """Two epochs of training, with the lines that a run writes."""
+    """Writes the metrics of two epochs of training, in the format of a run."""
     config = {"trainer": "classifier", "seed": seed, "loss": {"name": loss, "m": 4.0}, "train": {"num_epochs": 2.0}}
     folder.mkdir(parents=True)
     workdir.write_start(folder, config, ["cpu:0"])
@@ -46,10 +46,10 @@ def executed(tmp_path_factory):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cell = parameters(notebook)
     cell.source += f"\nRUNS = {runs!r}"
-    surroundings = dict(os.environ)
-    surroundings["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), surroundings.get("PYTHONPATH"))))
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute(env=surroundings)
+    nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute(env=environment)
     return notebook
 
 
@@ -68,7 +68,7 @@ def test_it_draws_losses_and_metrics(executed):
     assert all(base64.b64decode(figure).startswith(b"\x89PNG") for figure in figures)
 
 
-def test_the_table_names_the_arms_and_a_single_seed_is_said_to_have_no_band(executed):
+def test_the_table_names_the_arms_and_a_note_says_that_a_single_seed_has_no_band(executed):
     text = "".join(output.text for output in outputs(executed) if output.output_type == "stream")
     assert "3 runs in 2 arms" in text
     rows = [line.split() for line in text.splitlines() if line.startswith("loss.name=")]
@@ -78,11 +78,11 @@ def test_the_table_names_the_arms_and_a_single_seed_is_said_to_have_no_band(exec
         ["loss.name=ce", "0", "ce0"],
     ]
     assert rows[0][3:] == ["8", "0.400", "2.0", "0.400"]
-    told = [line for line in text.splitlines() if "No band" in line]
-    assert told == ["No band can be drawn for loss.name=ce: it has one seed."]
+    notes = [line for line in text.splitlines() if "no band" in line]
+    assert notes == ["There is no band for loss.name=ce: it has only one seed."]
 
 
-def test_the_notebook_is_kept_without_outputs_and_looks_below_runs():
+def test_the_notebook_is_committed_without_outputs_and_reads_the_folder_runs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     assert not outputs(notebook) and all(cell.get("execution_count") is None for cell in notebook.cells)

@@ -1,4 +1,4 @@
-"""The report page: complete, honest about what is missing, free of outside references, and safe with any name."""
+"""The report page of classifiers: content, missing and damaged files, self-containedness, and escaping of names."""
 
 import json
 import re
@@ -206,7 +206,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     return report_files.render_report(runs)
 
 
-def test_page_refers_to_nothing_outside_itself(one: str, three: str) -> None:
+def test_the_page_is_self_contained(one: str, three: str) -> None:
     for html in (one, three):
         page = Page(html)
         tags = {tag for tag, _ in page.elements}
@@ -253,7 +253,7 @@ def test_control_characters_never_reach_the_page(hostile: str) -> None:
     assert r"\x00\x1b\u202e" in hostile
 
 
-def test_labels_of_figures_are_text_and_no_formula() -> None:
+def test_labels_of_figures_are_text_and_not_formulas() -> None:
     label = "".join(HOSTILE) + " $\\frac{1}{2}$"
     line = figures.Line(np.arange(3.0), np.arange(3.0))
     svg = figures.curves([line], label, "f-", f'alt "{label}', {1.0: 0})
@@ -276,19 +276,19 @@ def test_metrics_shown_equal_those_in_the_files(runs: list[Path], one: str) -> N
     rows = {row[0]: row[1:] for row in page.table("Summary metrics")}
     assert rows["Metric"] == ["test", "validation"]
     for at, split in enumerate(("test", "val")):
-        content = files.read_json(runs[0] / "eval" / split / "metrics.json")
+        metrics = files.read_json(runs[0] / "eval" / split / "metrics.json")
         for key, name in (("macro_f1", "Macro F1"), ("mcc", "MCC"), ("accuracy", "Accuracy"), ("loss", "Loss")):
-            assert rows[name][at] == f"{content[key]:.3f}"
+            assert rows[name][at] == f"{metrics[key]:.3f}"
         assert rows["G-mean"][at] == "–"
-        words = "validation" if split == "val" else split
-        per_class = page.table(f"Results per class, {words} split")[1:]
+        split_name = "validation" if split == "val" else split
+        per_class = page.table(f"Results per class, {split_name} split")[1:]
         assert [row[0] for row in per_class] == list(CLASSES)
-        for shown, row in zip(per_class, content["per_class"], strict=True):
+        for shown, row in zip(per_class, metrics["per_class"], strict=True):
             numbers = [row[key] for key in ("precision", "recall", "f1", "auroc")]
             assert shown[2:4] == [str(row["support"]), str(row["predicted"])]
             assert shown[4:] == ["–" if value is None else f"{value:.3f}" for value in numbers]
-        confusion = page.table(f"Confusion matrix, {words} split")[1:-1]
-        for shown, counts in zip(confusion, content["confusion_matrix"], strict=True):
+        confusion = page.table(f"Confusion matrix, {split_name} split")[1:-1]
+        for shown, counts in zip(confusion, metrics["confusion_matrix"], strict=True):
             expected = [f"{count}{100 * count / sum(counts):.0f} %" if count else "0" for count in counts]
             assert shown[1:] == [*expected, str(sum(counts))]
 
@@ -317,14 +317,14 @@ def test_generated_images_are_counted_by_class(tmp_path: Path) -> None:
     assert facts["Generated images listed in"] == "pool/selected.json"
 
 
-def test_header_names_the_run_and_disclaims(one: str) -> None:
+def test_the_header_has_the_facts_of_the_run_and_the_disclaimer(one: str) -> None:
     page = Page(one)
-    for words in (
+    for text in (
         "classifier · lrf_cnn · fafl corrected",
         "2025-01-02 03:04",
         "Research software, not a medical device",
     ):
-        assert words in page.text
+        assert text in page.text
     assert "checkpoint of step 80" in page.text and "Best checkpoint: step 80 (epoch 4)" in page.text
 
 
@@ -339,18 +339,18 @@ def test_examples_are_the_most_confident_of_each_class(one: str) -> None:
     assert "data:image/jpeg;base64," in one
 
 
-def test_what_is_missing_is_said_in_words(tmp_path: Path) -> None:
+def test_missing_files_are_reported_in_sentences(tmp_path: Path) -> None:
     run = tmp_path / "run"
     files.write_json(run / "config.json", {"trainer": "classifier"})
     text = Page(report_files.render_report([run])).text
-    for words in (
+    for sentence in (
         "No split has been evaluated yet",
         "The test split has not been evaluated yet",
         "Nothing has been logged yet",
         "There is no manifest.json",
         "There is no environment.json",
     ):
-        assert words in text
+        assert sentence in text
 
 
 def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
     assert "1 line(s) of metrics.jsonl cannot be read" in text
 
 
-def test_images_and_predictions_that_went_away_are_said(tmp_path: Path) -> None:
+def test_missing_images_and_predictions_are_reported(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "images").rename(tmp_path / "moved")
     text = Page(report_files.render_report([run])).text
@@ -386,7 +386,7 @@ def test_images_and_predictions_that_went_away_are_said(tmp_path: Path) -> None:
         ("eval/test/metrics.json", "null"),
     ],
 )
-def test_damaged_files_are_said_and_the_rest_is_shown(tmp_path: Path, name: str, content: str) -> None:
+def test_damaged_files_are_reported_and_the_rest_is_shown(tmp_path: Path, name: str, content: str) -> None:
     run = make_run(tmp_path / "run")
     (run / name).write_text(content)
     page = Page(report_files.render_report([run]))
@@ -394,7 +394,7 @@ def test_damaged_files_are_said_and_the_rest_is_shown(tmp_path: Path, name: str,
     assert page.table("Summary metrics")
 
 
-def test_several_runs_stand_side_by_side(runs: list[Path], three: str) -> None:
+def test_several_runs_are_compared(runs: list[Path], three: str) -> None:
     page = Page(three)
     head, *rows = page.table("Summary metrics")
     assert [row[0] for row in rows] == ["a", "b", "c"]
@@ -423,7 +423,7 @@ def test_differences_in_configuration_are_listed_and_marked(three: str) -> None:
     assert configuration["variant"] == "corrected"
 
 
-def test_runs_on_different_images_are_not_called_comparable(tmp_path: Path) -> None:
+def test_runs_on_different_images_are_not_comparable(tmp_path: Path) -> None:
     first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     assert "different images" not in Page(report_files.render_report([first, second])).text
     make_data(second, seed=5)
@@ -431,7 +431,7 @@ def test_runs_on_different_images_are_not_called_comparable(tmp_path: Path) -> N
     assert "were evaluated on different images" in text and "were trained on different images" in text
 
 
-def test_groups_on_two_sides_of_the_split_are_warned_of(tmp_path: Path) -> None:
+def test_groups_in_more_than_one_split_cause_a_warning(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     manifest = manifests.load(run)
     rows = tuple(manifests.Row(**(vars(row) | {"group": "one"})) for row in manifest.rows)
@@ -468,7 +468,7 @@ def test_curves_tolerate_a_line_being_written_and_keep_the_last_of_repeated_step
     assert all(len(column) == 0 for column in report.load_curves([tmp_path]).values())
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_one_name_get_distinct_names(tmp_path: Path) -> None:
     for seed in ("seed0", "seed1"):
         files.write_text(tmp_path / seed / "run" / "metrics.jsonl", '{"step": 1, "split": "val", "mcc": 1}\n')
     curves = report.load_curves([tmp_path / "seed0" / "run", tmp_path / "seed1" / "run"])
@@ -500,14 +500,14 @@ def test_equal_inputs_give_an_equal_page(runs: list[Path], three: str, tmp_path:
     assert path.read_text(encoding="utf-8") == three
 
 
-def test_page_lands_in_the_first_run_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_written_into_the_first_run_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", evaluated=())
     assert command_line.run(report.main, [str(run)]) == 0
     assert (run / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert "report.html" in capsys.readouterr().out
 
 
-def test_long_runs_are_thinned() -> None:
+def test_curves_of_long_runs_are_downsampled() -> None:
     steps = np.arange(100_000.0)
     svg = figures.curves([figures.Line(steps, np.sin(steps), markers=True)], "step", "f-", "long", {})
     assert len(svg) < 30_000

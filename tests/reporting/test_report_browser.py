@@ -1,4 +1,4 @@
-"""The report in a real browser without a network: no complaint, every picture is seen, and the cloud turns."""
+"""The report in a headless browser without a network: no console errors, all images visible, interactive t-SNE."""
 
 import base64
 import contextlib
@@ -77,7 +77,7 @@ class Browser:
     _session: str | None = None
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Sends one command and returns its result; events that come before it are kept."""
+        """Sends a command and returns its result; events received before it are recorded."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -137,7 +137,7 @@ class Browser:
             time.sleep(0.1)
 
     def scroll_to_cloud(self, number: int = 0) -> None:
-        """Shows a figure that can be turned and waits until it is drawn."""
+        """Scrolls to an interactive figure and waits until it is rendered."""
         self.evaluate(f"{FIGURE}[{number}].scrollIntoView()")
         self.wait(f"{FIGURE}[{number}].dataset.drawn === 'yes'")
 
@@ -192,7 +192,7 @@ def test_page_opens_offline_without_complaint(browser: Browser, page: Path, widt
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_every_picture_is_seen(browser: Browser, page: Path) -> None:
+def test_all_images_are_visible(browser: Browser, page: Path) -> None:
     browser.open(page)
     assert browser.evaluate("document.images.length") > 20
     assert browser.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
@@ -205,9 +205,9 @@ def test_every_picture_is_seen(browser: Browser, page: Path) -> None:
 def test_the_cloud_has_every_point_and_shows_pixels(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.scroll_to_cloud()
-    drawn = "document.querySelector('.cloud').data.reduce((sum, trace) => sum + trace.x.length, 0)"
+    num_points = "document.querySelector('.cloud').data.reduce((sum, trace) => sum + trace.x.length, 0)"
     assert (
-        browser.evaluate(drawn)
+        browser.evaluate(num_points)
         == browser.evaluate("Number(document.querySelector('.embedding small').textContent.match(/\\d+/)[0])")
         == 18
     )
@@ -252,7 +252,7 @@ def test_colours_follow_the_system(browser: Browser, page: Path) -> None:
     assert colour().startswith("#") and colour() != light
 
 
-def test_paper_gets_the_still_figure(browser: Browser, page: Path) -> None:
+def test_print_uses_the_static_figure(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.scroll_to_cloud()
     browser.call("Emulation.setEmulatedMedia", media="print")
@@ -271,7 +271,7 @@ def test_links_hold_the_same_numbers_as_the_files(browser: Browser, page: Path) 
     assert all(name.endswith(".csv") for name, _ in links) and len({name for name, _ in links}) == len(links)
 
 
-def test_without_webgl_the_still_figure_stays(page: Path) -> None:
+def test_without_webgl_the_static_figure_is_shown(page: Path) -> None:
     browser = Browser("--disable-3d-apis")
     try:
         browser.open(page)

@@ -1,4 +1,4 @@
-"""The report's figures of features, maps and times, and the numbers behind every figure as CSV."""
+"""Figures of the report for features, Grad-CAM maps and times, and the CSV tables of all figures."""
 
 import base64
 import csv
@@ -31,7 +31,7 @@ from dim_jax.runs import files
 
 
 def complete(run: Path, seed: int = 0) -> Path:
-    """Gives a run of `make_run` features, Grad-CAM maps, their check and the times of its stages."""
+    """Adds features, Grad-CAM maps, their sanity check and times of stages to a run of `make_run`."""
     rng = np.random.default_rng(seed)
     config = files.read_json(run / "config.json")
     config["data"]["resize"] = "squash"
@@ -78,21 +78,21 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def links(html: str) -> dict[str, list[list[str]]]:
     """The tables behind the links of a page: file name to rows of cells."""
-    found = {}
+    tables_by_name = {}
     for tag, attributes in Page(html).elements:
         if tag == "a" and "download" in attributes:
             text = base64.b64decode(attributes["href"].partition("base64,")[2]).decode("utf-8")
-            found[attributes["download"]] = list(csv.reader(io.StringIO(text)))
-    return found
+            tables_by_name[attributes["download"]] = list(csv.reader(io.StringIO(text)))
+    return tables_by_name
 
 
 def cloud(html: str) -> dict:
-    """What plotly gets."""
+    """The plotly figure in a page."""
     return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S).group(1))
 
 
 def own_text(html: str) -> str:
-    """The page without its scripts, whose content is no text of ours."""
+    """The page without the text of its scripts."""
     return re.sub(r"<script>.*?</script>", "", html, flags=re.S)
 
 
@@ -100,35 +100,37 @@ def own_text(html: str) -> str:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 5))
-def test_class_distances_are_a_metric_and_do_not_turn_with_the_features(seed: int, number: int) -> None:
+def test_class_distances_are_a_metric_and_invariant_to_rotation_and_translation(seed: int, number: int) -> None:
     rng = np.random.default_rng(seed)
     label = np.concatenate([np.arange(number), rng.integers(0, number, 20)])
     features = rng.normal(size=(len(label), 6)) + label[:, None]
-    found = class_distances.measure(features, label, number)
-    np.testing.assert_allclose(found.between, found.between.T)
-    assert (np.diag(found.between) == 0).all() and (found.between >= 0).all() and (found.spread >= 0).all()
-    through = found.between[:, :, None] + found.between[None]
-    assert (found.between[:, None, :] <= through + 1e-9).all()
+    distances = class_distances.measure(features, label, number)
+    np.testing.assert_allclose(distances.between, distances.between.T)
+    assert (np.diag(distances.between) == 0).all() and (distances.between >= 0).all() and (distances.spread >= 0).all()
+    through = distances.between[:, :, None] + distances.between[None]
+    assert (distances.between[:, None, :] <= through + 1e-9).all()
     turned = class_distances.measure(features @ np.linalg.qr(rng.normal(size=(6, 6)))[0] + 7, label, number)
-    np.testing.assert_allclose(turned.between, found.between, atol=1e-9)
-    np.testing.assert_allclose(turned.spread, found.spread, atol=1e-9)
+    np.testing.assert_allclose(turned.between, distances.between, atol=1e-9)
+    np.testing.assert_allclose(turned.spread, distances.spread, atol=1e-9)
     # Networks have features of any size, so what is shown is relative.
     larger = class_distances.measure(1000 * features, label, number)
-    np.testing.assert_allclose(larger.between / larger.unit, found.between / found.unit, atol=1e-9)
+    np.testing.assert_allclose(larger.between / larger.unit, distances.between / distances.unit, atol=1e-9)
 
 
-def test_distances_of_known_points_are_known() -> None:
+def test_distances_of_four_points_by_hand() -> None:
     features = np.array([[0.0, 0], [0, 2], [3, 1], [3, 1]])
-    found = class_distances.measure(features, np.array([0, 0, 1, 1]), 3)
-    assert found.between[0, 1] == pytest.approx(3)
-    assert found.spread[:2].tolist() == pytest.approx([1, 0]) and found.unit == pytest.approx(0.5)
-    assert np.isnan(found.spread[2]) and np.isnan(found.between[2]).all() and found.count.tolist() == [2, 2, 0]
+    distances = class_distances.measure(features, np.array([0, 0, 1, 1]), 3)
+    assert distances.between[0, 1] == pytest.approx(3)
+    assert distances.spread[:2].tolist() == pytest.approx([1, 0]) and distances.unit == pytest.approx(0.5)
+    assert (
+        np.isnan(distances.spread[2]) and np.isnan(distances.between[2]).all() and distances.count.tolist() == [2, 2, 0]
+    )
 
 
 def test_distances_on_the_page_equal_those_of_the_features(run: Path, html: str) -> None:
     page, arrays = Page(html), np.load(run / "eval" / "test" / "predictions.npz")
-    found = class_distances.measure(arrays["features"], arrays["label"], 3)
-    expected = found.between / found.unit
+    distances = class_distances.measure(arrays["features"], arrays["label"], 3)
+    expected = distances.between / distances.unit
     shown = page.table("Class distances, test split")
     assert shown[0] == ["Class", *CLASSES]
     assert [row[1:] for row in shown[1:]] == [[f"{value:.2f}" for value in row] for row in expected]
@@ -148,7 +150,7 @@ def test_distances_on_the_page_equal_those_of_the_features(run: Path, html: str)
 
 @pytest.mark.parametrize("odd", [[0.5], ":", None, float("nan"), 1e300, 10**400, -0.1])
 @pytest.mark.parametrize("place", ["confidence", "accuracy", "count"])
-def test_a_bin_of_something_else_is_left_out_of_the_reliability(place: str, odd: object) -> None:
+def test_an_invalid_bin_is_left_out_of_the_reliability_diagram(place: str, odd: object) -> None:
     bins = [{"confidence": at / 4, "accuracy": at / 5, "count": at} for at in range(1, 5)]
     whole = figures.reliability(bins, "", "words")
     assert figures.reliability([*bins, bins[0] | {place: odd}], "", "words") == whole
@@ -171,12 +173,12 @@ def test_embedding_is_deterministic_and_keeps_neighbours() -> None:
 
 
 @pytest.mark.parametrize("features", [np.ones((9, 4)), np.ones((30, 4)), np.zeros((30, 0))])
-def test_what_cannot_be_embedded_is_said(features: np.ndarray) -> None:
+def test_features_that_cannot_be_embedded_give_a_sentence(features: np.ndarray) -> None:
     assert isinstance(embedding.embed(features, np.zeros(len(features), int)), str)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=300), st.integers(1, 100))
-def test_sample_keeps_the_share_of_every_class(label: list[int], most: int) -> None:
+def test_a_sample_has_the_same_share_of_every_class(label: list[int], most: int) -> None:
     place = embedding.sample(np.array(label), most)
     assert len(place) <= max(most + 5, min(len(label), most)) and (np.diff(place) > 0).all()
     for number in set(label):
@@ -196,15 +198,15 @@ def test_the_cloud_holds_every_image_with_its_prediction(run: Path, html: str) -
     path, true, predicted, probability = rows[1][:4]
     assert f"{path}<br>{true} → {predicted} ({float(probability):.2f})" in texts
     points = {tuple(np.round(np.array(row[4:], float), 2)) for row in rows[1:]}
-    drawn = {
+    plotted = {
         tuple(np.round(point, 2))
         for trace in figure["data"]
         for point in zip(*(trace[axis] for axis in "xyz"), strict=True)
     }
-    assert all(min(np.abs(np.subtract(point, other)).max() for other in drawn) < 0.011 for point in points)
+    assert all(min(np.abs(np.subtract(point, other)).max() for other in plotted) < 0.011 for point in points)
 
 
-def test_plotly_is_there_once_and_only_where_it_is_needed(run: Path, tmp_path: Path, html: str) -> None:
+def test_plotly_is_included_once_and_only_if_needed(run: Path, tmp_path: Path, html: str) -> None:
     assert html.count("plotly.js v") == 1 and "script-src 'sha256-" in html
     both = report_files.render_report([run, complete(make_run(tmp_path / "b", seed=1))])
     assert both.count("plotly.js v") == 1 and both.count('<figure class="embedding">') == 2
@@ -251,7 +253,7 @@ def test_every_example_has_image_and_overlay(html: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "words"),
+    ("check", "text"),
     [
         ({"images": 64, "rank_correlation": 0.1234}, "they depend on the learned weights, as they should"),
         ({"images": 64, "rank_correlation": -0.5}, "changed only in part"),
@@ -261,14 +263,14 @@ def test_every_example_has_image_and_overlay(html: str) -> None:
         ("broken", "was not made or was not possible"),
     ],
 )
-def test_the_sanity_check_is_read_out(check: object, words: str) -> None:
+def test_the_sanity_check_is_described(check: object, text: str) -> None:
     (sentence,) = saliency.check_sentences(check)
-    assert words in sentence
+    assert text in sentence
     if "Sanity" in sentence:
         assert f": {check['rank_correlation']:.2f} (" in sentence and "64 images" in sentence
 
 
-def test_runs_from_before_grad_cam_are_shown_without(tmp_path: Path) -> None:
+def test_evaluations_without_grad_cam_maps_are_shown_without_overlays(tmp_path: Path) -> None:
     run = complete(make_run(tmp_path / "run"))
     for path in run.glob("eval/*/predictions.npz"):
         arrays = {key: value for key, value in np.load(path).items() if key != "grad_cam"}
@@ -314,11 +316,11 @@ def test_times_of_the_stages_add_up(run: Path, html: str) -> None:
 
 def test_stages_that_were_not_timed_get_a_dash(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    found = stage_times.measure(run_directory.read("run", run))
-    assert all(stage.seconds is None for stage in found)
+    stages = stage_times.measure(run_directory.read("run", run))
+    assert all(stage.seconds is None for stage in stages)
     page = Page(report_files.render_report([run]))
     assert {row[1] for row in page.table("Time per stage")[1:]} == {"–"}
-    assert "did not write down how long its stages took" in page.text
+    assert "The times of the stages of this run were not recorded" in page.text
 
 
 # Tables
@@ -337,7 +339,7 @@ def test_numbers_are_written_as_numbers() -> None:
     assert [tables.cell(value) for value in values] == ["-1.5", "-0.5", "-3", "0", "1e-07", "", "", ""]
 
 
-def test_tables_hold_what_the_page_shows(run: Path, html: str) -> None:
+def test_csv_tables_have_the_numbers_of_the_page(run: Path, html: str) -> None:
     page, numbers = Page(html), links(html)
     metrics = files.read_json(run / "eval" / "test" / "metrics.json")
     confusion = numbers["a_confusion_matrix_test.csv"]
@@ -356,7 +358,7 @@ def test_tables_hold_what_the_page_shows(run: Path, html: str) -> None:
     assert [float(row[4]) for row in curve] == pytest.approx([3 / step for step in (20, 40, 60, 80, 100)])
 
 
-def test_comparisons_have_tables_too(run: Path, tmp_path: Path) -> None:
+def test_comparisons_have_csv_tables(run: Path, tmp_path: Path) -> None:
     numbers = links(report_files.render_report([run, complete(make_run(tmp_path / "b", loss="cross_entropy", seed=1))]))
     scores = numbers["comparison_summary_metrics_test.csv"]
     column = scores[0].index("macro_f1")
@@ -372,12 +374,12 @@ def test_the_lowest_cross_entropy_is_the_best(run: Path, tmp_path: Path) -> None
     views = [run_directory.read(one.name, one) for one in runs]
     for at, view in enumerate(views):
         view.evaluations["test"]["cross_entropy"] = 0.5 + at
-    found = comparison.view(views)
-    column = [item["title"] for item in found["metrics"]].index("Cross-entropy")
-    assert [row[column]["best"] for row in found["scores"]] == [True, False]
+    compared = comparison.view(views)
+    column = [item["title"] for item in compared["metrics"]].index("Cross-entropy")
+    assert [row[column]["best"] for row in compared["scores"]] == [True, False]
 
 
-def test_hostile_class_names_stay_names_everywhere(hostile: str) -> None:
+def test_hostile_class_names_are_escaped_everywhere(hostile: str) -> None:
     html = hostile
     page = Page(own_text(html))
     assert not {"b"} & {tag for tag, attributes in page.elements if "x" in attributes}
@@ -426,7 +428,9 @@ def test_a_new_report_replaces_its_own_files_and_no_others(run: Path, tmp_path: 
     assert (tmp_path / "outside.csv").is_file() and (other / "config.json").is_file()
 
 
-def test_the_folder_of_an_earlier_page_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_of_an_earlier_page_is_not_taken_for_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("a", "b"):
         make_run(tmp_path / name, evaluated=())
     for _ in range(2):
@@ -445,7 +449,7 @@ def test_names_of_files_are_safe_and_different(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("broken", ["features", "grad_cam", "index", "label"])
-def test_arrays_that_do_not_fit_are_told_and_the_rest_is_shown(tmp_path: Path, broken: str) -> None:
+def test_invalid_arrays_are_reported_and_the_rest_is_shown(tmp_path: Path, broken: str) -> None:
     run = complete(make_run(tmp_path / "run"))
     path = run / "eval" / "test" / "predictions.npz"
     arrays = dict(np.load(path))
@@ -457,10 +461,10 @@ def test_arrays_that_do_not_fit_are_told_and_the_rest_is_shown(tmp_path: Path, b
     }[broken]
     np.savez(path, **arrays)
     text = Page(report_files.render_report([run])).text
-    words = {"features": "not finite", "grad_cam": "arrays have different lengths", "index": "not in the manifest"}
-    assert words.get(broken, "its classes are not those of the data") in text
-    found = predictions.read(run_directory.read("run", run), "test")
-    assert isinstance(found, str) == (broken != "features")
+    reasons = {"features": "not finite", "grad_cam": "arrays have different lengths", "index": "not in the manifest"}
+    assert reasons.get(broken, "its classes are not those of the data") in text
+    result = predictions.read(run_directory.read("run", run), "test")
+    assert isinstance(result, str) == (broken != "features")
 
 
 def test_hostile_names_leave_no_control_characters(tmp_path: Path) -> None:

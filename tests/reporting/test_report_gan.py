@@ -1,4 +1,4 @@
-"""The report page of a GAN: what it draws, how it learned, what speaks against it; whole with whatever is missing."""
+"""The report page of GANs: images, learning curves, warnings, and missing or damaged files."""
 
 import io
 import json
@@ -79,7 +79,7 @@ def draw(
 
 
 def pictures(page: Page) -> list[str]:
-    """What the pictures of a page show, in words."""
+    """Text alternatives of the images of a page."""
     return [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
 
 
@@ -93,18 +93,18 @@ def html(run: Path) -> str:
     return report_files.render_report([run])
 
 
-def test_pictures_are_looked_for_where_the_trainer_puts_them() -> None:
+def test_the_report_and_the_trainer_use_the_same_file_names() -> None:
     ours = (sheets.FOLDER, sheets.SAMPLES, sheets.RECONSTRUCTIONS, sheets.ANIMATION)
     theirs = (sample_sheets.FOLDER, sample_sheets.SAMPLES, sample_sheets.RECONSTRUCTIONS, sample_sheets.ANIMATION)
     assert ours == theirs
 
 
-def test_header_says_what_was_trained_and_what_it_is_not(html: str) -> None:
+def test_the_header_has_the_facts_of_the_run_and_the_disclaimer(html: str) -> None:
     page = Page(html)
     facts = (
         "GAN · class “normal” · 64 px · width 0.03125 · gate gc · up residual · reconstruction by pixels, no network"
     )
-    for words in (
+    for text in (
         f"{facts} · 60 steps · seed 0 · started 2025-01-02 03:04",
         "60 of 60 steps are done.",
         "differ 0.80 times as much among themselves as real ones",
@@ -112,7 +112,7 @@ def test_header_says_what_was_trained_and_what_it_is_not(html: str) -> None:
         "No checkpoint was selected by a score",
         "Research software, not a medical device",
     ):
-        assert words in page.text
+        assert text in page.text
     assert "not finished" not in page.text and "has not been evaluated" not in page.text
     assert dict(page.table("About the data"))["Trained on"] == "2 training images, class “normal”"
 
@@ -138,8 +138,8 @@ def test_curves_and_their_numbers_are_those_logged(run: Path, html: str) -> None
         assert group.title in page.text and all(name in page.text for name in group.metrics.values())
     rows = links(html)["a_learning_curves.csv"]
     assert rows[0] == ["run", "metric", "split", "step", "value"]
-    drawn = {(row[2], row[1]) for row in rows[1:]}
-    assert drawn == {key for group in gan_view.GROUPS for key in group.metrics}
+    curves = {(row[2], row[1]) for row in rows[1:]}
+    assert curves == {key for group in gan_view.GROUPS for key in group.metrics}
     loss = {int(row[3]): float(row[4]) for row in rows if row[1] == "discriminator_loss"}
     assert loss == pytest.approx({step: 2.5 - step / 100 for step in range(2, 61, 2)})
     metrics = {row[0]: row[1:] for row in page.table("Metrics during training")}
@@ -155,17 +155,17 @@ def test_times_count_the_drawing_of_sheets(html: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "text"),
     [
         ({"diversity": 0.12}, "differ 0.12 times as much among themselves as real ones"),
         ({"logit_real_sign": 0.97}, "may have memorised the training images"),
         ({"hinge_real": 0.01, "hinge_fake": 0.02}, "Both hinge losses are near 0"),
     ],
 )
-def test_signs_of_failure_are_warned_of(tmp_path: Path, run: Path, changed: dict[str, float], words: str) -> None:
+def test_signs_of_failure_cause_a_warning(tmp_path: Path, run: Path, changed: dict[str, float], text: str) -> None:
     assert gan_view.notes(run_directory.read("good", run)) == []
     (note,) = gan_view.notes(run_directory.read("bad", make_gan(tmp_path / "run", **changed)))
-    assert words in note
+    assert text in note
 
 
 def test_one_hinge_loss_near_zero_or_unknown_is_no_warning(tmp_path: Path) -> None:
@@ -191,11 +191,11 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
 def test_a_run_with_nothing_but_its_configuration_is_shown(tmp_path: Path) -> None:
     files.write_json(tmp_path / "run" / "config.json", {"trainer": "gan", "gan": 3, "train": {"num_train_steps": "x"}})
     text = Page(report_files.render_report([tmp_path / "run"])).text
-    for words in ("Nothing has been logged yet", "There is no manifest.json", "no grid of generated images yet"):
-        assert words in text
+    for sentence in ("Nothing has been logged yet", "There is no manifest.json", "no grid of generated images yet"):
+        assert sentence in text
 
 
-def test_a_lost_configuration_is_said_and_the_images_are_shown(tmp_path: Path) -> None:
+def test_a_damaged_configuration_is_reported_and_the_images_are_shown(tmp_path: Path) -> None:
     run = make_gan(tmp_path / "run")
     (run / "config.json").write_text("{")
     page = Page(report_files.render_report([run]))
@@ -203,7 +203,7 @@ def test_a_lost_configuration_is_said_and_the_images_are_shown(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n rubbish", "cut"])
-def test_pictures_that_cannot_be_read_are_said_and_the_one_before_is_shown(
+def test_unreadable_images_are_reported_and_the_newest_readable_one_is_shown(
     tmp_path: Path, content: bytes | str
 ) -> None:
     run = make_gan(tmp_path / "run")
@@ -217,7 +217,7 @@ def test_pictures_that_cannot_be_read_are_said_and_the_one_before_is_shown(
     assert "and their reconstructions at step 40" in pictures(page)[-1]
 
 
-def test_a_large_animation_stays_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_animation_is_not_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "MOST_ANIMATION", 100)
     html = report_files.render_report([make_gan(tmp_path / "run")])
     assert "The animation of all grids is too large for this page" in Page(html).text and "image/webp" not in html
@@ -245,7 +245,7 @@ def test_hostile_names_come_out_literally(tmp_path: Path) -> None:
     assert "Images generated by <img src=x onerror=y> $z^{ at step 60" in pictures(page)
 
 
-def test_gans_stand_side_by_side(run: Path, tmp_path: Path) -> None:
+def test_gans_are_compared(run: Path, tmp_path: Path) -> None:
     other = make_gan(tmp_path / "b", diversity=0.25, logit_fake=None)
     config = files.read_json(other / "config.json")
     config["model"]["gate"] = "sle"
@@ -304,7 +304,7 @@ def test_the_page_opens_offline_without_complaint_and_every_picture_is_seen(run:
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert browser.evaluate("document.images.length") == 14
             assert browser.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
-            # The name of a class stands beside its row of images.
+            # The name of a class is at the height of its row of images.
             sides = "(one) => [one.getBoundingClientRect().top, one.getBoundingClientRect().height]"
             names = browser.evaluate(f"[...document.querySelectorAll('.rows li')].map({sides})")
             top, height = browser.evaluate(f"[...document.querySelectorAll('.rows img')].map({sides})[1]")
