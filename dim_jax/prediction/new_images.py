@@ -66,7 +66,7 @@ def predict_images(
     num_overlays = 0 if predictions.grad_cam is None else len(predictions.index) if overlays < 0 else overlays
     rows = predictions.index[:num_overlays].tolist()
     overlay_names = output_files.write_overlays(Path(out), images, rows, predictions.grad_cam)
-    content = {
+    results = {
         "notice": output_files.NOTICE,
         "workdir": str(workdir),
         "checkpoint_step": run.step,
@@ -86,8 +86,8 @@ def predict_images(
             overlay_names,
         ),
     }  # fmt: skip
-    output_files.write_tables(Path(out), content)
-    return content
+    output_files.write_tables(Path(out), results)
+    return results
 
 
 def _predict(workdir: str | Path, run: "ClassifierRun", images: FolderImages, batch_size: int) -> "Predictions":

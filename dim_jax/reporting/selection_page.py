@@ -73,7 +73,7 @@ def render(
         ("Generated", num_generated),
         ("Selected", num_selected),
         ("Failed a test", round(num_failed)),
-        ("Rejection rate", f"{num_failed / num_generated:.0%}"),
+        ("Reject rate", f"{num_failed / num_generated:.0%}"),
         ("Copies of training images", sum(count["rejected"]["copy_of_training_image"] for count in counts)),
     ]
     template = pages.environment().get_template("selection.html")

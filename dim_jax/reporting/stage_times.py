@@ -40,7 +40,7 @@ def measure(run: RunRecords) -> list[StageTime]:
         StageTime("Preparing the data", run.data_seconds),
         StageTime("Start, with compilation" + (f" ({len(starts)} starts)" if starts[1:] else ""), _total(starts)),
         StageTime("Training steps", _total([line["seconds"] for line in steps])),
-        StageTime("of which waiting for data", _total(waits), is_part=True),
+        StageTime("of it waiting for data", _total(waits), is_part=True),
         StageTime(f"{name} during training", _total([line["seconds"] for split, line in timed if split == between])),
         StageTime("Checkpoints (without the last)", _total(saves)),
     ]

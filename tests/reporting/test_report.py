@@ -1,4 +1,4 @@
-"""The report page of classifiers: content, missing and damaged files, self-containedness, and escaping of names."""
+"""The report page of classifiers: contents, missing and damaged files, self-containedness, and escaping of names."""
 
 import json
 import re

@@ -139,7 +139,7 @@ class Browser:
     def scroll_to_cloud(self, number: int = 0) -> None:
         """Scrolls to an interactive figure and waits until it is rendered."""
         self.evaluate(f"{FIGURE}[{number}].scrollIntoView()")
-        self.wait(f"{FIGURE}[{number}].dataset.drawn === 'yes'")
+        self.wait(f"{FIGURE}[{number}].dataset.rendered === 'yes'")
 
     def picture(self, selector: str | None = None) -> bytes:
         """Returns a PNG of what the window shows, or of one element."""

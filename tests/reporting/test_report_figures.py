@@ -295,7 +295,7 @@ def test_times_of_the_stages_add_up(run: Path, html: str) -> None:
         "Preparing the data": "12.0 s",
         "Start, with compilation": "30.0 s",
         "Training steps": "36.0 s",
-        "of which waiting for data": "9.0 s",
+        "of it waiting for data": "9.0 s",
         "Validation during training": "10.0 s",
         "Checkpoints (without the last)": "1.5 s",
         "Evaluation, test split": "7.5 s",
@@ -303,7 +303,7 @@ def test_times_of_the_stages_add_up(run: Path, html: str) -> None:
         "Total of recorded times": "1 min 44 s",
     }
     seconds = {row[0]: row[1] for row in links(html)["a_time_per_stage.csv"][1:]}
-    assert seconds["Training steps"] == "36" and seconds["of which waiting for data"] == "9"
+    assert seconds["Training steps"] == "36" and seconds["of it waiting for data"] == "9"
     # Times are no curves and no metrics.
     assert {row[1] for row in links(html)["a_learning_curves.csv"][1:]} == {
         "loss",

@@ -20,12 +20,12 @@
     const plot = figure.querySelector(".cloud");
     const spec = resolveColours(figure.querySelector("script").textContent);
     if (figure.camera) spec.layout.scene.camera = figure.camera;
-    figure.dataset.drawn = "started";
+    figure.dataset.rendered = "started";
     try {
       await Plotly.newPlot(plot, spec.data, spec.layout, options);
-      figure.dataset.drawn = "yes";
+      figure.dataset.rendered = "yes";
     } catch (error) {
-      delete figure.dataset.drawn;
+      delete figure.dataset.rendered;
       console.error("The t-SNE cannot be drawn:", error);
     }
   };
@@ -33,7 +33,7 @@
     const plot = figure.querySelector(".cloud");
     figure.camera = plot.layout && plot.layout.scene.camera;
     Plotly.purge(plot);
-    figure.dataset.drawn = "freed";
+    figure.dataset.rendered = "freed";
   };
   const figures = [...document.querySelectorAll("figure.embedding")];
   if (!hasWebGL || typeof Plotly === "undefined") {
@@ -43,13 +43,13 @@
   const near = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (isIntersecting) draw(target);
-      else if (target.dataset.drawn === "yes") free(target);
+      else if (target.dataset.rendered === "yes") free(target);
     }
   }, { rootMargin: "600px" });
   for (const figure of figures) near.observe(figure);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     for (const figure of figures) {
-      if (figure.dataset.drawn !== "yes") continue;
+      if (figure.dataset.rendered !== "yes") continue;
       free(figure);
       draw(figure);
     }
