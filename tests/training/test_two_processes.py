@@ -1,4 +1,4 @@
-"""Two real processes with two devices each do what one process with four devices does, and a run changes devices."""
+"""Two processes with two devices each against one process with four, and resuming on other numbers of devices."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from dim_jax.gan import pools
 from dim_jax.training import checkpoints, hosts, loop, parallel
 
 ROOT = Path(__file__).parents[2]
-# Under SGD the parameters are the sum of the gradients; adaptive optimizers blow up the rounding of those that are 0.
+# Under SGD the parameters are the sum of the gradients; adaptive optimizers amplify the rounding of zero gradients.
 COMMON = ["--config.optimizer.name=sgd", "--config.train.report=False", "--config.train.keep_checkpoints=9"]
 CLASSIFIER = [
     f"--config={ROOT / 'configs' / 'classifier.py'}:test", "--config.model.stages=((32,),)",
@@ -51,7 +51,7 @@ def free_port():
 
 
 def on_two_hosts(command, *arguments, settings=None):
-    """Runs a command as two processes with two devices each, and returns what each wrote and how it ended."""
+    """Runs a command as two processes with two devices each; returns their outputs and exit codes."""
     common = {
         # Of two such flags the last one counts.
         "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT),
@@ -75,7 +75,7 @@ def on_two_hosts(command, *arguments, settings=None):
 
 
 def on_devices(count, *arguments):
-    """Trains in this process on the first `count` of its devices."""
+    """Trains in this process on its first `count` devices."""
     with pytest.MonkeyPatch.context() as patch:
         devices, everything = jax.devices()[:count], jax.local_devices
         patch.setattr(jax, "local_device_count", lambda: count)
@@ -84,7 +84,7 @@ def on_devices(count, *arguments):
 
 
 def assert_same_run(ours, theirs):
-    """Metrics and parameters, which are sums of gradients, agree to 1e-5; a gradient's norm adds up all rounding."""
+    """Metrics and parameters, which are sums of gradients, agree to 1e-5; the gradient norm accumulates rounding."""
     for line, other in zip(lines(ours), lines(theirs), strict=True):
         assert line.keys() == other.keys()
         for name, value in line.items():
@@ -101,7 +101,7 @@ def assert_same_run(ours, theirs):
 
 @pytest.fixture(scope="module")
 def on_four(data, tmp_path_factory):
-    """Finished runs on four devices of one process, by the name of the job, made when first asked for."""
+    """Finished runs on four devices of one process by name of the job, trained at first use."""
     made = {}
 
     def run(name):
@@ -122,7 +122,7 @@ def on_four(data, tmp_path_factory):
         pytest.param("gan", "tf", marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_train_as_one_does(data, on_four, tmp_path, name, backend):
+def test_two_processes_train_like_one(data, on_four, tmp_path, name, backend):
     run = tmp_path / "run"
     options = [f"--config.data.path={data[name]}", f"--workdir={run}", f"--config.data.backend={backend}"]
     first, second = on_two_hosts("train", *JOBS[name], *options)
@@ -135,7 +135,7 @@ def test_two_processes_train_as_one_does(data, on_four, tmp_path, name, backend)
             ours, theirs = (dict(np.load(each / "eval" / split / "predictions.npz")) for each in (run, on_four(name)))
             np.testing.assert_array_equal(np.sort(ours["index"]), splits.load(data[name], listed).rows(0, split))
             for key in theirs:
-                tolerance = 1e-3 if key == "grad_cam" else 1e-5  # the maps are kept in float16
+                tolerance = 1e-3 if key == "grad_cam" else 1e-5  # maps are stored in float16
                 np.testing.assert_allclose(ours[key], theirs[key], rtol=tolerance, atol=tolerance, err_msg=key)
 
 
@@ -147,7 +147,7 @@ def test_two_processes_train_as_one_does(data, on_four, tmp_path, name, backend)
         *(pytest.param("gan", count, marks=pytest.mark.slow) for count in (1, 2, 8)),
     ],
 )
-def test_a_run_of_four_devices_goes_on_with_another_number(on_four, tmp_path, name, devices):
+def test_a_run_of_four_devices_resumes_on_another_number(on_four, tmp_path, name, devices):
     run = tmp_path / "run"
     shutil.copytree(on_four(name), run)
     shutil.rmtree(run / loop.BEST, ignore_errors=True)
@@ -161,7 +161,7 @@ def test_a_run_of_four_devices_goes_on_with_another_number(on_four, tmp_path, na
 
 @pytest.mark.slow
 def test_hosts_share_the_seeds_of_a_pool_and_the_rows_of_an_evaluation(on_four, tmp_path):
-    """From the command line, after the training; more images than one host has groups of."""
+    """From the command line after training, with more images than fit in the batches of one host."""
     run = tmp_path / "run"
     shutil.copytree(on_four("gan"), run)
     for num, is_on_two in ((20, True), (20, False), (3, True)):
@@ -192,7 +192,7 @@ def test_hosts_share_the_seeds_of_a_pool_and_the_rows_of_an_evaluation(on_four, 
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_told_by_all_hosts_and_leaves_nothing(data, tmp_path):
+def test_errors_are_reported_by_all_hosts_and_leave_no_files(data, tmp_path):
     run = tmp_path / "run"
     good = [*CLASSIFIER, f"--config.data.path={data['classifier']}", f"--workdir={run}"]
     for more, message in (
@@ -225,7 +225,7 @@ def test_what_is_wrong_is_told_by_all_hosts_and_leaves_nothing(data, tmp_path):
         ({"JAX_COORDINATOR_ADDRESS": "[::1]:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}, "cannot be reached"),
     ],
 )  # fmt: skip
-def test_half_given_or_senseless_settings_are_told_in_one_line(tmp_path, capsys, monkeypatch, settings, message):
+def test_incomplete_or_invalid_settings_are_reported_in_one_line(tmp_path, capsys, monkeypatch, settings, message):
     monkeypatch.setattr(hosts, "PATIENCE", 0)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -247,7 +247,7 @@ def test_half_given_or_senseless_settings_are_told_in_one_line(tmp_path, capsys,
         ({"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}, 4, None),
     ],
 )  # fmt: skip
-def test_hosts_join_where_the_environment_names_several_and_never_otherwise(monkeypatch, settings, hosts, devices):
+def test_hosts_join_only_if_the_environment_names_several(monkeypatch, settings, hosts, devices):
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
     for name, value in settings.items():
