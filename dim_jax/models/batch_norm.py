@@ -43,16 +43,19 @@ class BatchNorm(nn.Module):
         )
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return normalize_together([self], x, train)
+        return fused_batch_norms([self], x, train)
 
 
-def normalize_together(layers: Sequence[BatchNorm], x: jax.Array, train: bool) -> jax.Array:
+def fused_batch_norms(layers: Sequence[BatchNorm], x: jax.Array, train: bool) -> jax.Array:
     """Applies several batch norms with equal attributes to equal parts of the channels of one input.
 
     Args:
-      layers: one or more.
+      layers: one or more bound layers.
       x: (..., C), C a multiple of the number of layers.
       train: use the statistics of the batch and update the running ones.
+
+    Returns:
+      (..., C).
     """
     first, channels = layers[0], x.shape[-1] // len(layers)
     scales, biases, means, variances = zip(*(layer.variables_for(channels) for layer in layers), strict=True)

@@ -44,12 +44,12 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-    """A square convolution over (N, H, W, C) with bias, padded so that a stride of 1 keeps the size.
+    """Square convolution over (N, H, W, C) with bias; same-size padding for a stride of 1.
 
     Attributes:
       features: output channels.
       kernel_size: side of the kernel, odd.
-      stride: in pixels.
+      stride: step in pixels.
       dilation: spacing of the taps in pixels; must be 1 if the stride is above 1.
       depthwise: one filter per input channel (features must equal the input's channels).
       dtype: dtype of the computation; parameters stay float32.
@@ -91,7 +91,7 @@ class Conv(nn.Module):
 
 
 class Linear(nn.Module):
-    """A fully connected layer (N, C) -> (N, features) in float32, with PyTorch's default initial weights.
+    """Fully connected layer (N, C) -> (N, features) in float32, with PyTorch's default initialisation.
 
     Attributes:
       features: output size.
@@ -138,27 +138,31 @@ class DepthwiseSeparable(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.kernel_size == 1:
-            return side_by_side([self], x)
+            return fused_pointwise([self], x)
         depthwise, pointwise = self.convolutions(x.shape[-1])
         return pointwise(depthwise(x))
 
 
-def side_by_side(layers: Sequence[DepthwiseSeparable], x: jax.Array) -> jax.Array:
-    """Applies several separable convolutions with `kernel_size` 1 to one input as one matrix product.
+def fused_pointwise(layers: Sequence[DepthwiseSeparable], x: jax.Array) -> jax.Array:
+    """Applies several separable convolutions with `kernel_size` 1 to one input, fused into one matmul.
+
+    Args:
+      layers: one or more bound layers with the same dtype.
+      x: (N, H, W, C).
 
     Returns:
       (N, H, W, sum of their features): the concatenated outputs.
     """
     dtype = layers[0].dtype
 
-    def joined() -> tuple[jax.Array, jax.Array]:
+    def fused() -> tuple[jax.Array, jax.Array]:
         matrices, offsets = zip(*(layer.matrix(x.shape[-1]) for layer in layers), strict=True)
         return jnp.concatenate(matrices, -1).astype(dtype), jnp.concatenate(offsets).astype(dtype)
 
-    matrix, offset = prepared(layers[0], "matrix", joined)
+    matrix, offset = prepared(layers[0], "matrix", fused)
     return pointwise_convolution(x.astype(dtype), matrix) + offset
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum with stride 2 and one pixel of padding: (N, H, W, C) -> (N, ceil(H/2), ceil(W/2), C)."""
+    """3x3 max pooling with stride 2 and padding 1: (N, H, W, C) -> (N, ceil(H / 2), ceil(W / 2), C)."""
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

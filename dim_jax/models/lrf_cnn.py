@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.batch_norm import BatchNorm, normalize_together
+from dim_jax.models.batch_norm import BatchNorm, fused_batch_norms
 from dim_jax.models.feature_map import expose_feature_map
 from dim_jax.models.kernels.precision import at_least_float32
-from dim_jax.models.layers import Conv, DepthwiseSeparable, Dtype, Linear, max_pool, side_by_side
+from dim_jax.models.layers import Conv, DepthwiseSeparable, Dtype, Linear, fused_pointwise, max_pool
 from dim_jax.models.ranges import Count, Rate, Width
 
 # Per branch: side of the depthwise kernel, and dilation of the 3x3 convolution after it (0: no convolution).
@@ -44,8 +44,8 @@ class LRFBlock(nn.Module):
 
         # The entry 1x1 convolutions of the branches and the shortcut are fused into one matmul and one batch norm.
         entries = [f"branch{index}_reduce" for index in range(len(self.branches))] + ["shortcut"]
-        y = side_by_side([separable(name) for name in entries], x)
-        y = normalize_together([norm(f"{name}_norm") for name in entries], y, train)
+        y = fused_pointwise([separable(name) for name in entries], x)
+        y = fused_batch_norms([norm(f"{name}_norm") for name in entries], y, train)
         *reduced, shortcut = jnp.split(y, len(entries), axis=-1)
         outputs = []
         for index, (y, (kernel_size, dilation)) in enumerate(zip(reduced, self.branches, strict=True)):

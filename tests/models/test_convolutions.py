@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.models.batch_norm import BatchNorm, normalize_batch, normalize_together
+from dim_jax.models.batch_norm import BatchNorm, fused_batch_norms, normalize_batch
 from dim_jax.models.kernels import convolutions, platforms, resizing, winograd
-from dim_jax.models.layers import DepthwiseSeparable, side_by_side
+from dim_jax.models.layers import DepthwiseSeparable, fused_pointwise
 
 SHAPE = (2, 9, 11, 4)
 
@@ -282,7 +282,7 @@ def test_fused_separable_layers_equal_the_single_layers():
         gained = x * weights["depthwise"]["kernel"].reshape(-1) + weights["depthwise"]["bias"]
         outputs.append(gained @ weights["pointwise"]["kernel"][0, 0] + weights["pointwise"]["bias"])
     bound = [layer.bind(tree) for layer, tree in zip(layers, variables, strict=True)]
-    np.testing.assert_allclose(side_by_side(bound, x), jnp.concatenate(outputs, -1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(fused_pointwise(bound, x), jnp.concatenate(outputs, -1), rtol=1e-5, atol=1e-5)
 
 
 def test_the_gradient_of_batch_normalisation_matches_autodiff():
@@ -327,7 +327,7 @@ def test_fused_batch_norms_equal_the_single_ones(train):
         layer.apply(v, part, train, mutable=["batch_stats"]) for (layer, v), part in zip(bound, parts, strict=True)
     ]
     modules = [layer.bind(v, mutable=["batch_stats"]) for layer, v in bound]
-    fused = normalize_together(modules, x, train)
+    fused = fused_batch_norms(modules, x, train)
     np.testing.assert_allclose(fused, jnp.concatenate([y for y, _ in alone], -1), rtol=1e-5, atol=1e-5)
     for module, (_, updates) in zip(modules, alone, strict=True):
         for name in ("mean", "var"):
