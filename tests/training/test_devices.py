@@ -1,4 +1,4 @@
-"""One device or eight, one dispatch or many: the numbers are the same."""
+"""Equality of one device and eight, and of one dispatch and many."""
 
 from functools import partial
 
@@ -72,7 +72,7 @@ def train(dispatch, state, monkeypatch, devices, steps_per_dispatch=STEPS):
     return parallel.unreplicate(state), metrics
 
 
-# published_fafl counts the classes of the global batch: a device that counted only its own would show here.
+# published_fafl counts the classes of the global batch: counting only the local ones would fail here.
 @pytest.mark.parametrize("name", ["fafl", "published_fafl"])
 def test_eight_devices_give_the_numbers_of_one(name, initial_state, monkeypatch):
     dispatch = make_dispatch(name)
@@ -87,7 +87,7 @@ def test_eight_devices_give_the_numbers_of_one(name, initial_state, monkeypatch)
 
 
 class LinearClassifier(nn.Module):
-    """What costs next to nothing to compile."""
+    """A network that compiles quickly."""
 
     @nn.compact
     def __call__(self, images, train, rng):
@@ -106,7 +106,7 @@ def linear_state():
 
 
 @pytest.mark.parametrize("name", ["ldam", "ohem_cross_entropy", "soft_f1", "soft_mcc"])
-def test_losses_that_need_more_than_the_example_train_alike_on_eight_devices(name, linear_state, monkeypatch):
+def test_losses_of_progress_or_the_whole_batch_agree_on_eight_devices(name, linear_state, monkeypatch):
     dispatch = make_dispatch(name, model=LinearClassifier())
     one_state, one = train(dispatch, linear_state, monkeypatch, 1)
     eight_state, eight = train(dispatch, linear_state, monkeypatch, 8)
@@ -116,7 +116,7 @@ def test_losses_that_need_more_than_the_example_train_alike_on_eight_devices(nam
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
 
 
-def test_a_loss_that_asks_for_it_is_told_the_progress_of_the_run(linear_state, monkeypatch):
+def test_a_loss_with_a_progress_argument_gets_the_progress_of_the_run(linear_state, monkeypatch):
     def progress_itself(logits, labels, mask, class_counts, cross_replica_sum, *, progress):
         return jnp.full(labels.shape, progress)
 
@@ -127,7 +127,7 @@ def test_a_loss_that_asks_for_it_is_told_the_progress_of_the_run(linear_state, m
 
 @pytest.mark.parametrize("length", [1, 2])
 def test_dispatches_of_any_length_agree(length, initial_state, monkeypatch):
-    """To rounding: XLA unrolls a short scan and may fuse it otherwise. A run keeps to one length, so it is exact."""
+    """To rounding: XLA unrolls a short scan and may fuse it differently. A run uses one length, so it is exact."""
     dispatch = make_dispatch("fafl")
     whole, _ = train(dispatch, initial_state, monkeypatch, 1, STEPS)
     parts, _ = train(dispatch, initial_state, monkeypatch, 1, length)
@@ -135,7 +135,7 @@ def test_dispatches_of_any_length_agree(length, initial_state, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
-def test_sharding_lays_rows_out_in_order():
+def test_sharding_keeps_the_order_of_rows():
     given = batches()
     sharded = parallel.shard_steps(given)
     devices = jax.local_device_count()
@@ -144,7 +144,7 @@ def test_sharding_lays_rows_out_in_order():
     np.testing.assert_array_equal(np.concatenate(sharded["label"][:, 2]), given[2]["label"])
 
 
-def test_replicated_trees_come_back_whole():
+def test_replicated_trees_round_trip():
     tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.int32(4)}
     back = parallel.unreplicate(parallel.replicate(tree))
     np.testing.assert_array_equal(back["a"], tree["a"])
@@ -165,8 +165,8 @@ def test_example_keys_depend_on_step_and_row_alone():
     assert not np.array_equal(one, jax.random.key_data(example_keys(key, jnp.int32(8), rows)))
 
 
-def test_training_learns_to_tell_bright_from_dark(initial_state):
-    """The whole step on a task anyone can do: a broken gradient, mask or normalisation would not get there."""
+def test_training_learns_to_separate_bright_from_dark(initial_state):
+    """The whole step on an easy task, which a broken gradient, mask or normalisation would fail."""
     dispatch = make_dispatch("fafl", "adam")
     rng = np.random.default_rng(0)
     opt_state = make_optimizer("adam", SCHEDULE).init(initial_state.params)

@@ -37,11 +37,11 @@ def test_schedules_are_those_of_optax(name, warmup):
 
 def test_runs_of_other_lengths_and_rates_share_one_program():
     rate = jax.jit(lambda schedule, step: schedule(step))
-    found = [
+    rates = [
         rate(make_learning_rate("cosine", peak, num_train_steps=steps, warmup_steps=steps // 10), 30)
         for peak, steps in ((1.0, 60), (0.5, 90), (2.0, 600))
     ]
-    assert len(set(map(float, found))) == 3 and rate._cache_size() == 1
+    assert len(set(map(float, rates))) == 3 and rate._cache_size() == 1
 
 
 def test_clipping_bounds_the_global_norm():
@@ -57,8 +57,8 @@ def test_clipping_bounds_the_global_norm():
     {"name": "adam", "weight_decay": 1e-2}, {"name": "rmsprop", "clip_norm": 1.0}, {"name": "sgd", "momentum": 0.9},
 ])  # fmt: skip
 @pytest.mark.parametrize("at_a_time", [2, 48])
-def test_tensors_updated_together_move_as_each_alone(options, at_a_time, monkeypatch):
-    """Large and small ones, three steps; what is kept between steps has the layout of the tensors themselves."""
+def test_joined_updates_equal_those_of_single_tensors(options, at_a_time, monkeypatch):
+    """Large and small tensors, three steps; the state keeps the layout of the tensors."""
     monkeypatch.setattr(joined_updates, "JOINED", at_a_time)
     shapes = {"bias": (64,), "depthwise": (5, 5, 1, 96), "gain": (), "kernel": (3, 3, 64, 64), "scale": (64,)}
     assert sum(np.prod(shape) >= SMALL for shape in shapes.values()) == 1
@@ -66,7 +66,7 @@ def test_tensors_updated_together_move_as_each_alone(options, at_a_time, monkeyp
     draw = lambda: {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}  # noqa: E731
     params, gradients = draw(), [draw() for _ in range(3)]
     alone, parts = params, gradients
-    if "clip_norm" in options:  # the norm is of all tensors, so that one alone must hold them all
+    if "clip_norm" in options:  # the norm is over all tensors, so the single tensor has to hold them all
         join = lambda tree: {"all": np.concatenate([np.ravel(value) for value in tree.values()])}  # noqa: E731
         alone, parts = join(params), [join(gradient) for gradient in gradients]
     optimizer = make_optimizer(learning_rate=0.1, **options)
@@ -82,22 +82,22 @@ def test_tensors_updated_together_move_as_each_alone(options, at_a_time, monkeyp
     assert jax.tree.map(np.shape, state) == layout
 
 
-def test_the_global_norm_is_that_of_all_numbers():
+def test_the_global_norm_is_that_of_the_whole_tree():
     tree = {"kernel": np.full((3, 3, 64, 64), 0.5, np.float32), "bias": np.ones(7, np.float32), "gain": np.float32(2)}
     np.testing.assert_allclose(global_norm(tree), np.sqrt(36864 * 0.25 + 7 + 4), rtol=1e-6)
     np.testing.assert_allclose(global_norm({"bias": np.full(4, 3.0, np.float32)}), 6.0)
 
 
-def test_unknown_names_are_told_with_the_choices():
+def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(ValueError, match="choose adam"):
         make_optimizer("adamw2", 1.0)
     with pytest.raises(ValueError, match="choose constant"):
         make_learning_rate("linear", 1.0, num_train_steps=1)
 
 
-def test_the_learning_rate_follows_the_batch_as_the_rule_says():
-    found = [scaled_learning_rate(0.1, rule, 512, 32) for rule in ("none", "sqrt", "linear")]
-    np.testing.assert_allclose(found, [0.1, 0.4, 1.6])
+def test_the_learning_rate_scales_with_the_batch_size():
+    rates = [scaled_learning_rate(0.1, rule, 512, 32) for rule in ("none", "sqrt", "linear")]
+    np.testing.assert_allclose(rates, [0.1, 0.4, 1.6])
     assert [scaled_learning_rate(0.1, rule, 32, 32) for rule in ("none", "sqrt", "linear")] == [0.1] * 3
     with pytest.raises(ValueError, match="learning_rate_scaling='square': choose none, linear, sqrt"):
         scaled_learning_rate(0.1, "square", 32, 32)
