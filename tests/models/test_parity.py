@@ -314,10 +314,10 @@ def test_the_discriminator_learns_as_published(dtype, value, norm, sample):
 
             def loss(params):
                 given = {**variables, "params": params}
-                (logits, rebuilt), seen = model.apply(
+                (logits, rebuilt), statistics = model.apply(
                     given, images, small, 2, True, method=model.reconstruct, mutable=MUTABLE
                 )
-                fake_logits, _ = model.apply({**seen, "params": params}, *fakes, True, mutable=MUTABLE)
+                fake_logits, _ = model.apply({**statistics, "params": params}, *fakes, True, mutable=MUTABLE)
                 rebuilding = sum(distance(rebuilt[name], small) for name in ("whole", "small"))
                 rebuilding += distance(rebuilt["part"], quadrant)
                 hinges = jax.nn.relu(0.9 - logits).mean() + jax.nn.relu(0.9 + fake_logits).mean()

@@ -77,8 +77,8 @@ def test_a_step_of_either_network_equals_the_published_one():
     images = torch.from_numpy(np.tanh(normal("gcgan.x.256", (2, 3, 256, 256)).astype(np.float64)))
     small, quadrant = images[..., ::2, ::2], images[..., 128:, :128]
     logits, rebuilt = discriminator(images, small, torch.tensor([PART]))
-    for name, found in zip(("rec_big", "rec_small", "rec_part2"), rebuilt, strict=True):
-        close_to_golden(nhwc(found), f"D256.train.{name}", 1e-6)
+    for name, image in zip(("rec_big", "rec_small", "rec_part2"), rebuilt, strict=True):
+        close_to_golden(nhwc(image), f"D256.train.{name}", 1e-6)
     close_to_golden(logits.detach(), "D256.train.real_logits", 1e-6)
     fake_logits, _ = discriminator(*(fake.detach() for fake in fakes))
     loss = torch_gan_step.half_hinge(logits, 0.9) + torch_gan_step.half_hinge(-fake_logits, 0.9)
@@ -120,24 +120,24 @@ def test_both_networks_agree_with_ours(size, train):
 
     @jax.jit
     def both(variables):
-        drawn, drawn_seen = ours[0].apply(variables[0], latents, train, mutable=MUTABLE)
-        judged, judged_seen = ours[1].apply(
+        fakes, generator_statistics = ours[0].apply(variables[0], latents, train, mutable=MUTABLE)
+        discriminator_outputs, discriminator_statistics = ours[1].apply(
             variables[1], *images, PART, train, method=ours[1].reconstruct, mutable=MUTABLE
         )
-        return drawn, judged, (drawn_seen, judged_seen)
+        return fakes, discriminator_outputs, (generator_statistics, discriminator_statistics)
 
     with jax.default_matmul_precision("highest"):
-        drawn, (logits, rebuilt), seen = jax.device_get(both(variables))
+        fakes, (logits, rebuilt), statistics = jax.device_get(both(variables))
     with torch.no_grad():
-        for got, expected in zip(drawn, theirs[0].train(train)(torch.from_numpy(latents)), strict=True):
+        for got, expected in zip(fakes, theirs[0].train(train)(torch.from_numpy(latents)), strict=True):
             near(got, nhwc(expected), 1e-5)
         expected_logits, expected = theirs[1].train(train)(*map(nchw, images), torch.tensor([PART]))
     near(logits, expected_logits, 1e-5)
     for name, image in zip(("whole", "small", "part"), expected, strict=True):
         near(rebuilt[name], nhwc(image), 1e-5, name)
-    for network, each, found in zip(theirs, names, seen, strict=True):
+    for network, each, updated in zip(theirs, names, statistics, strict=True):
         state = arrays(network)
-        for name, value in gcgan_names.to_torch(found, each).items():
+        for name, value in gcgan_names.to_torch(updated, each).items():
             near(value, state[name], 1e-5, name)
 
 

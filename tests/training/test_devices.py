@@ -66,9 +66,9 @@ def train(dispatch, state, monkeypatch, devices, steps_per_dispatch=STEPS):
     state, metrics = parallel.replicate(state), []
     given = batches()
     for first in range(0, STEPS, steps_per_dispatch):
-        state, found = dispatch(state, parallel.shard_steps(given[first : first + steps_per_dispatch]))
-        metrics.append(parallel.unreplicate(found))
-    metrics = {name: np.concatenate([found[name] for found in metrics]) for name in metrics[0]}
+        state, outputs = dispatch(state, parallel.shard_steps(given[first : first + steps_per_dispatch]))
+        metrics.append(parallel.unreplicate(outputs))
+    metrics = {name: np.concatenate([outputs[name] for outputs in metrics]) for name in metrics[0]}
     return parallel.unreplicate(state), metrics
 
 

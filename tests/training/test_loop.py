@@ -51,10 +51,10 @@ def signalled(task, number, at_step, where):
 
     def after_dispatch(state, batches):
         before = int(parallel.unreplicate(state["step"]))
-        found = task.dispatch(state, batches)
+        outputs = task.dispatch(state, batches)
         if where == "dispatch" and before + 2 == at_step:
             os.kill(os.getpid(), number)
-        return found
+        return outputs
 
     def in_evaluation(state):
         values = task.evaluate(state)

@@ -200,17 +200,17 @@ def test_errors_are_reported_by_all_hosts_and_leave_no_files(data, tmp_path):
         (["--config.train.global_batch_size=6"], "must be a multiple of the 4 devices"),
         (["--config.nothing=1"], "unknown configuration field"),
     ):
-        for code, _, told in on_two_hosts("train", *good, *more):
-            errors = [line for line in told.splitlines() if line.startswith("error: ")]
-            assert code == 2 and len(errors) == 1 and message in errors[0] and "Traceback" not in told, told
+        for code, _, stderr in on_two_hosts("train", *good, *more):
+            errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+            assert code == 2 and len(errors) == 1 and message in errors[0] and "Traceback" not in stderr, stderr
         assert not run.exists()
     configuration = ROOT / "configs" / "experiment.py"
     experiment = [f"--config={configuration}:test", "--config.data.path=phantom", f"--workdir={run}"]
-    for code, _, told in on_two_hosts("train", *experiment):
-        assert code == 2 and "an experiment runs on one host" in told
+    for code, _, stderr in on_two_hosts("train", *experiment):
+        assert code == 2 and "an experiment runs on one host" in stderr
     uneven = {1: {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}}
-    for code, _, told in on_two_hosts("train", *good, settings=uneven):
-        assert code == 2 and "the hosts have [2, 1] devices" in told, told
+    for code, _, stderr in on_two_hosts("train", *good, settings=uneven):
+        assert code == 2 and "the hosts have [2, 1] devices" in stderr, stderr
     assert not run.exists()
 
 
@@ -230,8 +230,8 @@ def test_incomplete_or_invalid_settings_are_reported_in_one_line(tmp_path, capsy
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert command_line.run(train.main, [*CLASSIFIER, f"--workdir={tmp_path / 'run'}"]) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1 and told[0].startswith("error: ") and message in told[0], told
+    stderr = capsys.readouterr().err.strip().splitlines()
+    assert len(stderr) == 1 and stderr[0].startswith("error: ") and message in stderr[0], stderr
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,6 @@ def test_bytes_are_sent_in_pieces_of_few_sizes(monkeypatch, size):
     monkeypatch.setattr(
         parallel.multihost_utils, "broadcast_one_to_all", lambda tree, is_source: sent.append(tree.shape) or tree
     )
-    content = np.random.default_rng(0).bytes(size)
-    assert hosts._broadcast(content) == content
+    message = np.random.default_rng(0).bytes(size)
+    assert hosts._broadcast(message) == message
     assert {shape for shape in sent if shape} <= {(1024,), (2048,)}
