@@ -37,28 +37,16 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.augment.flip = True
     config.augment.rotate = True
     config.augment.stain_jitter = 0.1  # of each stain's amount, in optical density; 0: off
+    config.augment.function = ""  # package.module:function(key, image) -> image, applied after those above; "": none
 
-    # What all networks share; a field that one has of its own, such as stages or drop_connect, may be added here.
+    # Further options of the chosen model and loss, such as stages or m, may be set beside these.
     config.model = ml_collections.ConfigDict()
-    config.model.name = "lrf_cnn"  # see models.CLASSIFIERS
+    config.model.name = "lrf_cnn"  # a name of docs/configuration.md, or package.module:Class
     config.model.width = 1.0  # multiplies all channel counts
     config.model.dtype = "float32"  # of the computation; bfloat16 keeps parameters and sums in float32
 
     config.loss = ml_collections.ConfigDict()
-    config.loss.name = "fafl"  # see losses.LOSSES
-    config.loss.alpha0 = 0.5  # FAFL: weight
-    config.loss.beta0 = 3.0  # FAFL: focusing
-    config.loss.m = 4.0  # FAFL: margin; tune over 1, 4, 16 on validation images
-    config.loss.adaptive = 1.0  # FAFL: 0 makes weight and focusing constant
-    config.loss.tau = 1.0  # logit adjustment: strength
-    config.loss.label_smoothing = 0.0  # cross_entropy: share of a label that is spread over all classes
-    config.loss.gamma = 2.0  # focal losses: focusing
-    config.loss.effective_number_beta = 0.9999  # class-balanced losses, LDAM: 0 weighs no class, 1 by inverse frequency
-    config.loss.max_margin = 0.5  # LDAM: margin of the rarest class
-    config.loss.scale = 1.0  # LDAM: multiplies the logits; 30 where they are cosines
-    config.loss.reweight_from = 0.8  # LDAM: share of the run after which classes are weighted
-    config.loss.keep_share = 0.7  # OHEM: share of the batch to learn from
-    config.loss.metric_weight = 1.0  # SoftF1, SoftMCC: weight beside cross-entropy
+    config.loss.name = "fafl"  # a name of docs/configuration.md, or package.module:function
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adam"

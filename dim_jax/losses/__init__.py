@@ -1,8 +1,9 @@
 """Losses for imbalanced classes, all under the signature of signature.py, and how a configuration names them."""
 
 import inspect
-import math
+import pkgutil
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -32,31 +33,56 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "published_fafl": published_fafl,
 }
 
-# What a hyper-parameter must be, in words and as a test.
-AT_LEAST_0 = ("a number of at least 0", lambda value: 0 <= value < math.inf)
-RANGES = {
-    "label_smoothing": ("in [0, 1)", lambda value: 0 <= value < 1),
-    "effective_number_beta": ("in [0, 1]", lambda value: 0 <= value <= 1),
-    "keep_share": ("in (0, 1]", lambda value: 0 < value <= 1),
-    "scale": ("a number above 0", lambda value: 0 < value < math.inf),
-    "reweight_from": ("in [0, 1]", lambda value: 0 <= value <= 1),
-}
+_INPUTS = ("logits", "labels", "mask", "class_counts", "cross_replica_sum")
+
+
+def get_loss(name: str) -> Callable[..., jax.Array]:
+    """Returns a loss by its name in LOSSES, or by an import path "package.module:function".
+
+    Raises:
+      ValueError: there is no such loss, or it has another signature than signature.py says.
+    """
+    if name in LOSSES:
+        return LOSSES[name]
+    where = f"config.loss.name={name!r}"
+    if ":" not in name:
+        raise ValueError(f"{where} is not a loss; choose one of {', '.join(LOSSES)}, or give package.module:function")
+    try:
+        loss = pkgutil.resolve_name(name)
+    except Exception as error:  # whatever importing somebody's module raises
+        raise ValueError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        parameters = inspect.signature(loss).parameters.values()
+    except (TypeError, ValueError):
+        parameters = ()
+    inputs = tuple(item.name for item in parameters if item.kind is not inspect.Parameter.KEYWORD_ONLY)
+    if inputs != _INPUTS or any(item.default is item.empty for item in parameters if item.name not in inputs):
+        raise ValueError(
+            f"{where} is not a function ({', '.join(_INPUTS)}, *, option=default, ...), as losses/signature.py says"
+        )
+    return loss
+
+
+def options(name: str) -> dict[str, tuple[Any, Any]]:
+    """Returns (type, default) of each hyper-parameter of a loss, as its signature declares them.
+
+    Raises:
+      ValueError: as for `get_loss`.
+    """
+    parameters = inspect.signature(get_loss(name), eval_str=False).parameters
+    return {
+        key: (parameters[key].annotation, parameters[key].default)
+        for key in _keywords(get_loss(name))
+        if key != "progress"
+    }
 
 
 def hyper_parameters(name: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Picks from `values` the hyper-parameters that the loss `name` takes, all but the progress of the run.
+    """Returns the hyper-parameters of the loss `name`: those in `values`, and defaults for the others.
 
-    Raises:
-      ValueError: there is no such loss, `values` lacks one, or one is out of its range.
+    Names in `values` that the loss lacks are left out, so that one mapping may serve several losses.
     """
-    if name not in LOSSES:
-        raise ValueError(f"config.loss.name={name!r} is not a loss; choose one of {', '.join(LOSSES)}")
-    wanted = [key for key in _keywords(LOSSES[name]) if key != "progress"]
-    for key in wanted:
-        words, is_in_range = RANGES.get(key, AT_LEAST_0)
-        if key not in values or not is_in_range(values[key]):
-            raise ValueError(f"config.loss.{key}={values.get(key)} must be {words} for {name}")
-    return {key: float(values[key]) for key in wanted}
+    return {key: float(values.get(key, default)) for key, (_, default) in options(name).items()}
 
 
 def follows_progress(loss: Callable[..., jax.Array]) -> bool:

@@ -1,8 +1,10 @@
 """Networks as linen modules with plain fields, and how a configuration names them."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,13 +27,56 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
 DTYPES = ("float32", "bfloat16")
 
 
+_NOT_OPTIONS = {"num_classes", "axis_name", "dtype", "parent", "name"}
+
+
+def get_classifier(name: str) -> Callable[..., nn.Module]:
+    """Returns a classifier's module by its name in CLASSIFIERS, or by an import path "package.module:Class".
+
+    Such a class is a linen module with a field `num_classes` whose call `(images, train, example_keys)` returns
+    (logits, features). Its other fields have defaults and are the options of a configuration; `axis_name`, if it has
+    one, is the device axis for batch statistics, and `dtype` the dtype of the computation.
+
+    Raises:
+      ValueError: there is no such classifier.
+    """
+    if name in CLASSIFIERS:
+        return CLASSIFIERS[name]
+    where = f"config.model.name={name!r}"
+    if ":" not in name:
+        raise ValueError(
+            f"{where} is not a model; choose one of {', '.join(CLASSIFIERS)}, or give package.module:Class"
+        )
+    try:
+        module = pkgutil.resolve_name(name)
+    except Exception as error:  # whatever importing somebody's module raises
+        raise ValueError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    if not (isinstance(module, type) and issubclass(module, nn.Module) and "num_classes" in _fields_of(module)):
+        raise ValueError(f"{where} is not a flax.linen module with a field num_classes")
+    return module
+
+
+def classifier_options(name: str) -> dict[str, tuple[Any, Any]]:
+    """Returns (type, default) of each field of a classifier that a configuration may set.
+
+    Raises:
+      ValueError: there is no such classifier, or a field of it has no default.
+    """
+    return _options(get_classifier(name), _NOT_OPTIONS)
+
+
+def gan_options() -> dict[str, tuple[Any, Any]]:
+    """Returns (type, default) of each field of a generator that a configuration may set."""
+    return _options(Generator, _NOT_OPTIONS | {"size"})
+
+
 def make_classifier(
     name: str, num_classes: int, *, dtype: str = "float32", axis_name: str | None = None, **fields: Any
 ) -> nn.Module:
     """Builds a classifier whose call returns (logits, features).
 
     Args:
-      name: key of CLASSIFIERS.
+      name: as for `get_classifier`.
       num_classes: number of logits, at least 2.
       dtype: "float32" or "bfloat16", of the computation; parameters, statistics and logits stay float32.
       axis_name: device axis for batch statistics, for a module that has them.
@@ -40,27 +85,14 @@ def make_classifier(
     Raises:
       ValueError: there is no such classifier, dtype or field.
     """
-    if name not in CLASSIFIERS:
-        raise ValueError(f"config.model.name={name!r} is not a model; choose one of {', '.join(CLASSIFIERS)}")
-    _check_dtype(dtype)
-    make = CLASSIFIERS[name]
+    make = get_classifier(name)
     known = _fields_of(make)
     if dtype != "float32" or "dtype" in known:
-        fields["dtype"] = jnp.dtype(dtype)
-    unknown = sorted(set(fields) - known)
-    if unknown:
-        raise ValueError(f"config.model.{unknown[0]} is not a field of {name}")
-    _check_kinds(make.func if isinstance(make, partial) else make, fields)
+        fields["dtype"] = _dtype(dtype)
+    _check_names(fields, known, name)
     if "axis_name" in known:
         fields["axis_name"] = axis_name
     return make(num_classes=num_classes, **fields)
-
-
-def _fields_of(make: Callable[..., nn.Module]) -> set[str]:
-    """Returns what may be chosen of a module, or of a partial one: what that fixes may not."""
-    fixed = make.keywords if isinstance(make, partial) else {}
-    module = make.func if isinstance(make, partial) else make
-    return set(module.__dataclass_fields__) - set(fixed)
 
 
 def make_gan(
@@ -83,35 +115,37 @@ def make_gan(
     Raises:
       ValueError: there is no such size, dtype, field or value.
     """
-    _check_dtype(dtype)
-    unknown = sorted(set(fields) - set(Generator.__dataclass_fields__))
-    if unknown:
-        raise ValueError(f"config.model.{unknown[0]} is not a field of the generator")
-    _check_kinds(Generator, fields)
-    fields |= {"size": size, "num_classes": num_classes, "dtype": jnp.dtype(dtype), "axis_name": axis_name}
-    shared = {name: value for name, value in fields.items() if name in Discriminator.__dataclass_fields__}
+    _check_names(fields, _fields_of(Generator), "the generator")
+    fields |= {"size": size, "num_classes": num_classes, "dtype": _dtype(dtype), "axis_name": axis_name}
+    shared = {name: value for name, value in fields.items() if name in _fields_of(Discriminator)}
     return Generator(**fields), Discriminator(**shared)
 
 
-def _check_kinds(module: type[nn.Module], fields: Mapping[str, Any]) -> None:
-    """Raises ValueError for a value of another kind than the field's default, such as text for a number."""
-    for name, value in fields.items():
-        default = module.__dataclass_fields__[name].default
-        if _kind(default) is not None and _kind(value) != _kind(default):
-            raise ValueError(f"config.model.{name}={value!r} must be of the kind of {default!r}")
+def _options(make: Callable[..., nn.Module], left_out: set[str]) -> dict[str, tuple[Any, Any]]:
+    fields = _fields_of(make)
+    options = {name: (field.type, field.default) for name, field in fields.items() if name not in left_out}
+    for name, (_, default) in options.items():
+        if default is dataclasses.MISSING:
+            raise ValueError(f"the field {name} of {make.__name__} has no default; an option needs one")
+    if "dtype" in fields:
+        options["dtype"] = (Literal["float32", "bfloat16"], jnp.dtype(fields["dtype"].default).name)
+    return options
 
 
-def _kind(value: Any) -> str | None:
-    """Returns what a value is, the items of a list included; None for what no configuration can give."""
-    if isinstance(value, list | tuple):
-        kinds = {_kind(item) for item in value}
-        return f"list of {kinds.pop() if len(kinds) == 1 else 'nothing in common'}"
-    for kind, types in (("flag", bool), ("number", int | float), ("text", str)):
-        if isinstance(value, types):
-            return kind
-    return None
+def _fields_of(make: Callable[..., nn.Module]) -> dict[str, dataclasses.Field]:
+    """Returns what may be chosen of a module, or of a partial one: what that fixes may not."""
+    fixed = make.keywords if isinstance(make, partial) else {}
+    module = make.func if isinstance(make, partial) else make
+    return {field.name: field for field in dataclasses.fields(module) if field.init and field.name not in fixed}
 
 
-def _check_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
-        raise ValueError(f"config.model.dtype={dtype!r} is not supported; choose {' or '.join(DTYPES)}")
+def _check_names(fields: Mapping[str, Any], known: Iterable[str], name: str) -> None:
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ValueError(f"config.model.{unknown[0]} is not a field of {name}")
+
+
+def _dtype(name: str) -> jnp.dtype:
+    if name not in DTYPES:
+        raise ValueError(f"config.model.dtype={name!r} is not supported; choose {' or '.join(DTYPES)}")
+    return jnp.dtype(name)

@@ -10,7 +10,7 @@ from dim_jax.models.batch_norm import BatchNorm, fused_batch_norms
 from dim_jax.models.feature_map import expose_feature_map
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import Conv, DepthwiseSeparable, Dtype, Linear, fused_pointwise, max_pool
-from dim_jax.models.ranges import Count, Rate, Width
+from dim_jax.models.ranges import Count, Dilation, Rate, Width
 
 # Per branch: side of the depthwise kernel, and dilation of the 3x3 convolution after it (0: no convolution).
 BRANCHES = ((3, 0), (3, 3), (5, 3), (5, 5))
@@ -87,7 +87,7 @@ class LRFCNN(nn.Module):
     width: Width = 1.0
     stem_width: Count = 64
     stages: Sequence[Sequence[Count]] = ((64, 128), (192, 224, 256, 288, 320), (320, 384))
-    branches: Sequence[tuple[Count, Count]] = BRANCHES
+    branches: Sequence[tuple[Count, Dilation]] = BRANCHES
     attention_width: Count = 512
     drop_connect: Rate = 0.5
     depthwise: bool = False

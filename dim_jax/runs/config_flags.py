@@ -1,95 +1,191 @@
-"""The configuration that the command line of `train` gives: a file or a saved run, and its overrides."""
+"""The command line of `train`: a configuration file or a saved run, and overrides of its fields."""
 
-from collections.abc import Iterator, Sequence
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dim_jax.runs import configuration, files
-from dim_jax.runs.added_fields import complete
+import dim_jax
+from dim_jax.runs import configuration, fields, files
+from dim_jax.runs.schema import TRAINERS
+
+HINT = "python -m dim_jax.train --help lists the options"
 
 
 def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, int]:
-    """Returns the configuration with its overrides, the run directory, whether to write nothing, dispatches to trace.
+    """Parses the command line of `train`.
+
+    Returns:
+      The configuration with its overrides, the run directory, whether to write nothing, how many dispatches to trace.
 
     Raises:
       ValueError: an option, field or value is wrong.
       FileNotFoundError: the configuration or the run directory does not exist.
     """
+    config = _read_config(arguments)
+    # The configuration is read; what is left of --config are its fields.
+    arguments = list(_without("config", arguments))
+    _choose(config, arguments)
+    _check_names(config, arguments)
     # Flags of this call alone: module-wide ones would meet those of other programs.
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
     flags.DEFINE_bool("dry-run", False, "print and start nothing", flag_values=values)
     flags.DEFINE_integer("profile", 0, "dispatches to trace", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("debug", False, "full trace of an error", flag_values=values)
-    named = [argument.split("=", 1)[0].lstrip("-") for argument in arguments if argument.startswith("-")]
-    if "config" in named:
-        _check_config_file(arguments)
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=list(arguments))
-    else:
-        saved = _saved_config(arguments)
-        config_flags.DEFINE_config_dict("config", saved, flag_values=values, sys_argv=list(arguments))
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     try:
         rest = values(["train", *arguments])[1:]
-        config = values["config"].value
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{_first_sentence(error)}; python -m dim_jax.train --help lists the options") from error
-    except Exception as error:
-        # A configuration file is a program: whatever it raises, it is the file that is to be mended.
-        raise ValueError(f"{_file(arguments)}: {type(error).__name__}: {_first_sentence(error)}; mend it") from error
-    if not isinstance(config, ConfigDict):
-        raise ValueError(f"{_file(arguments)}: get_config returns a {type(config).__name__} and no ConfigDict; mend it")
+        raise ValueError(f"{_first_sentence(error)}; {HINT}") from error
     if rest:
         raise ValueError(f"{rest[0]!r} is not an option; options are written --name=value")
     if not values["workdir"].value:
         raise ValueError("--workdir is missing; give the run directory, for example --workdir=runs/a")
-    configuration.check_plain(config.to_dict())
+    fields.check_plain(config.to_dict())
     run = Path(values["workdir"].value)
     return files.to_json(config.to_dict()), run, values["dry-run"].value, values["profile"].value
 
 
-def _file(arguments: Sequence[str]) -> str:
-    """Returns how the configuration is called on the command line."""
-    return "".join(f"--config={value}" for value in _values_of("config", arguments))
+def packaged_configs() -> Path:
+    """Returns the folder of the ready configurations: part of an installed package, or configs/ of a checkout."""
+    package = Path(dim_jax.__file__).parent
+    installed = package / "configs"
+    return installed if (installed / "classifier.py").is_file() else package.parent / "configs"
 
 
-def _check_config_file(arguments: Sequence[str]) -> None:
-    for value in _values_of("config", arguments):
-        path = value.split(":", 1)[0]
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"--config={value}: there is no file {path!r}; configs/ holds the ready ones")
+def load_file(value: str) -> ConfigDict:
+    """Returns what a configuration file makes.
+
+    Args:
+      value: FILE, FILE:VARIANT, or the bare name of a ready configuration for FILE.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it cannot be run, or makes no ConfigDict.
+    """
+    name, _, variant = value.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        path = packaged_configs() / f"{name}.py"
+        if not name.isidentifier() or not path.is_file():
+            ready = ", ".join(sorted(path.stem for path in packaged_configs().glob("[a-z]*.py")))
+            raise FileNotFoundError(f"--config={value}: there is no file {name!r}; the ready ones are {ready}")
+    module_name = f"config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--config={value} is no Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        sys.modules[module_name] = module
+        spec.loader.exec_module(module)
+        config = module.get_config(variant) if ":" in value else module.get_config()
+    except ValueError as error:
+        is_its_own = traceback.extract_tb(error.__traceback__)[-1].filename == str(path)
+        raise ValueError(f"{_first_sentence(error)}; {HINT}" if is_its_own else _broken(value, error)) from error
+    except Exception as error:
+        # A configuration file is a program and may raise anything.
+        raise ValueError(_broken(value, error)) from error
+    finally:
+        sys.modules.pop(module_name, None)
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"--config={value}: get_config returns a {type(config).__name__} and no ConfigDict; mend it")
+    return config
+
+
+def _broken(value: str, error: Exception) -> str:
+    return f"--config={value}: {type(error).__name__}: {_first_sentence(error)}; mend it"
+
+
+def _read_config(arguments: Sequence[str]) -> ConfigDict:
+    """Returns the configuration that --config names, or that of the run in --workdir."""
+    values = list(_values_of("config", arguments))
+    return load_file(values[-1]) if values else _saved_config(arguments)
 
 
 def _saved_config(arguments: Sequence[str]) -> ConfigDict:
     for value in _values_of("workdir", arguments):
-        path = Path(value) / "config.json"
+        path = Path(value) / configuration.FILE_NAME
         if not path.is_file():
             raise FileNotFoundError(f"{value} holds no run to resume (no config.json); give --config=FILE")
-        saved = files.read_object(path)
-        if "optimizer" not in saved:
+        saved = configuration.read_saved(path)
+        if "optimizer" not in saved and saved.get("trainer") != "experiment":
             raise ValueError(f"{value} was imported for use alone; import it again with --config=FILE and --data=DATA")
         if not isinstance(saved.get("trainer"), str):
             raise ValueError(f"{path} names no trainer; restore the file")
-        return ConfigDict(complete(saved))
+        return ConfigDict(_with_tuples(saved))
     raise ValueError("--config is missing; give a configuration, for example --config=configs/classifier.py")
+
+
+def _with_tuples(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {name: _with_tuples(value) for name, value in values.items()}
+    return fields.as_tuple(values)
+
+
+def _choose(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Chooses the losses and models that are named on the command line, and adds all options of every chosen one."""
+    for group, options in _option_groups(config).items():
+        *path, last = group.split(".")
+        place: Any = config
+        for part in path:
+            place = place.get(part, {})
+        values = place.get(last)
+        if isinstance(values, ConfigDict) and isinstance(current := values.get("name", ""), str):
+            named = [current, *_values_of(f"config.{group}.name", arguments)]
+            with place.unlocked():
+                place[last] = ConfigDict(configuration.choose(options, values.to_dict(), named[-1]))
+
+
+def _option_groups(config: ConfigDict) -> dict[str, fields.Options]:
+    trainer = config.get("trainer")
+    return dict(configuration.option_groups(TRAINERS[trainer])) if trainer in tuple(TRAINERS) else {}
+
+
+def _check_names(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Raises ValueError for an override of a field that there is not, with the name that is nearest to it."""
+    known, groups = set(configuration.all_names(config.to_dict())), _option_groups(config)
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        group, _, last = name.removeprefix("config.").rpartition(".")
+        if name.removeprefix("config.") in known:
+            continue
+        if group in groups:
+            chosen = config[group] if "." not in group else config[group.split(".")[0]][group.split(".")[1]]
+            own = [option for option in chosen if option != "name"]
+            raise ValueError(fields.not_an_option(groups[group], chosen.get("name", ""), own, name, last))
+        hint = fields.nearest(name, (f"config.{field}" for field in known))
+        raise ValueError(f"unknown configuration field {name}{hint or f'; {HINT}'}")
 
 
 def _values_of(name: str, arguments: Sequence[str]) -> Iterator[str]:
     """Yields what `--name=VALUE` or `--name VALUE` gives, before absl has parsed anything."""
     for number, argument in enumerate(arguments):
-        if argument.lstrip("-").split("=", 1)[0] == name:
-            yield argument.split("=", 1)[1] if "=" in argument else "".join(arguments[number + 1 : number + 2])
+        if argument.startswith("-") and argument.lstrip("-").partition("=")[0] == name:
+            yield argument.partition("=")[2] if "=" in argument else "".join(arguments[number + 1 : number + 2])
+
+
+def _without(name: str, arguments: Sequence[str]) -> Iterator[str]:
+    """Yields the arguments but `--name=VALUE` and `--name VALUE`."""
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-") or argument.lstrip("-").partition("=")[0] != name:
+            yield argument
+        elif "=" not in argument:
+            next(rest, None)
 
 
 def _first_sentence(error: Exception) -> str:
     # A KeyError prints its message quoted, with the line ends spelled out.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines and "parsing config file" in lines[0]:
-        # What the file itself raised comes last, after the trace.
-        return lines[-1].removeprefix("ValueError: ")
     if isinstance(error, KeyError | AttributeError):
         return "unknown configuration field " + " ".join(lines)
     return lines[0].rstrip(".") if lines else type(error).__name__

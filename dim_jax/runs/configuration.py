@@ -1,160 +1,50 @@
-"""What a configuration may hold, whoever wrote it: a file, a command line, or the config.json of a run directory."""
+"""Configurations from config.json and command lines: parsed, completed where they are from earlier, and overridden."""
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import copy
+import dataclasses
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax.runs import files
+from dim_jax.runs import fields, files
+from dim_jax.runs.fields import Added, Options
+from dim_jax.runs.schema import TRAINERS, ClassifierConfig, ExperimentConfig, GanConfig
 
 FILE_NAME = "config.json"
-MOST_FOLDS = 1000  # of a cross-validation
+# Up to revision 4 every configuration held these, whatever its loss.
+EARLIER_LOSS_OPTIONS = {
+    "alpha0": 0.5, "beta0": 3.0, "m": 4.0, "adaptive": 1.0, "tau": 1.0, "label_smoothing": 0.0, "gamma": 2.0,
+    "effective_number_beta": 0.9999, "max_margin": 0.5, "scale": 1.0, "reweight_from": 0.8, "keep_share": 0.7,
+    "metric_weight": 1.0,
+}  # fmt: skip
 
-Config = dict[str, Any]
-_ABSENT = object()
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a value must be: of a kind, and a number in a range."""
-
-    kind: type | tuple[type, ...]
-    words: str
-    least: float = -math.inf
-    most: float = math.inf
-
-    def fits(self, value: Any) -> bool:
-        """Whether `value` is allowed; true and false are no numbers."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return isinstance(value, self.kind) and self.kind not in (int, (int, float))
-        return isinstance(value, self.kind) and self.least <= value <= self.most
+Config = ClassifierConfig | GanConfig | ExperimentConfig
 
 
-def _whole(least: int, most: int) -> Rule:
-    return Rule(int, f"a whole number from {least} to {most}", least, most)
+def parse_config(config: Mapping[str, Any] | Config) -> Config:
+    """Returns a configuration with its fields as attributes; one that is parsed already is returned as it is.
+
+    Args:
+      config: as a file of configs/ makes it, as nested dicts. Options of its loss or model that it
+        does not set get their defaults.
+
+    Raises:
+      ValueError: a field is missing, unknown or out of range, or values do not go together.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    fields.check_plain(config)
+    trainer = config.get("trainer")
+    if not isinstance(trainer, str) or trainer not in TRAINERS:
+        raise ValueError(f"config.trainer={trainer!r} is not a trainer; choose one of {', '.join(TRAINERS)}")
+    parsed = fields.parse(TRAINERS[trainer], config)
+    parsed.check()
+    return parsed
 
 
-def _number(most: float, least: float = 0.0) -> Rule:
-    return Rule((int, float), f"a number from {least:g} to {most:g}", least, most)
-
-
-def _positive(most: float) -> Rule:
-    return Rule((int, float), f"a number above 0 and up to {most:g}", math.nextafter(0, 1), most)
-
-
-TEXT, FLAG = Rule(str, "text"), Rule(bool, "True or False")
-LIST = Rule((list, tuple), "a list of numbers")
-# Ranges keep typing errors and what no machine can do out; whether values make sense together is for their users.
-SHARED = {
-    "trainer": TEXT,
-    "seed": _whole(0, 2**31 - 1),
-    "data.path": TEXT,
-    "data.phantom_scale": _positive(100),
-    "data.fold": _whole(0, MOST_FOLDS - 1),
-    "data.backend": TEXT,
-    "data.image_size": _whole(16, 4096),
-    "data.resize": TEXT,
-    "data.cache_gib": _number(1e6),
-    "augment.flip": FLAG,
-    "augment.rotate": FLAG,
-    "optimizer.name": TEXT,
-    "optimizer.learning_rate": _number(1e38),  # one that is too large diverges, and is told so
-    "optimizer.learning_rate_scaling": TEXT,
-    "optimizer.reference_batch_size": _whole(1, 2**20),
-    "train.global_batch_size": _whole(1, 2**20),
-    "train.steps_per_dispatch": _whole(1, 10_000),
-    "train.keep_checkpoints": _whole(1, 10_000),
-    "train.tensorboard": FLAG,
-    "train.report": FLAG,
-}
-RULES = {
-    "classifier": SHARED
-    | {
-        "data.mean": LIST,
-        "data.std": LIST,
-        "data.generated": TEXT,
-        "data.generated_count": _whole(-1, 2**31 - 1),
-        "data.generated_weight": _number(1e6),
-        "data.class_balanced": FLAG,
-        "augment.stain_jitter": _number(1),
-        "model.name": TEXT,
-        "loss.name": TEXT,
-        "optimizer.weight_decay": _number(1e3),
-        "optimizer.momentum": _number(1),
-        "optimizer.clip_norm": _number(1e9),
-        "optimizer.schedule": TEXT,
-        "optimizer.warmup_epochs": _number(1e6),
-        "optimizer.decay_epochs": _positive(1e6),
-        "optimizer.decay_rate": _positive(1),
-        "train.num_epochs": _positive(1e6),
-        "train.eval_batch_size": _whole(1, 2**20),
-        "train.eval_every_epochs": _positive(1e6),
-        "train.checkpoint_every_epochs": _positive(1e6),
-        "train.best_metric": TEXT,
-        "train.initial_weights": TEXT,
-    },
-    "gan": SHARED
-    | {
-        "gan.label": TEXT,
-        "gan.conditional": FLAG,
-        "gan.condition_from": _number(1),
-        "gan.condition_until": _number(1),
-        "gan.perceptual": TEXT,
-        "gan.vgg_weights": TEXT,
-        "gan.lpips_weights": TEXT,
-        "gan.sum_reconstructions": FLAG,
-        "gan.clip_targets": FLAG,
-        "gan.small_image": TEXT,
-        "gan.ema_decay": _number(1),
-        "gan.statistics": TEXT,
-        "augment.diff_augment": FLAG,
-        "augment.shared": FLAG,
-        "augment.adaptive_target": _number(1, -1),
-        "augment.images_to_one": _positive(1e12),
-        "train.num_train_steps": _whole(1, 10**9),
-        "train.sample_every": _whole(1, 10**9),
-        "train.checkpoint_every": _whole(1, 10**9),
-    },
-}
-RULES["experiment"] = {
-    "trainer": TEXT,
-    "seed": SHARED["seed"],
-    "data.path": TEXT,
-    "data.more": Rule((list, tuple), "a list of paths"),
-    "data.phantom_scale": SHARED["data.phantom_scale"],
-    "data.classes": TEXT,
-    "data.exclude": TEXT,
-    "data.group_regex": TEXT,
-    "data.folds": _whole(3, MOST_FOLDS),
-    "folds": LIST,
-    "seeds": LIST,
-    "only": TEXT,
-    "minority_share": _positive(1),
-    "pool.images": _whole(1, 10**6),
-    "pool.truncation": _positive(10),
-    "pool.judge": TEXT,
-    "pool.least_probability": _number(1),
-    "pool.distance_quantile": _number(1),
-    "pool.distance_slack": _number(1e6),
-    "pool.copy_quantile": _number(1),
-    "metric": TEXT,
-    "resamples": _whole(1, 10**8),
-    "primary": TEXT,
-    "order": Rule((list, tuple), "a list of names"),
-}
-# What every user of a finished run relies on; an imported one tells nothing of its training.
-USED = ("trainer", "data.path", "data.image_size", "data.resize", "data.fold", "model")
-USED_OF = {
-    "classifier": ("data.backend", "data.cache_gib", "train.eval_batch_size", "train.global_batch_size"),
-    "gan": ("gan.label", "gan.conditional", "gan.statistics"),
-}
-# What not every network and loss has.
-OPTIONAL = {"model.width": _positive(32), "model.dtype": TEXT}
-
-
-def read(workdir: str | Path, trainer: str | None = None) -> Config:
-    """Returns the configuration of a run directory, with what every user of a run relies on checked.
+def read_config(workdir: str | Path, trainer: str | None = None) -> ClassifierConfig | GanConfig:
+    """Returns the configuration of a run directory. What an imported run does not know of its training is None.
 
     Args:
       trainer: the one whose run it must be, "classifier" or "gan"; None for either.
@@ -169,61 +59,147 @@ def read(workdir: str | Path, trainer: str | None = None) -> Config:
             f"{workdir} holds no run (no {FILE_NAME}); train one with python -m dim_jax.train, or import one with "
             "python -m dim_jax.interop.convert"
         )
-    config = files.read_object(path)
-    found = config.get("trainer")
-    if not isinstance(found, str) or found not in USED_OF or trainer not in (None, found):
-        wanted = {"gan": "a GAN"}.get(trainer or "", "a classifier")
-        raise ValueError(f"{workdir} is the run of a {found}, not of {wanted}; give the --workdir of one")
+    config = read_saved(path)
+    name = config.get("trainer")
+    if name not in ("classifier", "gan") or trainer not in (None, name):
+        expected = {"gan": "a GAN"}.get(trainer or "", "a classifier")
+        raise ValueError(f"{workdir} is the run of a {name}, not of {expected}; give the --workdir of one")
+    cls, names = TRAINERS[name], set(all_names(config))
     try:
-        check(config, (*USED, *USED_OF[found]))
+        for field in cls.NEEDED:
+            if field not in names:
+                raise ValueError(f"config.{field} is missing")
+        return fields.parse(cls, config, partial=True)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; restore the file") from None
-    return config
 
 
-def check(config: Mapping[str, Any], needed: tuple[str, ...] | None = None) -> None:
-    """Checks the fields of a configuration, each by itself.
+def all_names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yields the dotted names of the fields and groups of a nested configuration."""
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from all_names(value, f"{prefix}{name}.")
 
-    Args:
-      needed: dotted names of the fields and groups that must be there; None: all.
+
+def read_saved(path: str | Path) -> dict[str, Any]:
+    """Returns the content of a config.json, completed.
+
+    Losses, models and augmentations that it names by an import path are imported as Python finds them, but never from
+    the run directory itself: a run that somebody else made must not bring code along.
 
     Raises:
-      ValueError: a field is missing, of another kind, or out of range.
+      ValueError: the file is broken, or names code in the run directory.
     """
-    rules = RULES[config["trainer"]]
-    for name in rules if needed is None else needed:
-        if _get(config, name) is _ABSENT:
-            raise ValueError(f"config.{name} is missing")
-    for name, rule in (rules | OPTIONAL).items():
-        value = _get(config, name)
-        if value is not _ABSENT and not rule.fits(value):
-            raise ValueError(f"config.{name}={value!r} must be {rule.words}")
+    config = files.read_object(Path(path))
+    for name in _import_paths(config):
+        spec = importlib.util.find_spec(name.split(":")[0].split(".")[0] or "?")
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+        folder = Path(path).parent.resolve()
+        if any(Path(place).resolve().is_relative_to(folder) for place in places if place):
+            raise ValueError(f"{path}: {name!r} is code in the run directory, which is not run; install it elsewhere")
+    return complete(config)
 
 
-def check_plain(config: Mapping[str, Any]) -> None:
-    """Raises ValueError for what could not be written into a config.json and read again as it was."""
-    for name, value in _leaves(config, "config"):
-        if not isinstance(value, str | bool | int | float | None):
-            raise ValueError(f"{name} is a {type(value).__name__}; a configuration holds text, numbers and lists")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}={value} is no finite number; give one")
+def _import_paths(values: Any) -> Iterator[str]:
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if key in ("name", "function") and isinstance(value, str) and ":" in value:
+            yield value
+        yield from _import_paths(value)
 
 
-def _get(config: Mapping[str, Any], name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return _ABSENT
-        value = value[part]
-    return value
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a saved configuration with what it was made too early to have, and without what it no longer has.
+
+    Fields that came later get what runs from before did. Options of other losses than the chosen one, which
+    configurations once held, are left out; options that it lacks get their defaults. All else is left as it is.
+    """
+    trainer = config.get("trainer")
+    cls = TRAINERS.get(trainer) if isinstance(trainer, str) else None
+    return files.to_json(_completed(cls, config)) if cls else copy.deepcopy(dict(config))
 
 
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, f"{name}.{key}")
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item, name)
-    else:
-        yield name, value
+def _completed(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(config)
+    for name, annotation in fields.field_types(cls).items():
+        added, options = fields.metadata(annotation, Added), fields.metadata(annotation, Options)
+        if added is not None:
+            values.setdefault(name, added.before)
+        if isinstance(values.get(name), Mapping):
+            if options is not None:
+                values[name] = _with_own_options(options, values[name])
+            elif dataclasses.is_dataclass(fields.plain(annotation)):
+                values[name] = _completed(fields.plain(annotation), values[name])
+    return values
+
+
+def _with_own_options(options: Options, values: Mapping[str, Any]) -> dict[str, Any]:
+    name = values.get("name") if options.names else ""
+    try:
+        known = options.of(name) if isinstance(name, str) else {}
+    except ValueError:  # parsing says so
+        return dict(values)
+    is_earlier = {key for key in EARLIER_LOSS_OPTIONS if options.noun == "loss" and key not in known}
+    defaults = {key: option.default for key, option in known.items()}
+    return defaults | {key: value for key, value in values.items() if key not in is_earlier}
+
+
+def choose(options: Options, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns the group of a loss or model with another one chosen, with all of its options.
+
+    Options that both have keep their value. Those of a network only where they are not at the default: its own defaults
+    belong to it, while an option of several losses means the same in each of them.
+
+    Raises:
+      ValueError: there is no loss or model `name`.
+    """
+    known, group = options.of(name), dict(values)
+    current = group.pop("name", name)
+    if current != name:
+        own = {key: fields.as_tuple(option.default) for key, option in options.of(current).items()}
+        group = {
+            key: value
+            for key, value in group.items()
+            if key in known and (options.noun == "loss" or fields.as_tuple(value) != own.get(key))
+        }
+    defaults = {key: fields.as_tuple(option.default) for key, option in known.items()}
+    return {**({"name": name} if options.names else {}), **defaults, **group}
+
+
+def option_groups(cls: type, prefix: str = "") -> Iterator[tuple[str, Options]]:
+    """Yields (dotted name, its Options) of the groups of a schema whose fields depend on a chosen loss or model."""
+    for name, annotation in fields.field_types(cls).items():
+        if (options := fields.metadata(annotation, Options)) is not None:
+            yield f"{prefix}{name}", options
+        elif dataclasses.is_dataclass(fields.plain(annotation)):
+            yield from option_groups(fields.plain(annotation), f"{prefix}{name}.")
+
+
+def override(config: Config, settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a parsed configuration as nested dicts with some fields set, each by its dotted name.
+
+    Where a loss or model is chosen, that is done first, as `choose` says.
+
+    Raises:
+      ValueError: there is no such field, or the loss or model has no such option.
+    """
+    values, groups = fields.to_dict(config), dict(option_groups(type(config)))
+    choices = {name: value for name, value in settings if name.removesuffix(".name") in groups}
+    for name, choice in choices.items():
+        group = name.removesuffix(".name")
+        values[group] = choose(groups[group], values[group], choice)
+    for name, value in settings:
+        *path, last = name.split(".")
+        place: Any = values
+        for part in path:
+            place = place.get(part, {}) if isinstance(place, Mapping) else {}
+        if last not in place:
+            group = ".".join(path)
+            if group in groups:
+                own = [key for key in place if key != "name"]
+                raise ValueError(fields.not_an_option(groups[group], place.get("name", ""), own, f"{name!r}", last))
+            hint = fields.nearest(name, all_names(values))
+            raise ValueError(f"{name!r} is not a field of the {config.trainer}'s configuration{hint}")
+        if name not in choices:
+            place[last] = value
+    return values

@@ -15,8 +15,7 @@ from typing import Any
 import filelock
 
 from dim_jax.cli import command_line
-from dim_jax.runs import files
-from dim_jax.runs.added_fields import complete
+from dim_jax.runs import configuration, files
 from dim_jax.runs.configuration import FILE_NAME as CONFIG
 
 ENVIRONMENT = "environment.json"
@@ -114,7 +113,7 @@ def check_config(
     path = Path(workdir) / CONFIG
     if not path.is_file():
         return []
-    saved, current = (flatten_config(complete(fields)) for fields in (files.read_object(path), files.to_json(config)))
+    saved, current = map(flatten_config, (configuration.read_saved(path), configuration.complete(config)))
     grown = [name for name in may_grow if name in saved and current.get(name, 0) > saved[name]]
     differences = [
         f"{name}: {saved.get(name, 'absent')!r} there, {current.get(name, 'absent')!r} now"

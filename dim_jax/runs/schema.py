@@ -1,0 +1,324 @@
+"""What every field of a configuration may hold: type, range or choices, rules between fields, and since when it exists.
+
+Defaults and a comment for each field are in configs/*.py. A new field is written there and here, with
+`Added(since, before)` if earlier runs are to go on. The options of a loss and of a network are not here: they are read
+off its signature. One that is added to a loss or a network later must default to what it did before.
+
+Revisions of the configuration, for `Added`: 1 the first; 2 statistics and initial weights, reports, labels that come in
+by and by; 3 experiments keep predictions; 4 the learning rate follows the batch size; 5 augmentation of one's own, and
+of a loss's and a network's options those that it has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Interval
+
+from dim_jax import augmentation, losses, models
+from dim_jax.models.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
+from dim_jax.runs import fields
+from dim_jax.runs.fields import Added, Choice, Option, Options
+
+MAX_FOLDS = 1000  # of a cross-validation
+
+
+def _options(read: Callable[[str], dict[str, tuple[Any, Any]]]) -> Callable[[str], dict[str, Option]]:
+    """Returns a reader of options in which a type that says nothing is replaced by that of the default."""
+
+    def options(name: str) -> dict[str, Option]:
+        return {
+            key: Option(annotation if fields.is_supported(annotation) else fields.type_of(default), default)
+            for key, (annotation, default) in read(name).items()
+        }
+
+    return options
+
+
+LOSS = Options("loss", _options(losses.options), tuple(losses.LOSSES))
+NETWORK = Options("model", _options(models.classifier_options), tuple(models.CLASSIFIERS))
+GENERATOR = Options("generator", _options(lambda name: models.gan_options()))
+
+# Ranges keep typing errors and what no machine can do out; whether values make sense together is for their users.
+Seed = Annotated[int, Interval(ge=0, le=2**31 - 1)]
+BatchSize = Annotated[int, Interval(ge=1, le=2**20)]
+Steps = Annotated[int, Interval(ge=1, le=10**9)]
+Epochs = Annotated[float, Interval(gt=0, le=1e6)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Scale = Annotated[float, Interval(gt=0, le=100)]
+
+
+@dataclass(frozen=True)
+class DataFields:
+    path: str
+    phantom_scale: Scale
+    fold: Annotated[int, Interval(ge=0, le=MAX_FOLDS - 1)]
+    backend: Literal["tf", "resident"]
+    image_size: Annotated[int, Interval(ge=16, le=4096)]
+    resize: Literal["squash", "crop", "pad"]
+    cache_gib: Annotated[float, Interval(ge=0, le=1e6)]
+
+
+@dataclass(frozen=True)
+class OptimizerFields:
+    name: Literal["adam", "rmsprop", "sgd"]
+    learning_rate: Annotated[float, Interval(ge=0, le=1e38)]  # training that diverges is reported by the loop
+    learning_rate_scaling: Annotated[Literal["none", "linear", "sqrt"], Added(4, before="none")]
+
+
+@dataclass(frozen=True)
+class TrainFields:
+    global_batch_size: BatchSize
+    steps_per_dispatch: Annotated[int, Interval(ge=1, le=10_000)]
+    keep_checkpoints: Annotated[int, Interval(ge=1, le=10_000)]
+    tensorboard: bool
+    report: Annotated[bool, Added(2, before=True)]
+
+
+@dataclass(frozen=True)
+class ClassifierData(DataFields):
+    backend: Literal["tf", "resident", "features"]
+    mean: Annotated[tuple[Share, ...], Added(2, before=())]
+    std: Annotated[tuple[Share, ...], Added(2, before=())]
+    generated: str
+    generated_count: Annotated[int, Interval(ge=-1, le=2**31 - 1)]
+    generated_weight: Annotated[float, Interval(ge=0, le=1e6)]
+    class_balanced: bool
+
+
+@dataclass(frozen=True)
+class ClassifierAugment:
+    flip: bool
+    rotate: bool
+    stain_jitter: Share
+    function: Annotated[str, Added(5, before="")]
+
+
+@dataclass(frozen=True)
+class ClassifierOptimizer(OptimizerFields):
+    reference_batch_size: Annotated[BatchSize, Added(4, before=32)]
+    weight_decay: Annotated[float, Interval(ge=0, le=1e3)]
+    momentum: Share
+    clip_norm: Annotated[float, Interval(ge=0, le=1e9)]
+    schedule: Literal["constant", "step", "cosine"]
+    warmup_epochs: Annotated[float, Interval(ge=0, le=1e6)]
+    decay_epochs: Epochs
+    decay_rate: Annotated[float, Interval(gt=0, le=1)]
+
+
+@dataclass(frozen=True)
+class ClassifierTrain(TrainFields):
+    num_epochs: Epochs
+    eval_batch_size: BatchSize
+    eval_every_epochs: Epochs
+    checkpoint_every_epochs: Epochs
+    best_metric: Literal["macro_f1", "accuracy", "balanced_accuracy", "g_mean", "mcc", "macro_auroc"]
+    initial_weights: Annotated[Literal["random", "imagenet"], Added(2, before="random")]
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Configuration of a classifier: configs/classifier.py."""
+
+    # What every user of a run relies on: an imported run has nothing else of its training.
+    NEEDED: ClassVar = (
+        "data.path", "data.image_size", "data.resize", "data.fold", "data.backend", "data.cache_gib", "model",
+        "train.eval_batch_size", "train.global_batch_size",
+    )  # fmt: skip
+
+    trainer: Literal["classifier"]
+    seed: Seed
+    data: ClassifierData
+    augment: ClassifierAugment
+    model: Annotated[Choice, NETWORK]
+    loss: Annotated[Choice, LOSS]
+    optimizer: ClassifierOptimizer
+    train: ClassifierTrain
+    classes: tuple[str, ...] | None = None  # names of the outputs of a run that was imported without images
+
+    def check(self) -> None:
+        """Raises ValueError for values that do not go together."""
+        data, takes_features = self.data, self.data.backend == "features"
+        if takes_features != (self.model.name == "linear"):
+            raise ValueError(
+                f"config.model.name={self.model.name} and config.data.backend={data.backend} do not fit: linear takes "
+                "features, every other model images; --config=configs/classifier.py:linear sets both"
+            )
+        of_images = [f"config.augment.{name}" for name, value in vars(self.augment).items() if value]
+        of_images += [f"config.data.{name}" for name in ("mean", "std") if getattr(data, name)]
+        if takes_features and of_images:
+            raise ValueError(
+                f"{of_images[0]} changes images, and config.data.backend=features has none; leave it unset"
+            )
+        statistics = (*data.mean, *data.std)
+        if self.train.initial_weights == "imagenet" and not (
+            len(statistics) == 6 and np.allclose(statistics, PIXEL_MEAN + PIXEL_STD, atol=1e-4)
+        ):
+            raise ValueError(
+                f"config.train.initial_weights=imagenet needs config.data.mean={PIXEL_MEAN} and .std={PIXEL_STD}, by "
+                "which those weights were trained; --config=configs/classifier.py:finetune sets them"
+            )
+        if self.augment.function:
+            augmentation.get_function(self.augment.function)
+
+
+@dataclass(frozen=True)
+class GanData(DataFields):
+    image_size: Literal[64, 128, 256, 512, 1024]
+
+
+@dataclass(frozen=True)
+class GanFields:
+    label: str
+    conditional: bool
+    condition_from: Annotated[Share, Added(2, before=0.0)]
+    condition_until: Annotated[Share, Added(2, before=0.0)]
+    perceptual: Literal["lite0", "lpips_vgg16", "pixels", "none"]
+    vgg_weights: str
+    lpips_weights: str
+    sum_reconstructions: bool
+    clip_targets: bool
+    small_image: Literal["area", "nearest"]
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)]
+    statistics: Literal["recalibrated", "batch"]
+
+
+@dataclass(frozen=True)
+class GanAugment:
+    flip: bool
+    rotate: bool
+    diff_augment: bool
+    shared: bool
+    adaptive_target: Annotated[float, Interval(gt=-1, lt=1)]
+    images_to_one: Annotated[float, Interval(gt=0, le=1e12)]
+
+
+@dataclass(frozen=True)
+class GanOptimizer(OptimizerFields):
+    reference_batch_size: Annotated[BatchSize, Added(4, before=8)]
+
+
+@dataclass(frozen=True)
+class GanTrain(TrainFields):
+    num_train_steps: Steps
+    sample_every: Steps
+    checkpoint_every: Steps
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Configuration of a GAN: configs/gan.py."""
+
+    NEEDED: ClassVar = (
+        "data.path", "data.image_size", "data.resize", "data.fold", "model", "gan.label", "gan.conditional",
+        "gan.statistics",
+    )  # fmt: skip
+
+    trainer: Literal["gan"]
+    seed: Seed
+    data: GanData
+    gan: GanFields
+    augment: GanAugment
+    model: Annotated[Choice, GENERATOR]
+    optimizer: GanOptimizer
+    train: GanTrain
+
+    def check(self) -> None:
+        """Raises ValueError for values that do not go together."""
+        gan = self.gan
+        if bool(gan.label) == gan.conditional:
+            raise ValueError(
+                "give the class to learn with --config.gan.label=NAME, or learn all with "
+                f"--config.gan.conditional=True; now label is {gan.label!r} and conditional is {gan.conditional}"
+            )
+        if gan.condition_from > gan.condition_until:
+            raise ValueError(
+                f"config.gan.condition_from={gan.condition_from} and condition_until={gan.condition_until} must be "
+                "shares of the run in this order"
+            )
+
+
+@dataclass(frozen=True)
+class ExperimentData:
+    path: str
+    more: tuple[str, ...]
+    phantom_scale: Scale
+    classes: str
+    exclude: str
+    group_regex: str
+    folds: Annotated[int, Interval(ge=3, le=MAX_FOLDS)]
+
+
+@dataclass(frozen=True)
+class Pool:
+    images: Annotated[int, Interval(ge=1, le=10**6)]
+    truncation: Annotated[float, Interval(gt=0, le=10)]
+    judge: str
+    least_probability: Share
+    distance_quantile: Share
+    distance_slack: Annotated[float, Interval(ge=0, le=1e6)]
+    copy_quantile: Share
+
+
+@dataclass(frozen=True)
+class TuneFields:
+    field: str = ""
+    values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArmFields:
+    """One arm, as `arm` of configs/experiment.py writes it."""
+
+    title: str = ""
+    set: dict[str, Any] = field(default_factory=dict)
+    added: str = ""
+    count: Annotated[int, Interval(le=10**6)] = 0
+    tau: Annotated[float, Interval(ge=0)] = 0.0
+    tune: TuneFields = field(default_factory=TuneFields)
+
+
+@dataclass(frozen=True)
+class QuestionFields:
+    """One question, as `question` of configs/experiment.py writes it."""
+
+    text: str
+    subject: str
+    arm: str
+    than: str
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Configuration of an experiment: configs/experiment.py."""
+
+    trainer: Literal["experiment"]
+    seed: Seed
+    data: ExperimentData
+    folds: tuple[Annotated[int, Interval(ge=0)], ...]
+    seeds: tuple[Seed, ...]
+    only: str
+    minority_share: Annotated[float, Interval(gt=0, le=1)]
+    pool: Pool
+    metric: Literal["macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy"]
+    resamples: Annotated[int, Interval(ge=1, le=10**8)]
+    classifier: ClassifierConfig
+    gan: GanConfig
+    generators: dict[str, dict[str, Any]]
+    arms: dict[str, ArmFields]
+    questions: dict[str, QuestionFields]
+    order: tuple[str, ...]
+    primary: str
+    not_run: dict[str, str]
+
+    def check(self) -> None:
+        """Raises ValueError for values that do not go together; the arms check their own."""
+        for fold in self.folds:
+            if fold >= self.data.folds:
+                raise ValueError(f"config.folds names fold {fold}; there are folds 0 to {self.data.folds - 1}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"config.seeds={self.seeds} must be different integers, at least one")
+
+
+TRAINERS: dict[str, type] = {"classifier": ClassifierConfig, "gan": GanConfig, "experiment": ExperimentConfig}
