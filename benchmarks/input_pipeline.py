@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networks
 import paired
@@ -15,6 +15,9 @@ import records
 
 from dim_jax.cli import command_line
 from dim_jax.runs import files
+
+if TYPE_CHECKING:
+    from dim_jax.runs.schema import ClassifierConfig
 
 SUMMARY = """\
 Trains a few epochs with each backend in turn through the loop that `train` runs (no validation), and reads from its
@@ -26,8 +29,10 @@ EXAMPLES = """\
 BACKENDS = ("tf", "resident")
 
 
-def config_of(options: dict[str, Any], backend: str) -> dict[str, Any]:
-    """Returns the classifier's configuration as the options want it."""
+def config_of(options: dict[str, Any], backend: str) -> "ClassifierConfig":
+    """Returns the classifier's configuration for the options."""
+    from dim_jax.runs.configuration import parse_config
+
     path = Path(__file__).resolve().parents[1] / "configs" / "classifier.py"
     config = runpy.run_path(str(path))["get_config"]()
     config.data.path, config.data.backend, config.data.image_size = options["data"], backend, options["image_size"]
@@ -35,7 +40,7 @@ def config_of(options: dict[str, Any], backend: str) -> dict[str, Any]:
     config.train.global_batch_size = config.train.eval_batch_size = options["batch_size"]
     config.train.num_epochs, config.train.steps_per_dispatch = options["epochs"], options["steps_per_dispatch"]
     config.train.checkpoint_every_epochs = config.train.eval_every_epochs = options["epochs"]
-    return config.to_dict()
+    return parse_config(config.to_dict())
 
 
 def train(options: dict[str, Any], backend: str) -> dict[str, Any]:

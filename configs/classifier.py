@@ -41,12 +41,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     # Further options of the chosen model and loss, such as stages or m, may be set beside these.
     config.model = ml_collections.ConfigDict()
-    config.model.name = "lrf_cnn"  # a name of docs/configuration.md, or package.module:Class
+    config.model.name = "lrf_cnn"  # see docs/configuration.md; or package.module:Class
     config.model.width = 1.0  # multiplies all channel counts
     config.model.dtype = "float32"  # of the computation; bfloat16 keeps parameters and sums in float32
 
     config.loss = ml_collections.ConfigDict()
-    config.loss.name = "fafl"  # a name of docs/configuration.md, or package.module:function
+    config.loss.name = "fafl"  # see docs/configuration.md; or package.module:function
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adam"

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FOR_ALL = {"cli", "runs"}
 ALLOWED = {
     "cli": "",
-    "runs": "cli",
+    "runs": "cli losses models augmentation",
     "models": "",
     "losses": "",
     "augmentation": "",
@@ -27,7 +27,7 @@ ALLOWED = {
     "evaluation": "data models training steps weights",
     "gan": "data models training evaluation weights reporting",
     "reporting": "data evaluation training",
-    "trainers": "data models losses training steps weights evaluation gan reporting",
+    "trainers": "augmentation data models losses training steps weights evaluation gan reporting",
     "prediction": "data evaluation training reporting",
     "interop": "data models training weights evaluation",
     "experiment": "data losses training evaluation gan trainers reporting",

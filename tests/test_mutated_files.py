@@ -21,7 +21,7 @@ from dim_jax.data import images, packed_pixels, sources, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.gan import pools
 from dim_jax.reporting import report_files
-from dim_jax.runs import config_flags, configuration, files
+from dim_jax.runs import config_flags, configuration, fields, files
 from dim_jax.weights import safetensor_files, torch_files
 
 # Few examples by default, many behind the marker.
@@ -236,14 +236,15 @@ def test_any_bytes_are_read_as_json_or_refused(examples, tmp_path):
 @EXAMPLES
 def test_any_override_is_taken_or_refused(examples, tmp_path):
     config = f"--config={os.path.dirname(__file__)}/../configs/classifier.py:test"
-    names = sorted(configuration.RULES["classifier"])
+    ready = config_flags.parse_flags([config, f"--workdir={tmp_path}"])[0]
+    names = sorted(configuration.all_names(ready))
     texts = st.text(alphabet="0123456789.-+eE_()[]{}',:naifTrueFls \0ü", max_size=12)
 
     @property_of(max(examples // 4, 10), st.sampled_from(names) | st.text(max_size=8), texts | scalars.map(str))
     def holds(name, text):
         found = refused_or_read(config_flags.parse_flags, [config, f"--config.{name}={text}", f"--workdir={tmp_path}"])
         if found:
-            configuration.check_plain(found[0])
+            fields.check_plain(found[0])
 
 
 # --- arrays and weights ----------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax.augmentation import Augmentation
+
 # Rows: absorption of red, green and blue (optical density, unit norm) by haematoxylin, eosin and a residual direction.
 # Reference: Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution", 2001.
 _HAEMATOXYLIN = np.array([0.650, 0.704, 0.286])
@@ -12,7 +14,15 @@ _RESIDUAL = np.cross(_HAEMATOXYLIN, _EOSIN)
 STAINS = np.stack([vector / np.linalg.norm(vector) for vector in (_HAEMATOXYLIN, _EOSIN, _RESIDUAL)]).astype(np.float32)
 
 
-def augment(example_keys: jax.Array, images: jax.Array, *, flip: bool, rotate: bool, stain_jitter: float) -> jax.Array:
+def augment(
+    example_keys: jax.Array,
+    images: jax.Array,
+    *,
+    flip: bool,
+    rotate: bool,
+    stain_jitter: float,
+    function: Augmentation | None = None,
+) -> jax.Array:
     """Augments each image with its own key, independently of the rest of the batch.
 
     Args:
@@ -21,6 +31,7 @@ def augment(example_keys: jax.Array, images: jax.Array, *, flip: bool, rotate: b
       flip: mirror left-right with probability 1/2.
       rotate: rotate by 0, 90, 180 or 270 degrees, each with probability 1/4.
       stain_jitter: strength of `jitter_stains`, >= 0; 0 is off.
+      function: applied to each image after the above; see `dim_jax.augmentation.get_function`.
 
     Returns:
       (N, H, W, 3) float32 in [0, 1].
@@ -34,7 +45,7 @@ def augment(example_keys: jax.Array, images: jax.Array, *, flip: bool, rotate: b
             image = rotate_by_right_angles(image, jax.random.randint(rotate_key, (), 0, 4))
         if stain_jitter:
             image = jitter_stains(stain_key, image, stain_jitter)
-        return image
+        return image if function is None else function(jax.random.fold_in(key, 3), image)
 
     return jax.vmap(augment_one)(example_keys, images)
 

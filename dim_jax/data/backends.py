@@ -2,23 +2,10 @@
 
 import math
 
-from dim_jax.data import images
 from dim_jax.data.dataset import Dataset
 from dim_jax.data.frozen_features import FrozenFeatures, FrozenNetwork
 from dim_jax.data.resident_images import ResidentImages
 from dim_jax.data.tf_pipeline import TfImages
-
-BACKENDS = ("tf", "resident", "features")
-
-
-def check_options(backend: str, image_size: int, resize: str) -> None:
-    """Raises ValueError for options that make no sense; reads nothing."""
-    if backend not in BACKENDS:
-        raise ValueError(f"config.data.backend={backend!r} is not a backend; choose {', '.join(BACKENDS)}")
-    if resize not in images.POLICIES:
-        raise ValueError(f"config.data.resize={resize!r} is no policy; choose {', '.join(images.POLICIES)}")
-    if image_size < 16:
-        raise ValueError(f"config.data.image_size={image_size} must be at least 16 pixels")
 
 
 def make_images(
@@ -48,7 +35,6 @@ def make_images(
     Raises:
       ValueError: an option is invalid, or the pixels do not fit into a device.
     """
-    check_options(backend, image_size, resize)
     if backend == "tf":
         return TfImages(dataset, image_size, resize, cache_gib)
     if backend == "features":

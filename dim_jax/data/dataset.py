@@ -4,11 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from dim_jax.cli.command_line import printable
 from dim_jax.data import manifest as manifests
 from dim_jax.data import splits
 from dim_jax.runs import files
+
+if TYPE_CHECKING:
+    from dim_jax.runs.schema import ClassifierConfig, GanConfig  # imports the networks
 
 GENERATED_FILE = "generated.json"
 REPORT_FILE = "data_report.json"
@@ -131,7 +134,7 @@ def open_dataset(
     return replace(dataset, generated=tuple(images), fixed_statistics=fixed)
 
 
-def open_run_dataset(workdir: str | Path, config: Mapping[str, Any]) -> Dataset:
+def open_run_dataset(workdir: str | Path, config: "ClassifierConfig | GanConfig") -> Dataset:
     """Opens the real images of a run of a classifier or a GAN.
 
     Args:
@@ -142,13 +145,13 @@ def open_run_dataset(workdir: str | Path, config: Mapping[str, Any]) -> Dataset:
       FileNotFoundError: the run was imported without images, or images are gone.
       ValueError: see open_dataset.
     """
-    data = config["data"]
-    if not data["path"]:
+    data = config.data
+    if not data.path:
         raise FileNotFoundError(
             f"{workdir} was imported without images; import it again with --data=DATA, or give new images to "
             "python -m dim_jax.predict"
         )
-    return open_dataset(workdir, data["fold"], mean=data.get("mean", ()), std=data.get("std", ()))
+    return open_dataset(workdir, data.fold, mean=getattr(data, "mean", ()), std=getattr(data, "std", ()))
 
 
 def fixed_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]] | None:

@@ -16,11 +16,11 @@ from scipy.sparse.csgraph import connected_components
 from dim_jax.data.manifest import Manifest
 from dim_jax.data.stratification import divide_images, divide_units
 from dim_jax.runs import files
-from dim_jax.runs.configuration import MOST_FOLDS
 
 FILE_NAME = "split.json"
 VERSION = 1
 NAMES = ("train", "val", "test")
+MAX_FOLDS = 1000  # of a cross-validation; also in runs/schema.py
 METHODS = ("group", "random_image", "kfold", "manifest")
 
 
@@ -155,16 +155,16 @@ def part_shares(method: str, folds: int, validation: float, test: float) -> np.n
 
     Args:
       method: "group", "random_image" or "kfold".
-      folds: number of parts of "kfold", 3 to MOST_FOLDS.
+      folds: number of parts of "kfold", 3 to MAX_FOLDS.
       validation, test: shares of the images, in (0, 1), with a sum below 1.
 
     Raises:
       ValueError: an argument is out of range.
     """
     if method == "kfold":
-        if not 3 <= folds <= MOST_FOLDS:
+        if not 3 <= folds <= MAX_FOLDS:
             raise ValueError(
-                f"--folds={folds} must be at least 3, for test, validation and training, and at most {MOST_FOLDS}"
+                f"--folds={folds} must be at least 3, for test, validation and training, and at most {MAX_FOLDS}"
             )
         return np.full(folds, 1 / folds)
     if method not in ("group", "random_image"):

@@ -12,6 +12,7 @@ from dim_jax.data import splits
 from dim_jax.data.dataset import fixed_statistics
 from dim_jax.models import make_classifier
 from dim_jax.runs import configuration
+from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.training import checkpoints, loop
 
 CHECKPOINT_FOLDERS = {"best": loop.BEST, "newest": loop.CHECKPOINTS}
@@ -34,7 +35,7 @@ class ClassifierRun:
     """
 
     workdir: Path
-    config: dict[str, Any]
+    config: ClassifierConfig
     classes: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
@@ -56,12 +57,12 @@ def open_classifier_run(workdir: str | Path, checkpoint: str = "best") -> Classi
       ValueError: the run is not a classifier's, or one of its files is broken.
     """
     workdir = Path(workdir)
-    config = configuration.read(workdir, "classifier")
-    data = config["data"]
-    statistics = fixed_statistics(data.get("mean", ()), data.get("std", ()))
-    if data["path"]:
+    config = configuration.read_config(workdir, "classifier")
+    data = config.data
+    statistics = fixed_statistics(data.mean, data.std)
+    if data.path:
         manifest = manifests.load(workdir)
-        fold = splits.load(workdir, manifest).fold(data["fold"])
+        fold = splits.load(workdir, manifest).fold(data.fold)
         classes, statistics = manifest.classes, statistics or (fold.mean, fold.std)
     else:
         classes = _classes(workdir, config)
@@ -78,16 +79,16 @@ def open_classifier_run(workdir: str | Path, checkpoint: str = "best") -> Classi
         classes=classes,
         mean=np.array(statistics[0], np.float32),
         std=np.array(statistics[1], np.float32),
-        model=make_classifier(num_classes=len(classes), **config["model"]),
+        model=make_classifier(config.model.name, len(classes), **config.model.options),
         variables={name: state[name] for name in ("params", "batch_stats") if name in state},
         step=restored.step,
         checkpoint_folder=folder,
     )
 
 
-def _classes(workdir: Path, config: dict[str, Any]) -> tuple[str, ...]:
+def _classes(workdir: Path, config: ClassifierConfig) -> tuple[str, ...]:
     """Returns the class names of a run that was imported without images."""
-    classes = config.get("classes")
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or len(set(classes)) < 2:
+    classes = config.classes or ()
+    if len(set(classes)) < 2:
         raise ValueError(f"{workdir / configuration.FILE_NAME}: 'classes' must list the classes; import it again")
-    return tuple(classes)
+    return classes

@@ -12,6 +12,7 @@ from dim_jax.data.batches import evaluation_plan
 from dim_jax.data.frozen_features import FrozenNetwork
 from dim_jax.models import make_classifier
 from dim_jax.models.prepared_weights import prepare_weights
+from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.steps.classifier import make_eval_step
 from dim_jax.steps.grad_cam import PREDICTED
 from dim_jax.training import hosts, parallel
@@ -126,19 +127,19 @@ class Predictor:
         )
 
 
-def make_predictor(config: dict[str, Any], dataset: "Dataset") -> Predictor:
+def make_predictor(config: ClassifierConfig, dataset: "Dataset") -> Predictor:
     """Returns a predictor with the model, preprocessing and batch size of a configuration."""
-    data, network = config["data"], None
-    if data["backend"] == "features":
+    data, network = config.data, None
+    if data.backend == "features":
         network = FrozenNetwork(pretrained.feature_space(), pretrained.pixel_features)
-    model = make_classifier(num_classes=len(dataset.classes), **config["model"])
+    model = make_classifier(config.model.name, len(dataset.classes), **config.model.options)
     images = make_images(
-        data["backend"],
+        data.backend,
         dataset,
-        data["image_size"],
-        data["resize"],
-        data["cache_gib"],
+        data.image_size,
+        data.resize,
+        data.cache_gib,
         parallel.device_bytes(),
         network,
     )
-    return Predictor(model, dataset, images, config["train"]["eval_batch_size"])
+    return Predictor(model, dataset, images, config.train.eval_batch_size)

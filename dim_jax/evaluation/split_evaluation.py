@@ -105,7 +105,7 @@ def _training_seconds_per_100_images(workdir: Path, config: dict[str, Any]) -> f
     """Returns the median over the logged dispatches; dispatches with a compilation log no `seconds_per_step`."""
     values = [record.get("seconds_per_step") for record in metrics_file.read(workdir)]
     seconds = [value for value in values if metrics_file.is_number(value) and value > 0]
-    return 100 * float(np.median(seconds)) / config["train"]["global_batch_size"] if seconds else None
+    return 100 * float(np.median(seconds)) / config.train.global_batch_size if seconds else None
 
 
 def summary(metrics: dict[str, Any]) -> str:

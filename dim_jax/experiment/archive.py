@@ -3,6 +3,7 @@
 An experiment can be continued, and all of its statistics made again, from these files alone.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from dim_jax.data.dataset import Dataset
-from dim_jax.runs import files
-from dim_jax.runs.added_fields import AFTER_EXPERIMENTS
+from dim_jax.runs import fields, files
+from dim_jax.runs.configuration import EARLIER_LOSS_OPTIONS
+from dim_jax.runs.fields import Added
+from dim_jax.runs.schema import LOSS, NETWORK, ClassifierConfig
 from dim_jax.runs.workdir import MAY_DIFFER, flatten_config
 
+REVISION = 3  # of the configuration, when the first predictions were kept
 SPLITS, KINDS = ("val", "test"), ("rows", "logits")
 # Where things lie is no part of what a run is; which images a list holds is told by its own digest.
 PLACES = frozenset({"data.path", "data.generated", "data.generated_count"})
@@ -38,20 +42,37 @@ class Archived:
     facts: Mapping[str, Any]
 
 
-def fingerprint(config: Mapping[str, Any], count: int) -> str:
-    """Returns the SHA-256 of what a run is: its configuration without places and speed, and how many images it adds."""
+def fingerprint(config: ClassifierConfig, count: int) -> str:
+    """Returns the SHA-256 of a run: its configuration, without places and speed, and how many images it adds."""
     left_out = PLACES | MAY_DIFFER
-    kept = {
-        name: value
-        for name, value in flatten_config(files.to_json(dict(config))).items()
-        # A field that came later is as if it were not there while it changes nothing.
-        if name not in left_out and not (name in AFTER_EXPERIMENTS and AFTER_EXPERIMENTS[name] == value)
-    }
-    text = json.dumps([sorted(kept.items()), count], separators=(",", ":"))
+    identity = {name: value for name, value in _canonical(config).items() if name not in left_out}
+    text = json.dumps([sorted(identity.items()), count], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write(path: Path, run: Path, config: Mapping[str, Any], count: int, dataset: Dataset) -> None:
+def _canonical(config: ClassifierConfig) -> dict[str, Any]:
+    """Returns a configuration by dotted names, as it was written when the first predictions were kept.
+
+    Their fingerprints must stay the same. Up to revision 4 a configuration held the options of all losses, whatever its
+    own, and of a model's options width, dtype and those that were set. What came later counts only where it differs
+    from what runs did before.
+    """
+    values = flatten_config(files.to_json(fields.to_dict(config)))
+    loss, model = LOSS.of(config.loss.name), NETWORK.of(config.model.name)
+    before = {f"model.{name}": files.to_json(option.default) for name, option in model.items()}
+    before = {name: value for name, value in before.items() if name not in ("model.width", "model.dtype")}
+    before |= {f"loss.{name}": option.default for name, option in loss.items() if name not in EARLIER_LOSS_OPTIONS}
+    for group, annotation in fields.field_types(ClassifierConfig).items():
+        of_group = fields.plain(annotation)
+        for name, annotation in fields.field_types(of_group).items() if dataclasses.is_dataclass(of_group) else ():
+            added = fields.metadata(annotation, Added)
+            if added is not None and added.since > REVISION:
+                before[f"{group}.{name}"] = files.to_json(added.before)
+    values = {name: value for name, value in values.items() if name not in before or value != before[name]}
+    return {f"loss.{name}": value for name, value in EARLIER_LOSS_OPTIONS.items()} | values
+
+
+def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> None:
     """Keeps the predictions of the finished run directory `run` in the file `path`.
 
     Args:
@@ -80,7 +101,7 @@ def write(path: Path, run: Path, config: Mapping[str, Any], count: int, dataset:
     files.write_bytes(path, buffer.getvalue())
 
 
-def read(path: Path, config: Mapping[str, Any], count: int, dataset: Dataset) -> Archived | None:
+def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> Archived | None:
     """Returns the predictions that `path` holds, or None where there is no such file yet.
 
     Raises:

@@ -1,17 +1,17 @@
 """The arms of an experiment, read from its configuration: what each sets, which images it adds, what it tunes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dim_jax.cli.command_line import comma_separated
+from dim_jax.runs.configuration import override
+from dim_jax.runs.schema import ArmFields, ExperimentConfig
 from dim_jax.runs.workdir import flatten_config
 
 COPIES, UNSELECTED = "copies", "_unselected"
 BALANCED = -1  # as many added images as make all classes equal
 TUNABLE = ("count", "tau")
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,41 +81,31 @@ class Question:
     than: str
 
 
-def read_arms(config: Config) -> dict[str, Arm]:
-    """Returns the arms of an experiment's configuration by name.
+def read_arms(config: ExperimentConfig) -> dict[str, Arm]:
+    """Returns the arms of an experiment by name, in the order of `config.order`.
 
     Raises:
-      ValueError: an arm sets a field that there is not, adds images from nowhere, or tunes what cannot be tuned.
+      ValueError: an arm sets a field that does not exist, adds images from an unknown source, or tunes something that
+        cannot be tuned.
     """
-    found = {name: _read_arm(name, config["arms"][name], config) for name in _ordered(config["arms"], config)}
-    if not found:
+    arms = {name: _read_arm(name, config.arms[name], config) for name in _ordered(config.arms, config)}
+    if not arms:
         raise ValueError("config.arms is empty; an experiment needs at least one arm")
-    judge = config["pool"]["judge"]
-    if any(arm.generator for arm in found.values()) and (
-        judge not in found or found[judge].added or found[judge].tuned
-    ):
+    judge = config.pool.judge
+    if any(arm.generator for arm in arms.values()) and (judge not in arms or arms[judge].added or arms[judge].tuned):
         raise ValueError(
             f"config.pool.judge={judge!r} must be an arm that adds no images and tunes nothing: it says whether a "
             "generated image is of its class"
         )
-    return found
+    return arms
 
 
-def _read_arm(name: str, fields: Mapping[str, Any], config: Config) -> Arm:
+def _read_arm(name: str, fields: ArmFields, config: ExperimentConfig) -> Arm:
     where = f"config.arms.{name}"
-    settings = flatten_config(fields.get("set") or {})
-    added, count = fields.get("added", ""), fields.get("count", 0)
-    tune = fields.get("tune") or {}
-    arm = Arm(
-        name, fields.get("title", name), tuple(settings.items()), added, count, fields.get("tau", 0.0),
-        tune.get("field", ""), tuple(tune.get("values", ())),
-    )  # fmt: skip
-    names = [*settings, *([arm.tuned.removeprefix("set.")] if arm.tuned and arm.tuned not in TUNABLE else [])]
-    known = flatten_config(config["classifier"])
-    for field in names:
-        if field not in known:
-            raise ValueError(f"{where}: {field!r} is not a field of the classifier's configuration")
-    sources = [COPIES, *(source for name in config["generators"] for source in (name, name + UNSELECTED))]
+    settings, added, count = tuple(flatten_config(fields.set).items()), fields.added, fields.count
+    title, tune = fields.title or name, fields.tune
+    arm = Arm(name, title, settings, added, count, fields.tau, tune.field, tune.values)
+    sources = [COPIES, *(source for name in config.generators for source in (name, name + UNSELECTED))]
     if added and added not in sources:
         raise ValueError(f"{where}.added={added!r} is unknown; choose one of {', '.join(sources)}")
     if bool(added) != (count != 0 or arm.tuned == "count") or count < BALANCED:
@@ -124,55 +114,46 @@ def _read_arm(name: str, fields: Mapping[str, Any], config: Config) -> Arm:
         raise ValueError(f"{where}: only selected images and copies balance the classes; give {added} a number of them")
     if arm.tuned and len(arm.values) < 2:
         raise ValueError(f"{where}.tune: give at least two values for {arm.tuned}")
-    if not arm.tau >= 0:
-        raise ValueError(f"{where}.tau={arm.tau} must be at least 0")
+    try:
+        for candidate in arm.candidates():
+            override(config.classifier, candidate.settings)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     return arm
 
 
-def read_questions(config: Config, arms: Mapping[str, Arm]) -> dict[str, Question]:
-    """Returns the questions of an experiment's configuration by name.
+def read_questions(config: ExperimentConfig, arms: Mapping[str, Arm]) -> dict[str, Question]:
+    """Returns the questions of an experiment by name, in the order of `config.order`.
 
     Raises:
-      ValueError: one is about an arm that there is not, or there is no question of the primary one's name.
+      ValueError: a question names an arm that does not exist, or the primary question does not exist.
     """
-    found = {}
-    for name in _ordered(config["questions"], config):
-        fields = config["questions"][name]
+    questions = {}
+    for name in _ordered(config.questions, config):
+        question = Question(name, **vars(config.questions[name]))
         for side in ("arm", "than"):
-            if fields[side] not in arms:
-                raise ValueError(f"config.questions.{name}.{side}={fields[side]!r} is not an arm")
-        found[name] = Question(name, **{key: fields[key] for key in ("text", "subject", "arm", "than")})
-    if config["primary"] and config["primary"] not in found:
-        raise ValueError(f"config.primary={config['primary']!r} is not one of the questions {', '.join(found)}")
-    return found
+            if getattr(question, side) not in arms:
+                raise ValueError(f"config.questions.{name}.{side}={getattr(question, side)!r} is not an arm")
+        questions[name] = question
+    if config.primary and config.primary not in questions:
+        raise ValueError(f"config.primary={config.primary!r} is not one of the questions {', '.join(questions)}")
+    return questions
 
 
-def _ordered(names: Iterable[str], config: Config) -> list[str]:
-    """Returns names in the order of `config.order`, others behind."""
-    order = list(config["order"])
+def _ordered(names: Iterable[str], config: ExperimentConfig) -> list[str]:
+    """Returns names in the order of `config.order`, followed by the others in alphabetical order."""
+    order = config.order
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def chosen_names(config: Config, arms: Mapping[str, Arm]) -> list[str]:
+def chosen_names(config: ExperimentConfig, arms: Mapping[str, Arm]) -> list[str]:
     """Returns the names of the arms to train: all, or those of `config.only`.
 
     Raises:
-      ValueError: one of them is not an arm.
+      ValueError: `config.only` names an arm that does not exist.
     """
-    names = comma_separated(config["only"]) or list(arms)
+    names = comma_separated(config.only) or list(arms)
     for name in names:
         if name not in arms:
             raise ValueError(f"config.only names {name!r}, which is not an arm; there are {', '.join(arms)}")
     return names
-
-
-def with_settings(config: Mapping[str, Any], settings: Sequence[tuple[str, Any]]) -> Config:
-    """Returns a copy of a nested configuration with some fields set, each by its dotted name."""
-    copy = {name: with_settings(value, ()) if isinstance(value, Mapping) else value for name, value in config.items()}
-    for name, value in settings:
-        *path, last = name.split(".")
-        place = copy
-        for part in path:
-            place = place[part]
-        place[last] = value
-    return copy

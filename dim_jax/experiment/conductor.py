@@ -11,27 +11,25 @@ from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.image_writer import safe_name
 from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import estimate, plan, stages, verdict
-from dim_jax.experiment.arms import Arm, Config
+from dim_jax.experiment.arms import Arm
 from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.reporting import experiment_page, report_files
-from dim_jax.runs import configuration, files, workdir
-from dim_jax.trainers import classifier, gan
+from dim_jax.runs import fields, files, workdir
+from dim_jax.runs.configuration import parse_config
+from dim_jax.runs.schema import ExperimentConfig
 from dim_jax.training import hosts
 
 # An experiment may be extended, and asked more: every run checks its own configuration.
 MAY_DIFFER = ("folds", "seeds", "only", "arms", "questions", "order", "not_run", "resamples", "generators")
 
-# Scores that pooled confusion matrices tell, so that cases can be resampled and exchanged.
-METRICS = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
-
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) -> None:
+def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool = False, profile: int = 0) -> None:
     """Carries out the experiment in the folder `run`, going on where an earlier call stopped.
 
     Args:
-      config: as configs/experiment.py makes it.
+      config: configuration as configs/experiment.py makes it, or parsed.
       run: folder of the experiment.
       dry_run: print the plan, and write nothing.
       profile: must be 0: an experiment is many runs.
@@ -46,12 +44,13 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
             "an experiment runs on one host; divide it with --config.folds or --config.seeds among hosts that each "
             "have a --workdir of their own, then copy their predictions/ into one and run it there"
         )
-    configuration.check(config)
+    config = parse_config(config)
     arms = arms_of.read_arms(config)
     questions = arms_of.read_questions(config, arms)
     names = arms_of.chosen_names(config, arms)
-    _check_options(config, arms)
-    workdir.check_config(run, config, MAY_DIFFER)
+    _check_runs(config, arms)
+    saved = fields.to_dict(config)
+    workdir.check_config(run, saved, MAY_DIFFER)
     sources = _sources(config)
     if dry_run:
         for name, source in sources.items():
@@ -62,15 +61,15 @@ def train(config: Config, run: Path, dry_run: bool = False, profile: int = 0) ->
         if not (run / workdir.ENVIRONMENT).is_file():
             import jax
 
-            workdir.write_start(run, config, [str(device) for device in jax.devices()])
-        files.write_json(run / workdir.CONFIG, config)
+            workdir.write_start(run, saved, [str(device) for device in jax.devices()])
+        files.write_json(run / workdir.CONFIG, saved)
         with workdir.logging_to(run):
             diverged = _carry_out([stages.Experiment(config, site, arms) for site in sites], names)
             found = []
             for site in sites:
                 experiment = stages.Experiment(config, site, arms)
                 found.append(
-                    verdict.judge(experiment, questions, _folds(config), config["seeds"], _near_duplicates(site))
+                    verdict.judge(experiment, questions, _folds(config), config.seeds, _near_duplicates(site))
                     | {"runs": _runs(experiment, names)}
                 )
             experiment_page.write_results(run, found, diverged)
@@ -87,7 +86,7 @@ def _carry_out(experiments: Sequence[stages.Experiment], names: Sequence[str]) -
     planned = [
         (experiment, each)
         for experiment in experiments
-        for each in plan.runs(experiment.arms, names, _folds(experiment.config), experiment.config["seeds"])
+        for each in plan.runs(experiment.arms, names, _folds(experiment.config), experiment.config.seeds)
     ]
     waiting = [(experiment, each) for experiment, each in planned if experiment.archived(each) is None]
     log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
@@ -110,7 +109,7 @@ def _carry_out(experiments: Sequence[stages.Experiment], names: Sequence[str]) -
 def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str, Any]]:
     """What the report says of every run: whether it is finished, and the commands that make it again."""
     config, entries = experiment.config, []
-    for run in plan.runs(experiment.arms, names, _folds(config), config["seeds"]):
+    for run in plan.runs(experiment.arms, names, _folds(config), config.seeds):
         found = experiment.archived(run)
         entries.append({
             "fold": run.fold,
@@ -123,8 +122,8 @@ def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str,
     return entries
 
 
-def _folds(config: Config) -> list[int]:
-    return list(config["folds"]) or list(range(config["data"]["folds"]))
+def _folds(config: ExperimentConfig) -> list[int]:
+    return list(config.folds) or list(range(config.data.folds))
 
 
 def _near_duplicates(site: Site) -> list[list[str]]:
@@ -133,10 +132,10 @@ def _near_duplicates(site: Site) -> list[list[str]]:
     return [*found.get("exact", []), *found.get("near", [])]
 
 
-def _sources(config: Config) -> dict[str, str]:
+def _sources(config: ExperimentConfig) -> dict[str, str]:
     """Returns the sources of images by the name of their folder."""
     found: dict[str, str] = {}
-    for source in [config["data"]["path"], *config["data"]["more"]]:
+    for source in [config.data.path, *config.data.more]:
         if not source:
             raise ValueError("config.data.path is empty; give a folder of class folders, tfds:NAME, or phantom")
         name = safe_name(Path(source.rstrip("/").removeprefix("tfds:")).name)
@@ -147,20 +146,18 @@ def _sources(config: Config) -> dict[str, str]:
     return found
 
 
-def _check_options(config: Config, arms: Mapping[str, Arm]) -> None:
-    """Raises ValueError for options that can be judged without the data."""
-    data = config["data"]
-    if config["metric"] not in METRICS:
-        raise ValueError(f"config.metric={config['metric']!r} is not compared here; use one of {', '.join(METRICS)}")
+def _check_runs(config: ExperimentConfig, arms: Mapping[str, Arm]) -> None:
+    """Raises ValueError if a configuration of one of the runs is invalid."""
     nowhere = Site("", Path(), Path())
     for arm in arms.values():
         for candidate in arm.candidates():
-            classifier.check_options(plan.classifier_config(config, PlannedRun(candidate, 0, 0), nowhere))
+            try:
+                plan.classifier_config(config, PlannedRun(candidate, 0, 0), nowhere).check()
+            except ValueError as error:
+                raise ValueError(f"config.arms.{arm.name}: {error}") from None
     for name in {arm.generator for arm in arms.values() if arm.generator}:
-        for each in plan.gan_configs(config, name, 0, nowhere, ["any"]).values():
-            gan.check_options(each)
-    for fold in config["folds"]:
-        if not 0 <= fold < data["folds"]:
-            raise ValueError(f"config.folds names fold {fold}; there are folds 0 to {data['folds'] - 1}")
-    if not config["seeds"] or len(set(config["seeds"])) != len(config["seeds"]) or min(config["seeds"]) < 0:
-        raise ValueError(f"config.seeds={config['seeds']} must be different integers of at least 0, at least one")
+        try:
+            for gan_config in plan.gan_configs(config, name, 0, nowhere, ["any"]).values():
+                gan_config.check()
+        except ValueError as error:
+            raise ValueError(f"config.generators.{name}: {error}") from None

@@ -5,14 +5,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from dim_jax.experiment import plan, stages
-from dim_jax.experiment.arms import Arm, Config
+from dim_jax.experiment.arms import Arm
 from dim_jax.experiment.plan import PlannedRun
 from dim_jax.reporting import wording
+from dim_jax.runs.configuration import override
+from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig, GanConfig
 from dim_jax.trainers import classifier, gan
 from dim_jax.training import compilation, parallel
 
@@ -26,7 +29,7 @@ class Cost:
     disk: int
 
 
-def describe(source: str, name: str, config: Config, arms: dict[str, Arm], names: Sequence[str]) -> str:
+def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, Arm], names: Sequence[str]) -> str:
     """Returns the plan for one dataset as text: what would run, how long it would take, how much disk it would need.
 
     A dataset that is not prepared is prepared in a temporary folder, and so is whatever the timed steps need: nothing
@@ -35,9 +38,9 @@ def describe(source: str, name: str, config: Config, arms: dict[str, Arm], names
     with tempfile.TemporaryDirectory() as folder:
         site = stages.open_site(source, name, Path(folder), config)
         experiment = stages.Experiment(config, site, arms)
-        folds = list(config["folds"]) or list(range(config["data"]["folds"]))
-        runs = plan.runs(arms, names, folds, config["seeds"])
-        lines = [f"{name}: {len(folds)} folds, {len(config['seeds'])} seeds, {len(names)} arms"]
+        folds = list(config.folds) or list(range(config.data.folds))
+        runs = plan.runs(arms, names, folds, config.seeds)
+        lines = [f"{name}: {len(folds)} folds, {len(config.seeds)} seeds, {len(names)} arms"]
         total, disk = 0.0, 0
         for title, of_kind in _by_kind(config, runs, site).items():
             cost = _classifier_cost(experiment, of_kind[0])
@@ -51,7 +54,7 @@ def describe(source: str, name: str, config: Config, arms: dict[str, Arm], names
             seconds = cost.compile_seconds + cost.seconds * number
             lines.append(_line(f"{number} runs of {generator}", seconds, cost.disk * number))
             total, disk = total + seconds, disk + cost.disk * number
-            pools = config["pool"]["images"] * sum(len(experiment.minority_classes(fold)) for fold in folds)
+            pools = config.pool.images * sum(len(experiment.minority_classes(fold)) for fold in folds)
             lines.append(f"  {pools} images drawn and judged for {len(folds)} selections (not timed)")
         lines.append(_line("in all, one after another", total, disk))
         for run in runs[: len(names)]:
@@ -64,12 +67,12 @@ def _line(title: str, seconds: float, disk: int) -> str:
     return f"  {title}: about {wording.duration(seconds)}, {disk / 2**20:,.0f} MiB of checkpoints"
 
 
-def _by_kind(config: Config, runs: Sequence[PlannedRun], site: plan.Site) -> dict[str, list[PlannedRun]]:
+def _by_kind(config: ExperimentConfig, runs: Sequence[PlannedRun], site: plan.Site) -> dict[str, list[PlannedRun]]:
     """Groups runs by what their speed depends on."""
     kinds: dict[str, list[PlannedRun]] = {}
     for run in runs:
         own = plan.classifier_config(config, run, site)
-        title = f"{own['model']['name']}, {own['data']['image_size']} px, {own['loss']['name']}"
+        title = f"{own.model.name}, {own.data.image_size} px, {own.loss.name}"
         kinds.setdefault(title, []).append(run)
     return kinds
 
@@ -77,7 +80,7 @@ def _by_kind(config: Config, runs: Sequence[PlannedRun], site: plan.Site) -> dic
 def _classifier_cost(experiment: stages.Experiment, run: PlannedRun) -> Cost:
     # Added images make an epoch longer by a few percent; they are not there yet.
     config = plan.classifier_config(experiment.config, run, experiment.site)
-    config["data"]["generated"], config["data"]["generated_count"] = "", -1
+    config = override(config, [("data.generated", ""), ("data.generated_count", -1)])
     return _cost(classifier, config, experiment.site.root)
 
 
@@ -87,9 +90,9 @@ def _gan_cost(experiment: stages.Experiment, generator: str, fold: int) -> Cost:
     return _cost(gan, next(iter(configs.values())), experiment.site.root)
 
 
-def _cost(trainer: object, config: Config, folder: Path) -> Cost:
+def _cost(trainer: Any, config: ClassifierConfig | GanConfig, folder: Path) -> Cost:
     """Times two dispatches and one evaluation of a run."""
-    data, sampler = trainer.open_data(config, Path(config["data"]["path"]))
+    data, sampler = trainer.open_data(config, Path(config.data.path))
     task, schedule, _ = trainer.make_task(config, folder, data, sampler)
     stream, state = task.batches(0), parallel.replicate(task.state)
     seconds = []
@@ -108,6 +111,6 @@ def _cost(trainer: object, config: Config, folder: Path) -> Cost:
     steps = schedule.num_train_steps
     training = seconds[1] * steps / schedule.steps_per_dispatch + evaluation * -(-steps // schedule.eval_every)
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(task.state))
-    copies = config["train"]["keep_checkpoints"] + (task.best_metric is not None)
+    copies = config.train.keep_checkpoints + (task.best_metric is not None)
     compilation.clear_compiled_programs()
     return Cost(seconds[0] - seconds[1] + first_evaluation - evaluation, training, size * copies)

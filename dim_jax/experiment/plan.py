@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config, with_settings
+from dim_jax.experiment.arms import BALANCED, COPIES, Arm
 from dim_jax.gan.pool_selection import SELECTED
+from dim_jax.runs.configuration import override
+from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig, GanConfig
 from dim_jax.runs.workdir import flatten_config
 
 DATA = "data"
@@ -102,12 +104,16 @@ def runs(arms: Mapping[str, Arm], names: Sequence[str], folds: Sequence[int], se
     return [PlannedRun(arm, fold, seed) for seed in seeds for fold in folds for arm in dict.fromkeys(wanted)]
 
 
-def classifier_config(config: Config, run: PlannedRun, site: Site, count: int | None = None) -> Config:
-    """Returns the configuration of a run, as trainers/classifier.py takes it.
+def classifier_config(
+    config: ExperimentConfig, run: PlannedRun, site: Site, count: int | None = None
+) -> ClassifierConfig:
+    """Returns the configuration of a classifier's run.
 
     Args:
       config: of the experiment.
-      count: how many images of the list to add; None where the arm adds none, or all of a list that is of its own.
+      run: the planned run.
+      site: its dataset.
+      count: how many images of the list to add; None if the arm adds none, or all images of its own list.
     """
     arm = run.arm
     settings = [
@@ -119,17 +125,19 @@ def classifier_config(config: Config, run: PlannedRun, site: Site, count: int | 
         ("data.generated_count", -1 if count is None else count),
         ("train.report", False),
     ]
-    return with_settings(config["classifier"], settings)
+    return override(config.classifier, settings)
 
 
-def gan_configs(config: Config, name: str, fold: int, site: Site, classes: Sequence[str]) -> dict[str, Config]:
-    """Returns the configurations of a generator's runs, as trainers/gan.py takes them, by the class each draws.
+def gan_configs(
+    config: ExperimentConfig, name: str, fold: int, site: Site, classes: Sequence[str]
+) -> dict[str, GanConfig]:
+    """Returns the configurations of a generator's runs by the class of each.
 
-    A class-conditional one is a single run under "": it draws all.
+    A class-conditional GAN is a single run of all classes, under "".
     """
-    own = flatten_config(config["generators"][name]).items()
-    place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config["seed"]), ("train.report", False)]
-    base = with_settings(config["gan"], [*own, *place])
-    if base["gan"]["conditional"]:
+    own = flatten_config(config.generators[name]).items()
+    place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config.seed), ("train.report", False)]
+    base = override(config.gan, [*own, *place])
+    if base.gan.conditional:
         return {"": base}
-    return {label: with_settings(base, [("gan.label", label)]) for label in classes}
+    return {label: override(base, [("gan.label", label)]) for label in classes}

@@ -10,11 +10,12 @@ from dim_jax.cli.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.preparation import PHANTOM, TFDS, prepare_dataset
 from dim_jax.experiment import added_images, archive, plan
-from dim_jax.experiment.arms import BALANCED, COPIES, Arm, Config
+from dim_jax.experiment.arms import BALANCED, COPIES, Arm
 from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.gan import generation, pool_selection, pools
 from dim_jax.gan.selection_rules import Rules
 from dim_jax.runs import files
+from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig, GanConfig
 from dim_jax.trainers import classifier, gan
 from dim_jax.training import compilation
 
@@ -23,7 +24,7 @@ TRAINERS = {"classifier": classifier.train, "gan": gan.train}
 log = logging.getLogger(__name__)
 
 
-def open_site(source: str, name: str, root: Path, config: Config) -> Site:
+def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> Site:
     """Prepares a dataset for cross-validation where that has not been done.
 
     Args:
@@ -35,7 +36,7 @@ def open_site(source: str, name: str, root: Path, config: Config) -> Site:
       FileNotFoundError: there is no such folder.
       ValueError: the data make no sense, or were prepared with another number of folds.
     """
-    options, classifier = config["data"], config["classifier"]["data"]
+    options = config.data
     if is_prepared(source):
         site = Site(name, root, Path(source))
     else:
@@ -46,20 +47,20 @@ def open_site(source: str, name: str, root: Path, config: Config) -> Site:
         prepare_dataset(
             source,
             site.data,
-            group_regex=options["group_regex"] or None,
-            classes=comma_separated(options["classes"]) or None,
-            exclude=comma_separated(options["exclude"]),
-            image_size=max(classifier["image_size"], config["gan"]["data"]["image_size"]),
+            group_regex=options.group_regex or None,
+            classes=comma_separated(options.classes) or None,
+            exclude=comma_separated(options.exclude),
+            image_size=max(config.classifier.data.image_size, config.gan.data.image_size),
             split="kfold",
-            folds=options["folds"],
-            seed=config["seed"],
-            scale=options["phantom_scale"] if is_phantom else 1.0,
+            folds=options.folds,
+            seed=config.seed,
+            scale=options.phantom_scale if is_phantom else 1.0,
         )
     folds = len(open_dataset(site.data).split.folds)
-    if folds != options["folds"]:
+    if folds != options.folds:
         raise ValueError(
-            f"{site.data} has {folds} fold(s), config.data.folds is {options['folds']}; prepare it with --split=kfold "
-            f"--folds={options['folds']}, or give the images themselves"
+            f"{site.data} has {folds} fold(s), config.data.folds is {options.folds}; prepare it with --split=kfold "
+            f"--folds={options.folds}, or give the images themselves"
         )
     return site
 
@@ -78,7 +79,7 @@ class Experiment:
       arms: all arms.
     """
 
-    def __init__(self, config: Config, site: Site, arms: dict[str, Arm]):
+    def __init__(self, config: ExperimentConfig, site: Site, arms: dict[str, Arm]):
         self.config, self.site, self.arms = config, site, arms
         self._datasets: dict[int, Dataset] = {}
 
@@ -90,7 +91,7 @@ class Experiment:
 
     def minority_classes(self, fold: int) -> list[str]:
         """Returns the classes that a generator draws in `fold`."""
-        return added_images.minority_classes(self.dataset(fold), self.config["minority_share"])
+        return added_images.minority_classes(self.dataset(fold), self.config.minority_share)
 
     def archived(self, run: PlannedRun) -> archive.Archived | None:
         """Returns the predictions of a run, or None where it is not finished."""
@@ -103,14 +104,13 @@ class Experiment:
         config = plan.classifier_config(self.config, run, self.site, count)
         folder = run.folder(self.site)
         self._train(config, folder)
-        added = config["data"]["generated"]
-        dataset = open_dataset(self.site.data, run.fold, added, config["data"]["generated_count"])
+        added = config.data.generated
+        dataset = open_dataset(self.site.data, run.fold, added, config.data.generated_count)
         archive.write(run.archive(self.site), folder, config, run.arm.count, dataset)
 
-    def _train(self, config: Config, folder: Path) -> None:
-
+    def _train(self, config: ClassifierConfig | GanConfig, folder: Path) -> None:
         log.info("working on %s", folder)
-        TRAINERS[config["trainer"]](config, folder, describe=False)
+        TRAINERS[config.trainer](config, folder, describe=False)
         compilation.clear_compiled_programs()
 
     def add_images(self, run: PlannedRun) -> int | None:
@@ -131,7 +131,7 @@ class Experiment:
         dataset, classes = self.dataset(fold), self.minority_classes(fold)
         if arm.added == COPIES:
             count = self._per_class(fold, [other for other in self._candidates() if other.added == COPIES])
-            added_images.write_copies(path, classes, count, dataset, self.config["seed"])
+            added_images.write_copies(path, classes, count, dataset, self.config.seed)
             return
         if arm.is_unselected:
             self._draw_pool(fold, arm.generator, classes)
@@ -162,7 +162,7 @@ class Experiment:
         return {label: folder / (pools.folder_name(label) if label else "all") for label in configs}
 
     def _draw_pool(self, fold: int, name: str, classes: Sequence[str]) -> None:
-        options, folder = self.config["pool"], self.site.generator(fold, name)
+        options, folder = self.config.pool, self.site.generator(fold, name)
         missing = [label for label in classes if not self._is_drawn(folder / "pool" / pools.folder_name(label))]
         if not missing:
             return
@@ -173,21 +173,21 @@ class Experiment:
         for label in missing:
             source = folders.get(label) or folders[""]
             generation.generate_pool(
-                source, folder / "pool", options["images"], label=label, truncation=options["truncation"]
+                source, folder / "pool", options.images, label=label, truncation=options.truncation
             )
             compilation.clear_compiled_programs()
 
     def _is_drawn(self, folder: Path) -> bool:
         path = folder / pools.FILE_NAME
-        return path.is_file() and len(files.read_json(path)["images"]) >= self.config["pool"]["images"]
+        return path.is_file() and len(files.read_json(path)["images"]) >= self.config.pool.images
 
     def _select(self, fold: int, name: str, classes: Sequence[str]) -> None:
-        options, folder, run = self.config["pool"], self.site.generator(fold, name), self._judge(fold)
+        options, folder, run = self.config.pool, self.site.generator(fold, name), self._judge(fold)
         # Its predictions may have been brought from elsewhere; judging needs the network itself.
         if not (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file():
             self.train(run)
         keep = self._most_kept(fold, name)
-        rules = Rules(**{key: options[key] for key in vars(Rules())})
+        rules = Rules(**{key: getattr(options, key) for key in vars(Rules())})
         out = self.site.selected(fold, name).parent
         found = pool_selection.select_images(folder / "pool", self.site.data, run.folder(self.site), out, keep, rules)
         say(pool_selection.summary(found))
@@ -195,8 +195,8 @@ class Experiment:
 
     def _judge(self, fold: int) -> PlannedRun:
         """Returns the run that says whether a generated image is of its class."""
-        judge = plan.trained_as(self.arms)[self.config["pool"]["judge"]]
-        return PlannedRun(judge, fold, self.config["seeds"][0])
+        judge = plan.trained_as(self.arms)[self.config.pool.judge]
+        return PlannedRun(judge, fold, self.config.seeds[0])
 
     def _most_kept(self, fold: int, name: str) -> int:
         return self._per_class(fold, [arm for arm in self._candidates() if arm.added == name])
@@ -205,15 +205,15 @@ class Experiment:
         """Returns the commands that make a run again, from the GANs on where it adds images of one."""
         lines, name = [], run.arm.generator
         if name:
-            options, folder = self.config["pool"], self.site.generator(run.fold, name)
+            options, folder = self.config.pool, self.site.generator(run.fold, name)
             folders, classes = self.gan_folders(run.fold, name), self.minority_classes(run.fold)
             lines += [["train", f"--workdir={path}"] for path in folders.values()]
             for label in classes:
                 lines.append([
                     "generate", f"--workdir={folders.get(label) or folders['']}", f"--label={label}",
-                    f"--num={options['images']}", f"--truncation={options['truncation']:g}", f"--out={folder / 'pool'}",
+                    f"--num={options.images}", f"--truncation={options.truncation:g}", f"--out={folder / 'pool'}",
                 ])  # fmt: skip
-            rules = [f"--{key.replace('_', '-')}={options[key]:g}" for key in vars(Rules())]
+            rules = [f"--{key.replace('_', '-')}={getattr(options, key):g}" for key in vars(Rules())]
             lines.append([
                 "select", f"--pool={folder / 'pool'}", f"--data={self.site.data}",
                 f"--classifier={self._judge(run.fold).folder(self.site)}", f"--keep={self._most_kept(run.fold, name)}",

@@ -125,19 +125,19 @@ def judge(
       seeds: what may be used; of each arm those that are done in all folds.
       near_duplicates: pairs of paths of the manifest.
     """
-    config, metric = experiment.config, experiment.config["metric"]
+    config, metric = experiment.config, experiment.config.metric
     dataset = experiment.dataset(folds[0])
     cases = cases_of(dataset, near_duplicates)
     pooled = {name: out_of_fold(experiment, arm, folds, seeds, metric) for name, arm in experiment.arms.items()}
     pooled = {name: found for name, found in pooled.items() if found is not None}
-    options = {"num_resamples": config["resamples"], "seed": config["seed"]}
+    options = {"num_resamples": config.resamples, "seed": config.seed}
     arms = [_arm(experiment.arms[name], found, dataset, cases, options) for name, found in pooled.items()]
     answers = []
     for question in questions.values():
         if question.arm in pooled and question.than in pooled:
             answers.append(_answer(question, pooled, dataset, cases, metric, options))
     for answer in answers:
-        answer["is_primary"] = answer["name"] == config["primary"]
+        answer["is_primary"] = answer["name"] == config.primary
     _correct(answers)
     for answer in answers:
         answer["sentence"] = sentence(answer, questions[answer["name"]].subject, metric)
@@ -150,17 +150,17 @@ def judge(
         "num_images": len(rows),
         "num_cases": len(np.unique(cases[rows])) if len(rows) else 0,
         "folds": list(folds),
-        "num_folds": config["data"]["folds"],
+        "num_folds": config.data.folds,
         "metric": metric,
-        "has_primary": bool(config["primary"]),
+        "has_primary": bool(config.primary),
         "minority": experiment.minority_classes(folds[0]),
         "arms": arms,
         "missing": [arm.title for name, arm in experiment.arms.items() if name not in pooled],
         "answers": answers,
         "unanswered": [question.text for question in questions.values()
                        if question.arm not in pooled or question.than not in pooled],
-        "selections": {name: stages.facts_of_selection(experiment.site, folds, name) for name in config["generators"]},
-        "not_run": dict(config["not_run"]),
+        "selections": {name: stages.facts_of_selection(experiment.site, folds, name) for name in config.generators},
+        "not_run": dict(config.not_run),
     }  # fmt: skip
 
 

@@ -101,8 +101,8 @@ def open_candidates(pool: str | Path, data: str | Path, classifier: str | Path) 
             f"{workdir} was trained on generated images too, so it cannot judge them; give a classifier that was "
             "trained without config.data.generated"
         )
-    dataset = open_dataset(data, config["data"]["fold"])
-    split, fold = dataset.split_sha256, config["data"]["fold"]
+    dataset = open_dataset(data, config.data.fold)
+    split, fold = dataset.split_sha256, config.data.fold
     if training_data.split_sha256 != split:
         raise ValueError(
             f"{workdir} was trained on another split than fold {fold} of {data} ({training_data.split_sha256[:12]}, "
@@ -121,7 +121,7 @@ def open_candidates(pool: str | Path, data: str | Path, classifier: str | Path) 
                 f"of {data} ({class_pool.split_sha256[:12]}, {split[:12]}), so held-out images may have been among its "
                 "training images; train it on these data"
             )
-        input_size = config["data"]["image_size"]
+        input_size = config.data.image_size
         if class_pool.image_size < input_size:
             raise ValueError(
                 f"{folder}: images of {class_pool.image_size} px would be enlarged to the {input_size} px of "
@@ -208,7 +208,7 @@ def _features_and_thumbnails(
     features, batch = None, []
     progress = Progress("extracting features", len(rows))
     decoded = images.read_squares(
-        [dataset.file(row) for row in rows], candidates.image_size, candidates.classifier.config["data"]["resize"]
+        [dataset.file(row) for row in rows], candidates.image_size, candidates.classifier.config.data.resize
     )
     for done, pixels in enumerate(decoded, start=1):
         thumbnails[rows[done - 1]] = images.resize(pixels, THUMBNAIL)
@@ -229,10 +229,10 @@ def _features_and_thumbnails(
 def _space(candidates: Candidates, features: str) -> str:
     if features == LITE0:
         return f"{pretrained.feature_space()}, {_resizing(candidates)}"
-    data = candidates.classifier.config["data"]
-    return f"features of the classifier {candidates.classifier.workdir}, {data['image_size']} px ({data['resize']})"
+    data = candidates.classifier.config.data
+    return f"features of the classifier {candidates.classifier.workdir}, {data.image_size} px ({data.resize})"
 
 
 def _resizing(candidates: Candidates) -> str:
     # Stored in selected.json: the same words as in earlier selections.
-    return f"of images brought to {candidates.image_size} px ({candidates.classifier.config['data']['resize']}) before"
+    return f"of images brought to {candidates.image_size} px ({candidates.classifier.config.data.resize}) before"

@@ -46,18 +46,18 @@ def open_gan_run(workdir: str | Path) -> GanRun:
       ValueError: the run is not a GAN's, or one of its files is broken.
     """
     workdir = Path(workdir)
-    config = configuration.read(workdir, "gan")
-    label, split_sha256 = config["gan"]["label"] or None, ""
+    config = configuration.read_config(workdir, "gan")
+    label, split_sha256 = config.gan.label or None, ""
     classes = (label,)
-    if config["data"]["path"]:
+    if config.data.path:
         dataset = open_run_dataset(workdir, config)
         classes, split_sha256 = dataset.classes, dataset.split_sha256
     folder = workdir / CHECKPOINTS
     restored = checkpoints.restore(folder)
     if restored is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train the run first")
-    num_classes = len(classes) if config["gan"]["conditional"] else 0
-    generator, _ = make_gan(config["data"]["image_size"], num_classes, **config["model"])
+    num_classes = len(classes) if config.gan.conditional else 0
+    generator, _ = make_gan(config.data.image_size, num_classes, **config.model.options)
     state = restored.state
     if not isinstance(state, dict) or not isinstance(state.get("generator"), dict):
         raise ValueError(f"{folder} holds no generator; give the run of a GAN")
@@ -65,9 +65,9 @@ def open_gan_run(workdir: str | Path) -> GanRun:
     variables = check_variables(averaged, variable_shapes(generator), folder)
     strength = 1.0
     if num_classes:
-        gan, num_train_steps = config["gan"], config["train"]["num_train_steps"]
-        schedule = transition.label_strength(gan["condition_from"], gan["condition_until"], num_train_steps)
+        gan, num_train_steps = config.gan, config.train.num_train_steps
+        schedule = transition.label_strength(gan.condition_from, gan.condition_until, num_train_steps)
         strength = float(schedule(restored.step))
     variables = recalibrate(generator, variables, strength)
-    synthesizer = Synthesizer(generator, variables, config["gan"]["statistics"], strength)
+    synthesizer = Synthesizer(generator, variables, config.gan.statistics, strength)
     return GanRun(workdir, restored.step, synthesizer, classes, split_sha256, label)

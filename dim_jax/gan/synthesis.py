@@ -19,7 +19,6 @@ GROUP = 8
 # Random streams: the latents of the batch statistics are never those of an image.
 _STATISTICS_STREAM, _IMAGE_STREAM = 0, 1
 _STATISTICS_GROUPS = 64
-STATISTICS = ("recalibrated", "batch")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: s
     """
     if Path(out).is_dir():
         raise ValueError(f"--out={out} is a folder; give the name of a file, for example {Path(out, 'model.pth')}")
-    is_gan = configuration.read(run)["trainer"] == "gan"
+    is_gan = configuration.read_config(run).trainer == "gan"
     tensors, summary = _gan_tensors(run) if is_gan else _classifier_tensors(run, checkpoint)
     if file_format == "torch":
         torch_writer.write(out, tensors)
@@ -48,27 +48,27 @@ def _classifier_tensors(run: str | Path, checkpoint: str) -> tuple[dict[str, Any
     """Returns the PyTorch state dict of a classifier's run, and a summary with its preprocessing."""
     classifier = open_classifier_run(run, checkpoint)
     if not isinstance(classifier.model, LRFCNN):
-        name = classifier.config["model"]["name"]
+        name = classifier.config.model.name
         raise ValueError(f"{run} is {name}, which the published code does not have; only LRF-CNN can be exported")
     tensors = torch_names.to_torch(classifier.variables, torch_names.lrf_cnn_names(classifier.model))
-    data = classifier.config["data"]
+    data = classifier.config.data
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (classifier.mean, classifier.std))
     summary = (
         f"LRF-CNN at step {classifier.step}; outputs, in order: {', '.join(classifier.classes)}\n"
-        f"for images of {data['image_size']} px ({data['resize']}), scaled to [0, 1], mean {mean}, std {std}"
+        f"for images of {data.image_size} px ({data.resize}), scaled to [0, 1], mean {mean}, std {std}"
     )
     return published_files.with_counters(tensors, classifier.step), summary
 
 
 def _gan_tensors(run: str | Path) -> tuple[dict[str, dict[str, Any]], str]:
     """Returns the PyTorch state dicts of a GAN's run, with the generator's averaged parameters, and a summary."""
-    config = configuration.read(run)
+    config = configuration.read_config(run, "gan")
     restored = checkpoints.restore(Path(run, loop.CHECKPOINTS))
     if restored is None:
         raise FileNotFoundError(f"{run} holds no checkpoint yet; train the run first")
-    if config["gan"]["conditional"]:
+    if config.gan.conditional:
         raise ValueError(f"{run} is a class-conditional GAN, which the published code does not have")
-    models = make_gan(config["data"]["image_size"], 0, **config["model"])
+    models = make_gan(config.data.image_size, 0, **config.model.options)
     name_maps = (gcgan_names.generator_names, gcgan_names.discriminator_names)
     state_dicts = {}
     for kind, model, name_map in zip((GENERATOR, DISCRIMINATOR), models, name_maps, strict=True):
@@ -78,4 +78,4 @@ def _gan_tensors(run: str | Path) -> tuple[dict[str, dict[str, Any]], str]:
                 variables["params"] = restored.state["ema_params"]
             tensors = gcgan_names.to_torch(variables, name_map(model))
             state_dicts[published_files.KEYS[kind]] = published_files.with_counters(tensors, restored.step)
-    return state_dicts, f"GCGAN of {config['gan']['label']} at step {restored.step}, averaged generator"
+    return state_dicts, f"GCGAN of {config.gan.label} at step {restored.step}, averaged generator"

@@ -54,14 +54,14 @@ def predict_images(
             raise ValueError(f"--out={out} is inside {folder}: a second call would classify the overlays; move it out")
     paths, num_others = find_images(sources)
     run = open_classifier_run(workdir)
-    data = run.config["data"]
-    if data["backend"] == "features":
+    data = run.config.data
+    if data.backend == "features":
         raise ValueError(f"{workdir} is a classifier of features, not of images; give a run with an image network")
-    batch_size = run.config["train"]["eval_batch_size"] if batch_size is None else batch_size
+    batch_size = run.config.train.eval_batch_size if batch_size is None else batch_size
     if batch_size < 1 or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
     temperature, abstention = _fit_on_validation(workdir, run, calibrate, coverage)
-    images = FolderImages(paths, data["image_size"], data["resize"], run.mean, run.std)
+    images = FolderImages(paths, data.image_size, data.resize, run.mean, run.std)
     predictions = _predict(workdir, run, images, batch_size)
     num_overlays = 0 if predictions.grad_cam is None else len(predictions.index) if overlays < 0 else overlays
     rows = predictions.index[:num_overlays].tolist()
@@ -72,7 +72,7 @@ def predict_images(
         "checkpoint_step": run.step,
         "classes": run.classes,
         "preprocessing": {
-            "image_size": data["image_size"], "resize": data["resize"], "mean": run.mean, "std": run.std,
+            "image_size": data.image_size, "resize": data.resize, "mean": run.mean, "std": run.std,
         },
         "temperature": temperature,
         "abstention": vars(abstention) if abstention else None,

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +118,8 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
             raise ValueError(f"{value} was imported for use alone; import it again with --config=FILE and --data=DATA")
         if not isinstance(saved.get("trainer"), str):
             raise ValueError(f"{path} names no trainer; restore the file")
-        return ConfigDict(_with_tuples(saved))
+        return ConfigDict(fields.as_tuple(saved))
     raise ValueError("--config is missing; give a configuration, for example --config=configs/classifier.py")
-
-
-def _with_tuples(values: Any) -> Any:
-    if isinstance(values, Mapping):
-        return {name: _with_tuples(value) for name, value in values.items()}
-    return fields.as_tuple(values)
 
 
 def _choose(config: ConfigDict, arguments: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dim_jax.runs import fields, files
 from dim_jax.runs.fields import Added, Options
@@ -20,6 +20,7 @@ EARLIER_LOSS_OPTIONS = {
 }  # fmt: skip
 
 Config = ClassifierConfig | GanConfig | ExperimentConfig
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def parse_config(config: Mapping[str, Any] | Config) -> Config:
@@ -175,10 +176,10 @@ def option_groups(cls: type, prefix: str = "") -> Iterator[tuple[str, Options]]:
             yield from option_groups(fields.plain(annotation), f"{prefix}{name}.")
 
 
-def override(config: Config, settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns a parsed configuration as nested dicts with some fields set, each by its dotted name.
+def override(config: ConfigT, settings: Sequence[tuple[str, Any]]) -> ConfigT:
+    """Returns a configuration with some fields set, each by its dotted name.
 
-    Where a loss or model is chosen, that is done first, as `choose` says.
+    Where a loss or model is chosen, that is done first; see `choose`. Whether values go together is not checked.
 
     Raises:
       ValueError: there is no such field, or the loss or model has no such option.
@@ -202,4 +203,4 @@ def override(config: Config, settings: Sequence[tuple[str, Any]]) -> dict[str, A
             raise ValueError(f"{name!r} is not a field of the {config.trainer}'s configuration{hint}")
         if name not in choices:
             place[last] = value
-    return values
+    return fields.parse(type(config), values)

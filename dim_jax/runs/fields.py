@@ -155,7 +155,9 @@ def convert(annotation: Any, value: Any, path: str, partial: bool = False) -> An
 
 
 def as_tuple(value: Any) -> Any:
-    """Returns lists, also inside of one another, as tuples."""
+    """Returns a value with all of its lists as tuples."""
+    if isinstance(value, Mapping):
+        return {name: as_tuple(item) for name, item in value.items()}
     return tuple(map(as_tuple, value)) if isinstance(value, list | tuple) else value
 
 

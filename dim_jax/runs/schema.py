@@ -21,7 +21,7 @@ from dim_jax.models.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
 from dim_jax.runs import fields
 from dim_jax.runs.fields import Added, Choice, Option, Options
 
-MAX_FOLDS = 1000  # of a cross-validation
+MAX_FOLDS = 1000  # as in data/splits.py
 
 
 def _options(read: Callable[[str], dict[str, tuple[Any, Any]]]) -> Callable[[str], dict[str, Option]]:

@@ -96,7 +96,7 @@ def check_config(
 ) -> list[str]:
     """Checks that `workdir` holds no run of another configuration.
 
-    Fields that the saved configuration lacks get the value that added_fields has for older runs.
+    The saved configuration is completed first; see `configuration.complete`.
 
     Args:
       workdir: run directory; it may be empty or missing.

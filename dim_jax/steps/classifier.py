@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from dim_jax.augmentation import Augmentation
 from dim_jax.augmentation.histology import augment, normalize
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
@@ -49,6 +50,7 @@ def make_train_step(
     flip: bool = False,
     rotate: bool = False,
     stain_jitter: float = 0.0,
+    function: Augmentation | None = None,
 ) -> Callable[[TrainState, Batch, Constants, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch, constants, pixels) -> (state, metrics)`.
 
@@ -60,7 +62,7 @@ def make_train_step(
       loss: see losses.signature.
       make_optimizer: returns the optimizer for a learning-rate schedule.
       axis_name: mapped device axis, or None outside pmap.
-      flip, rotate, stain_jitter: see `augmentation.histology.augment`.
+      flip, rotate, stain_jitter, function: see `augmentation.histology.augment`.
     """
     cross_replica_sum: CrossReplicaSum = lambda x: x if axis_name is None else lax.psum(x, axis_name)  # noqa: E731
 
@@ -68,7 +70,14 @@ def make_train_step(
         state: TrainState, batch: Batch, constants: Constants, pixels: jax.Array | None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         keys = jax.vmap(lambda key: jax.random.split(key))(example_keys(constants.key, state.step, batch["row"]))
-        images = augment(keys[:, 0], gather_images(batch, pixels), flip=flip, rotate=rotate, stain_jitter=stain_jitter)
+        images = augment(
+            keys[:, 0],
+            gather_images(batch, pixels),
+            flip=flip,
+            rotate=rotate,
+            stain_jitter=stain_jitter,
+            function=function,
+        )
         images = normalize(images, constants.mean, constants.std)
         labels, mask = batch["label"], batch["mask"]
         num_examples = cross_replica_sum(mask.sum())

@@ -1,5 +1,6 @@
 """Trains a GAN on the training images of one class, or on all classes at once, and draws grids while it learns."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.sampler import Sampler, make_sampler
 from dim_jax.gan import transition
 from dim_jax.gan.sample_sheets import NUM_RECONSTRUCTED, SampleSheets
-from dim_jax.gan.synthesis import STATISTICS
 from dim_jax.losses import gan as gan_losses
 from dim_jax.models import make_gan
-from dim_jax.runs import configuration
+from dim_jax.runs.configuration import parse_config
+from dim_jax.runs.schema import GanConfig, GanFields
 from dim_jax.steps.gan import GanTrainStep
 from dim_jax.trainers import job
 from dim_jax.training import hosts, initial_weights, loop, parallel
@@ -23,83 +24,85 @@ from dim_jax.training.optimizers import make_optimizer
 from dim_jax.weights import pretrained
 
 MIN_IMAGES = 8
-SMALL_IMAGES = ("area", "nearest")
-PERCEPTUAL = ("lite0", "lpips_vgg16", "pixels", "none")
 
 
-def train(config: dict[str, Any], run: Path, dry_run: bool = False, describe: bool = True, profile: int = 0) -> None:
-    """Runs the whole GAN job in the run directory `run`, as job.carry_out says.
+def train(
+    config: Mapping[str, Any] | GanConfig,
+    run: Path,
+    dry_run: bool = False,
+    describe: bool = True,
+    profile: int = 0,
+) -> None:
+    """Trains a GAN in the run directory `run`; see `job.run_job`.
 
     Args:
-      config: as configs/gan.py makes it. A run that ended may be given more steps, unless labels come in by shares of
-        the run.
+      config: configuration as configs/gan.py makes it, or parsed. A run that ended may be given more steps, unless
+        labels come in by shares of the run.
     """
-    check_options(config)
-    may_grow = () if config["gan"]["conditional"] else ("train.num_train_steps",)
+    config = parse_config(config)
+    may_grow = () if config.gan.conditional else ("train.num_train_steps",)
     gan_job = job.Job(open_data, _num_train_steps, make_task, _finish, may_grow)
-    job.carry_out(gan_job, config, run, dry_run, describe, profile)
+    job.run_job(gan_job, config, run, dry_run, describe, profile)
 
 
-def _finish(config: dict[str, Any], run: Path, sheets: SampleSheets) -> None:
+def _finish(config: GanConfig, run: Path, sheets: SampleSheets) -> None:
     """Makes the animation of the grids."""
     hosts.on_first_host(sheets.animate)
 
 
-def _num_train_steps(config: dict[str, Any], sampler: Sampler) -> float:
-    return config["train"]["num_train_steps"]
+def _num_train_steps(config: GanConfig, sampler: Sampler) -> float:
+    return config.train.num_train_steps
 
 
 def make_task(
-    config: dict[str, Any], run: Path, data: Dataset, sampler: Sampler
+    config: GanConfig, run: Path, data: Dataset, sampler: Sampler
 ) -> tuple[loop.Task, loop.LoopSchedule, SampleSheets]:
     """Builds what the loop needs from a configuration: networks, optimizer, step, batches and sample sheets."""
-    options, gan, augment = config["train"], config["gan"], config["augment"]
-    batch_size, size = options["global_batch_size"], config["data"]["image_size"]
+    options, gan, augment = config.train, config.gan, config.augment
+    batch_size, size = options.global_batch_size, config.data.image_size
     parallel.check_batch_size("config.train.global_batch_size", batch_size)
     schedule = loop.LoopSchedule.in_dispatches(
-        options["steps_per_dispatch"],
-        num_train_steps=options["num_train_steps"],
-        eval_every=options["sample_every"],
-        checkpoint_every=options["checkpoint_every"],
+        options.steps_per_dispatch,
+        num_train_steps=options.num_train_steps,
+        eval_every=options.sample_every,
+        checkpoint_every=options.checkpoint_every,
     )
-    num_classes = len(data.classes) if gan["conditional"] else 0
-    generator, discriminator = make_gan(size, num_classes, axis_name=parallel.AXIS, **config["model"])
+    num_classes = len(data.classes) if gan.conditional else 0
+    generator, discriminator = make_gan(size, num_classes, axis_name=parallel.AXIS, **config.model.options)
     frozen, distance, description = _perceptual(gan)
     learning_rate = job.learning_rate(config)
-    label_strength = transition.label_strength(
-        gan["condition_from"], gan["condition_until"], options["num_train_steps"]
-    )
+    label_strength = transition.label_strength(gan.condition_from, gan.condition_until, options.num_train_steps)
     step = GanTrainStep(
         generator=generator,
         discriminator=discriminator,
-        optimizer=make_optimizer(config["optimizer"]["name"], learning_rate),
+        optimizer=make_optimizer(config.optimizer.name, learning_rate),
         learning_rate=learning_rate,
         distance=distance,
         axis_name=parallel.AXIS,
-        label_strength=label_strength if gan["conditional"] else None,
-        flip=augment["flip"],
-        rotate=augment["rotate"],
-        small_image=gan["small_image"],
-        diff_augment=augment["diff_augment"],
-        shared_augmentation=augment["shared"],
-        adaptive_target=augment["adaptive_target"],
-        images_to_one=augment["images_to_one"],
-        clip_targets=gan["clip_targets"],
-        sum_reconstructions=gan["sum_reconstructions"],
-        ema_decay=gan["ema_decay"],
+        label_strength=label_strength if gan.conditional else None,
+        flip=augment.flip,
+        rotate=augment.rotate,
+        small_image=gan.small_image,
+        diff_augment=augment.diff_augment,
+        shared_augmentation=augment.shared,
+        adaptive_target=augment.adaptive_target,
+        images_to_one=augment.images_to_one,
+        clip_targets=gan.clip_targets,
+        sum_reconstructions=gan.sum_reconstructions,
+        ema_decay=gan.ema_decay,
     )
     dispatch = parallel.pmap_train_step(step)
-    data_options = config["data"]
+    data_options = config.data
     pictures = backends.make_images(
-        data_options["backend"], data, size, data_options["resize"], data_options["cache_gib"], parallel.device_bytes()
+        data_options.backend, data, size, data_options.resize, data_options.cache_gib, parallel.device_bytes()
     )
     resident = parallel.replicate((pictures.pixels, frozen))
-    key = jax.random.key(config["seed"])
+    key = jax.random.key(config.seed)
     rebuilding = None if distance is None else discriminator
     examples = _examples(data, sampler, config)
-    sheets = SampleSheets(run, generator, rebuilding, gan["statistics"], examples, label_strength)
+    sheets = SampleSheets(run, generator, rebuilding, gan.statistics, examples, label_strength)
     task = loop.Task(
-        state=initial_weights.draw(step.initial_state, config["seed"]),
+        state=initial_weights.draw(step.initial_state, config.seed),
         dispatch=lambda state, batches: dispatch(state, batches, key, resident),
         batches=partial(job.training_batches, pictures, sampler, schedule),
         evaluate=lambda state: hosts.on_first_host(lambda: sheets.draw(state)),
@@ -113,76 +116,47 @@ def make_task(
     return task, schedule, sheets
 
 
-def _perceptual(gan: dict[str, Any]) -> tuple[Any, Any, str]:
+def _perceptual(gan: GanFields) -> tuple[Any, Any, str]:
     """Returns the variables of the frozen network, the distance between images, and what was used in words."""
-    if gan["perceptual"] == "none":
+    if gan.perceptual == "none":
         return {}, None, "nothing: there are no reconstructions"
-    if gan["perceptual"] == "pixels":
+    if gan.perceptual == "pixels":
         return {}, lambda frozen, *images: gan_losses.pixel_distance(*images), "mean squared difference of pixels"
-    return pretrained.perceptual(gan["perceptual"], gan["vgg_weights"], gan["lpips_weights"])
+    return pretrained.perceptual(gan.perceptual, gan.vgg_weights, gan.lpips_weights)
 
 
-def _examples(data: Dataset, sampler: Sampler, config: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _examples(data: Dataset, sampler: Sampler, config: GanConfig) -> tuple[np.ndarray, np.ndarray]:
     """Returns a few training images (N, S, S, 3) uint8 and their labels, the same at every start."""
     rows = np.unique([row for stratum in sampler.strata for row in stratum.rows])
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_RECONSTRUCTED).astype(int))]
-    options = config["data"]
+    options = config.data
     paths = [data.file(int(row)) for row in rows]
-    return np.stack(list(images.read_squares(paths, options["image_size"], options["resize"]))), data.labels[rows]
+    return np.stack(list(images.read_squares(paths, options.image_size, options.resize))), data.labels[rows]
 
 
-def open_data(config: dict[str, Any], source: Path) -> tuple[Dataset, Sampler]:
+def open_data(config: GanConfig, source: Path) -> tuple[Dataset, Sampler]:
     """Returns the dataset in the prepared folder `source`, and the sampler of the training images to learn from."""
-    data = open_dataset(source, config["data"]["fold"])
-    gan = config["gan"]
+    data = open_dataset(source, config.data.fold)
+    gan = config.gan
     label = None
-    if not gan["conditional"]:
-        if gan["label"] not in data.classes:
+    if not gan.conditional:
+        if gan.label not in data.classes:
             raise ValueError(
-                f"config.gan.label={gan['label']!r} is not a class of {source}; choose one of "
+                f"config.gan.label={gan.label!r} is not a class of {source}; choose one of "
                 f"{', '.join(data.classes)}, or all with --config.gan.conditional=True"
             )
-        label = data.classes.index(gan["label"])
+        label = data.classes.index(gan.label)
         count = int((data.labels[data.rows("train")] == label).sum())
         if count < MIN_IMAGES:
             raise ValueError(
-                f"{gan['label']!r} has {count} training images, too few for a GAN of its own (at least {MIN_IMAGES}); "
+                f"{gan.label!r} has {count} training images, too few for a GAN of its own (at least {MIN_IMAGES}); "
                 "train one over all classes with --config.gan.conditional=True"
             )
     sampler = make_sampler(
         data,
-        seed=config["seed"],
-        global_batch_size=config["train"]["global_batch_size"],
-        class_balanced=gan["conditional"],
+        seed=config.seed,
+        global_batch_size=config.train.global_batch_size,
+        class_balanced=gan.conditional,
         only_class=label,
     )
     return data, sampler
-
-
-def check_options(config: dict[str, Any]) -> None:
-    """Raises ValueError for options that can be judged without the data."""
-    configuration.check(config)
-    gan = config["gan"]
-    if bool(gan["label"]) == gan["conditional"]:
-        raise ValueError(
-            "give the class to learn with --config.gan.label=NAME, or learn all with --config.gan.conditional=True; "
-            f"now label is {gan['label']!r} and conditional is {gan['conditional']}"
-        )
-    for name, value, known in (
-        ("perceptual", gan["perceptual"], PERCEPTUAL),
-        ("small_image", gan["small_image"], SMALL_IMAGES),
-        ("statistics", gan["statistics"], STATISTICS),
-    ):
-        if value not in known:
-            raise ValueError(f"config.gan.{name}={value!r}: choose one of {', '.join(known)}")
-    if not 0 <= gan["ema_decay"] < 1:
-        raise ValueError(f"config.gan.ema_decay={gan['ema_decay']} must be at least 0 and below 1")
-    if not 0 <= gan["condition_from"] <= gan["condition_until"] <= 1:
-        raise ValueError(
-            f"config.gan.condition_from={gan['condition_from']} and condition_until={gan['condition_until']} must be "
-            "shares of the run, in [0, 1] and in this order"
-        )
-    if not -1 < config["augment"]["adaptive_target"] < 1:
-        raise ValueError(f"config.augment.adaptive_target={config['augment']['adaptive_target']} must be in (-1, 1)")
-    make_gan(config["data"]["image_size"], 0, **config["model"])
-    make_optimizer(config["optimizer"]["name"], job.learning_rate(config))

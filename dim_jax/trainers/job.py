@@ -10,19 +10,19 @@ from typing import Any
 import jax
 
 from dim_jax.cli.command_line import say
-from dim_jax.data import backends
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import Sampler
 from dim_jax.reporting import report_files
-from dim_jax.runs import files, workdir
+from dim_jax.runs import fields, files, workdir
+from dim_jax.runs.schema import ClassifierConfig, GanConfig
 from dim_jax.training import compilation, hosts, loop, parallel
 from dim_jax.training.learning_rates import scaled_learning_rate
 
 PREPARED = "data"
 
-Config = dict[str, Any]
+Config = ClassifierConfig | GanConfig
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Job:
     may_grow: Collection[str] = ()
 
 
-def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool = True, profile: int = 0) -> None:
+def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool = True, profile: int = 0) -> None:
     """Does a job in the run directory `run`, going on where an earlier call stopped.
 
     Args:
@@ -85,19 +85,19 @@ def carry_out(job: Job, config: Config, run: Path, dry_run: bool, describe: bool
         log.info("%s", workdir.start_text())
         log.info("training on %s", ", ".join(f"{device} ({device.device_kind})" for device in jax.devices()))
         log.info("data %s: images sha256 %s, split sha256 %s", source, data.manifest.fingerprint, data.split_sha256)
-        options = config["train"]
+        options = config.train
         best = loop.fit(
             task,
             schedule,
             run,
-            keep_checkpoints=options["keep_checkpoints"],
-            tensorboard=options["tensorboard"],
+            keep_checkpoints=options.keep_checkpoints,
+            tensorboard=options.tensorboard,
             profile=profile,
         )
         if best is not None:
             log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
         job.finish(config, run, for_finish)
-        if options.get("report", True):
+        if options.report:
             hosts.on_first_host(lambda: _report(run))
 
 
@@ -107,18 +107,18 @@ def _check(job: Job, config: Config, run: Path) -> tuple[Path, bool, list[str]]:
     Returns:
       The source of the data, whether it must be prepared first, and what workdir.check_config returns.
     """
-    _check_data_options(config)
-    grown = workdir.check_config(run, config, may_grow=job.may_grow)
-    source = Path(config["data"]["path"])
+    _check_path(config.data.path)
+    grown = workdir.check_config(run, fields.to_dict(config), may_grow=job.may_grow)
+    source = Path(config.data.path)
     return source, not (source / "manifest.json").is_file(), grown
 
 
 def _prepare(config: Config, run: Path) -> Path:
     """Prepares raw data into the run directory and returns the prepared folder."""
-    options = config["data"]
-    log.info("%s is not prepared yet; preparing it into %s", options["path"], run / PREPARED)
-    scale = options["phantom_scale"] if options["path"] == "phantom" else 1.0
-    return prepare_dataset(options["path"], run / PREPARED, image_size=options["image_size"], scale=scale)
+    options = config.data
+    log.info("%s is not prepared yet; preparing it into %s", options.path, run / PREPARED)
+    scale = options.phantom_scale if options.path == "phantom" else 1.0
+    return prepare_dataset(options.path, run / PREPARED, image_size=options.image_size, scale=scale)
 
 
 def _check_images(data: datasets.Dataset) -> None:
@@ -136,9 +136,9 @@ def _open_run(
     """Writes what identifies a run that starts for the first time, or has grown."""
     if not (run / workdir.CONFIG).is_file():
         datasets.save(data, source, run)
-        workdir.write_start(run, config, [str(device) for device in jax.devices()], task.facts)
+        workdir.write_start(run, fields.to_dict(config), [str(device) for device in jax.devices()], task.facts)
     elif grown:
-        files.write_json(run / workdir.CONFIG, config)
+        files.write_json(run / workdir.CONFIG, fields.to_dict(config))
 
 
 def _report(run: Path) -> None:
@@ -162,23 +162,21 @@ def training_batches(
 
 def learning_rate(config: Config) -> float:
     """Returns the learning rate for the global batch size of a configuration."""
-    options = config["optimizer"]
+    options = config.optimizer
     return scaled_learning_rate(
-        options["learning_rate"],
-        options["learning_rate_scaling"],
-        config["train"]["global_batch_size"],
-        options["reference_batch_size"],
+        options.learning_rate,
+        options.learning_rate_scaling,
+        config.train.global_batch_size,
+        options.reference_batch_size,
     )
 
 
-def _check_data_options(config: Config) -> None:
-    """Raises ValueError or FileNotFoundError for options that can be judged without the data."""
-    data = config["data"]
-    if not data["path"]:
+def _check_path(path: str) -> None:
+    """Raises ValueError or FileNotFoundError unless there is a folder of data, or data are synthetic."""
+    if not path:
         raise ValueError("config.data.path is empty; give a prepared dataset, a folder of class folders, or phantom")
-    if data["path"] != "phantom" and not Path(data["path"]).is_dir():
-        raise FileNotFoundError(f"config.data.path={data['path']}: no such folder")
-    backends.check_options(data["backend"], data["image_size"], data["resize"])
+    if path != "phantom" and not Path(path).is_dir():
+        raise FileNotFoundError(f"config.data.path={path}: no such folder")
 
 
 def _describe(job: Job, config: Config, data: datasets.Dataset, sampler: Sampler) -> None:
@@ -186,5 +184,5 @@ def _describe(job: Job, config: Config, data: datasets.Dataset, sampler: Sampler
     say(datasets.training_summary(data, sampler.class_counts(data.labels, len(data.classes))))
     steps = job.steps(config, sampler)
     say(f"{sampler.epoch_size} draws per epoch, batches of {sampler.global_batch_size}, about {steps:.0f} steps")
-    for name, value in workdir.flatten_config(files.to_json(config)).items():
+    for name, value in workdir.flatten_config(files.to_json(fields.to_dict(config))).items():
         say(f"  {name} = {value!r}")

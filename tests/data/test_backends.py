@@ -126,20 +126,6 @@ def test_data_that_do_not_fit_into_a_device_are_refused_before_reading(data, mon
         backends.make_images("resident", data, 32, "squash", 1.0, device_bytes=32 * 32 * 3 * len(data))
 
 
-@pytest.mark.parametrize(
-    ("field", "options"),
-    [
-        ("config.data.backend='numpy'", {"backend": "numpy"}),
-        ("config.data.resize='stretch'", {"resize": "stretch"}),
-        ("config.data.image_size=15", {"image_size": 15}),
-        ("config.data.image_size=-32", {"image_size": -32}),
-    ],
-)
-def test_bad_options_are_named(field, options):
-    with pytest.raises(ValueError, match=field):
-        backends.check_options(**{"backend": "tf", "image_size": 32, "resize": "squash"} | options)
-
-
 def test_an_unknown_pack_policy_is_refused(tmp_path, capsys):
     arguments = ["--source=phantom", f"--out={tmp_path / 'data'}", "--pack=stretch"]
     assert command_line.run(prepare.main, arguments) == 2

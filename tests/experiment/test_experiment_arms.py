@@ -1,6 +1,6 @@
 """The arms and runs of an experiment, as its configuration describes them."""
 
-import importlib.util
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,38 +9,39 @@ from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import plan
 from dim_jax.losses import LOSSES
 from dim_jax.models import CLASSIFIERS
-from dim_jax.runs import files
+from dim_jax.runs import config_flags, files
+from dim_jax.runs.configuration import override, parse_config
 
-PATH = Path(__file__).parents[2] / "configs" / "experiment.py"
 VARIANTS = ("", "small", "linear", "paper", "sensitivity", "demo", "test", "small,paper")
 
 
 def configuration(variant=""):
-    spec = importlib.util.spec_from_file_location("experiment", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return files.to_json(module.get_config(variant).to_dict())
+    return files.to_json(config_flags.load_file(f"experiment:{variant}").to_dict())
+
+
+def parsed(variant=""):
+    return parse_config(configuration(variant))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_has_sound_arms_questions_and_an_answer_to_find(variant):
-    config = configuration(variant)
+    config = parsed(variant)
     arms = arms_of.read_arms(config)
     questions = arms_of.read_questions(config, arms)
     trained = arms_of.chosen_names(config, arms)
-    asked = [config["primary"]] if config["primary"] else list(questions)
+    asked = [config.primary] if config.primary else list(questions)
     assert {arm for name in asked for arm in (questions[name].arm, questions[name].than)} <= set(trained)
     for arm in arms.values():
         for candidate in arm.candidates():
             settings = dict(candidate.settings)
             assert settings["loss.name"] in LOSSES
-            assert settings.get("model.name", config["classifier"]["model"]["name"]) in CLASSIFIERS
+            assert settings.get("model.name", config.classifier.model.name) in CLASSIFIERS
 
 
 def test_the_linear_variant_has_every_loss_and_the_paper_variant_every_model():
-    named = {dict(arm.settings)["loss.name"] for arm in arms_of.read_arms(configuration("linear")).values()}
+    named = {dict(arm.settings)["loss.name"] for arm in arms_of.read_arms(parsed("linear")).values()}
     assert named == set(LOSSES)
-    models = {dict(arm.settings)["model.name"] for arm in arms_of.read_arms(configuration("paper")).values()}
+    models = {dict(arm.settings)["model.name"] for arm in arms_of.read_arms(parsed("paper")).values()}
     assert models == set(CLASSIFIERS) - {"linear"}
 
 
@@ -68,25 +69,41 @@ def test_candidates_that_differ_after_training_alone_share_one_run():
 
 
 def test_settings_reach_the_classifiers_configuration_and_no_other_field():
-    config = configuration()
+    config = parsed()
     site = plan.Site("x", Path("runs/x"), Path("DATA"))
     arm = arms_of.read_arms(config)["dim"]
     own = plan.classifier_config(config, plan.PlannedRun(arm, 2, 7), site, 30)
-    assert own["loss"]["name"] == "fafl" and own["seed"] == 7
-    assert own["data"]["fold"] == 2 and own["data"]["generated_count"] == 30
-    assert own["data"]["generated"].endswith("fold2/gcgan/selected/selected.json")
-    assert config["classifier"]["seed"] == 0  # the original is untouched
-    assert own["model"] == config["classifier"]["model"]
+    assert own.loss.name == "fafl" and own.seed == 7
+    assert own.data.fold == 2 and own.data.generated_count == 30
+    assert own.data.generated.endswith("fold2/gcgan/selected/selected.json")
+    assert config.classifier.seed == 0  # the original is untouched
+    assert own.model == config.classifier.model
+
+
+def test_an_arm_keeps_what_its_loss_and_model_share_with_those_it_replaces():
+    config = parsed()
+    config = dataclasses.replace(
+        config, classifier=override(config.classifier, [("loss.m", 16.0), ("model.width", 0.5)])
+    )
+    site = plan.Site("x", Path("runs/x"), Path("DATA"))
+
+    def of(*settings):
+        return plan.classifier_config(config, plan.PlannedRun(arms_of.Arm("a", "A", settings), 0, 0), site)
+
+    published = of(("loss.name", "published_fafl"), ("model.name", "efficientnet_lite0"))
+    assert published.loss.options["m"] == 16.0
+    assert published.model.options["width"] == 0.5 and published.model.options["drop_connect"] == 0.0
+    assert of(("loss.gamma", 3.0), ("loss.name", "focal")).loss.options == {"gamma": 3.0}
 
 
 def test_generators_differ_in_what_they_set_and_share_the_rest():
-    config, site = configuration(), plan.Site("x", Path("runs/x"), Path("DATA"))
+    config, site = parsed(), plan.Site("x", Path("runs/x"), Path("DATA"))
     gcgan, fastgan = (plan.gan_configs(config, name, 0, site, ["a"])["a"] for name in ("gcgan", "fastgan"))
-    assert gcgan["model"]["gate"] == "gc" and fastgan["model"]["gate"] == "sle"
-    assert gcgan["train"] == fastgan["train"]
+    assert gcgan.model.options["gate"] == "gc" and fastgan.model.options["gate"] == "sle"
+    assert gcgan.train == fastgan.train
     alone = plan.gan_configs(config, "gcgan", 0, site, ["a", "b"])
-    assert {name: each["gan"]["label"] for name, each in alone.items()} == {"a": "a", "b": "b"}
-    config["gan"]["gan"]["conditional"] = True
+    assert {name: gan.gan.label for name, gan in alone.items()} == {"a": "a", "b": "b"}
+    config = dataclasses.replace(config, gan=override(config.gan, [("gan.conditional", True)]))
     assert list(plan.gan_configs(config, "gcgan", 0, site, ["a", "b"])) == [""]  # one draws all
 
 
@@ -99,16 +116,18 @@ def set_field(config, name, value):
 
 @pytest.mark.parametrize("name, value, message", [
     ("arms", {}, "config.arms is empty"),
-    ("arms.dim.set.loss", {"nam": "fafl"}, "'loss.nam' is not a field"),
+    ("arms.dim.set.loss", {"nam": "fafl"}, "config.arms.dim: 'loss.nam' is not an option of the loss fafl; it"),
+    ("arms.cross_entropy.set.loss.m", 4.0, "'loss.m' is not an option of the loss cross_entropy; it has"),
+    ("arms.dim.set", {"trian": {"num_epochs": 3}}, "config.arms.dim: 'trian.num_epochs' is not a field"),
     ("arms.dim.added", "gan", "config.arms.dim.added='gan' is unknown; choose one of copies, fastgan"),
     ("arms.dim.count", 0, "do not go together"),
     ("arms.dim.count", -2, "do not go together"),
     ("arms.fafl.count", 3, "do not go together"),
     ("arms.unselected_30.count", -1, "only selected images and copies balance the classes"),
     ("arms.unselected_30.tune", {"field": "count", "values": [15, -1]}, "only selected images and copies balance"),
-    ("arms.fafl.tau", -1.0, "tau=-1.0 must be at least 0"),
+    ("arms.fafl.tau", -1.0, "config.arms.fafl.tau=-1.0 must be a number of at least 0"),
     ("arms.fafl.tune", {"field": "set.loss.m", "values": [1.0]}, "give at least two values"),
-    ("arms.fafl.tune", {"field": "set.loss.q", "values": [1.0, 2.0]}, "'loss.q' is not a field"),
+    ("arms.fafl.tune", {"field": "set.loss.q", "values": [1.0, 2.0]}, "'loss.q' is not an option of the loss fafl"),
     ("pool.judge", "dim", "must be an arm that adds no images"),
     ("questions.dim.than", "ce", "config.questions.dim.than='ce' is not an arm"),
     ("primary", "all", "config.primary='all' is not one of the questions"),
@@ -118,6 +137,7 @@ def test_a_configuration_that_makes_no_sense_is_refused_with_the_field(name, val
     config = configuration()
     set_field(config, name, value)
     with pytest.raises(ValueError) as caught:
+        config = parse_config(config)
         arms = arms_of.read_arms(config)
         arms_of.read_questions(config, arms)
         arms_of.chosen_names(config, arms)

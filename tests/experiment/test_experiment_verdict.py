@@ -13,7 +13,8 @@ from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import metrics
 from dim_jax.experiment import archive, arms, plan, stages, verdict
 from dim_jax.reporting import experiment_page
-from dim_jax.runs import files
+from dim_jax.runs import config_flags, files
+from dim_jax.runs.configuration import parse_config
 
 FOLDS, SEEDS = (0, 1, 2), (0, 1)
 ARMS = {
@@ -27,14 +28,10 @@ QUESTIONS = {
     "adjusted": arms.Question("adjusted", "Does adjusting help?", "Adjusting", "adjusted", "ce"),
     "waiting": arms.Question("waiting", "And this?", "This", "waiting", "ce"),
 }
-CONFIG = {
-    "seed": 0, "metric": "macro_f1", "resamples": 300, "primary": "tuned", "minority_share": 0.6, "not_run": {},
-    "generators": {"gcgan": {}}, "data": {"folds": 3},
-    "classifier": {
-        "seed": 0, "loss": {"name": "", "m": 0.0}, "train": {"report": True},
-        "data": {"path": "", "fold": 0, "generated": "", "generated_count": -1},
-    },
-}  # fmt: skip
+READY = config_flags.load_file("experiment").to_dict()
+CONFIG = parse_config(
+    READY | {"resamples": 300, "primary": "tuned", "generators": {"gcgan": {}}, "data": READY["data"] | {"folds": 3}}
+)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +154,7 @@ def test_predictions_that_do_not_belong_here_are_refused(experiment, data):
     dataset = experiment.dataset(0)
     assert archive.read(path, config, 0, dataset) is not None
     with pytest.raises(ValueError, match="of another configuration"):
-        archive.read(path, config | {"seed": 5}, 0, dataset)
+        archive.read(path, dataclasses.replace(config, seed=5), 0, dataset)
     with pytest.raises(ValueError, match="on another split"):
         archive.read(path, config, 0, experiment.dataset(1))
     path.write_bytes(path.read_bytes()[:-40])
@@ -169,7 +166,7 @@ def test_where_the_data_lie_is_no_part_of_what_a_run_is(experiment, tmp_path):
     run = plan.PlannedRun(ARMS["ce"], 0, 0)
     config = plan.classifier_config(CONFIG, run, experiment.site)
     elsewhere = plan.classifier_config(CONFIG, run, plan.Site("set", tmp_path / "other", Path("elsewhere")))
-    assert config["data"]["path"] != elsewhere["data"]["path"]
+    assert config.data.path != elsewhere.data.path
     assert archive.fingerprint(config, 0) == archive.fingerprint(elsewhere, 0) != archive.fingerprint(config, 30)
 
 

@@ -325,19 +325,8 @@ def test_padding_changes_no_loss():
         assert not np.any(padded[2][16:])
 
 
-@pytest.mark.parametrize(
-    ("name", "field", "value"),
-    [
-        ("fafl", "alpha0", -1), ("fafl", "m", float("nan")), ("focal", "gamma", float("inf")), ("fafl", "beta0", None),
-        ("cross_entropy", "label_smoothing", 1), ("class_balanced_focal", "effective_number_beta", 1.1),
-        ("ohem_cross_entropy", "keep_share", 0), ("ohem_cross_entropy", "keep_share", 1.5), ("ldam", "scale", 0),
-        ("ldam", "reweight_from", 2), ("soft_mcc", "metric_weight", -0.5),
-    ],
-)  # fmt: skip
-def test_a_hyper_parameter_out_of_range_or_missing_is_named(name, field, value):
-    values = {key: number for key, number in {**VALUES, field: value}.items() if number is not None}
-    with pytest.raises(ValueError, match=rf"config\.loss\.{field}={value} must be .* for {name}$"):
-        losses.hyper_parameters(name, values)
+def test_missing_hyper_parameters_get_the_defaults_of_the_signature():
+    assert losses.hyper_parameters("fafl", {"m": 1}) == {"alpha0": 0.5, "beta0": 3.0, "m": 1.0, "adaptive": 1.0}
 
 
 def test_an_unknown_loss_is_refused_with_the_choices():

@@ -19,6 +19,7 @@ from dim_jax.models import CLASSIFIERS, make_classifier
 from dim_jax.models.coatnet import relative_position_index
 from dim_jax.models.feature_nets import lite0_features
 from dim_jax.models.wavemix import Upsampling, haar
+from dim_jax.runs.configuration import parse_config
 from dim_jax.steps import grad_cam
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.trainers import classifier
@@ -161,7 +162,7 @@ def test_fine_tuning_starts_from_the_features_of_the_frozen_network(data, tmp_pa
     options = config.data
     dataset = open_dataset(data, mean=options.mean, std=options.std)
     sampler = make_sampler(dataset, seed=0, global_batch_size=32)
-    task, _, predictor = classifier.make_task(config.to_dict(), tmp_path, dataset, sampler)
+    task, _, predictor = classifier.make_task(parse_config(config.to_dict()), tmp_path, dataset, sampler)
     predictions = predictor(parallel.replicate(task.state.variables), dataset.rows("val")[:8])
     frozen = pretrained.efficientnet_lite0()
     images = parallel.unreplicate(predictor.pixels)[predictions.index].astype(np.float32) / 127.5 - 1
@@ -178,11 +179,11 @@ def test_fine_tuning_starts_from_the_features_of_the_frozen_network(data, tmp_pa
 @NEEDS_LITE0
 def test_published_weights_fit_their_network_and_their_scaling_alone():
     config = GET_CONFIG("finetune").to_dict()
-    classifier.check_options(config)
+    parse_config(config)
     with pytest.raises(ValueError, match=r"needs config\.data\.mean="):
-        classifier.check_options({**config, "data": {**config["data"], "mean": (), "std": ()}})
-    with pytest.raises(ValueError, match="choose random or imagenet"):
-        classifier.check_options({**config, "train": {**config["train"], "initial_weights": "jft"}})
+        parse_config({**config, "data": {**config["data"], "mean": (), "std": ()}})
+    with pytest.raises(ValueError, match="must be one of random, imagenet"):
+        parse_config({**config, "train": {**config["train"], "initial_weights": "jft"}})
     narrow = make_classifier("efficientnet_lite0", 5, width=0.25)
     with pytest.raises(ValueError, match="with a width of 1"):
         pretrained.with_imagenet_weights(jax.eval_shape(narrow.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))

@@ -1,25 +1,24 @@
 """configs/published.py against the description of the published code, and docs/differences.md against both."""
 
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 
-from dim_jax.runs import workdir
+from dim_jax.runs import config_flags, configuration, workdir
 
 ROOT = Path(__file__).parents[2]
 
 
 def fields(name, variant=""):
-    return workdir.flatten_config(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](variant).to_dict())
+    return workdir.flatten_config(configuration.complete(config_flags.load_file(f"{name}:{variant}").to_dict()))
 
 
 def test_the_classifier_is_trained_as_published():
     config = fields("published")
     published = {
-        "data.image_size": 299, "data.resize": "squash", "data.mean": (0.5203, 0.3638, 0.6511),
-        "data.std": (0.2339, 0.2535, 0.1455), "augment.flip": False, "augment.rotate": False,
+        "data.image_size": 299, "data.resize": "squash", "data.mean": [0.5203, 0.3638, 0.6511],
+        "data.std": [0.2339, 0.2535, 0.1455], "augment.flip": False, "augment.rotate": False,
         "augment.stain_jitter": 0.0, "model.name": "lrf_cnn", "model.width": 1.0, "loss.name": "published_fafl",
         "loss.alpha0": 0.5, "loss.beta0": 3.0, "loss.m": 1.0, "loss.adaptive": 1.0, "optimizer.name": "adam",
         "optimizer.learning_rate": 1e-4, "optimizer.weight_decay": 1e-5, "optimizer.schedule": "step",
