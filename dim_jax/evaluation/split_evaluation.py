@@ -13,6 +13,7 @@ from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
 from dim_jax.runs import files, metrics_file
+from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.steps import grad_cam
 from dim_jax.training import compilation, hosts, parallel
 
@@ -101,7 +102,7 @@ def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions
     return {"images": len(sample), "rank_correlation": correlation}
 
 
-def _training_seconds_per_100_images(workdir: Path, config: dict[str, Any]) -> float | None:
+def _training_seconds_per_100_images(workdir: Path, config: ClassifierConfig) -> float | None:
     """Returns the median over the logged dispatches; dispatches with a compilation log no `seconds_per_step`."""
     values = [record.get("seconds_per_step") for record in metrics_file.read(workdir)]
     seconds = [value for value in values if metrics_file.is_number(value) and value > 0]
