@@ -29,7 +29,7 @@ EXAMPLES = """\
 """
 REPOSITORY = Path(__file__).resolve().parents[1]
 MEASURED, TABLE, LOG = "measured.json", "table.txt", "log.txt"
-GOLDEN = ("-n", "0", "-q", "-p", "no:cacheprovider", "tests/test_parity.py")
+GOLDEN = ("-n", "0", "-q", "-p", "no:cacheprovider", "tests/models/test_parity.py")
 ALIKE = ("batch_size", "dtype")  # what makes rows of the same work comparable one to one
 LAST_LINES = 5  # of the output of a row that failed, kept in measured.json
 
@@ -149,7 +149,7 @@ def run(row: Row, log: Path, seconds: float) -> dict[str, Any]:
                 "-q",
                 "-p",
                 "no:cacheprovider",
-                "tests/test_parity.py",
+                "tests/models/test_parity.py",
             ]
             surroundings |= {"JAX_PLATFORMS": "cuda,cpu", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
         started = time.perf_counter()

@@ -39,7 +39,7 @@ def known_flags():
     (folder,) = importlib.util.find_spec("jaxlib").submodule_search_locations
     library = Path(folder) / "libjax_common.so"
     if not library.is_file():  # elsewhere than on Linux
-        return []
+        return [f"--{QUICK_COMPILATION[0]}"]
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as binary:
         names = {flag: flag.split("=")[0] for flag in QUICK_COMPILATION}
         set_already = os.environ.get("XLA_FLAGS", "")
@@ -50,9 +50,9 @@ def known_flags():
 
 # Workers and the processes that tests start inherit these.
 if "PYTEST_XDIST_WORKER" not in os.environ:
+    quick = known_flags() if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu" else []
     devices = "--xla_force_host_platform_device_count=8"
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known_flags(), devices]).strip()
-    os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *quick, devices]).strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # One compilation cache for all workers. JAX locks a cache only if it has a limit.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
@@ -66,6 +66,28 @@ gc.set_threshold(100_000, *gc.get_threshold()[1:])
 hypothesis.settings.register_profile("gate", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=200)
 hypothesis.settings.load_profile("gate")
+
+
+# Workers take whole files in the order of collection; a long one at the end would leave the others idle.
+LONG_FILES = (
+    "trainers/test_gan_train.py",
+    "models/test_parity.py",
+    "experiment/test_experiment.py",
+    "steps/test_gan_step.py",
+    "benchmarks/test_benchmarks.py",
+    "trainers/test_train.py",
+    "interop/test_convert.py",
+    "training/test_two_processes.py",
+    "training/test_kill_runs.py",
+    "runs/test_full_disk.py",
+    "training/test_soak.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of LONG_FILES first."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_addoption(parser):

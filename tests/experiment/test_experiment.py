@@ -65,9 +65,10 @@ def kill_at(pattern, workdir):
     return process.returncode
 
 
-def test_killed_at_three_random_stages_it_ends_with_the_same_findings(finished, tmp_path):
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_killed_at_random_stages_it_ends_with_the_same_findings(finished, tmp_path, kills):
     workdir = tmp_path / "killed"
-    stages = sorted(np.random.default_rng(20).choice(len(STAGES), 3, replace=False))
+    stages = sorted(np.random.default_rng(20).choice(len(STAGES), kills, replace=False))
     for stage in stages:
         assert kill_at(STAGES[stage], workdir) == -signal.SIGKILL
         assert not (workdir / "results.json").exists()

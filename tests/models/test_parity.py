@@ -16,7 +16,7 @@ noted.
 | Adam and RMSprop, 60 steps | 2e-6 of a weight of order 1 | rounding adds up over the steps |
 | metrics | 1e-12 | counts and float64 |
 
-1024 px and the GAN's float32 gradients take minutes: `python -m pytest -m slow tests/models/test_parity.py`.
+More sizes and the float32 gradients take minutes: `python -m pytest -m slow tests/models/test_parity.py`.
 """
 
 import json
@@ -90,7 +90,7 @@ def test_a_state_dict_that_does_not_fit_is_refused_by_name():
         torch_names.to_flax(broken, NAMES)
 
 
-@pytest.mark.parametrize(("size", "batch"), [(299, 2), (96, 3), (75, 2)])
+@pytest.mark.parametrize(("size", "batch"), [(299, 2), (96, 3), pytest.param(75, 2, marks=pytest.mark.slow)])
 def test_lrf_cnn_classifies_as_published(size, batch):
     images = nhwc(normal(f"lrf_cnn.input.{size}", (batch, 3, size, size)))
     with HIGHEST:
@@ -141,7 +141,7 @@ def lrf_cnn_gradient(dtype):
 # published code's own golden numbers, and each norm by itself with a larger tolerance.
 @pytest.mark.parametrize(
     ("dtype", "value_tolerance", "norm_tolerance", "sample_tolerance"),
-    [(np.float32, 1e-5, 1e-2, 5e-3), (np.float64, 1e-8, 1e-7, 1e-6)],
+    [pytest.param(np.float32, 1e-5, 1e-2, 5e-3, marks=pytest.mark.slow), (np.float64, 1e-8, 1e-7, 1e-6)],
 )
 def test_lrf_cnn_with_fafl_learns_as_published(dtype, value_tolerance, norm_tolerance, sample_tolerance):
     with jax.enable_x64(dtype is np.float64):
@@ -196,7 +196,7 @@ def test_fafl_and_its_gradient_are_as_published(case):
 # GCGAN
 
 PUBLISHED = [256, 512, 1024]
-DRAWN = [256, 512, pytest.param(1024, marks=pytest.mark.slow)]
+DRAWN = [256, *(pytest.param(size, marks=pytest.mark.slow) for size in (512, 1024))]
 MUTABLE = ["batch_stats", "spectral"]
 
 

@@ -96,7 +96,13 @@ def test_only_training_images_of_the_class_reach_the_networks(data, trained):
     assert drawn and drawn <= set(rows[listed.labels[rows] == listed.classes.index(LABEL)].tolist())
 
 
-def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(data, finished, tmp_path, monkeypatch):
+EIGHT_STEPS = ["--config.train.num_train_steps=8", "--config.train.keep_checkpoints=9"]
+
+
+@pytest.fixture(scope="module")
+def resumed(data, tmp_path_factory):
+    """A run of eight steps that was killed in drawing the sheet of step 4 and resumed; all its checkpoints are kept."""
+
     class Killed(BaseException):
         pass
 
@@ -106,31 +112,37 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(dat
         return original(self, state)
 
     original = sample_sheets.SampleSheets.draw
-    run = tmp_path / "killed"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    run = tmp_path_factory.mktemp("resumed") / "gan"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(sample_sheets.SampleSheets, "draw", killed_at_the_second)
-        train.main(arguments(data, run))
+        train.main(arguments(data, run, *EIGHT_STEPS))
     assert checkpoints.steps(run / loop.CHECKPOINTS) == [2]
     assert command_line.run(train.main, [f"--workdir={run}"]) == 0
-    ours, theirs = (checkpoints.restore(each / loop.CHECKPOINTS).state for each in (run, finished))
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    return run
+
+
+def test_a_killed_and_resumed_run_has_the_bits_of_an_uninterrupted_one(finished, resumed, tmp_path):
+    shutil.copytree(resumed / loop.CHECKPOINTS, tmp_path / "until_4")
+    for step in ("6", "8"):
+        shutil.rmtree(tmp_path / "until_4" / step)
+    ours, theirs = (checkpoints.restore(folder) for folder in (tmp_path / "until_4", finished / loop.CHECKPOINTS))
+    assert ours.step == theirs.step == 4
+    assert jax.tree.structure(ours.state) == jax.tree.structure(theirs.state)
+    jax.tree.map(np.testing.assert_array_equal, ours.state, theirs.state)
     name = "samples_0000004.png"
-    assert (run / "samples" / name).read_bytes() == (finished / "samples" / name).read_bytes()
+    assert (resumed / "samples" / name).read_bytes() == (finished / "samples" / name).read_bytes()
 
 
-def test_a_run_that_ended_can_be_given_more_steps(data, finished, tmp_path, capsys):
+def test_a_run_that_ended_can_be_given_more_steps(data, finished, resumed, tmp_path, capsys):
     """It ends with the bits of one that was as long from the start; fewer steps are refused."""
-    shutil.copytree(finished, tmp_path / "longer")
-    for name in ("longer", "long"):
-        more = arguments(data, tmp_path / name, "--config.train.num_train_steps=8")
-        assert command_line.run(train.main, more) == 0
-        assert files.read_json(tmp_path / name / "config.json")["train"]["num_train_steps"] == 8
-    found = [checkpoints.restore(tmp_path / name / loop.CHECKPOINTS) for name in ("longer", "long")]
-    assert found[0].step == found[1].step == 8
-    jax.tree.map(np.testing.assert_array_equal, found[0].state, found[1].state)
+    longer = shutil.copytree(finished, tmp_path / "longer")
+    assert command_line.run(train.main, arguments(data, longer, "--config.train.num_train_steps=8")) == 0
+    assert files.read_json(longer / "config.json")["train"]["num_train_steps"] == 8
+    ours, theirs = (checkpoints.restore(run / loop.CHECKPOINTS) for run in (longer, resumed))
+    assert ours.step == theirs.step == 8
+    jax.tree.map(np.testing.assert_array_equal, ours.state, theirs.state)
     capsys.readouterr()
-    assert command_line.run(train.main, arguments(data, tmp_path / "long")) == 2
+    assert command_line.run(train.main, arguments(data, longer)) == 2
     assert "train.num_train_steps: 8 there, 4 now" in told(capsys)
 
 

@@ -175,18 +175,16 @@ def test_options_that_change_no_number_may_differ_on_resume(finished, data):
     assert command_line.run(train.main, arguments) == 0
 
 
-def test_a_run_goes_on_with_the_other_backend(data, tmp_path):
+def test_a_run_goes_on_with_the_other_backend(finished, data, tmp_path):
     """The numbers of the part that was trained again agree to what a grey level makes of them."""
-    runs = {}
-    for backend in ("tf", "resident"):
-        run = runs[backend] = tmp_path / backend
-        arguments = [*BASE, f"--config.data.path={data}", f"--workdir={run}", f"--config.data.backend={backend}"]
-        assert command_line.run(train.main, arguments) == 0
+    assert files.read_json(finished / "config.json")["data"]["backend"] == "tf"
+    runs = {"tf": shutil.copytree(finished, tmp_path / "tf"), "resident": tmp_path / "resident"}
+    resident = [*BASE, f"--config.data.path={data}", "--config.data.backend=resident"]
+    assert command_line.run(train.main, [*resident, f"--workdir={runs['resident']}"]) == 0
     last = max(checkpoints.steps(runs["tf"] / loop.CHECKPOINTS))
     shutil.rmtree(runs["tf"] / loop.CHECKPOINTS / str(last))
     shutil.rmtree(runs["tf"] / "eval")
-    arguments = [*BASE, f"--config.data.path={data}", f"--workdir={runs['tf']}", "--config.data.backend=resident"]
-    assert command_line.run(train.main, arguments) == 0
+    assert command_line.run(train.main, [*resident, f"--workdir={runs['tf']}"]) == 0
     states = [final_state(runs[backend]) for backend in ("tf", "resident")]
     assert [int(state["step"]) for state in states] == [last, last]
     for ours, theirs in zip(*(jax.tree.leaves(state["batch_stats"]) for state in states), strict=True):
