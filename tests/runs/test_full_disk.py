@@ -14,7 +14,9 @@ from toy_task import assert_ends_alike, fit, make_task
 from dim_jax import evaluate, prepare, report, train
 from dim_jax.cli import command_line
 from dim_jax.data.preparation import prepare_dataset
+from dim_jax.evaluation import split_evaluation
 from dim_jax.gan import pools
+from dim_jax.reporting import run_page
 from dim_jax.training import checkpoints, loop
 from dim_jax.training.writers import MetricWriter
 
@@ -151,7 +153,11 @@ def test_evaluation_and_report_on_a_full_or_read_only_disk(disk, tmp_path, monke
     run = disk.folder / "run"
     more = ["--config.train.global_batch_size=8", "--config.optimizer.warmup_epochs=0"]
     arguments = [CONFIG, *more, f"--config.data.path={data}", f"--workdir={run}"]
-    for owner, name, where in ((evaluate, "evaluate", "eval/val/predictions.npz"), (report, "write", "report.html")):
+    functions = (
+        (split_evaluation, "evaluate_split", "eval/val/predictions.npz"),
+        (run_page, "write_report", "report.html"),
+    )
+    for owner, name, where in functions:
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, filled_before(disk, getattr(owner, name), lambda *_: True))
             assert command_line.run(train.main, arguments) == 2
