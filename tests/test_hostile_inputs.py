@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hostile_inputs import CORPUS, Case, World, odd_images, write_pictures
-from test_convert import small_state_dict, write_gan
+from published_weights import small_state_dict, write_gan
 from torch_pickles import write_state_dict
 
 from dim_jax.cli import command_line

@@ -15,7 +15,7 @@ from hostile_inputs import EVIL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_report import make_data, make_run
+from report_runs import make_data, make_run
 
 from dim_jax.data import images, packed_pixels, sources, splits
 from dim_jax.data import manifest as manifests

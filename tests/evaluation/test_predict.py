@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_convert import SMALL, small_state_dict
+from published_weights import SMALL, small_state_dict
 from torch_pickles import write_state_dict
 
 from dim_jax import predict

@@ -7,11 +7,22 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_rule import GOLDEN, normal, tensor
-from torch_pickles import File, call, dictionary, plain, sequence, state_dict, view, write_state_dict
+from published_weights import (
+    AVERAGE,
+    GAN,
+    GAN_STEP,
+    NARROW,
+    SMALL,
+    optimizer,
+    published_shapes,
+    small_state_dict,
+    tensors_of,
+    write_gan,
+)
+from torch_pickles import File, call, dictionary, plain, state_dict, view, write_state_dict
 
 from dim_jax import evaluate, generate, report, train
 from dim_jax.cli import command_line
@@ -20,7 +31,7 @@ from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import split_evaluation
 from dim_jax.gan import pools
 from dim_jax.interop import convert, published_files
-from dim_jax.models.gcgan import Discriminator, Generator
+from dim_jax.models.gcgan import Generator
 from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
@@ -30,9 +41,6 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 SHAPES = json.loads((GOLDEN / "lrf_cnn_state_dict.json").read_text())
 FORMATS = pytest.mark.parametrize("to", ["torch", "safetensors"])
-# As in the variants "test" of the configurations.
-SMALL = LRFCNN(num_classes=5, width=0.125, stages=((64,), (96,)))
-NARROW = 1 / 64
 
 
 def run(*arguments):
@@ -66,20 +74,6 @@ def assert_same_trees(ours, theirs):
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def published_shapes(model):
-    """PyTorch name -> shape of every tensor of an LRF-CNN."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    empty = jax.tree.map(
-        lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), jax.eval_shape(model.init, jax.random.key(0), image)
-    )
-    return {name: value.shape for name, value in torch_names.to_torch(empty, torch_names.lrf_cnn_names(model)).items()}
-
-
-def small_state_dict(step=7):
-    tensors = {name: np.array(tensor(name, shape)) for name, shape in published_shapes(SMALL).items()}
-    return published_files.with_counters(tensors, step)
 
 
 @pytest.fixture(scope="module")
@@ -144,25 +138,6 @@ def test_pytorch_loads_exported_files_strictly_and_with_weights_only(tmp_path):
     pair = torch.load(tmp_path / "pair.pth", weights_only=True)
     torch_gcgan.Generator(64, NARROW).load_state_dict(pair["g"], strict=True)
     torch_gcgan.Discriminator(64, NARROW).load_state_dict(pair["d"], strict=True)
-
-
-def optimizer(file, moments, step, **group):
-    """The opcodes of an optimizer's state_dict(): name of a moment -> arrays in the order of the parameters."""
-    count = len(next(iter(moments.values())))
-    entries = b"".join(
-        plain(key)
-        + dictionary({
-            "step": file.tensor(np.float32(step)),
-            **{name: file.tensor(np.array(values[key])) for name, values in moments.items()},
-        })
-        for key in range(count)
-    )  # fmt: skip
-    groups = sequence(dictionary({"lr": plain(1e-4), "params": plain(list(range(count))), **group}))
-    return dictionary({"state": b"}(" + entries + b"u", "param_groups": groups})
-
-
-def tensors_of(file, arrays):
-    return state_dict({name: file.tensor(np.array(array)) for name, array in arrays.items()})
 
 
 TRAINING = [f"--config={CONFIGS / 'published.py'}:test", "--config.train.report=False"]
@@ -262,46 +237,6 @@ def test_labels_follow_the_order_of_the_outputs_whatever_that_of_the_data(data, 
     capsys.readouterr()
     assert command_line.run(evaluate.main, [f"--workdir={tmp_path / 'bare'}"]) == 2
     assert "imported without images" in error_line(capsys)
-
-
-def gan_arrays():
-    """PyTorch names and arrays of both networks at 64 px."""
-    models = {"g": Generator(64, NARROW), "d": Discriminator(64, NARROW)}
-    names = {"g": gcgan_names.generator_names(models["g"]), "d": gcgan_names.discriminator_names(models["d"])}
-
-    def init_both(key):
-        images, variables = models["g"].init_with_output(key, jnp.zeros((1, 256)), True)
-        return {"g": variables, "d": models["d"].init(key, *images, 0, True, method=models["d"].reconstruct)}
-
-    shapes = jax.eval_shape(init_both, jax.random.key(0))
-    arrays = {}
-    for key, tree in shapes.items():
-        empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), tree)
-        torch = gcgan_names.to_torch(empty, names[key])
-        arrays[key] = {name: np.array(tensor(name, value.shape)) for name, value in torch.items()}
-        for name in arrays[key]:
-            if name.endswith(("weight_u", "weight_v")):
-                vector = normal(name, arrays[key][name].shape)
-                arrays[key][name] = vector / np.linalg.norm(vector)
-    return arrays
-
-
-GAN = gan_arrays()
-AVERAGE = [0.5 * array for array in published_files.parameters(GAN["g"]).values()]
-GAN_STEP = 12
-
-
-def write_gan(path):
-    """A checkpoint of the published GAN loop: both networks, the averaged parameters, both optimizers."""
-    file, squares = File(), {}
-    parts = {}
-    for key, arrays in GAN.items():
-        parts[key] = tensors_of(file, published_files.with_counters(arrays, GAN_STEP))
-        squares[key] = [np.abs(normal(name, array.shape)) for name, array in published_files.parameters(arrays).items()]
-    parts["g_ema"] = sequence(*(file.tensor(np.array(array)) for array in AVERAGE))
-    for key in GAN:
-        parts[f"opt_{key}"] = optimizer(file, {"square_avg": squares[key]}, GAN_STEP)
-    return file.write(path, dictionary(parts), "zip")
 
 
 @FORMATS

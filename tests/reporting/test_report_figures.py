@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import CLASSES, HOSTILE, Page, make_run
+from report_runs import CLASSES, HOSTILE, Page, complete, links, make_run
 
 from dim_jax import report
 from dim_jax.cli import command_line
@@ -30,34 +30,6 @@ from dim_jax.reporting import (
 from dim_jax.runs import files
 
 
-def complete(run: Path, seed: int = 0) -> Path:
-    """Adds features, Grad-CAM maps, their sanity check and times of stages to a run of `make_run`."""
-    rng = np.random.default_rng(seed)
-    config = files.read_json(run / "config.json")
-    config["data"]["resize"] = "squash"
-    files.write_json(run / "config.json", config)
-    for path in run.glob("eval/*/predictions.npz"):
-        arrays = dict(np.load(path))
-        number = len(arrays["index"])
-        arrays["features"] = rng.normal(size=(number, 8)).astype(np.float32) + 3 * np.eye(8)[arrays["label"]]
-        arrays["logits"][::4] = np.roll(arrays["logits"][::4], 1, axis=1)  # sure to hold wrong predictions
-        arrays["grad_cam"] = rng.random((number, 4, 4)).astype(np.float16)
-        arrays["grad_cam"] /= arrays["grad_cam"].max((1, 2), keepdims=True)
-        np.savez(path, **arrays)
-        metrics = files.read_json(path.with_name("metrics.json"))
-        check = {"images": 21, "rank_correlation": 0.125}
-        files.write_json(path.with_name("metrics.json"), metrics | {"evaluation_seconds": 7.5, "grad_cam_check": check})
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for at, line in enumerate(lines):
-        line["seconds"] = 4.0 if line["split"] == "train" else 2.0
-        if line["split"] == "train":
-            line |= {"seconds": 30.0, "seconds_per_step": None} if at == 0 else {"data_wait_share": 0.25}
-            line["checkpoint_seconds"] = 0.75 if 0 < at < 4 else 0.0
-    files.write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    files.write_json(run / "data_report.json", {"warnings": [], "seconds": 12.0})
-    return run
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return complete(make_run(tmp_path_factory.mktemp("figures") / "a"))
@@ -74,16 +46,6 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
     names = ("=cmd()", "<b>x</b>", "</script><script>alert(1)</script>%{x}")
     run = complete(make_run(tmp_path_factory.mktemp("hostile") / "run", names))
     return report_files.render_report([run])
-
-
-def links(html: str) -> dict[str, list[list[str]]]:
-    """The tables behind the links of a page: file name to rows of cells."""
-    tables_by_name = {}
-    for tag, attributes in Page(html).elements:
-        if tag == "a" and "download" in attributes:
-            text = base64.b64decode(attributes["href"].partition("base64,")[2]).decode("utf-8")
-            tables_by_name[attributes["download"]] = list(csv.reader(io.StringIO(text)))
-    return tables_by_name
 
 
 def cloud(html: str) -> dict:

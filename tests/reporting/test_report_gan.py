@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, Browser
 from PIL import Image
-from test_report import CLASSES, HOSTILE, Page, make_data, make_run
-from test_report_browser import CHROMIUM, Browser
-from test_report_figures import links
+from report_runs import CLASSES, HOSTILE, Page, links, make_data, make_run
 
 from configs import gan as gan_config
 from dim_jax.gan import sample_sheets
