@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dim_jax.augmentation import histology as augment
+from dim_jax.augmentation import histology
 from dim_jax.data import phantom
 
 SIDE = 16
 OPTIONS = {"flip": True, "rotate": True, "stain_jitter": 0.2}
-augmented = jax.jit(augment.augment, static_argnames=("flip", "rotate", "stain_jitter"))
-jittered = jax.jit(jax.vmap(augment.jitter_stains, in_axes=(0, None, None)))
+augmented = jax.jit(histology.augment, static_argnames=("flip", "rotate", "stain_jitter"))
+jittered = jax.jit(jax.vmap(histology.jitter_stains, in_axes=(0, None, None)))
 
 
 def keys(count, seed=0):
@@ -34,7 +34,7 @@ def tissue():
 def stain_amounts(images):
     """Amounts of the three stains per pixel in optical density, by the Beer-Lambert law."""
     density = -np.log((np.asarray(images, np.float64) * 255 + 1) / 256)
-    return density @ np.linalg.inv(augment.STAINS.astype(np.float64))
+    return density @ np.linalg.inv(histology.STAINS.astype(np.float64))
 
 
 def test_with_everything_off_images_are_unchanged():
@@ -79,7 +79,7 @@ def test_equal_images_get_different_draws_by_their_keys():
 @pytest.mark.parametrize("turns", range(4))
 def test_turns_are_numpys_counter_clockwise_quarter_turns(turns):
     image = batch(1)[0]
-    turned = jax.jit(augment.rotate_by_right_angles)(image, turns)
+    turned = jax.jit(histology.rotate_by_right_angles)(image, turns)
     np.testing.assert_array_equal(turned, np.rot90(image, turns))
 
 
@@ -104,15 +104,15 @@ def test_flip_and_turns_give_all_eight_symmetries_equally_often():
 
 
 def test_stain_vectors_have_unit_length_and_are_far_from_parallel():
-    np.testing.assert_allclose(np.linalg.norm(augment.STAINS, axis=1), 1, rtol=1e-6)
-    assert np.linalg.cond(augment.STAINS) < 4
+    np.testing.assert_allclose(np.linalg.norm(histology.STAINS, axis=1), 1, rtol=1e-6)
+    assert np.linalg.cond(histology.STAINS) < 4
     # The residual is orthogonal to the two stains.
-    np.testing.assert_allclose(augment.STAINS[:2] @ augment.STAINS[2], 0, atol=1e-6)
+    np.testing.assert_allclose(histology.STAINS[:2] @ histology.STAINS[2], 0, atol=1e-6)
 
 
 def test_jitter_of_strength_0_is_the_identity_up_to_rounding(tissue):
     for image in (*tissue, batch(1)[0], np.zeros((4, 4, 3), np.float32), np.ones((4, 4, 3), np.float32)):
-        unchanged = augment.jitter_stains(jax.random.key(0), image, 0.0)
+        unchanged = histology.jitter_stains(jax.random.key(0), image, 0.0)
         np.testing.assert_allclose(unchanged, image, rtol=0, atol=2e-6)
 
 
@@ -120,7 +120,7 @@ def test_empty_glass_stays_near_white():
     strength = 0.2
     result = np.asarray(jittered(keys(200), np.ones((2, 2, 3), np.float32), strength))
     # Glass has no stain, so only the shifts apply: at most a tenth of the strength along each of three vectors.
-    largest = 0.1 * strength * np.abs(augment.STAINS).sum(0).max()
+    largest = 0.1 * strength * np.abs(histology.STAINS).sum(0).max()
     assert result.min() >= (256 * np.exp(-largest) - 1) / 255 - 1e-6 > 0.95
     assert result.min() < 0.985  # and they do apply
 
@@ -163,7 +163,7 @@ def test_jitter_changes_each_stains_amount_within_its_bounds(tissue, strength):
 
 def test_pure_haematoxylin_stays_haematoxylin():
     """Only the amount along its own vector changes much; the others change by the small shifts."""
-    image = np.exp(-0.8 * augment.STAINS[0])[None, None].astype(np.float32)
+    image = np.exp(-0.8 * histology.STAINS[0])[None, None].astype(np.float32)
     result = np.asarray(jittered(keys(100), image, 0.3)).reshape(100, 3)
     amounts = stain_amounts(result)
     assert np.ptp(amounts[:, 0]) > 0.3
@@ -172,16 +172,16 @@ def test_pure_haematoxylin_stays_haematoxylin():
 
 def test_jit_and_vmap_change_no_result(tissue):
     own = keys(len(tissue))
-    plain = augment.augment(own, tissue, **OPTIONS)
+    plain = histology.augment(own, tissue, **OPTIONS)
     np.testing.assert_allclose(augmented(own, tissue, **OPTIONS), plain, rtol=0, atol=1e-6)
-    one_by_one = [augment.augment(own[n : n + 1], tissue[n : n + 1], **OPTIONS)[0] for n in range(len(tissue))]
+    one_by_one = [histology.augment(own[n : n + 1], tissue[n : n + 1], **OPTIONS)[0] for n in range(len(tissue))]
     np.testing.assert_allclose(plain, np.stack(one_by_one), rtol=0, atol=1e-6)
     assert plain.shape == tissue.shape and plain.dtype == np.float32
 
 
 def test_normalised_training_images_have_mean_0_and_deviation_1(tissue):
     mean, std = tissue.mean((0, 1, 2)), tissue.std((0, 1, 2))
-    result = np.asarray(augment.normalize(tissue, mean, std))
+    result = np.asarray(histology.normalize(tissue, mean, std))
     np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(result.std((0, 1, 2)), 1, atol=1e-4)
     np.testing.assert_allclose(result * std + mean, tissue, atol=1e-6)
