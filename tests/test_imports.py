@@ -1,6 +1,7 @@
-"""The house rules that no linter knows: who may import whom, and what must work without TensorFlow."""
+"""House rules that no linter checks: which folder imports which, and what works without TensorFlow."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,29 +13,31 @@ from dim_jax.__main__ import COMMANDS
 PACKAGE = Path(__file__).parents[1] / "dim_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Folder -> folders that it may import, beside itself and those of FOR_ALL. The root holds commands, which import any.
-FOR_ALL = {"cli", "runs"}
+# Folder -> folders that it imports. All but the first five may also import cli and runs; the root holds commands, which
+# may import any.
 ALLOWED = {
-    "cli": "",
-    "runs": "cli losses models augmentation",
     "models": "",
     "losses": "",
     "augmentation": "",
+    "cli": "",
+    "runs": "cli losses models augmentation",
     "data": "",
     "training": "",
-    "steps": "losses augmentation training models",
     "weights": "models",
-    "evaluation": "data models training steps weights",
-    "gan": "data models training evaluation weights reporting",
-    "reporting": "data evaluation training",
-    "trainers": "augmentation data models losses training steps weights evaluation gan reporting",
-    "prediction": "data evaluation training reporting",
-    "interop": "data models training weights evaluation",
-    "experiment": "data losses training evaluation gan trainers reporting",
+    "steps": "augmentation losses models training",
+    "evaluation": "data models steps training weights",
+    "reporting": "data evaluation",
+    "prediction": "data evaluation reporting training",
+    "gan": "data evaluation models reporting training weights",
+    "interop": "data evaluation models training weights",
+    "trainers": "augmentation data evaluation gan losses models reporting steps training weights",
+    "experiment": "data evaluation gan losses reporting trainers training",
 }
-PURE = ("models", "losses", "augmentation")
-# A TFDS builder is a subclass of a class that TensorFlow Datasets makes only where there is TensorFlow.
+WITHOUT_CLI_AND_RUNS = ("models", "losses", "augmentation", "cli", "runs")
+# TFDS builders are subclasses of a class that exists only with TensorFlow.
 NEED_TENSORFLOW = {"data/tfds_builders/ebhi.py", "data/tfds_builders/ebhi_seg.py"}
+# Commands import late, so that --help is quick.
+MAY_IMPORT_LATE = {f"{name.replace('.', '/')}.py" for name in COMMANDS} | NEED_TENSORFLOW
 
 
 def folder(module: Path) -> str:
@@ -43,10 +46,10 @@ def folder(module: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def imported(module: Path) -> set[str]:
-    """The full names of everything a module imports, wherever in its text."""
+def imported(tree: ast.AST) -> set[str]:
+    """The full names of all imports in a syntax tree, at any depth."""
     names = set()
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,24 +57,45 @@ def imported(module: Path) -> set[str]:
     return names
 
 
-def test_imports_follow_the_direction_of_the_design():
-    offenders = []
+def test_imports_follow_the_direction_of_the_table_and_are_at_the_top():
+    offenders, unused = [], {home: set(row.split()) for home, row in ALLOWED.items()}
     for module in MODULES:
-        home = folder(module)
-        if not home:
-            continue
-        allowed = {home, *ALLOWED[home].split()} | (set() if home in PURE else FOR_ALL)
-        used = {name.split(".")[1] for name in imported(module) if name.startswith("dim_jax.")}
-        offenders += [f"{module.relative_to(PACKAGE)} imports {name}" for name in sorted(used - allowed)]
+        name, home, tree = str(module.relative_to(PACKAGE)), folder(module), ast.parse(module.read_text())
+        if home:
+            allowed = {home, *ALLOWED[home].split()} | (set() if home in WITHOUT_CLI_AND_RUNS else {"cli", "runs"})
+            used = {path.split(".")[1] for path in imported(tree) if path.startswith("dim_jax.")}
+            offenders += [f"{name} imports {other}" for other in sorted(used - allowed)]
+            unused[home] -= used
+        functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        late = {path for function in functions for path in imported(function) if path.startswith("dim_jax")}
+        if name not in MAY_IMPORT_LATE:
+            offenders += [f"{name} imports {path} inside a function" for path in sorted(late)]
+    offenders += [
+        f"the table allows {home} to import {other}, which it does not" for home in unused for other in unused[home]
+    ]
+    try:
+        graphlib.TopologicalSorter({home: row.split() for home, row in ALLOWED.items()}).prepare()
+    except graphlib.CycleError as error:
+        offenders.append(f"the table has a circle: {' -> '.join(error.args[1])}")
+    assert not offenders, "\n".join(offenders)
+
+
+def test_no_test_module_imports_another():
+    offenders = [
+        f"{path.name} imports {name}"
+        for path in sorted(Path(__file__).parent.rglob("test_*.py"))
+        for name in imported(ast.parse(path.read_text()))
+        if name.startswith("test_")
+    ]
     assert not offenders, "\n".join(offenders)
 
 
 @pytest.mark.parametrize("package", ["tensorflow", "tensorflow_datasets", "clu", "absl", "matplotlib"])
-def test_heavy_packages_are_known_to_one_place_each(package):
+def test_heavy_packages_are_imported_in_few_modules(package):
     users = {
         str(module.relative_to(PACKAGE))
         for module in MODULES
-        if any(name.split(".")[0] == package for name in imported(module))
+        if any(name.split(".")[0] == package for name in imported(ast.parse(module.read_text())))
     }
     assert (
         users
@@ -85,13 +109,13 @@ def test_heavy_packages_are_known_to_one_place_each(package):
     )
 
 
-def test_pmap_is_said_in_one_file():
+def test_pmap_is_called_in_one_module():
     users = [module.name for module in MODULES if "jax.pmap" in module.read_text()]
     assert users == ["parallel.py"]
 
 
-def test_print_is_said_in_one_file():
-    """command_line.say keeps what commands a terminal from it, whatever names are told."""
+def test_print_is_called_in_one_module():
+    """command_line.say escapes control characters, which names of files may contain."""
     users = [
         str(module.relative_to(PACKAGE))
         for module in MODULES
@@ -116,7 +140,7 @@ def test_everything_imports_without_tensorflow():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_needs_no_jax_and_shows_an_example(command):
-    """What makes help quick: nothing heavy is imported for it."""
+    """Nothing heavy is imported for --help, so that it is quick."""
     code = (
         "import sys, runpy\n"
         f"sys.argv = ['{command}', '--help']\n"
