@@ -1,6 +1,6 @@
 """Property tests of all file readers on randomly mutated files: a file is read correctly or refused with one line.
 
-The readers of PyTorch files and of metrics.jsonl are tested in test_torch_files.py and test_writers.py.
+The readers of PyTorch files and of metrics.jsonl are tested in test_torch_files.py and test_metrics_file.py.
 """
 
 import copy
@@ -193,7 +193,7 @@ def test_a_changed_manifest_or_split_is_read_as_such_or_refused(name, examples, 
 @EXAMPLES
 def test_a_changed_pool_is_read_as_such_or_refused(examples, tmp_path):
     origin = {"workdir": "runs/gan", "checkpoint_step": 7, "model_sha256": "ab" * 32, "split_sha256": "cd" * 32}
-    writer = pools.Writer(tmp_path / "pool", "normal", **origin)
+    writer = pools.PoolWriter(tmp_path / "pool", "normal", **origin)
     folder = writer.list(writer.write(NOISE[None, :8, :8].repeat(2, 0), (3, 1)))
     whole = json.loads((folder / "pool.json").read_text())
 

@@ -20,7 +20,7 @@ MAGIC = {
 }
 
 
-class Writer:
+class ImageWriter:
     """Writes images below a folder as `<class>/<name>.<suffix>`."""
 
     def __init__(self, root: Path):

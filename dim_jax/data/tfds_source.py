@@ -66,7 +66,7 @@ def list_images(
     build(builder, name, manual_dir)
     split_names, notes = _own_splits(list(builder.info.splits), name, split)
     label_names = builder.info.features[names.label].names
-    writer = image_writer.Writer(Path(folder))
+    writer = image_writer.ImageWriter(Path(folder))
     listed, unlabelled = [], 0
     own_splits = [own for own in builder.info.splits if not split_names or own in split_names]
     total = sum(builder.info.splits[own].num_examples for own in own_splits)

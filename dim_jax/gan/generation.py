@@ -60,7 +60,7 @@ def generate_pool(
             progress.update(start + len(chunk))
 
     def make_writer():
-        return pools.Writer(
+        return pools.PoolWriter(
             out,
             name,
             workdir=run.workdir,

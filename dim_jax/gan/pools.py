@@ -70,7 +70,7 @@ class Pool:
     images: tuple[PoolImage, ...]
 
 
-class Writer:
+class PoolWriter:
     """Writes the images of one class and their pool.json; earlier images of the same model stay listed.
 
     Equal pixels and seeds give equal files. Several processes may write images of different seeds; one of them then

@@ -19,7 +19,7 @@ from dim_jax.models.kernels.convolutions import (
     strided_convolution,
 )
 from dim_jax.models.kernels.platforms import runs_on_cpu
-from dim_jax.models.prepared_weights import is_prepared, is_preparing, prepared
+from dim_jax.models.prepared_weights import has_prepared, is_preparing, prepared
 
 Dtype = Any
 
@@ -83,7 +83,7 @@ class Conv(nn.Module):
         if self.kernel_size == 1:
             return pointwise_convolution(x, kernel[0, 0]) + bias
         algorithm = cpu_algorithm(x, kernel, self.dilation)
-        has_matrices = is_prepared(self, "matrices") or (is_preparing(self) and runs_on_cpu())
+        has_matrices = has_prepared(self, "matrices") or (is_preparing(self) and runs_on_cpu())
         if algorithm == Algorithm.DIRECT or not has_matrices:
             return convolution(x, kernel, self.dilation) + bias
         matrices = prepared(self, "matrices", lambda: kernel_matrices(kernel, algorithm))

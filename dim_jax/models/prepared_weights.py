@@ -30,7 +30,7 @@ def is_preparing(layer: nn.Module) -> bool:
     return layer.is_mutable_collection(PREPARED) and not layer.is_initializing()
 
 
-def is_prepared(layer: nn.Module, name: str) -> bool:
+def has_prepared(layer: nn.Module, name: str) -> bool:
     """Returns whether the layer has prepared weights `name`."""
     return layer.has_variable(PREPARED, name)
 
@@ -43,7 +43,7 @@ def prepared(layer: nn.Module, name: str, make: Callable[[], Any]) -> Any:
       name: of the value within the layer.
       make: computes the value from the layer's parameters.
     """
-    if is_prepared(layer, name):
+    if has_prepared(layer, name):
         return layer.get_variable(PREPARED, name)
     value = make()
     if is_preparing(layer):

@@ -221,7 +221,7 @@ def test_real_ebhi_seg_names_give_the_known_cases():
 
 
 def test_pixels_are_written_as_png(tmp_path):
-    writer = image_writer.Writer(tmp_path)
+    writer = image_writer.ImageWriter(tmp_path)
     grey, colour = np.arange(64, dtype=np.uint8).reshape(8, 8, 1), np.zeros((8, 8, 3), np.uint8)
     paths = [writer.write(pixels, "a", "x.tif") for pixels in (grey, colour)]
     assert paths == ["a/x.png", "a/x-2.png"]

@@ -63,7 +63,7 @@ def training_images(data, label, number):
 def write_pool(root, data, label, pixels, **changes):
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32}
     origin["split_sha256"] = datasets.open_dataset(data).split_sha256
-    writer = pools.Writer(root, label, **{**origin, **changes})
+    writer = pools.PoolWriter(root, label, **{**origin, **changes})
     return writer.list(writer.write(pixels, range(len(pixels))))
 
 

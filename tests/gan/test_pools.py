@@ -20,7 +20,7 @@ def pixels(number, size=8, seed=0):
 
 
 def write_pool(root, label="normal", seeds=(3, 1), images=None, **changes):
-    writer = pools.Writer(root, label, **{**MODEL, **changes})
+    writer = pools.PoolWriter(root, label, **{**MODEL, **changes})
     return writer.list(writer.write(pixels(len(seeds)) if images is None else images, seeds))
 
 
@@ -95,7 +95,7 @@ def test_missing_negative_or_repeated_seeds_are_refused(tmp_path, seeds):
 
 
 def test_the_images_of_two_writers_are_listed_by_one(tmp_path):
-    writers = [pools.Writer(tmp_path, "normal", **MODEL) for _ in range(2)]
+    writers = [pools.PoolWriter(tmp_path, "normal", **MODEL) for _ in range(2)]
     first, second = (writer.write(pixels(2), seeds) for writer, seeds in zip(writers, ((0, 1), (8, 9)), strict=True))
     writers[0].list(first | second)
     (pool,) = pools.load(tmp_path)

@@ -135,7 +135,7 @@ def test_drawing_onto_a_full_disk_says_so(disk, capsys):
     def draw(_):
         images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
         facts = {"workdir": "run", "checkpoint_step": 1, "model_sha256": "", "split_sha256": "", "truncation": 1.0}
-        writer = pools.Writer(disk.folder / "pool", "polyp", **facts)
+        writer = pools.PoolWriter(disk.folder / "pool", "polyp", **facts)
         writer.list(writer.write(images, range(3)))
 
     disk.fill()
