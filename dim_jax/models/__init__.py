@@ -33,9 +33,9 @@ _NOT_OPTIONS = {"num_classes", "axis_name", "dtype", "parent", "name"}
 def get_classifier(name: str) -> Callable[..., nn.Module]:
     """Returns a classifier's module by its name in CLASSIFIERS, or by an import path "package.module:Class".
 
-    Such a class is a linen module with a field `num_classes` whose call `(images, train, example_keys)` returns
-    (logits, features). Its other fields have defaults and are the options of a configuration; `axis_name`, if it has
-    one, is the device axis for batch statistics, and `dtype` the dtype of the computation.
+    Such a class is a linen module with a field `num_classes` whose call `(images, train=False, example_keys=None)`
+    returns (logits, features). Its other fields have defaults and are the options of a configuration; `axis_name`, if
+    it has one, is the device axis for batch statistics, and `dtype` the dtype of the computation.
 
     Raises:
       ValueError: there is no such classifier.

@@ -149,7 +149,8 @@ def choose(options: Options, values: Mapping[str, Any], name: str) -> dict[str, 
     """Returns the group of a loss or model with another one chosen, with all of its options.
 
     Options that both have keep their value. Those of a network only where they are not at the default: its own defaults
-    belong to it, while an option of several losses means the same in each of them.
+    belong to it, while an option of several losses means the same in each of them. Values that do not fit are left
+    out.
 
     Raises:
       ValueError: there is no loss or model `name`.
@@ -161,7 +162,9 @@ def choose(options: Options, values: Mapping[str, Any], name: str) -> dict[str, 
         group = {
             key: value
             for key, value in group.items()
-            if key in known and (options.noun == "loss" or fields.as_tuple(value) != own.get(key))
+            if key in known
+            and fields.fits(known[key].annotation, value)
+            and (options.noun == "loss" or fields.as_tuple(value) != own.get(key))
         }
     defaults = {key: fields.as_tuple(option.default) for key, option in known.items()}
     return {**({"name": name} if options.names else {}), **defaults, **group}

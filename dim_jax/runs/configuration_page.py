@@ -56,9 +56,10 @@ An import path takes the place of a name: nothing in this package needs to chang
   cross_replica_sum, *, strength=1.0)` returns one loss per example, (N,) float32. Keywords are its options, each with a
   default; `typing.Annotated[float, annotated_types.Interval(ge=0)]` gives one a range. Options are traced. A keyword
   `progress` is the share of the run that is done, and no option.
-- A **model** is a class of `flax.linen` with a field `num_classes` whose call `(images, train, example_keys)` returns
-  `(logits, features)`. Its other fields have defaults and are its options. If it has them, `axis_name` is the device
-  axis for batch statistics and `dtype` the dtype of the computation.
+- A **model** is a class of `flax.linen` with a field `num_classes` whose call
+  `(images, train=False, example_keys=None)` returns `(logits, features)`; `example_keys` holds a random key for each
+  image in training. Its other fields have defaults and are its options. If it has them, `axis_name` is the device axis
+  for batch statistics and `dtype` the dtype of the computation.
 - An **augmentation** is a function `blur(key, image)` of a random key and one image, (S, S, 3) float32 in [0, 1], that
   returns such an image. It runs under `jit` and `vmap`, in training alone, after flips, rotations and stain jitter.
 

@@ -149,7 +149,7 @@ def convert(annotation: Any, value: Any, path: str, partial: bool = False) -> An
     if get_origin(base) is dict:
         member = get_args(base)[1]
         return {name: convert(member, item, f"{path}.{name}") for name, item in _group(value, path).items()}
-    if not _fits(annotation, value):
+    if not fits(annotation, value):
         raise ValueError(f"{path}={value!r} must be {allowed(annotation)}{_nearest_choice(base, value)}")
     return as_tuple(value)
 
@@ -161,7 +161,8 @@ def as_tuple(value: Any) -> Any:
     return tuple(map(as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
-def _fits(annotation: Any, value: Any) -> bool:
+def fits(annotation: Any, value: Any) -> bool:
+    """Whether a type allows a value."""
     base, interval = plain(annotation), metadata(annotation, Interval)
     if get_origin(base) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(base))
@@ -176,8 +177,8 @@ def _fits(annotation: Any, value: Any) -> bool:
         if not isinstance(value, list | tuple):
             return False
         if len(members) == 1 or members[-1] is Ellipsis:
-            return all(_fits(members[0], item) for item in value)
-        return len(members) == len(value) and all(map(_fits, members, value))
+            return all(fits(members[0], item) for item in value)
+        return len(members) == len(value) and all(map(fits, members, value))
     return True
 
 

@@ -1,0 +1,1 @@
+"""Ready configurations; in the installed package they are dim_jax.configs."""
