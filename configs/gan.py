@@ -64,7 +64,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "rmsprop"
     config.optimizer.learning_rate = 2e-4
-    config.optimizer.learning_rate_scaling = "none"  # linear or sqrt: with the global batch size, see optimizers.py
+    config.optimizer.learning_rate_scaling = "none"  # linear or sqrt: with the global batch size, see learning_rates.py
     config.optimizer.reference_batch_size = 8  # the batch that learning_rate is for; linear and sqrt only
 
     config.train = ml_collections.ConfigDict()
