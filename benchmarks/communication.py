@@ -1,4 +1,4 @@
-"""What a training step sends between devices, from the compiled program, and the step time that follows for many."""
+"""Collectives of a compiled training step, and predicted step times on many devices."""
 
 import math
 import os
@@ -22,17 +22,17 @@ EXAMPLES = """\
 ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4,
               "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
-# One small sum is not told from another by its bytes: below this, waiting is all that it costs.
+# Bytes below which the time of a collective is its latency alone.
 SMALL = 1 << 16
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the prediction assumes of a device and its links.
+    """Assumptions of the prediction about a device and its links.
 
     Attributes:
-      name: as the maker calls it.
+      name: product name.
       flops: peak of bfloat16 products, 1/s.
       group: devices that the fast links join.
       bandwidth: bytes/s that a device sends within its group.
@@ -49,7 +49,7 @@ class Machine:
     outer_latency: float
 
 
-# Peaks and bandwidths are the makers', one direction of the links; latencies are round guesses.
+# Peaks and bandwidths (in one direction) are the manufacturers'; latencies are rough guesses.
 MACHINES = {
     "tpu_v5e": Machine("TPU v5e, one slice", 197e12, 256, 100e9, 1e-6, 100e9, 1e-6),
     "h100": Machine("H100 SXM, 8 to a node, 400 Gbit/s each", 989e12, 8, 450e9, 3e-6, 50e9, 10e-6),
@@ -60,7 +60,7 @@ UTILISATION = 0.15
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective: its kind, the bytes that a device puts in, and how many others it waits for in a row."""
+    """A collective: its kind, its input bytes per device, and the length of the chain of collectives before it."""
 
     kind: str
     size: int
@@ -69,7 +69,7 @@ class Collective:
 
 def collectives(program: str) -> list[Collective]:
     """Returns the collectives of a compiled program, from the text of its HLO."""
-    found = []
+    results = []
     for computation in re.split(r"\n(?=\S)", program):
         depths: dict[str, int] = {}
         for line in computation.splitlines():
@@ -81,10 +81,10 @@ def collectives(program: str) -> list[Collective]:
             depth = max((depths.get(operand, 0) for operand in re.findall(r"%([\w.-]+)", operands)), default=0)
             kind = operation.removesuffix("-start")
             if kind in COLLECTIVES:
-                found.append(Collective(kind, _bytes(shape), depth))
+                results.append(Collective(kind, _bytes(shape), depth))
                 depth += 1
             depths[name] = depth
-    return found
+    return results
 
 
 def _bytes(shape: str) -> int:
@@ -96,7 +96,7 @@ def _bytes(shape: str) -> int:
 
 
 def reduction_seconds(size: int, devices: int, bandwidth: float, latency: float) -> float:
-    """Returns the time of an all-reduce: round a ring, or up and down a tree, whichever is faster."""
+    """Returns the time of an all-reduce over a ring or a tree, whichever is faster."""
     if devices == 1:
         return 0.0
     ring = 2 * (devices - 1) * (latency + size / devices / bandwidth)
@@ -104,10 +104,10 @@ def reduction_seconds(size: int, devices: int, bandwidth: float, latency: float)
     return min(ring, tree)
 
 
-def step_seconds(found: dict[str, Any], machine: Machine, devices: int) -> tuple[float, float]:
-    """Returns the predicted time of computation and of communication in a step, which do not overlap.
+def step_seconds(results: dict[str, Any], machine: Machine, devices: int) -> tuple[float, float]:
+    """Returns the predicted seconds of computation and of communication in a step, without overlap.
 
-    Within a group and between groups one after the other. Small sums cost one wait for each that must follow another.
+    Reductions within a group and between groups follow one another. Small ones cost the latency of the longest chain.
     """
     inner, outer = min(devices, machine.group), -(-devices // machine.group)
 
@@ -116,12 +116,12 @@ def step_seconds(found: dict[str, Any], machine: Machine, devices: int) -> tuple
         between = reduction_seconds(size // inner, outer, machine.outer_bandwidth, machine.outer_latency)
         return within + between
 
-    communication = reduction(found["large_bytes"]) + found["in_a_row"] * reduction(0)
-    return found["flops"] / (machine.flops * UTILISATION), communication
+    communication = reduction(results["large_bytes"]) + results["in_a_row"] * reduction(0)
+    return results["flops"] / (machine.flops * UTILISATION), communication
 
 
 def measure(options: dict[str, Any]) -> dict[str, Any]:
-    """Compiles the step and returns what it sends, in bytes and numbers of collectives, and what it computes."""
+    """Compiles the step and returns the number and bytes of its collectives and its operations."""
     import jax
     import numpy as np
 
@@ -136,21 +136,21 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     }
     step, init, constants, pixels = (_classifier if options["model"] == "classifier" else _gan)(options)
     state = initial_weights.draw(init, 0)
-    # One step, so that every collective of the program is done once.
+    # One step per dispatch, so that every collective of the program is executed once.
     arguments = (parallel.replicate(state), parallel.shard_steps([batch]), constants, pixels)
     compiled = parallel.pmap_train_step(step).lower(*arguments).compile()
-    found = collectives(compiled.as_text())
+    results = collectives(compiled.as_text())
     params = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if _is_trained(path)]
     cost = compiled.cost_analysis()
     return {
         "parameter_bytes": sum(leaf.nbytes for leaf in params),
-        "collectives": len(found),
-        "kinds": sorted({each.kind for each in found}),
-        "bytes": sum(each.size for each in found),
-        "large": sum(each.size >= SMALL for each in found),
-        "large_bytes": sum(each.size for each in found if each.size >= SMALL),
-        "small_bytes": sum(each.size for each in found if each.size < SMALL),
-        "in_a_row": max((each.depth + 1 for each in found), default=0),
+        "collectives": len(results),
+        "kinds": sorted({item.kind for item in results}),
+        "bytes": sum(item.size for item in results),
+        "large": sum(item.size >= SMALL for item in results),
+        "large_bytes": sum(item.size for item in results if item.size >= SMALL),
+        "small_bytes": sum(item.size for item in results if item.size < SMALL),
+        "in_a_row": max((item.depth + 1 for item in results), default=0),
         "flops": float((cost[0] if isinstance(cost, list) else cost)["flops"]),
     }
 
@@ -210,22 +210,22 @@ def _gan(options: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     return step, step.initial_state, jax.random.key(0), parallel.replicate((None, {}))
 
 
-def _print(options: dict[str, Any], found: dict[str, Any]) -> None:
+def _print(options: dict[str, Any], results: dict[str, Any]) -> None:
     say = command_line.say
     name = "LRF-CNN" if options["model"] == "classifier" else "GCGAN"
     say(f"{name} at {options['image_size']} px, width {options['width']:g}, {options['batch_size']} images per device")
-    say(f"  parameters       {found['parameter_bytes'] / 1e6:10.2f} MB")
-    say(f"  collectives      {found['collectives']:10d}    {', '.join(found['kinds'])}")
-    say(f"  in a row         {found['in_a_row']:10d}    each needs the one before it")
-    say(f"  sent per step    {found['bytes'] / 1e6:10.2f} MB in all")
-    say(f"    {found['large']:5d} of 64 KiB on {found['large_bytes'] / 1e6:8.2f} MB")
-    say(f"    {found['collectives'] - found['large']:5d} smaller      {found['small_bytes'] / 1e6:8.2f} MB")
-    say(f"  operations       {found['flops'] / 1e9:10.2f} GFLOP per device, as XLA counts them")
+    say(f"  parameters       {results['parameter_bytes'] / 1e6:10.2f} MB")
+    say(f"  collectives      {results['collectives']:10d}    {', '.join(results['kinds'])}")
+    say(f"  in a row         {results['in_a_row']:10d}    each needs the one before it")
+    say(f"  sent per step    {results['bytes'] / 1e6:10.2f} MB in all")
+    say(f"    {results['large']:5d} of 64 KiB on {results['large_bytes'] / 1e6:8.2f} MB")
+    say(f"    {results['collectives'] - results['large']:5d} smaller      {results['small_bytes'] / 1e6:8.2f} MB")
+    say(f"  operations       {results['flops'] / 1e9:10.2f} GFLOP per device, as XLA counts them")
     for machine in MACHINES.values():
         say(f"  {machine.name}: predicted")
         say("    devices   compute ms   communicate ms   efficiency   images/s")
         for devices in DEVICES:
-            compute, communicate = step_seconds(found, machine, devices)
+            compute, communicate = step_seconds(results, machine, devices)
             total = compute + communicate
             say(
                 f"    {devices:7d}   {compute * 1e3:10.2f}   {communicate * 1e3:14.3f}   {compute / total:10.0%}   "
@@ -242,22 +242,22 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--image-size", type=int, help="px (default 299, of a GAN 256)")
     parser.add_argument("--batch-size", type=int, default=8, help="images per device (default 8)")
     parser.add_argument("--devices", type=int, default=2, help="fake devices to compile for (default 2)")
-    parser.add_argument("--json", metavar="FILE", help="also write what was found to this file")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     options = vars(parser.parse_args(arguments))
     options["image_size"] = options["image_size"] or (256 if options["model"] == "gan" else 299)
     if options["devices"] < 2 or options["batch_size"] < 1:
         raise ValueError("--devices must be at least 2 and --batch-size at least 1")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    # Which collectives there are does not depend on how well the rest is optimised.
+    # The collectives do not depend on the optimisation level.
     os.environ["XLA_FLAGS"] = (
         f"--xla_force_host_platform_device_count={options['devices']} --xla_backend_optimization_level=0"
     )
-    found = measure(options)
-    _print(options, found)
+    results = measure(options)
+    _print(options, results)
     if options["json"]:
         from dim_jax.runs import files
 
-        files.write_json(options["json"], {"options": options, **found})
+        files.write_json(options["json"], {"options": options, **results})
 
 
 if __name__ == "__main__":

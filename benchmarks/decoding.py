@@ -1,4 +1,4 @@
-"""How fast large JPEGs become small pixels, beside what libjpeg-turbo alone does on the same cores."""
+"""Decoding and resizing speed for large JPEGs, relative to libjpeg-turbo on the same cores."""
 
 import contextlib
 import io
@@ -32,11 +32,11 @@ ALONE, SHRUNK, REDUCED = "libjpeg-turbo alone", "libjpeg-turbo, then Pillow's fi
 QUALITY = 90
 BATCH_SIZE = 16
 
-Read = Callable[[], int]  # reads every picture so many times and returns how many that were
+Read = Callable[[], int]  # reads every picture `repeats` times and returns the number of reads
 
 
 def draw(folder: Path, count: int, width: int, height: int) -> Path:
-    """Draws pictures as JPEGs into class folders, prepares them, and returns the folder of the prepared data."""
+    """Writes phantom JPEGs into class folders, prepares them, and returns the folder of the prepared data."""
     from dim_jax.data import phantom
     from dim_jax.data.preparation import prepare_dataset
 
@@ -51,14 +51,14 @@ def draw(folder: Path, count: int, width: int, height: int) -> Path:
 
 
 def readers(data: Path, options: dict[str, Any]) -> dict[str, Read]:
-    """Returns what is measured, by name, libjpeg-turbo alone first."""
+    """Returns the readers to measure by name, libjpeg-turbo alone first."""
     from dim_jax.data.dataset import open_dataset
 
     dataset = open_dataset(data)
     size, repeats = options["image_size"], options["repeats"]
     rows = list(range(len(dataset))) * repeats
     paths = [dataset.file(row) for row in rows]
-    found: dict[str, Read] = {
+    results: dict[str, Read] = {
         ALONE: lambda: _decode_alone(paths, lambda image: image.load()),
         SHRUNK: lambda: _decode_alone(paths, lambda image: image.resize((size, size), Image.Resampling.BILINEAR)),
         REDUCED: lambda: _decode_alone(paths, lambda image: (image.draft("RGB", (size, size)), image.load())),
@@ -73,12 +73,12 @@ def readers(data: Path, options: dict[str, Any]) -> dict[str, Read]:
         def by_tf() -> int:
             return _count(batch["image"] for batch in TfImages(dataset, size, cache_gib=0).batches(batches))
 
-        found["tf"] = by_tf
+        results["tf"] = by_tf
     if "resident" in options["readers"]:
         from dim_jax.data import images
 
-        found["resident"] = lambda: sum(1 for _ in images.read_squares(paths, size, "squash"))
-    return found
+        results["resident"] = lambda: sum(1 for _ in images.read_squares(paths, size, "squash"))
+    return results
 
 
 def _count(batches: Iterable[Any]) -> int:
@@ -86,7 +86,7 @@ def _count(batches: Iterable[Any]) -> int:
 
 
 def _decode_alone(paths: Sequence[Path], decode: Callable[[Image.Image], Any]) -> int:
-    """Opens every picture and lets `decode` have it, in one thread per core."""
+    """Calls `decode` on every opened picture, with one thread per core."""
 
     def read(path: Path) -> int:
         with Image.open(path) as image:
@@ -98,10 +98,11 @@ def _decode_alone(paths: Sequence[Path], decode: Callable[[Image.Image], Any]) -
 
 
 def measure(read_by_name: dict[str, Read], rounds: int) -> dict[str, Any]:
-    """Lets each reader have one unmeasured turn, then `rounds` measured ones, in turn.
+    """Times the readers in turn: one unmeasured turn each, then `rounds` measured ones.
 
     Returns:
-      By name: images_per_second, and share_of_libjpeg_turbo: of the rate of the first, round by round (records.spread).
+      By name: images_per_second, and share_of_libjpeg_turbo, its ratio to the first reader in the same round (both as
+      records.spread).
     """
     speeds: dict[str, list[float]] = {name: [] for name in read_by_name}
     for number in range(rounds + 1):
@@ -113,27 +114,27 @@ def measure(read_by_name: dict[str, Read], rounds: int) -> dict[str, Any]:
     alone = speeds[ALONE]
     return {
         name: {
-            "images_per_second": records.spread(found),
-            "share_of_libjpeg_turbo": records.spread([a / b for a, b in zip(found, alone, strict=True)]),
+            "images_per_second": records.spread(rates),
+            "share_of_libjpeg_turbo": records.spread([a / b for a, b in zip(rates, alone, strict=True)]),
         }
-        for name, found in speeds.items()
+        for name, rates in speeds.items()
     }
 
 
-def table(title: str, found: dict[str, Any]) -> str:
-    """Returns the result for people."""
-    width = max(map(len, found["readers"]))
+def table(title: str, results: dict[str, Any]) -> str:
+    """Formats the results as a table."""
+    width = max(map(len, results["readers"]))
     lines = [title, f"{'':{width}}{'images/s (min .. max)':>30}{'of libjpeg-turbo alone (min .. max)':>38}"]
-    for name, row in found["readers"].items():
+    for name, row in results["readers"].items():
         speed, share = row["images_per_second"], row["share_of_libjpeg_turbo"]
         shown = f"{speed['median']:.4g} ({speed['min']:.4g} .. {speed['max']:.4g})"
         shares = f"{share['median']:.3f} ({share['min']:.3f} .. {share['max']:.3f})"
         lines.append(f"{name:{width}}{shown:>30}{shares:>38}")
-    about, surroundings = found["about"], found["environment"]
+    about, environment = results["about"], results["environment"]
     lines.append(", ".join(f"{key} {value}" for key, value in about.items()))
     lines.append(
-        f"{surroundings['cpu']}, {surroundings['threads']} threads, load {surroundings['load_average'][0]:.1f}, "
-        f"{surroundings['date']}"
+        f"{environment['cpu']}, {environment['threads']} threads, load {environment['load_average'][0]:.1f}, "
+        f"{environment['date']}"
     )
     return "\n".join(lines)
 
@@ -174,11 +175,11 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError("Pillow decodes JPEGs by another library here; install a wheel of it, which has libjpeg-turbo")
     command_line.start_logging()
     width, height = map(int, options["picture"].split("x"))
-    surroundings = records.environment({"threads": 0})
+    environment = records.environment({"threads": 0})
     with tempfile.TemporaryDirectory() as folder:
         data = draw(Path(folder), options["pictures"], width, height)
         sizes = [path.stat().st_size for path in Path(folder, "pictures").rglob("*.jpg")]
-        found = measure(readers(data, options), options["rounds"])
+        results = measure(readers(data, options), options["rounds"])
     about = {
         "pictures": options["pictures"],
         "mean bytes": round(sum(sizes) / len(sizes)),
@@ -189,9 +190,9 @@ def main(arguments: Sequence[str]) -> None:
         f"JPEGs of {options['picture']} px to {options['image_size']} px, each of {options['pictures']} read "
         f"{options['repeats']} times per round"
     )
-    found = {"readers": found, "about": about, "environment": surroundings}
-    print(table(title, found))
-    records.write("decoding", options, found)
+    results = {"readers": results, "about": about, "environment": environment}
+    print(table(title, results))
+    records.write("decoding", options, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many floating-point operations a program asks for, whatever device is at hand."""
+"""Floating-point operations of a program, counted without running it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +10,13 @@ from dim_jax.models.kernels import platforms
 
 
 def of_program(function: Callable[..., Any], *arguments: Any) -> float:
-    """Returns the floating-point operations of one call, counted in the program as it is lowered for a GPU.
+    """Returns the floating-point operations of one call, counted in the program lowered for a GPU.
 
-    A multiplication and the addition after it are two. Products that fall on the padding of a convolution are left out,
-    and what stands in a loop is counted once: so give it one step, and no scan of several. Nothing is computed.
+    A multiply-add counts as two. Products with the padding of a convolution are not counted, and the body of a loop is
+    counted once, so the function should be one step and not a scan of several.
 
-    Lowered for a GPU, because on CPU some gradients are loops (models/convolutions.py); but counted by the CPU's own
-    library, because JAX's GPU plugin offers no such analysis before compilation.
+    The program is lowered for a GPU, because on CPU some gradients are loops (models/kernels/convolutions.py), and
+    analysed by the CPU backend, because JAX's GPU plugin has no cost analysis before compilation.
 
     Args:
       function: traceable, outside of pmap.

@@ -1,4 +1,4 @@
-"""Training steps of GCGAN per second: ours beside PyTorch's, measured in turn on one device."""
+"""Training steps of GCGAN per second, ours and PyTorch's, measured in turn on one device."""
 
 import itertools
 import sys
@@ -15,8 +15,8 @@ SUMMARY = """\
 Times training steps of GCGAN (the discriminator's update, then the generator's, both by RMSprop, and the average of
 the generator's weights), ours through the pmapped and scanned step that `train` runs, PyTorch's through
 benchmarks/torch_gan_step.py. Both augment real and generated images by DiffAugment, and judge three reconstructions by
-their pixels, so that no frozen network is needed. Batches lie on the device beforehand and are not flipped or turned.
-Ours also computes both gradients' norms and what the logits are like at every step, as in training; PyTorch's does not.
+their pixels, so that no frozen network is needed. Batches are on the device beforehand and are not flipped or turned.
+Ours also computes both gradients' norms and statistics of the logits at every step, as in training; PyTorch's does not.
 Ours runs the 1x1 convolutions beside the generator's blocks before pixels are repeated, which gives the same numbers;
 PyTorch's after it, as published."""
 EXAMPLES = """\
@@ -28,7 +28,7 @@ LEARNING_RATE, EMA_DECAY = 2e-4, 0.999
 
 
 def build_ours(options: Options) -> Side:
-    """Makes our training step ready."""
+    """Builds our training step."""
     about = networks.our_device(options)
     import jax
 
@@ -69,7 +69,7 @@ def build_ours(options: Options) -> Side:
 
 
 def build_torch(options: Options) -> Side:
-    """Makes PyTorch's training step ready."""
+    """Builds PyTorch's training step."""
     device, about = networks.their_device(options)
     import torch
     import torch_gan_step

@@ -1,4 +1,4 @@
-"""Images classified per second: ours beside PyTorch's, measured in turn on one device."""
+"""Images classified per second by LRF-CNN, ours and PyTorch's, measured in turn on one device."""
 
 import sys
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from dim_jax.cli import command_line
 
 SUMMARY = """\
 Times inference of LRF-CNN (uint8 image to logits and features), ours through the pmapped step that `evaluate` runs,
-PyTorch's through benchmarks/torch_baseline.py. The batch lies on the device beforehand. Ours also makes each image's
-Grad-CAM map, as in evaluation; PyTorch's does not."""
+PyTorch's through benchmarks/torch_baseline.py. The batch is on the device beforehand. Ours also computes each
+image's Grad-CAM map, as in evaluation; PyTorch's does not."""
 EXAMPLES = """\
   python benchmarks/inference.py --image-size=64 --width=0.25 --batch-size=64 --json=inference.json
   python benchmarks/inference.py --batch-size=1 --steps=32 --latency --torch-mode=compiled  # how long one image takes
@@ -21,7 +21,7 @@ EXAMPLES = """\
 
 
 def build_ours(options: Options) -> Side:
-    """Makes our evaluation step ready."""
+    """Builds our evaluation step."""
     model, weights, about = networks.ours(options)
     import jax
     import numpy as np
@@ -36,7 +36,7 @@ def build_ours(options: Options) -> Side:
     one_image = np.zeros((1, options["image_size"], options["image_size"], 3), np.float32)
     variables |= parallel.pmap_once(lambda variables: prepare_weights(model, variables, one_image))(variables)
     images, _ = networks.batch(options, 0)
-    # With one device, replicating a shard just places it where the step wants it.
+    # With one device, replicating a shard places it on that device.
     predicted = np.full(len(images), grad_cam.PREDICTED, np.int32)
     batch = parallel.replicate({"image": images, "explained": predicted})
 
@@ -47,13 +47,13 @@ def build_ours(options: Options) -> Side:
                 jax.block_until_ready(outputs)
         jax.block_until_ready(outputs)
 
-    # The work asked for is the forward pass; the maps are ours alone.
+    # The operations are those of the forward pass; only our side computes maps.
     normalized = jax.ShapeDtypeStruct(images.shape, np.float32)
     return Side(turn, about, networks.gauge(options, model.apply, weights, normalized))
 
 
 def build_torch(options: Options) -> Side:
-    """Makes PyTorch's evaluation step ready."""
+    """Builds PyTorch's evaluation step."""
     model, device, about = networks.theirs(options)
     import torch
     import torch_baseline

@@ -1,4 +1,4 @@
-"""How long training waits for data, and how many images each backend could deliver."""
+"""Waiting for data during training, and the throughput of each data backend."""
 
 import json
 import runpy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SUMMARY = """\
 Trains a few epochs with each backend in turn through the loop that `train` runs (no validation), and reads from its
 metrics how much of the time the devices waited for data: in the first epoch, in which `tf` decodes, and afterwards.
-Also times the backends alone: images per second that one epoch of batches is made at, cold and again."""
+Also times the backends alone: images per second over one epoch of batches, the first time and again."""
 EXAMPLES = """\
   python benchmarks/input_pipeline.py --data=DATA --image-size=96 --batch-size=16 --epochs=2 --json=pipeline.json
 """
@@ -44,7 +44,7 @@ def config_of(options: dict[str, Any], backend: str) -> "ClassifierConfig":
 
 
 def train(options: dict[str, Any], backend: str) -> dict[str, Any]:
-    """Trains with one backend and returns what its metric lines say of the time."""
+    """Trains with one backend and returns the times from its metrics."""
     import dataclasses
 
     from dim_jax.data.dataset import open_dataset
@@ -78,7 +78,7 @@ def _summary(lines: Sequence[dict[str, Any]], images_per_line: int) -> dict[str,
 
 
 def deliver(options: dict[str, Any], backend: str) -> dict[str, float]:
-    """Returns at how many images per second a backend alone makes an epoch of batches, at first and again."""
+    """Returns the images per second of a backend alone over an epoch of batches, the first time and again."""
     from dim_jax.data.backends import make_images
     from dim_jax.data.batches import TrainingPlan
     from dim_jax.data.dataset import open_dataset
@@ -100,21 +100,21 @@ def deliver(options: dict[str, Any], backend: str) -> dict[str, float]:
     }
 
 
-def table(title: str, found: dict[str, Any], environment: dict[str, Any]) -> str:
-    """Returns the result for people."""
+def table(title: str, results: dict[str, Any], environment: dict[str, Any]) -> str:
+    """Formats the results as a table."""
     lines = [
         title,
         f"{'':10}{'waiting, 1st epoch':>20}{'later':>10}{'images/s, later':>18}{'alone, cold':>14}{'again':>12}",
     ]
-    for backend, rounds in found.items():
+    for backend, rounds in results.items():
         first, later, speed, cold, again = (
             records.spread(values)["median"]
             for values in (
-                [each["training"]["first_epoch"]["data_wait_share"] for each in rounds],
-                [each["training"]["later_epochs"]["data_wait_share"] for each in rounds],
-                [each["training"]["later_epochs"]["images_per_second"] for each in rounds],
-                [each["alone"]["cold"] for each in rounds],
-                [each["alone"]["again"] for each in rounds],
+                [row["training"]["first_epoch"]["data_wait_share"] for row in rounds],
+                [row["training"]["later_epochs"]["data_wait_share"] for row in rounds],
+                [row["training"]["later_epochs"]["images_per_second"] for row in rounds],
+                [row["alone"]["cold"] for row in rounds],
+                [row["alone"]["again"] for row in rounds],
             )
         )
         lines.append(f"{backend:10}{first:20.2%}{later:10.2%}{speed:18.4g}{cold:14.4g}{again:12.4g}")
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str]) -> None:
     if unknown := sorted(set(backends) - set(BACKENDS)):
         raise ValueError(f"--backends={options['backends']}: {unknown[0]!r} is none of {', '.join(BACKENDS)}")
     if options["epochs"] < 2:
-        raise ValueError(f"--epochs={options['epochs']} must be at least 2: the first is told by itself")
+        raise ValueError(f"--epochs={options['epochs']} must be at least 2: the first is reported separately")
     checked = options | {"steps": 1, "threads": 0}
     networks.check(checked)
     options["stages"] = checked["stages"]
@@ -154,18 +154,18 @@ def main(arguments: Sequence[str]) -> None:
     import jax
 
     environment = records.environment({"threads": 0}) | {"device": jax.devices()[0].device_kind}
-    found: dict[str, list[dict[str, Any]]] = {backend: [] for backend in backends}
+    results: dict[str, list[dict[str, Any]]] = {backend: [] for backend in backends}
     for _ in range(options["rounds"]):
         for backend in backends:
-            found[backend].append({"alone": deliver(options, backend), "training": train(options, backend)})
+            results[backend].append({"alone": deliver(options, backend), "training": train(options, backend)})
     title = (
         f"LRF-CNN training with each backend: {options['image_size']} px, batch {options['batch_size']}, "
         f"width {options['width']:g}, {options['dtype']}, {options['steps_per_dispatch']} steps per dispatch"
     )
-    print(table(title, found, environment))
+    print(table(title, results, environment))
     if options["json"]:
-        content = {"benchmark": "input_pipeline", "options": options, "environment": environment, "backends": found}
-        files.write_json(options["json"], content)
+        record = {"benchmark": "input_pipeline", "options": options, "environment": environment, "backends": results}
+        files.write_json(options["json"], record)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What both sides of a benchmark are given: a device of the same kind, the same images, and the same LRF-CNN."""
+"""Devices, images and networks of both sides of a benchmark."""
 
 import argparse
 import os
@@ -48,17 +48,17 @@ def check_gan_size(options: Options) -> None:
 
 
 def batch(options: Options, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns noise (B, H, W, 3) uint8 and labels (B,) int32: what is in the pixels does not change the time."""
+    """Returns noise (B, H, W, 3) uint8 and labels (B,) int32; the values of pixels do not affect the time."""
     rng = np.random.default_rng(seed)
     size, count = options["image_size"], options["batch_size"]
     return rng.integers(0, 256, (count, size, size, 3), np.uint8), rng.integers(0, NUM_CLASSES, count, np.int32)
 
 
 def our_device(options: Options) -> dict[str, str]:
-    """Sets JAX up for the device that is wanted, before anything else imports it, and returns what to say about it.
+    """Sets up JAX for the requested device, before anything else imports it, and returns a description of the device.
 
     Raises:
-      ValueError: JAX sees several devices, which would not be a fair pair, or not the wanted one.
+      ValueError: JAX sees several devices, which would not be a fair pair, or not the requested one.
     """
     if options["platform"] == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -146,7 +146,7 @@ def training_side(
 
     batches = parallel.shard_steps([host_batch(seed) for seed in range(options["steps_per_dispatch"])])
     one_batch = {name: array[0, 0] for name, array in batches.items()}
-    # With one device, replicating a shard just places it where the step wants it.
+    # With one device, replicating a shard places it on that device.
     batches = parallel.replicate({name: array[0] for name, array in batches.items()})
 
     def turn(steps: int) -> None:
@@ -159,10 +159,10 @@ def training_side(
 
 
 def their_device(options: Options) -> tuple[str, dict[str, str]]:
-    """Sets PyTorch up for the device that is wanted, and returns the device's name and what to say about it.
+    """Sets up PyTorch for the requested device and returns the device's name and a description.
 
     Raises:
-      ValueError: PyTorch is not installed, or sees no GPU where one is wanted.
+      ValueError: PyTorch is not installed, or sees no GPU where one is requested.
     """
     try:
         import torch
@@ -174,7 +174,7 @@ def their_device(options: Options) -> tuple[str, dict[str, str]]:
     device = "cuda" if has_gpu and options["platform"] != "cpu" else "cpu"
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    # What XLA does by itself on a GPU: TF32 products of float32, and convolutions chosen by trying them.
+    # XLA's defaults on a GPU: TF32 matmuls of float32, and autotuned convolutions.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     about = {
@@ -189,7 +189,7 @@ def their_device(options: Options) -> tuple[str, dict[str, str]]:
 
 
 def theirs(options: Options) -> tuple[Any, str, dict[str, str]]:
-    """Returns PyTorch's model on its device, the device's name, and what to say about this side.
+    """Returns PyTorch's model on its device, the device's name, and a description of this side.
 
     Raises:
       ValueError: as in `their_device`.

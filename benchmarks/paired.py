@@ -1,7 +1,8 @@
-"""Paired timing: two programs that do the same work, each in a process of its own, asked in turn: one works at a time.
+"""Paired timing of two programs that do the same work, each in a process of its own; they run in turn.
 
-Speed drifts with heat, clocks and neighbours; what is measured in the same minute shares that, so the ratio of each
-round says more than two numbers of two days. Two processes, because two thread pools in one fight for the same cores.
+Speed drifts with heat, clock rates and other load, which measurements in the same minute share, so the ratio within a
+round is more precise than that of two separate measurements. Two processes, because two thread pools in one process
+compete for the same cores.
 """
 
 import argparse
@@ -19,15 +20,15 @@ DTYPES = ("float32", "bfloat16")
 PLATFORMS = ("default", "cpu", "gpu")
 SIDES = ("both", "ours", "torch")
 TORCH_MODES = ("eager", "compiled")
-# Share of the cores in other hands from which on the table calls the measurement disturbed: threads that wait for one
-# another lose far more than their share, and PyTorch's were seen to lose ten times as much as ours.
+# Share of the cores used by other processes from which on the table calls the measurement disturbed: threads that wait
+# for one another lose far more than that share, and PyTorch's lost ten times as much as ours.
 DISTURBED_SHARE = 0.1
 
 
 def parser(
     program: str, summary: str, examples: str, *, image_size: int = 299, batch_size: int = 8
 ) -> argparse.ArgumentParser:
-    """Returns a parser with the options that all paired benchmarks share, and these defaults of two of them."""
+    """Returns a parser with the options that all paired benchmarks share."""
     result = command_line.parser(program, summary, examples)
     result.prog = f"python benchmarks/{program}.py"
     shown = "(default %(default)s)"
@@ -66,12 +67,12 @@ def check(options: Options) -> None:
 
 
 def add_scan_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of those benchmarks whose side of ours scans several training steps in one dispatch."""
+    """Adds the option of benchmarks in which our side scans several training steps in one dispatch."""
     parser.add_argument("--steps-per-dispatch", type=int, metavar="N", help="our scan (default: 8, at most --steps)")
 
 
 def settle_scan_option(options: dict[str, Any]) -> None:
-    """Puts its default in place of an option left out, in place.
+    """Sets the default of `steps_per_dispatch`, in place.
 
     Raises:
       ValueError: a turn is not a whole number of dispatches.
@@ -83,27 +84,27 @@ def settle_scan_option(options: dict[str, Any]) -> None:
 
 
 def sides(options: Options, ours: Build, theirs: Build) -> dict[str, Build]:
-    """Returns the sides that the options ask for, by the name that the table shows."""
+    """Returns the requested sides by their name in the table."""
     layout = ", channels-last" if options["channels_last"] else ""
     named = {"ours": ours, f"PyTorch {options['torch_mode']}{layout}": theirs}
-    wanted = {"both": (ours, theirs), "ours": (ours,), "torch": (theirs,)}[options["sides"]]
-    return {name: build for name, build in named.items() if build in wanted}
+    requested = {"both": (ours, theirs), "ours": (ours,), "torch": (theirs,)}[options["sides"]]
+    return {name: build for name, build in named.items() if build in requested}
 
 
 def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
     """Times the sides in turn: one warm-up turn each, then `rounds` turns of `steps` steps each, A B A B.
 
     Args:
-      builds: name -> how to make a side ready; the first is ours.
+      builds: name -> function that builds a side; the first is ours.
       options: `rounds`, `steps`, `batch_size`, `threads` and whatever `build` needs.
 
     Returns:
       For "sides" by name: seconds_per_step (one per round), images_per_second and milliseconds_per_step (see `spread`),
-      start_seconds (process, imports, building), first_turn_seconds (with compilation), about. Where a side gauges
-      (see Side), what it finds after the last round, and for every side flops_per_second and share_of_peak (see
-      `spread`): both sides are credited with the same work; "not_gauged" says why where it failed. With two sides also
-      "time_ratio": see `spread`, of the first's time divided by the second's in the same round. "cores_used_by_others":
-      how many cores other processes of the machine kept busy meanwhile, or None where that cannot be told.
+      start_seconds (process, imports, building), first_turn_seconds (with compilation), about. If a side has a
+      gauge (see Side), its values after the last round, and for every side flops_per_second and share_of_peak (see
+      `spread`), with the same work for both; "not_gauged" is the reason if that failed. With two sides also
+      "time_ratio" (see `spread`): the first's time divided by the second's in the same round. "cores_used_by_others":
+      the mean number of cores that other processes kept busy meanwhile, or None if unknown.
 
     Raises:
       ValueError: a side failed, or the two sides run on different kinds of devices.
@@ -121,15 +122,14 @@ def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
         for _ in range(options["rounds"]):
             for name, (worker, _, _) in ready.items():
                 seconds[name].append(worker.turn(options["steps"]) / options["steps"])
-        found: dict[str, Any] = {"sides": {}, "cores_used_by_others": meter.cores()}
+        results: dict[str, Any] = {"sides": {}, "cores_used_by_others": meter.cores()}
         gauged = None
         try:
             gauged = next(filter(None, (worker.gauge() for worker, _, _ in ready.values())), None)
         except ValueError as error:
-            # What the sides took is known all the same.
-            found["not_gauged"] = str(error)
+            results["not_gauged"] = str(error)
     for name, (_, start, about) in ready.items():
-        found["sides"][name] = {
+        results["sides"][name] = {
             "about": about,
             "start_seconds": start,
             "first_turn_seconds": first[name],
@@ -138,33 +138,33 @@ def measure(builds: Mapping[str, Build], options: Options) -> dict[str, Any]:
             "images_per_second": records.spread([options["batch_size"] / value for value in seconds[name]]),
         }
     if gauged:
-        found |= gauged
-        for name, side in found["sides"].items():
+        results |= gauged
+        for name, side in results["sides"].items():
             speeds = [gauged["flops_per_step"] / value for value in seconds[name]]
             side["flops_per_second"] = records.spread(speeds)
             side["share_of_peak"] = records.spread([speed / gauged["peak_flops_per_second"] for speed in speeds])
     if len(ready) == 2:
         ours, theirs = seconds.values()
-        found["time_ratio"] = records.spread([a / b for a, b in zip(ours, theirs, strict=True)])
-    return found
+        results["time_ratio"] = records.spread([a / b for a, b in zip(ours, theirs, strict=True)])
+    return results
 
 
 class _OtherWork:
-    """How busy the rest of the machine is, from the kernel's own counters; known on Linux only."""
+    """CPU use of other processes, from the kernel's counters; known on Linux only."""
 
     def __init__(self, workers: Sequence[Worker]):
         self._workers = workers
         self._started, self._before = time.perf_counter(), self._others()
 
     def cores(self) -> float | None:
-        """Returns the mean number of cores that neither side used and that were busy since this was made."""
+        """Returns the mean number of cores kept busy by other processes since this object was created."""
         now = self._others()
         if now is None or self._before is None:
             return None
         return max(now - self._before, 0.0) / (time.perf_counter() - self._started)
 
     def _others(self) -> float | None:
-        """Returns CPU seconds since the machine's start, those of the workers left out."""
+        """Returns CPU seconds of other processes since the machine's start."""
         try:
             with open("/proc/stat", encoding="utf-8") as file:
                 user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
@@ -174,14 +174,14 @@ class _OtherWork:
         return busy - sum(worker.cpu_seconds for worker in self._workers)
 
 
-def table(title: str, found: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    """Returns the result of `measure` for people."""
-    width = max(len(name) for name in found["sides"])
+def table(title: str, results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """Formats the result of `measure` as a table."""
+    width = max(len(name) for name in results["sides"])
     lines = [
         title,
         f"{'':{width}}   images/s (min .. max)          ms/step    start s   first turn s    TFLOP/s   of peak",
     ]
-    for name, side in found["sides"].items():
+    for name, side in results["sides"].items():
         speed, step = side["images_per_second"], side["milliseconds_per_step"]["median"]
         shown = f"{speed['median']:.4g} ({speed['min']:.4g} .. {speed['max']:.4g})"
         times = f"{step:10.4g} {side['start_seconds']:10.1f} {side['first_turn_seconds']:14.1f}"
@@ -189,26 +189,27 @@ def table(title: str, found: Mapping[str, Any], environment: Mapping[str, Any]) 
         if "share_of_peak" in side:
             work = f"{side['flops_per_second']['median'] / 1e12:11.4g}{side['share_of_peak']['median']:10.1%}"
         lines.append(f"{name:{width}}   {shown:28} {times}{work}")
-    if "flops_per_step" in found:
+    if "flops_per_step" in results:
+        work, peak = results["flops_per_step"] / 1e9, results["peak_flops_per_second"] / 1e12
         lines.append(
-            f"{found['flops_per_step'] / 1e9:.5g} GFLOP per step, the same for all sides; peak: "
-            f"{found['peak_flops_per_second'] / 1e12:.4g} TFLOP/s in a large matrix product, measured after the rounds"
+            f"{work:.5g} GFLOP per step, the same for all sides; peak: {peak:.4g} TFLOP/s in a large matrix product, "
+            "measured after the rounds"
         )
-    if "not_gauged" in found:
-        lines.append(f"neither work nor peak is known: {found['not_gauged']}")
-    if "time_ratio" in found:
-        ratio = found["time_ratio"]
+    if "not_gauged" in results:
+        lines.append(f"neither work nor peak is known: {results['not_gauged']}")
+    if "time_ratio" in results:
+        ratio = results["time_ratio"]
         lines.append(
             f"time of ours / PyTorch, per round: median {ratio['median']:.3f}, quartiles {ratio['quartile_1']:.3f} .. "
             f"{ratio['quartile_3']:.3f}, range {ratio['min']:.3f} .. {ratio['max']:.3f} (below 1: ours is faster)"
         )
-    for name, side in found["sides"].items():
+    for name, side in results["sides"].items():
         lines.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in side["about"].items()))
     lines.append(
         f"{environment['cpu']}, {environment['threads']} threads, load {environment['load_average'][0]:.1f}, "
         f"{environment['date']}"
     )
-    others = found["cores_used_by_others"]
+    others = results["cores_used_by_others"]
     if others is not None:
         is_disturbed = others > DISTURBED_SHARE * environment["cores"]
         verdict = "DISTURBED, do not report: " if is_disturbed else ""
@@ -218,7 +219,7 @@ def table(title: str, found: Mapping[str, Any], environment: Mapping[str, Any]) 
 
 def report(benchmark: str, title: str, builds: Mapping[str, Build], options: dict[str, Any]) -> None:
     """Measures, prints the table, and writes the JSON file where `options["json"]` names one."""
-    surroundings = records.environment(options)
-    found = measure(builds, options)
-    print(table(title, found, surroundings))
-    records.write(benchmark, options, {"environment": surroundings, **found})
+    environment = records.environment(options)
+    results = measure(builds, options)
+    print(table(title, results, environment))
+    records.write(benchmark, options, {"environment": environment, **results})

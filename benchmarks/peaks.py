@@ -1,4 +1,4 @@
-"""What this device was seen to reach: the rate of a large matrix product, and of a large copy."""
+"""Measured peaks of this device: the rates of a large matrix product and of a large copy."""
 
 import time
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from dim_jax.models.kernels.precision import matmul
 # Side of the product's matrices, and bytes to copy; a device takes milliseconds for either.
 MATRIX_SIDES = {"cpu": 2048, "gpu": 8192}
 COPIED_BYTES = {"cpu": 2**28, "gpu": 2**30}
-LARGEST = "gpu"  # for platforms that are not named above
+LARGEST = "gpu"  # for other platforms
 ROUNDS, SECONDS_PER_ROUND = 3, 0.2
 
 
 def matmul_flops_per_second(dtype: str) -> float:
-    """Returns the best rate of a product of two large square matrices of this dtype, multiplied as the networks do.
+    """Returns the best rate of a product of two large square matrices, multiplied as in the networks.
 
-    On a GPU, float32 is therefore multiplied in TF32. Random numbers: zeros take less power.
+    On a GPU, float32 is therefore multiplied in TF32. The values are random, because zeros take less power.
     """
     side = MATRIX_SIDES.get(jax.default_backend(), MATRIX_SIDES[LARGEST])
     x, y = (jax.random.normal(key, (side, side)).astype(dtype) for key in jax.random.split(jax.random.key(0)))
@@ -37,8 +37,8 @@ def copied_bytes_per_second() -> float:
 def seconds_per_call(call: Callable[[], Any], rounds: int, seconds_per_round: float = SECONDS_PER_ROUND) -> list[float]:
     """Returns how long a call takes on the device, one value per round.
 
-    A round is as many calls as fill about `seconds_per_round`, one at least, sent off one after the other: a device
-    that works beside its host does not wait for it. Two unmeasured calls come first, one to compile and one to count.
+    A round is as many calls as fill about `seconds_per_round`, at least one, dispatched without waiting for each.
+    Two unmeasured calls come first: one compiles, one sets the number of calls.
     """
     jax.block_until_ready(call())
     calls = max(round(seconds_per_round / _seconds(call, 1)), 1)

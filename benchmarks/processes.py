@@ -1,4 +1,4 @@
-"""Programs to be timed, each in a process of its own that does so many steps when it is asked."""
+"""Worker processes of a benchmark, each of which builds one side and runs its steps on request."""
 
 import multiprocessing
 import os
@@ -14,14 +14,13 @@ Options = Mapping[str, Any]
 
 
 class Side(NamedTuple):
-    """One side, made ready in its process.
+    """One side of a benchmark, built in its process.
 
     Attributes:
-      turn: does so many steps and waits for the result.
-      about: what to say about the side; `platform` is the kind of device.
-      gauge: returns `flops_per_step`, the floating-point operations that the work of one step comes to, and
-        `peak_flops_per_second`, how many the device was just seen to do in a large matrix product; None where the side
-        leaves that to the other one.
+      turn: runs the given number of steps and waits for the result.
+      about: description of the side; `platform` is the kind of device.
+      gauge: returns `flops_per_step`, the floating-point operations of one step, and `peak_flops_per_second`, the
+        measured rate of a large matrix product; None if only the other side has one.
     """
 
     turn: Callable[[int], None]
@@ -29,26 +28,26 @@ class Side(NamedTuple):
     gauge: Callable[[], dict[str, float]] | None = None
 
 
-# Makes a side ready in its process.
+# Builds a side in its process.
 Build = Callable[[Options], Side]
 
-# Threads of a pool spin for a while after their work; the other side should not start beside them.
+# Threads of a pool spin for a while after their work; the other side starts after that.
 SETTLE_SECONDS = 0.25
-_GAUGE = "gauge"  # asked of a worker in place of a number of steps
+_GAUGE = "gauge"  # request in place of a number of steps
 
 
 class Worker:
-    """One side in a process of its own, which waits for the next request."""
+    """One side in a process of its own, which waits for requests."""
 
     def __init__(self, name: str, build: Build, options: Options):
         """Args:
         name: of the side, for messages.
-        build: a function of a module, run in the new process.
-        options: what it is called with; `threads` holds the process to so many cores.
+        build: picklable function that builds the side in the new process.
+        options: its argument; `threads` limits the process to that many cores, 0 does not.
         """
         context = multiprocessing.get_context("spawn")
         self.name = name
-        self.cpu_seconds = 0.0  # what the process had used after its last turn
+        self.cpu_seconds = 0.0  # CPU time of the process after its last turn
         self._connection, other_end = context.Pipe()
         self._process = context.Process(target=_serve, args=(other_end, build, dict(options)))
         self._started = time.perf_counter()
@@ -56,18 +55,18 @@ class Worker:
         other_end.close()
 
     def wait_until_ready(self) -> tuple[float, dict[str, str]]:
-        """Returns the seconds from the start of the process until it was built, and what it says about itself."""
+        """Returns the seconds from the start of the process until the side was built, and its description."""
         about = self._answer()
         return time.perf_counter() - self._started, about
 
     def turn(self, steps: int) -> float:
-        """Lets the side do `steps` steps and returns how many seconds they took there."""
+        """Runs `steps` steps and returns their seconds, measured in the process."""
         self._connection.send(steps)
         seconds, self.cpu_seconds = self._answer()
         return seconds
 
     def gauge(self) -> dict[str, float] | None:
-        """Lets the side gauge work and device, as Side says; None where it does not."""
+        """Returns the values of the side's gauge (see Side), or None if it has none."""
         self._connection.send(_GAUGE)
         return self._answer()
 
@@ -78,11 +77,11 @@ class Worker:
             self._process.kill()
 
     def _answer(self) -> Any:
-        """Raises ValueError with the side's own words where it failed."""
+        """Receives an answer; raises ValueError with the error's message if the side failed."""
         try:
             kind, value = self._connection.recv()
         except (EOFError, ConnectionError):
-            raise ValueError(f"{self.name} ended without a word; was it killed for its memory?") from None
+            raise ValueError(f"{self.name} ended without an error message; was it killed for its memory?") from None
         if kind == "error":
             message, trace = value
             raise ValueError(f"{self.name}: {message}") from RuntimeError(trace)
@@ -90,25 +89,25 @@ class Worker:
 
 
 def _serve(connection: Connection, build: Build, options: Options) -> None:
-    """Builds a side and does what it is asked to until the other end of the pipe is closed."""
+    """Builds a side and answers requests until the other end of the pipe is closed."""
     fresh_cache = tempfile.TemporaryDirectory(prefix="torchinductor_")
     try:
         if options["threads"]:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options["threads"]])
-        # Both start cold, so that compile times are what a first user waits; and both must fit onto one GPU.
+        # Both start without a compilation cache, as a first run does; and both must fit onto one GPU.
         os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = fresh_cache.name
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         side = build(options)
         connection.send(("ready", side.about))
         while True:
-            asked = connection.recv()
-            if asked == _GAUGE:
+            request = connection.recv()
+            if request == _GAUGE:
                 connection.send(("gauged", side.gauge and side.gauge()))
                 continue
             time.sleep(SETTLE_SECONDS)
             started = time.perf_counter()
-            side.turn(asked)
+            side.turn(request)
             connection.send(("seconds", (time.perf_counter() - started, time.process_time())))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return
@@ -121,10 +120,10 @@ def _serve(connection: Connection, build: Build, options: Options) -> None:
 
 @contextmanager
 def workers(builds: Mapping[str, Build], options: Options) -> Iterator[dict[str, tuple[Worker, float, dict[str, str]]]]:
-    """Starts one worker per side, one after the other so that start times are undisturbed, and ends them at the end.
+    """Starts one worker per side, one after the other so that start times are undisturbed, and closes them at the end.
 
     Yields:
-      name -> worker, seconds until it was built, what it says about itself.
+      name -> worker, seconds until the side was built, its description.
     """
     started: list[Worker] = []
     try:

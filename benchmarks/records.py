@@ -1,4 +1,4 @@
-"""What every benchmark keeps beside its numbers: their spread, the machine, versions and options, in one JSON file."""
+"""JSON records of benchmarks: spread of the numbers, machine, versions and options."""
 
 import datetime
 import importlib.metadata
@@ -25,21 +25,21 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def available_cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Returns the versions of those packages that are installed, by name."""
-    found = {}
+    """Returns the versions of the installed ones of these packages, by name."""
+    installed = {}
     for package in packages:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 def environment(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a reader needs to judge the numbers: the machine, its cores and the date."""
+    """Returns the machine, its cores, its load and the date."""
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
@@ -60,9 +60,9 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def write(benchmark: str, options: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Writes what was found with these options to the JSON file that `options["json"]` names, if any."""
+def write(benchmark: str, options: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Writes results and options to the JSON file `options["json"]`, if that is set."""
     if options["json"]:
-        # Not where the file lies: that says nothing of what was measured.
-        told = {name: value for name, value in options.items() if name != "json"}
-        files.write_json(options["json"], {"benchmark": benchmark, "options": told, **found})
+        # The path of the file itself is no option of the measurement.
+        shown = {name: value for name, value in options.items() if name != "json"}
+        files.write_json(options["json"], {"benchmark": benchmark, "options": shown, **results})

@@ -1,4 +1,4 @@
-"""The parts of a network alone on the device: their time beside the least that this device needs for them."""
+"""Roofline of a network's parts: the time of each alone, relative to the bound of this device."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,10 +15,10 @@ SUMMARY = """\
 Times the parts of LRF-CNN (stem, blocks, head) or of GCGAN's two networks, each as a program of its own on inputs of
 the shapes that it gets in the network, and then the whole network. `forward` is inference on prepared weights; `both`
 is a training pass with the gradients of parameters and inputs, but for the images that LRF-CNN is given. The bound is
-what the device needs at least: the larger of operations / peak and bytes / bandwidth, where a large matrix product and
-a large copy were just seen to reach peak and bandwidth, and the bytes are inputs, parameters and outputs once each, in
-the dtype of the computation. Activations and poolings between the parts are in the whole network alone. Tenths of a
-millisecond may be the time of sending a program off; a share above 100 % means that data stayed in a cache."""
+the larger of operations / peak and bytes / bandwidth, where peak and bandwidth were just measured by a large matrix
+product and a large copy, and the bytes are inputs, parameters and outputs once each, in the dtype of the computation.
+Activations and poolings between the parts are in the whole network alone. Tenths of a millisecond may be the overhead
+of a dispatch; a share above 100 % means that data stayed in a cache."""
 EXAMPLES = """\
   python benchmarks/roofline.py --image-size=64 --width=0.25 --batch-size=16 --json=roofline.json
   python benchmarks/roofline.py --dtype=bfloat16 --batch-size=128
@@ -29,14 +29,14 @@ PASSES = ("forward", "both")
 
 
 class Part(NamedTuple):
-    """A module of a network, and what it is called with there in training.
+    """A module of a network with its arguments in training.
 
     Attributes:
-      path: names that lead to the module; of a network itself, its own name alone.
-      module: bound to no network.
+      path: names from the network to the module; for a network itself, its name alone.
+      module: unbound.
       variables: of the module.
-      arguments: shapes of arrays, and plain values; the only truth value says whether it trains.
-      method: which of its methods is called.
+      arguments: shapes of arrays, and plain values; the only bool is `train`.
+      method: name of the method that is called.
     """
 
     path: tuple[str, ...]
@@ -46,18 +46,18 @@ class Part(NamedTuple):
     method: str = "__call__"
 
     def apply(self, variables: Mapping[str, Any], arrays: Mapping[int, Any], train: bool, **options: Any) -> Any:
-        """Applies the module, with arrays in place of those arguments that they are the values of."""
+        """Applies the module, with `arrays` (position -> array) in place of shapes."""
         known = [train if isinstance(argument, bool) else argument for argument in self.arguments]
         for place, array in arrays.items():
             known[place] = array
         return self.module.apply(variables, *known, method=self.method, **options)
 
     def shapes(self) -> dict[int, Any]:
-        """Returns the shapes of those arguments that are arrays, by their place."""
+        """Returns the shapes of the array arguments by position."""
         return {place: shape for place, shape in enumerate(self.arguments) if hasattr(shape, "shape")}
 
     def gradients(self, params: Any, rest: Mapping[str, Any], arrays: Any, others: Any, along: Any) -> Any:
-        """Pulls `along` back through a pass in training to parameters and `arrays`; `others` are arguments too."""
+        """Returns the gradients of a training pass to `params` and `arrays` for the cotangent `along`."""
         import jax
 
         def outputs(params: Any, arrays: Any) -> Any:
@@ -67,10 +67,11 @@ class Part(NamedTuple):
 
 
 def parts_of(network: Part, containers: tuple[type, ...]) -> list[Part]:
-    """Returns the modules that a pass through a network calls, in that order, and the network as the last.
+    """Returns the modules that a pass through a network calls, in order, and then the network.
 
     Args:
-      containers: kinds of modules that are looked into, the network's own kind among them.
+      network: the network.
+      containers: classes of modules that are split further, the network's own among them.
     """
     import flax.linen as nn
     import jax

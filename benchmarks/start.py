@@ -1,4 +1,4 @@
-"""How long a user waits for help, for imports, and for the first step of a run that starts cold and then warm."""
+"""Start-up times: help, imports, and the first step of a run with an empty and with a filled compilation cache."""
 
 import contextlib
 import io
@@ -38,7 +38,7 @@ PHANTOM_SCALE = 0.03
 
 
 def seconds_of(command: Sequence[str]) -> float:
-    """Returns how long a command takes, from starting its process to its end.
+    """Returns the wall time of a command.
 
     Raises:
       ValueError: it failed.
@@ -52,7 +52,7 @@ def seconds_of(command: Sequence[str]) -> float:
 
 
 def first_steps(arguments: Sequence[str], run: Path, cache: Path) -> dict[str, float]:
-    """Starts a run, ends it after two steps, and returns seconds by what was waited for.
+    """Starts a run, kills it after two steps, and returns seconds by phase.
 
     Returns:
       "start to first step" from the start of the process to the end of the first step; of that "dispatch", the first;
@@ -61,13 +61,13 @@ def first_steps(arguments: Sequence[str], run: Path, cache: Path) -> dict[str, f
     Raises:
       ValueError: the run ended before.
     """
-    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("JAX_PERSISTENT_CACHE")}
-    surroundings["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_PERSISTENT_CACHE")}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     metrics = run / "metrics.jsonl"
     with tempfile.TemporaryFile("w+") as printed:
         started = time.perf_counter()
         command = [sys.executable, "-m", "dim_jax.train", *arguments, f"--workdir={run}"]
-        process = subprocess.Popen(command, stdout=printed, stderr=printed, env=surroundings, start_new_session=True)
+        process = subprocess.Popen(command, stdout=printed, stderr=printed, env=environment, start_new_session=True)
         first_line = None
         with _ended(process):
             while True:
@@ -92,7 +92,7 @@ def first_steps(arguments: Sequence[str], run: Path, cache: Path) -> dict[str, f
 
 
 def _dispatches(metrics: Path) -> list[float]:
-    """Returns the seconds of every dispatch that the run has told of so far."""
+    """Returns the seconds of every dispatch logged so far."""
     if not metrics.is_file():
         return []
     lines = (json.loads(line) for line in metrics.read_text().splitlines(keepends=True) if line.endswith("\n"))
@@ -101,7 +101,7 @@ def _dispatches(metrics: Path) -> list[float]:
 
 @contextlib.contextmanager
 def _ended(process: subprocess.Popen) -> Iterator[None]:
-    """Ends the process and those that it started, when the block ends."""
+    """Kills the process and its children when the block ends."""
     try:
         yield
     finally:
@@ -111,11 +111,12 @@ def _ended(process: subprocess.Popen) -> Iterator[None]:
 
 
 def measure(options: Mapping[str, Any], data: Path, folder: Path) -> dict[str, list[float]]:
-    """Returns the seconds of every round by what was waited for.
+    """Returns the seconds of every round by phase.
 
     Args:
-      data: prepared, with packed pixels.
-      folder: for run directories and caches.
+      options: of the command line.
+      data: prepared data with packed pixels.
+      folder: folder for run directories and caches.
     """
     arguments = [
         f"--config={options['config']}",
@@ -125,31 +126,31 @@ def measure(options: Mapping[str, Any], data: Path, folder: Path) -> dict[str, l
         "--config.train.steps_per_dispatch=1",
         *(f"--config.{setting}" for setting in options["set"]),
     ]
-    found: dict[str, list[float]] = {}
+    results: dict[str, list[float]] = {}
     for number in range(options["rounds"]):
         for command in options["commands"]:
             seconds = seconds_of([sys.executable, "-m", f"dim_jax.{command}", "--help"])
-            found.setdefault(f"{command} --help", []).append(seconds)
-        found.setdefault("imports", []).append(seconds_of([sys.executable, "-c", IMPORTS]))
+            results.setdefault(f"{command} --help", []).append(seconds)
+        results.setdefault("imports", []).append(seconds_of([sys.executable, "-c", IMPORTS]))
         for kind in ("cold", "warm"):
-            took = first_steps(arguments, folder / f"{kind}{number}", folder / f"cache{number}")
-            for name, seconds in took.items():
-                found.setdefault(f"{kind} {name}", []).append(seconds)
-    return found
+            phases = first_steps(arguments, folder / f"{kind}{number}", folder / f"cache{number}")
+            for name, seconds in phases.items():
+                results.setdefault(f"{kind} {name}", []).append(seconds)
+    return results
 
 
-def table(title: str, found: Mapping[str, Any]) -> str:
-    """Returns the result for people."""
-    width = max(map(len, found["seconds"]))
+def table(title: str, results: Mapping[str, Any]) -> str:
+    """Formats the results as a table."""
+    width = max(map(len, results["seconds"]))
     lines = [title, f"{'':{width}}{'s':>10}   (min .. max)"]
-    for name, values in found["seconds"].items():
+    for name, values in results["seconds"].items():
         spread = records.spread(values)
         lines.append(f"{name:{width}}{spread['median']:10.2f}   ({spread['min']:.2f} .. {spread['max']:.2f})")
-    surroundings = found["environment"]
-    lines.append(", ".join(f"{key} {value}" for key, value in found["about"].items()))
+    environment = results["environment"]
+    lines.append(", ".join(f"{key} {value}" for key, value in results["about"].items()))
     lines.append(
-        f"{surroundings['cpu']}, {surroundings['threads']} threads, load {surroundings['load_average'][0]:.1f}, "
-        f"{surroundings['date']}"
+        f"{environment['cpu']}, {environment['threads']} threads, load {environment['load_average'][0]:.1f}, "
+        f"{environment['date']}"
     )
     return "\n".join(lines)
 
@@ -159,13 +160,13 @@ def main(arguments: Sequence[str]) -> None:
     parser = command_line.parser("start", SUMMARY, EXAMPLES)
     parser.prog = "python benchmarks/start.py"
     add = parser.add_argument
-    # Relative, as the JSON file tells it.
+    # Relative, as it is written to the JSON file.
     config = os.path.relpath(Path(__file__).resolve().parents[1] / "configs" / "classifier.py")
     add("--config", default=config, metavar="FILE[:VARIANT]", help="of the run (default configs/classifier.py)")
-    add("--data", metavar="DATA", help="folder that `prepare --pack` wrote (default: a few phantoms, drawn first)")
+    add("--data", metavar="DATA", help="folder that `prepare --pack` wrote (default: a few phantoms, generated first)")
     add("--image-size", type=int, default=299, metavar="PX", help="side of the images (default 299)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="another field of the configuration")
-    add("--commands", default=",".join(COMMANDS), help="whose help is asked for (default: of all)")
+    add("--commands", default=",".join(COMMANDS), help="commands whose help is timed (default: all)")
     add("--rounds", type=int, default=3, help="measured rounds (default 3)")
     add("--json", metavar="OUT", help="also write everything measured to this file")
     options: dict[str, Any] = vars(parser.parse_args(arguments))
@@ -174,7 +175,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--commands: {unknown[0]!r} is none of {', '.join(COMMANDS)}")
     if options["rounds"] < 1:
         raise ValueError(f"--rounds={options['rounds']} must be at least 1")
-    surroundings = records.environment({"threads": 0})
+    environment = records.environment({"threads": 0})
     with tempfile.TemporaryDirectory() as folder:
         data = options["data"]
         if data is None:
@@ -185,11 +186,11 @@ def main(arguments: Sequence[str]) -> None:
                 data = prepare_dataset(
                     "phantom", Path(folder) / "data", image_size=size, scale=PHANTOM_SCALE, pack="squash"
                 )
-        found = measure(options, Path(data).absolute(), Path(folder))
+        results = measure(options, Path(data).absolute(), Path(folder))
     title = " ".join([f"Starts of {options['config']}: {options['image_size']} px", *options["set"]])
-    found = {"seconds": found, "about": records.versions("jax", "jaxlib", "flax"), "environment": surroundings}
-    print(table(title, found))
-    records.write("start", options, found)
+    results = {"seconds": results, "about": records.versions("jax", "jaxlib", "flax"), "environment": environment}
+    print(table(title, results))
+    records.write("start", options, results)
 
 
 if __name__ == "__main__":

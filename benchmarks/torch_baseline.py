@@ -1,4 +1,4 @@
-"""LRF-CNN in PyTorch, stated by us under the published names: what the benchmarks and one test compare ours with.
+"""LRF-CNN in PyTorch with the published parameter names, our own code: the baseline of benchmarks and of one test.
 
 Nothing of dim_jax is imported here, so that the baseline cannot inherit its choices.
 """
@@ -141,7 +141,7 @@ def published_fafl(logits: Tensor, labels: Tensor, alpha0: float = 0.5, beta0: f
     probability = F.softmax(logits, 1).gather(1, labels[:, None])[:, 0]
     log_shifted = F.log_softmax(logits + offset, 1).gather(1, labels[:, None])[:, 0]
     alpha, beta = alpha0 * (1 - probability), beta0 * probability
-    # The power's derivative is infinite at 0, where a certain answer would put it.
+    # The power's derivative is infinite at 0.
     rest = -torch.expm1(log_shifted.clamp(max=-1e-7))
     return (-alpha * rest**beta * log_shifted).mean()
 

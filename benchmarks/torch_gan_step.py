@@ -15,7 +15,7 @@ NUM_LOGITS = 50
 
 
 class Draws(NamedTuple):
-    """What a training step leaves to chance, the injected noise aside.
+    """Random values of a training step, but for the injected noise.
 
     Attributes:
       latents: (N, 256), standard normal.
@@ -43,7 +43,7 @@ def draw(number: int, device: str) -> Draws:
 
 
 def augment(views: Views, draws: Tensor) -> Views:
-    """Changes colours and place of both sizes of images alike (DiffAugment's "color,translation").
+    """Changes colours and position of both sizes of images in the same way (DiffAugment's "color,translation").
 
     Args:
       draws: (N, 5) in [0, 1): brightness, saturation, contrast, and the shift of rows and columns in whole pixels of
@@ -81,7 +81,7 @@ def translated(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def half_hinge(logits: Tensor, margins: Tensor) -> Tensor:
-    """Returns the mean of what logits (N, 50), positive if right, lack to their margins."""
+    """Returns the mean hinge loss of logits (N, 50) that are positive if right, with random margins."""
     return F.relu(margins - logits).mean()
 
 
@@ -136,7 +136,7 @@ class TrainStep:
         discriminator_loss.backward()
         of_discriminator.step()
 
-        # The discriminator hands gradients on to the images here, and needs none for its own weights.
+        # Gradients go through the discriminator to the images; its own weights need none here.
         self.discriminator.requires_grad_(False)
         of_generator.zero_grad(set_to_none=True)
         generator_loss = self._generator_loss(fakes, draws)
@@ -161,7 +161,7 @@ class TrainStep:
         loss = half_hinge(real_logits, draws.margins[0]) + half_hinge(-fake_logits, draws.margins[1])
         if self.reconstruct:
             quarter = F.avg_pool2d(quadrant(real[0], draws.part), images.shape[2] // 2 // side)
-            # Colours may have left what a tanh can reach.
+            # Colours may be outside the range of tanh.
             for image, target in zip(rebuilt, (real[1], real[1], quarter), strict=True):
                 loss = loss + F.mse_loss(image, target.clamp(-1, 1))
         return loss

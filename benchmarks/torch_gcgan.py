@@ -1,4 +1,4 @@
-"""GCGAN in PyTorch, stated by us under the published names: what benchmarks/gan_step.py and one test compare ours with.
+"""GCGAN in PyTorch with the published parameter names, our own code: the baseline of benchmarks/gan_step.py and a test.
 
 Nothing of dim_jax is imported here, so that the baseline cannot inherit its choices.
 """
@@ -32,7 +32,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Brings what leaves a network out of autocast's bfloat16."""
+    """Converts a network's output from autocast's bfloat16 to float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -96,7 +96,7 @@ class GlobalContext(nn.Module):
 
 
 class Gate(nn.Module):
-    """Scales the channels of `target` by what the global context of `source` shows."""
+    """Scales the channels of `target` by gates computed from the global context of `source`."""
 
     def __init__(self, source: int, target: int):
         super().__init__()
@@ -109,7 +109,7 @@ class Gate(nn.Module):
 
 
 class Generator(nn.Module):
-    """Draws images from latent vectors, with the published names of parameters and buffers.
+    """Generator of GCGAN, with the published names of parameters and buffers.
 
     Sizes below the published 256 px leave out the largest maps, and the gates that would end there.
 
@@ -139,7 +139,7 @@ class Generator(nn.Module):
         self.to_big = conv(channels[size], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Views:
-        """Draws one image at two sizes per latent vector (N, 256), at least in float32."""
+        """Generates one image at two sizes per latent vector (N, 256), in float32 at least."""
         x = self.init(latents[:, :, None, None])
         maps = {4: x}
         for side in self.sides:
@@ -195,7 +195,7 @@ def quadrant(x: Tensor, part: Tensor) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Tells real images from generated ones at two sizes, and rebuilds real ones; with the published names.
+    """Discriminator of GCGAN on two image sizes, which also reconstructs real images; with the published names.
 
     Sizes below the published 256 px leave out the largest maps, and the gates that would begin there.
 
@@ -216,7 +216,7 @@ class Discriminator(nn.Module):
         else:
             layers = [conv(3, channels[stem], 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         self.down_from_big = nn.Sequential(*layers)
-        # The published names count how many times smaller than 512 px a map is.
+        # The published names hold the ratio of 512 px to the side of the map.
         for side in self.sides:
             setattr(self, f"down_{512 // side}", DownBlock(channels[2 * side], channels[side]))
         self.gated = [side for side in self.sides if 8 * side in channels]
@@ -237,7 +237,7 @@ class Discriminator(nn.Module):
         self.decoder_small = decoder(last, small, width)
 
     def forward(self, images: Tensor, small: Tensor, part: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Judges images (N, 3, S, S) that are also given as `small` (N, 3, s, s).
+        """Returns logits for images (N, 3, S, S) and their small versions `small` (N, 3, s, s).
 
         Args:
           part: (1,) int64, the quadrant to rebuild; None: rebuild nothing, as for generated images.

@@ -1,4 +1,4 @@
-"""Training steps per second: ours beside PyTorch's, measured in turn on one device."""
+"""Training steps of LRF-CNN per second, ours and PyTorch's, measured in turn on one device."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-5
 
 
 def build_ours(options: Options) -> Side:
-    """Makes our training step ready."""
+    """Builds our training step."""
     model, variables, about = networks.ours(options)
     import jax
     import jax.numpy as jnp
@@ -59,7 +59,7 @@ def build_ours(options: Options) -> Side:
 
 
 def build_torch(options: Options) -> Side:
-    """Makes PyTorch's training step ready."""
+    """Builds PyTorch's training step."""
     model, device, about = networks.theirs(options)
     import torch
     import torch_baseline

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains the small GCGAN of one class corrected, published and as FastGAN for equally many steps and images, draws a pool
-# from each and selects from it; each run resumes. CLASSIFIER is a run on the same data that saw real images only.
+# Trains the small GCGAN of one class in its corrected, published and FastGAN variants for the same number of steps and
+# images, generates a pool from each and selects from it; run again, it resumes. CLASSIFIER is a run on the same data,
+# trained on real images only.
 #   bash launch/compare_gans.sh DATA CLASSIFIER RUNS LABEL [more --config.FIELD=VALUE ...]
 set -euo pipefail
 if [ $# -lt 4 ]; then
@@ -20,7 +21,7 @@ compare() {
 }
 compare corrected small "$@"
 compare fastgan fastgan,small "$@"
-# The published batch is 2 and its perceptual network needs a download; both are made equal, so that the choices are
-# what differs.
+# The published batch size is 2 and the published perceptual network needs a download; both are set as in the other
+# variants.
 compare published published,small --config.gan.perceptual=lite0 --config.train.global_batch_size=8 "$@"
 python -m dim_jax.report "$runs"/{corrected,fastgan,published} --out="$runs/report.html"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the small LRF-CNN with every loss on one prepared dataset, and FAFL with three margins; each run resumes.
+# Trains the small LRF-CNN with every loss on one prepared dataset, and FAFL with three margins; run again, it resumes.
 #   bash launch/compare_losses.sh DATA RUNS [more --config.FIELD=VALUE ...]
 set -euo pipefail
 if [ $# -lt 2 ]; then

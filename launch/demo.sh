@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a verdict on synthetic tissue: environment, data, GANs, selections, classifiers, statistics, one report.
-# Minutes on two CPU cores; run it again to go on with one that was stopped.
+# A whole experiment on synthetic tissue: environment, data, GANs, selections, classifiers, statistics, one report.
+# Minutes on two CPU cores; run again, it resumes.
 #   bash launch/demo.sh [FOLDER]      everything is written under FOLDER (default runs/demo)
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"

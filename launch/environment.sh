@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes a virtual environment with this package in $VENV (default .venv) and enters it.
-#   PYTHON  interpreter to make it with (default python3; 3.11 or newer)
+# Sourced by the other scripts: creates a virtual environment with this package in $VENV (default .venv) and activates it.
+#   PYTHON  interpreter to create it with (default python3; 3.11 or newer)
 #   VENV    folder of the environment
 #   EXTRAS  extras to install, for example test
 # shellcheck shell=bash

@@ -9,17 +9,17 @@
 #SBATCH --requeue
 #SBATCH --output=%x-%j.log
 # Trains on all GPUs of the nodes of a SLURM job: one task per node, which takes all of its GPUs. For one task per GPU,
-# submit with --ntasks-per-node=8 --gpu-bind=none. Submit from the root of the repository; what stands above can be given
-# to sbatch instead. --workdir and the data lie on storage that all nodes see.
+# submit with --ntasks-per-node=8 --gpu-bind=none. Submit from the root of the repository; sbatch's options override the
+# lines above. --workdir and the data must be on storage that all nodes share.
 #   sbatch --nodes=4 launch/slurm.sh --config=configs/classifier.py --config.data.path=DATA --workdir=runs/a [...]
 #   CUDA  which build of JAX to install (default cuda12)
-# Two minutes before its time ends the job is told to stop: it saves a checkpoint, and the same command goes on.
+# Two minutes before the time limit the job gets SIGTERM: it saves a checkpoint, and the same command resumes.
 set -euo pipefail
 if [ $# -lt 1 ]; then
   echo "usage: sbatch launch/slurm.sh --config=FILE --workdir=RUN [more options of python -m dim_jax.train]" >&2
   exit 2
 fi
-# SLURM runs a copy of this script, so its own place says nothing.
+# SLURM runs a copy of this script from another folder.
 . "${SLURM_SUBMIT_DIR:-.}/launch/environment.sh"
 python -m pip install --quiet "jax[${CUDA:-cuda12}]"
 srun python -m dim_jax.train "$@"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Environment, lint and all tests.
+# Creates the virtual environment, then runs the linter and all fast tests.
 #   bash launch/test.sh [pytest arguments ...]
 set -euo pipefail
 EXTRAS="test" . "$(dirname "$0")/environment.sh"
 ruff check .
-python -m pytest -n 2 "$@"  # two processes: what takes long is compiling, which keeps one core each busy
+ruff format --check .
+python -m pytest -n 2 "$@"  # two processes, as compiling takes most of the time and keeps one core busy

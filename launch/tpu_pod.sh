@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the same training on all workers of a TPU VM or pod slice that launch/tpu_vm_setup.sh has made ready; they find one
-# another. The data lie under the same path on every worker; --workdir is worker 0's, unless it is on shared storage.
+# Runs one training on all workers of a TPU VM or pod slice that launch/tpu_vm_setup.sh has set up; the workers find one
+# another. The data must be at the same path on every worker; --workdir is on worker 0, unless it is on shared storage.
 #   bash launch/tpu_pod.sh NAME ZONE --config=configs/classifier.py --config.data.path=DATA --workdir=runs/a [...]
 set -euo pipefail
 if [ $# -lt 3 ]; then

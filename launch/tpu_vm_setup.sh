@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the committed state of this checkout on every worker of a TPU VM or pod slice, into ~/dim_jax; again after
-# every change.
+# Installs the committed state of this checkout into ~/dim_jax on every worker of a TPU VM or pod slice. Run it again
+# after every change.
 #   bash launch/tpu_vm_setup.sh NAME ZONE
 set -euo pipefail
 if [ $# -ne 2 ]; then

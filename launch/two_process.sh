@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains a tiny classifier as two processes of two fake CPU devices each, which find one another on the loopback: what
-# several hosts do, on one machine and in a minute or two.
-#   bash launch/two_process.sh [FOLDER] [more options of train]      the run directory (default runs/two_process)
-#   PORT  where the first process listens (default 12355)
+# Trains a tiny classifier in two processes with two fake CPU devices each, connected over the loopback interface:
+# multi-host training on one machine, in a minute or two.
+#   bash launch/two_process.sh [FOLDER] [more options of train]      FOLDER is the run directory (default runs/two_process)
+#   PORT  port of the first process (default 12355)
 set -euo pipefail
 . "$(dirname "$0")/environment.sh"
 folder=${1:-runs/two_process}

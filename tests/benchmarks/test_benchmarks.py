@@ -309,7 +309,7 @@ def test_gpu_rows_of_pytorch_are_credited_with_our_work_and_compared(gpu_rows, t
     shown = gpu.table(gpu.measure(wanted, tmp_path, 100))
     assert (tmp_path / "table.txt").read_text() == shown + "\n"
     assert "W, PyTorch, batch 4: ours at its best, batch 8, does 4.500 times as many images per second" in shown
-    assert "W, PyTorch, batch 4: ours alike, 4.000 times" in shown
+    assert "W, PyTorch, batch 4: ours with the same options, 4.000 times" in shown
     (line,) = [line for line in shown.splitlines() if line.startswith("W, PyTorch, batch 4 ")]
     assert line.split()[-3:] == ["4", "0.2", "20.0%"]
     assert "never works FAILED:\nno memory" in shown
@@ -500,7 +500,11 @@ def test_one_side_alone_has_no_ratio(options):
 
 @pytest.mark.parametrize(
     ("build", "message"),
-    [(failing, "b: RuntimeError: no memory$"), (dying, "b ended without a word"), (elsewhere, "same kind of device")],
+    [
+        (failing, "b: RuntimeError: no memory$"),
+        (dying, "b ended without an error message"),
+        (elsewhere, "same kind of device"),
+    ],
 )
 def test_a_side_that_fails_is_told_by_name(build, message, options):
     with pytest.raises(ValueError, match=message):
