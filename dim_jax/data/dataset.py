@@ -188,7 +188,7 @@ def save(dataset: Dataset, source: str | Path, folder: str | Path) -> None:
         shutil.copyfile(report, folder / REPORT_FILE)
 
 
-def training_summary(dataset: Dataset, draws: Sequence[float]) -> str:
+def training_summary(dataset: Dataset, draws: Sequence[float] | np.ndarray) -> str:
     """Returns a text table of the images per class and split, and of the sampler's draws per epoch.
 
     Args:

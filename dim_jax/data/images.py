@@ -136,7 +136,7 @@ def _inspect(encoded: bytes, name: str, to_pixels: Callable[[Image.Image], np.nd
         raise ValueError(f"{name}: too large to read as one field ({reason}); cut it into fields") from None
     except Exception as error:  # on broken files Pillow's plugins raise OSError, SyntaxError, struct.error and more
         raise ValueError(f"{name}: cannot be decoded ({' '.join(str(error).split())})") from None
-    return Inspected(pixels, conversion, str(image.format), texts)
+    return Inspected(pixels, conversion, str(image.format), texts)  # type: ignore[arg-type]  # Pillow: names are str, but for dpi
 
 
 class _TooLarge(ValueError):

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -168,7 +169,7 @@ def _is_list_of(value: object, kind: type) -> bool:
 
 
 def _read_row(row: dict, where: str, classes: set[str]) -> Row:
-    types = {field.name: field.type for field in fields(Row)}
+    types: dict[str, Any] = {field.name: field.type for field in fields(Row)}
     optional = {field.name for field in fields(Row) if field.default is not MISSING}
     for name, kind in types.items():
         if name not in row and name not in optional:

@@ -149,7 +149,7 @@ def draw(image: PhantomImage, size: int = 299, seed: int = 0) -> np.ndarray:
     density = dyes[0][..., None] * absorbed[0] + dyes[1][..., None] * absorbed[1]
     picture = np.exp(-density) * (appearance.light.astype(np.float32) * _illumination(rng, len(density))[..., None])
     planes = (Image.fromarray(np.ascontiguousarray(picture[..., channel])) for channel in range(3))
-    picture = np.stack([plane.resize((size, size), Image.Resampling.BICUBIC) for plane in planes], -1)
+    picture = np.stack([np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC)) for plane in planes], -1)
     grey, colour = (rng.standard_normal((size, size, depth), np.float32) for depth in (1, 3))
     picture = picture + 1.2 * grey + 0.8 * colour
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

@@ -64,7 +64,7 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
         splits.Fold(assignment, *image_scan.channel_statistics(moments, assignment)) for assignment in assignments
     )
     split = splits.Split(method, options["seed"], folds)
-    facts = {
+    facts: dict[str, Any] = {
         "options": options,
         "converted": [{"path": image.listed.path, "reason": image.conversion} for image in scanned if image.conversion],
         "unreadable": unreadable,

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from dim_jax.data.images import SUFFIXES
 from dim_jax.runs import files
@@ -77,7 +78,9 @@ def list_images(
     Raises:
       FileNotFoundError, ValueError: as `read_csv`, `read_class_folders`, `with_groups` and `class_order`.
     """
-    notes, ignored, has_split = [], [], False
+    notes: list[str] = []
+    ignored: list[str] = []
+    has_split = False
     if manifest:
         root, listed, has_split = read_csv(manifest, source)
         if has_split and split not in ("auto", "manifest"):
@@ -115,7 +118,8 @@ def read_csv(path: str | Path, source: str | Path | None = None) -> tuple[Path, 
     first = records[0][1]["path"]
     root = next((folder for folder in candidates if files.is_file(folder / first)), candidates[0])
 
-    listed, line_of = [], {}
+    listed: list[Any] = []
+    line_of: dict[str, int] = {}
     for line, cells in records:
         where = f"{path}, line {line}"
         for name in ("path", "label"):
@@ -200,7 +204,9 @@ def read_class_folders(root: str | Path) -> tuple[list[ListedImage], list[str]]:
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; --source is phantom or a folder with one folder per class")
-    listed, ignored, counts = [], [], {}
+    listed: list[Any] = []
+    ignored: list[str] = []
+    counts: dict[str, int] = {}
     for path in files_below(root):
         relative = path.relative_to(root)
         name = relative.as_posix()

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -104,7 +105,7 @@ def load(folder: str | Path, manifest: Manifest) -> Split:
     return Split(record["method"], record["seed"], folds)
 
 
-def _read_fold(fold: object, where: str, manifest: Manifest) -> Fold:
+def _read_fold(fold: Any, where: str, manifest: Manifest) -> Fold:
     missing = [key for key in ("assignment", "mean", "std") if not isinstance(fold, dict) or key not in fold]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}; prepare the data again")

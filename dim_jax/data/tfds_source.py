@@ -202,7 +202,7 @@ def feature_names(info: Any, name: str) -> FeatureNames:
         if isinstance(feature, kinds.Image) and not isinstance(feature, kinds.LabeledImage)
     ]
     label_names = [key for key, feature in features.items() if isinstance(feature, kinds.ClassLabel)]
-    supervised = info.supervised_keys or ()
+    supervised: tuple[str, ...] = info.supervised_keys or ()
     if len(supervised) == 2 and supervised[0] in image_names and supervised[1] in label_names:
         image_names, label_names = [supervised[0]], [supervised[1]]
     if len(image_names) != 1 or len(label_names) != 1:

@@ -77,7 +77,7 @@ def _open(workdir: Path, checkpoint: str) -> tuple[ClassifierRun, Dataset]:
 
 def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> None:
     buffer, maps = io.BytesIO(), {} if predictions.grad_cam is None else {"grad_cam": predictions.grad_cam}
-    np.savez_compressed(
+    np.savez_compressed(  # type: ignore[arg-type]  # NumPy takes arrays by any name
         buffer,
         index=predictions.index,
         label=predictions.label,

@@ -59,7 +59,7 @@ def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Da
 def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: Dataset) -> None:
     """Lists the selected images of every class up to what makes it as large as the largest one."""
     content = files.read_json(selected)
-    images = {name: [] for name in classes}
+    images: dict[str, list[Any]] = {name: [] for name in classes}
     for entry in content["images"]:
         if entry["label"] in images:
             images[entry["label"]].append(Path(os.path.normpath(selected.parent / entry["path"])))

@@ -81,7 +81,7 @@ def trained_as(arms: Mapping[str, Arm]) -> dict[str, Arm]:
     Candidates that differ in what happens after training alone (post-hoc logit adjustment) share one training: the
     first one's.
     """
-    first: dict[tuple, Arm] = {}
+    first: dict[str, Arm] = {}
     found = {}
     for arm in arms.values():
         for candidate in arm.candidates():

@@ -42,7 +42,7 @@ class OutOfFold:
 
 def adjusted(logits: np.ndarray, arm: Arm, counts: np.ndarray) -> np.ndarray:
     """Returns logits (..., C) as an arm adjusts them after training, by the training images of each class, (C,)."""
-    return np.asarray(adjust_logits(logits, counts, arm.tau)) if arm.tau else logits
+    return np.asarray(adjust_logits(logits, counts, arm.tau)) if arm.tau else logits  # type: ignore[arg-type]
 
 
 def choose(arm: Arm, found: Mapping[str, Sequence[Archived]], dataset: Dataset, metric: str) -> Arm:
@@ -219,12 +219,18 @@ def _answer(
     dataset: Dataset,
     cases: np.ndarray,
     metric: str,
-    options: Mapping[str, int],
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The entry of one question, its p-value not yet corrected."""
     arm, than = pooled[question.arm], pooled[question.than]
     seeds = [seed for seed in arm.seeds if seed in than.seeds]
-    answer = {"name": question.name, "text": question.text, "arm": question.arm, "than": question.than, "seeds": seeds}
+    answer: dict[str, Any] = {
+        "name": question.name,
+        "text": question.text,
+        "arm": question.arm,
+        "than": question.than,
+        "seeds": seeds,
+    }
     answer["is_shown"] = False
     if not seeds:
         return answer | {"refused": "the two arms have no seed in common yet"}

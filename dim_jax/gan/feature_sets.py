@@ -157,4 +157,4 @@ def _moments(features: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.
 
 def _triangular(root: np.ndarray) -> np.ndarray:
     """Returns the R factor of `root` where that is smaller, otherwise `root`."""
-    return np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root
+    return np.asarray(np.linalg.qr(root, mode="r")) if len(root) > root.shape[1] else root

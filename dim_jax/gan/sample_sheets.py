@@ -79,7 +79,7 @@ class SampleSheets:
             self._write(f"{RECONSTRUCTIONS}_{step:07d}.png", rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
         side = scales.small_size(self._generator.size)
         sets = (*np.split(samples, self._generator.num_classes or 1), self._examples)
-        *generated, real = [_spread(scales.shrink_area(images.astype(np.float32), side)) for images in sets]
+        *generated, real = [_spread(scales.shrink_area(jnp.asarray(images, np.float32), side)) for images in sets]
         return {"diversity": float(np.mean(generated)) / real if real else 0.0}
 
     def animate(self) -> None:
@@ -139,7 +139,7 @@ def grid(images: np.ndarray, columns: int) -> Image.Image:
     return sheet
 
 
-def _spread(images: np.ndarray) -> float:
+def _spread(images: np.ndarray | jax.Array) -> float:
     """Returns the root mean square difference between pairs of images (N, H, W, 3)."""
     flat = np.asarray(images, np.float64).reshape(len(images), -1)
     return float(np.sqrt(2 * flat.var(0, ddof=1).mean())) if len(flat) > 1 else 0.0

@@ -84,7 +84,8 @@ def lpips_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> 
 
     def unit_taps(images: jax.Array) -> list[jax.Array]:
         scaled = (images - jnp.asarray(LPIPS_SHIFT)) / jnp.asarray(LPIPS_SCALE)
-        return [_unit_vectors(tap) for tap in VGG16().apply({"params": variables["params"]}, scaled)]
+        taps: Any = VGG16().apply({"params": variables["params"]}, scaled)
+        return [_unit_vectors(tap) for tap in taps]
 
     taps = zip(unit_taps(a), unit_taps(b), variables["heads"], strict=True)
     return sum((jnp.square(a_tap - b_tap) @ head).mean((1, 2)) for a_tap, b_tap, head in taps)
@@ -110,7 +111,8 @@ def lite0_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> 
         return [_unit_vectors(tap) for tap in map_taps(model, variables, scale_pixels(images))]
 
     taps = list(zip(unit_taps(a), unit_taps(b), strict=True))
-    return sum(jnp.square(a_tap - b_tap).mean((1, 2, 3)) for a_tap, b_tap in taps) / len(taps)
+    total: Any = sum(jnp.square(a_tap - b_tap).mean((1, 2, 3)) for a_tap, b_tap in taps)
+    return total / len(taps)
 
 
 def no_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> jax.Array:
@@ -149,7 +151,8 @@ def lite0_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax
     """
     shape = (images.shape[0], FEATURE_SIDE, FEATURE_SIDE, images.shape[-1])
     resized = jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), -1, 1)
-    return EfficientNetLite0().apply(variables, scale_pixels(resized))
+    outputs: Any = EfficientNetLite0().apply(variables, scale_pixels(resized))
+    return outputs
 
 
 def inception_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -167,5 +170,7 @@ def inception_features(variables: Mapping[str, Any], images: jax.Array) -> tuple
       logits (N, 1008) and features (N, 2048), float32.
     """
     shape = (images.shape[0], INCEPTION_SIDE, INCEPTION_SIDE, images.shape[-1])
-    logits, features = InceptionV3().apply(variables, jax.image.resize(images, shape, "bilinear", antialias=False))
+    resized = jax.image.resize(images, shape, "bilinear", antialias=False)
+    outputs: Any = InceptionV3().apply(variables, resized)
+    logits, features = outputs
     return logits - variables["params"]["fc"]["bias"], features

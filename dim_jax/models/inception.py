@@ -185,7 +185,7 @@ def _apply_steps(steps: Branch, x: jax.Array) -> jax.Array:
         if isinstance(step, Layer):
             x = Convolution(step, name=step.name)(x)
         elif isinstance(step, tuple):
-            x = jnp.concatenate([_apply_steps((layer,), x) for layer in step], -1)
+            x = jnp.concatenate([_apply_steps((layer,), x) for layer in step], -1)  # type: ignore[arg-type]  # a Layer is a tuple too
         else:
             x = step(x)
     return x

@@ -60,7 +60,8 @@ def _initial_vectors(key: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.
 
     def iterate(key_data: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         matrix = np.asarray(matrix)
-        u = np.random.default_rng(np.asarray(key_data).tolist()).normal(size=matrix.shape[1]).astype(matrix.dtype)
+        random = np.random.default_rng(np.asarray(key_data).tolist())
+        u = np.asarray(random.normal(size=matrix.shape[1])).astype(matrix.dtype)
         for _ in range(_INITIAL_ITERATIONS):
             v = matrix @ u
             v /= max(np.linalg.norm(v), _EPSILON)

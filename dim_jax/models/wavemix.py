@@ -86,7 +86,7 @@ class WaveMixBlock(nn.Module):
         for _ in range(self.levels):
             y, details = haar(y)
             bands.append(jnp.concatenate([y, details], axis=-1))
-        deeper = []
+        deeper: list[jax.Array] = []
         for level in reversed(range(self.levels)):
             y = jnp.concatenate([bands[level], *deeper], axis=-1)
             y = nn.gelu(Conv(self.features * self.expansion, dtype=self.dtype, name=f"expand{level}")(y), False)

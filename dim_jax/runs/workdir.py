@@ -130,7 +130,7 @@ def check_config(
 
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flattens a nested configuration to {"a.b": value}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
             flat |= flatten_config(value, f"{prefix}{name}.")

@@ -81,7 +81,8 @@ class GanTrainStep:
     ) -> tuple[GanState, Metrics]:
         pixels, frozen = resident
         keys = jax.vmap(lambda key: jax.random.split(key, 7))(example_keys(key, state.step, batch["row"]))
-        labels, strength = None, 1.0
+        labels: Any = None
+        strength: Any = 1.0
         if self.label_strength is not None:
             labels, strength = batch["label"], self.label_strength(state.step)
         real = augment(keys[:, 0], gather_images(batch, pixels), flip=self.flip, rotate=self.rotate, stain_jitter=0.0)
@@ -155,9 +156,11 @@ class GanTrainStep:
         reconstruct = self.discriminator.reconstruct
         discriminator = self.discriminator.init(discriminator_key, *images, 0, True, labels, method=reconstruct)
         initial = (generator, discriminator)
-        networks = [NetworkState(**network, opt_state=self.optimizer.init(network["params"])) for network in initial]
+        first, second = (
+            NetworkState(**network, opt_state=self.optimizer.init(network["params"])) for network in initial
+        )
         probability = jnp.full((), 0.0 if self.adaptive_target else 1.0, jnp.float32)
-        return GanState(jnp.zeros((), jnp.int32), *networks, generator["params"], probability)
+        return GanState(jnp.zeros((), jnp.int32), first, second, generator["params"], probability)
 
     def _update_discriminator(
         self,
@@ -212,7 +215,7 @@ class GanTrainStep:
                 "logit_fake": fake_logits.mean(-1).sum() / num_images,
                 "logit_real_sign": jnp.sign(real_logits).mean(-1).sum() / num_images,
             }
-            total = sum(losses.values())
+            total: Any = sum(losses.values())
             return total, (statistics, {"discriminator_loss": total, **losses, **logits})
 
         gradient, (statistics, metrics) = jax.grad(local_loss, has_aux=True)(network.params)

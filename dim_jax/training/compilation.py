@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -25,13 +26,14 @@ def configure_compilation() -> None:
 
     Tracing creates millions of objects that stay alive, so looking for garbage among them is mostly wasted.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    config: Any = jax.config  # its options are no attributes to type checkers
+    if not config.jax_compilation_cache_dir:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dim_jax" / "xla"
-        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ and jax.config.jax_compilation_cache_max_size == -1:
-            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
-        if jax.config.jax_compilation_cache_max_size > 0:
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ and config.jax_compilation_cache_max_size == -1:
+            config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+        if config.jax_compilation_cache_max_size > 0:
             _remove_entries_without_time(folder)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        config.update("jax_compilation_cache_dir", str(folder))
     youngest, *older = gc.get_threshold()
     if 0 < youngest < COLLECTION_THRESHOLD:  # 0 turns automatic collections off
         gc.set_threshold(COLLECTION_THRESHOLD, *older)

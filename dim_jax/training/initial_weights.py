@@ -37,7 +37,7 @@ def _seed(seed: jax.Array) -> jax.Array:
     return jnp.stack([jnp.uint32(_FIRST), seed.astype(jnp.uint32)])
 
 
-def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, data: jax.Array | int) -> jax.Array:
     return jnp.stack([key[0] * _FACTOR + key[1], jnp.asarray(data, jnp.uint32)])
 
 

@@ -18,7 +18,7 @@ from dim_jax.training import parallel
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None
 
 PROFILE = "profile"
 WINDOW = 100
@@ -44,7 +44,7 @@ class Clock:
         """Returns the next batches; the time counts as waiting if the devices finished before the data was ready."""
         started = time.perf_counter()
         batches = next(stream)
-        if output.is_ready():
+        if output.is_ready():  # type: ignore[attr-defined]  # missing from JAX's types
             self._waited = time.perf_counter() - started
         return batches
 

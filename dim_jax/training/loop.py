@@ -145,7 +145,7 @@ def fit(
         log.info("resuming at step %d", step)
         best = hosts.on_first_host(lambda: _existing(best, workdir / BEST))
     state = parallel.replicate(restored.state if restored else task.state)
-    writer = NoMetricWriter()
+    writer: MetricWriter | NoMetricWriter = NoMetricWriter()
     if hosts.is_first_host():
         writer = MetricWriter(workdir, step, tensorboard, again=task.evaluation if is_evaluation_due else None)
     progress = Progress("train", schedule.num_train_steps, step, task.images_per_step)
@@ -197,7 +197,7 @@ def _evaluate(
     step: int,
     best: dict[str, Any] | None,
     workdir: Path,
-    writer: MetricWriter,
+    writer: MetricWriter | NoMetricWriter,
     request: stopping.StopRequest,
 ) -> dict[str, Any] | None:
     """Evaluates, logs the metrics, saves the state if it is the best, and returns the best evaluation so far.
@@ -240,7 +240,7 @@ def _best_text(best: dict[str, Any] | None) -> str:
 
 
 def _stop_if_not_finite(
-    metrics: dict[str, np.ndarray], losses: Sequence[str], first_step: int, writer: MetricWriter
+    metrics: dict[str, np.ndarray], losses: Sequence[str], first_step: int, writer: MetricWriter | NoMetricWriter
 ) -> None:
     bad = np.flatnonzero(~np.isfinite(np.sum([metrics[name] for name in losses], axis=0)))
     if len(bad):

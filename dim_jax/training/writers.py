@@ -39,7 +39,7 @@ class MetricWriter:
         self._file = path.open("a", encoding="utf-8")
         self._wants_tensorboard, self._tensorboard = tensorboard, None
 
-    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Appends the line {"step": step, "split": split, **values} and flushes it to disk.
 
         Raises:
@@ -84,7 +84,7 @@ class MetricWriter:
 class NoMetricWriter:
     """A MetricWriter that writes nothing, for hosts other than host 0."""
 
-    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         pass
 
     def close(self) -> None:

@@ -114,7 +114,7 @@ def _up_block(torch: str, flax: Path) -> dict[str, Path]:
 
 
 def _gate(torch: str, flax: Path) -> dict[str, Path]:
-    names = {}
+    names: dict[str, Path] = {}
     for layer, part in (("fc1", "hidden"), ("fc2", "output")):
         leaves = {"weight": ("params", "kernel")}
         names |= layer_names(f"{torch}.global_context_block.{layer}", (*flax, "context", part), leaves)

@@ -218,7 +218,8 @@ def efficientnet_lite_names(model: EfficientNetLite0) -> dict[str, torch_names.P
 
 def vgg16_names() -> dict[str, torch_names.Path]:
     """Returns torchvision's name -> Flax path of every tensor of VGG16's convolutions."""
-    names, index = {}, 0
+    names: dict[str, torch_names.Path] = {}
+    index = 0
     for group, widths in enumerate(VGG16_GROUPS, start=1):
         for number in range(1, len(widths) + 1):
             names[f"features.{index}.weight"] = ("params", f"conv{group}_{number}", "kernel")

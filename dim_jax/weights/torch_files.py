@@ -108,7 +108,7 @@ class _StorageInfo(NamedTuple):
 
     key: str
     dtype: np.dtype
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
 class _Storage(NamedTuple):

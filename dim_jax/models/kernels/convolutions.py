@@ -11,6 +11,7 @@ import enum
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,8 @@ def _tap_by_tap(x: jax.Array, taps: Sequence[jax.Array], dilation: int) -> jax.A
     """Sum of one matmul per tap over its real pixels alone: with a large dilation most taps fall on padding."""
     size = math.isqrt(len(taps))
     height, width = x.shape[1:3]
-    taps, total = iter(taps), 0
+    total: Any = 0
+    taps = iter(taps)
     for down in _offsets(size, dilation):
         top, bottom = _inside(height, down)
         for across in _offsets(size, dilation):

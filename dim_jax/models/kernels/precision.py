@@ -43,5 +43,5 @@ _wide_matmul.defvjp(_forward, _backward)
 
 def _float32_dot(x: jax.Array, y: jax.Array, axes: tuple[int, int]) -> jax.Array:
     """Contracts axis `axes[0]` of the matrix x with `axes[1]` of y, accumulated and returned in float32."""
-    dimensions = (tuple((axis,) for axis in axes), ((), ()))
+    dimensions = (((axes[0],), (axes[1],)), ((), ()))
     return lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
