@@ -120,7 +120,7 @@ def build_classifier_run(checkpoint: PublishedCheckpoint, options: ImportOptions
         opt_state = _optimizer_state(
             source, saved, settings["name"], optimizer, variables["params"], names, torch_names
         )
-        states[loop.CHECKPOINTS] = step, TrainState(np.int32(step), **variables, opt_state=opt_state)
+        states[loop.CHECKPOINTS] = step, TrainState(np.int32(step), **variables, opt_state=opt_state)  # type: ignore[arg-type]
     return RunContents(config, dataset, states)
 
 
@@ -141,7 +141,7 @@ def build_gan_run(checkpoint: PublishedCheckpoint, options: ImportOptions) -> Ru
     published = {name: value for name, value in fields.items() if name != "size"} | {"dtype": "float32"}
     model_options = (options.config or {}).get("model", published)
     try:
-        models = dict(zip((GENERATOR, DISCRIMINATOR), make_gan(size, 0, **model_options), strict=True))
+        models: dict[str, Any] = dict(zip((GENERATOR, DISCRIMINATOR), make_gan(size, 0, **model_options), strict=True))
         name_maps = (gcgan_names.generator_names, gcgan_names.discriminator_names)
         names = {kind: name_map(models[kind]) for kind, name_map in zip(models, name_maps, strict=True)}
     except ValueError as error:
@@ -174,8 +174,9 @@ def build_gan_run(checkpoint: PublishedCheckpoint, options: ImportOptions) -> Ru
         params = variables[kind]["params"]
         opt_state = _optimizer_state(source, network.optimizer, name, optimizer, params, names[kind], gcgan_names)
         networks[kind] = NetworkState(**variables[kind], opt_state=opt_state)
-    probability = np.float32(0.0 if config["augment"]["adaptive_target"] else 1.0)
-    state = GanState(np.int32(step), **networks, ema_params=ema_params, augment_probability=probability)
+    probability: Any = np.float32(0.0 if config["augment"]["adaptive_target"] else 1.0)
+    host_step: Any = np.int32(step)
+    state = GanState(host_step, **networks, ema_params=ema_params, augment_probability=probability)
     return RunContents(config, _open_data(options), {loop.CHECKPOINTS: (step, state)})
 
 

@@ -97,7 +97,8 @@ def _predict(workdir: str | Path, run: "ClassifierRun", images: FolderImages, ba
     compilation.configure_compilation()
     num_images, num_devices = len(images.paths), jax.device_count()
     batch_size = -(-min(batch_size, num_images) // num_devices) * num_devices
-    predictor = Predictor(run.model, images, images, batch_size)
+    source: Any = images  # in place of both a dataset and a data backend
+    predictor = Predictor(run.model, source, source, batch_size)
     variables = predictor.check_variables(run.variables, workdir)
     predictions = predictor(parallel.replicate(variables), np.arange(num_images))
     if not len(predictions.index):

@@ -29,7 +29,7 @@ DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2))
 BEYOND_AXES = 1e300  # larger values would overflow the length of the axis
 MOST_POINTS, MOST_MARKERS = 300, 40
 SIZE = (3.9, 2.5)  # inches; makes 9-point text about 11 pixels high on the page
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dim_jax",
     "text.usetex": False,
@@ -101,8 +101,8 @@ def curves(lines: Sequence[Line], x_label: str, prefix: str, alternative: str, m
             finite = np.isfinite(line.x) & (np.abs(line.y) < BEYOND_AXES)
             x, y = thin(line.x[finite], line.y[finite])
             dotted = len(x) == 1 or (line.markers and len(x) <= MOST_MARKERS)
-            dots = {"marker": "o", "markersize": 2.6} if dotted else {}
-            dashes = {"dashes": DASHES[line.dash]} if DASHES[line.dash] else {}
+            dots: dict[str, Any] = {"marker": "o", "markersize": 2.6} if dotted else {}
+            dashes: dict[str, Any] = {"dashes": DASHES[line.dash]} if DASHES[line.dash] else {}
             axes.plot(x, y, color=SERIES[line.colour], linewidth=1.5, **dots, **dashes)
         for position, colour in marked.items():
             axes.axvline(position, color=SERIES[colour], linewidth=1, dashes=(3, 2), alpha=0.8)
@@ -175,7 +175,7 @@ def svg(
     from matplotlib.figure import Figure
 
     # A figure and canvas of our own instead of pyplot leave a notebook's figures and backend unchanged.
-    with matplotlib.rc_context({**SETTINGS, **(settings or {})}), warnings.catch_warnings():
+    with matplotlib.rc_context({**SETTINGS, **dict[Any, Any](settings or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*missing from font", category=UserWarning)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)

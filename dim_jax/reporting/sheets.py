@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dim_jax.reporting import thumbnails
 from dim_jax.reporting.run_directory import RunRecords
 
@@ -33,7 +31,7 @@ def view(run: RunRecords) -> dict[str, Any]:
     grids = _paths_by_step(run.folder / FOLDER, SAMPLES)
     newest = _newest(grids, notes)
     reconstructions = _newest(_paths_by_step(run.folder / FOLDER, RECONSTRUCTIONS), notes)
-    places = np.unique([0, (len(grids) - 1) // 2, len(grids) - 1]) if grids[1:] else []
+    places = sorted({0, (len(grids) - 1) // 2, len(grids) - 1}) if grids[1:] else []
     return {
         "newest": newest and newest | {"classes": _classes(run, newest["rows"])},
         "progress": [_picture(*grids[place], SMALL, thumbnails.QUALITY) for place in places],
