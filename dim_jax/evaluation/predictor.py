@@ -102,7 +102,7 @@ class Predictor:
         variables = {**variables, **self._prepare(variables)}
         parts, seconds = [], 0.0
         for batch in self.images.batches(plan):
-            inputs = {name: batch[name] for name in ("image", "index") if name in batch}
+            inputs: dict[str, np.ndarray] = {name: batch[name] for name in ("image", "index") if name in batch}
             inputs["explained"] = np.array([class_of.get(row, PREDICTED) for row in batch["index"].tolist()], np.int32)
             arguments = (variables, parallel.shard(inputs), self.statistics, self.pixels)
             if not self._is_compiled:

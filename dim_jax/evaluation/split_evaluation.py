@@ -77,13 +77,13 @@ def _open(workdir: Path, checkpoint: str) -> tuple[ClassifierRun, Dataset]:
 
 def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> None:
     buffer, maps = io.BytesIO(), {} if predictions.grad_cam is None else {"grad_cam": predictions.grad_cam}
-    np.savez_compressed(  # type: ignore[arg-type]  # NumPy takes arrays by any name
+    np.savez_compressed(
         buffer,
         index=predictions.index,
         label=predictions.label,
         logits=predictions.logits,
         features=predictions.features,
-        **maps,
+        **maps,  # type: ignore[arg-type]  # NumPy takes arrays by any name
     )
     files.write_bytes(folder / "predictions.npz", buffer.getvalue())
     files.write_json(folder / "metrics.json", metrics)

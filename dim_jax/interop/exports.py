@@ -32,6 +32,7 @@ def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: s
     if Path(out).is_dir():
         raise ValueError(f"--out={out} is a folder; give the name of a file, for example {Path(out, 'model.pth')}")
     is_gan = configuration.read_config(run).trainer == "gan"
+    tensors: Any
     tensors, summary = _gan_tensors(run) if is_gan else _classifier_tensors(run, checkpoint)
     if file_format == "torch":
         torch_writer.write(out, tensors)
@@ -68,8 +69,8 @@ def _gan_tensors(run: str | Path) -> tuple[dict[str, dict[str, Any]], str]:
         raise FileNotFoundError(f"{run} holds no checkpoint yet; train the run first")
     if config.gan.conditional:
         raise ValueError(f"{run} is a class-conditional GAN, which the published code does not have")
-    models = make_gan(config.data.image_size, 0, **config.model.options)
-    name_maps = (gcgan_names.generator_names, gcgan_names.discriminator_names)
+    models: tuple[Any, ...] = make_gan(config.data.image_size, 0, **config.model.options)
+    name_maps: Any = (gcgan_names.generator_names, gcgan_names.discriminator_names)
     state_dicts = {}
     for kind, model, name_map in zip((GENERATOR, DISCRIMINATOR), models, name_maps, strict=True):
         if kind in restored.state:

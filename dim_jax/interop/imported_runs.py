@@ -86,7 +86,7 @@ def build_classifier_run(checkpoint: PublishedCheckpoint, options: ImportOptions
             f"{source} has {outputs} output classes, not the {len(options.classes)} of {', '.join(options.classes)}; "
             "name its own in order with --classes, or give it a new head for yours with --reset-head"
         )
-    model = make_classifier(num_classes=outputs, **model_options)
+    model: Any = make_classifier(num_classes=outputs, **model_options)
     names = torch_names.lrf_cnn_names(model)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     _check_fit(source, network.tensors, jax.eval_shape(model.init, jax.random.key(0), image), names, torch_names)
@@ -105,7 +105,7 @@ def build_classifier_run(checkpoint: PublishedCheckpoint, options: ImportOptions
     }  # fmt: skip
     if dataset is None:
         config["classes"] = options.classes
-    states = {} if options.reset_head else {loop.BEST: (network.step, variables)}
+    states: dict[str, tuple[int, Tree]] = {} if options.reset_head else {loop.BEST: (network.step, variables)}
     if options.config:
         settings = config["optimizer"]
         optimizer = make_optimizer(
@@ -142,7 +142,7 @@ def build_gan_run(checkpoint: PublishedCheckpoint, options: ImportOptions) -> Ru
     model_options = (options.config or {}).get("model", published)
     try:
         models: dict[str, Any] = dict(zip((GENERATOR, DISCRIMINATOR), make_gan(size, 0, **model_options), strict=True))
-        name_maps = (gcgan_names.generator_names, gcgan_names.discriminator_names)
+        name_maps: Any = (gcgan_names.generator_names, gcgan_names.discriminator_names)
         names = {kind: name_map(models[kind]) for kind, name_map in zip(models, name_maps, strict=True)}
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None

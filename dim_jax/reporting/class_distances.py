@@ -131,7 +131,11 @@ def _heat_map(apart: np.ndarray, spread: np.ndarray, classes: tuple[str, ...], p
             if not np.isfinite(value):
                 continue
             closeness = (farthest - value) / (farthest - closest) if farthest > closest else 1.0
-            style = {"color": figures.SERIES[1], "alpha": round(0.06 + 0.6 * closeness, 3), "linewidth": 0}
+            style: dict[str, Any] = {
+                "color": figures.SERIES[1],
+                "alpha": round(0.06 + 0.6 * closeness, 3),
+                "linewidth": 0,
+            }
             if row == column:
                 style = {"facecolor": "none", "edgecolor": figures.SERIES[0], "linewidth": 1.2}
             low, high = (0.06, 0.94) if row == column else (0.02, 0.98)

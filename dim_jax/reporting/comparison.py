@@ -28,7 +28,15 @@ def view(runs: Sequence[RunRecords]) -> dict[str, Any]:
         compared = _of_gans(runs)
     else:
         compared = _of_different_kinds(runs)
-    empty = {"split": None, "metrics": [], "scores": [], "classes": [], "recalls": [], "curves": [], "grids": []}
+    empty: dict[str, Any] = {
+        "split": None,
+        "metrics": [],
+        "scores": [],
+        "classes": [],
+        "recalls": [],
+        "curves": [],
+        "grids": [],
+    }
     return {
         **empty,
         **compared,

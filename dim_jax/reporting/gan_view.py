@@ -111,7 +111,7 @@ def late(run: RunRecords, split: str, metric: str) -> float:
 
 def summary(run: RunRecords) -> dict[str, float]:
     """Number of steps and latest values of the HEADLINE metrics: last sheet for `samples`, `late` for training."""
-    values = {"Steps": steps_done(run)}
+    values: dict[str, float] = {"Steps": steps_done(run)}
     for split, metric in HEADLINE:
         latest = _last if split == "samples" else late
         values[wording.label(metric)] = latest(run, split, metric)

@@ -44,7 +44,7 @@ def best_step(run: RunRecords) -> int | None:
 def epoch_of(run: RunRecords, step: int) -> float:
     """Epoch at a step, interpolated linearly between logged steps; NaN if no epoch was logged."""
     logged = sorted({(at, epoch) for _, _, at, epoch, _ in run.curves if math.isfinite(epoch)})
-    return float(np.interp(step, *zip(*logged, strict=True))) if logged else math.nan
+    return float(np.interp(step, [at for at, _ in logged], [epoch for _, epoch in logged])) if logged else math.nan
 
 
 def curve_panels(runs: Sequence[RunRecords], prefix: str) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ def grouped_panels(runs: Sequence[RunRecords], groups: Sequence[Group], prefix: 
       One dict per panel, as for `curve_panels`.
     """
     logged = {(split, metric) for run in runs for split, metric, *_ in run.curves}
-    panels = []
+    panels: list[dict[str, Any]] = []
     for group in groups:
         shown = {key: name for key, name in group.metrics.items() if key in logged}
         if len(runs) == 1 and shown:

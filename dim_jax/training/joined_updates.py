@@ -76,7 +76,7 @@ def join_small_tensors(update: optax.TransformUpdateFn) -> optax.TransformUpdate
         structure = jax.tree.structure(gradient)
 
         def is_tree(node: Any) -> bool:
-            return jax.tree.structure(node) == structure
+            return bool(jax.tree.structure(node) == structure)  # type: ignore[operator]  # untyped in JAX
 
         def packed(node: Any) -> Any:
             return jax.tree.map(lambda tree: _pack(tree) if is_tree(tree) else tree, node, is_leaf=is_tree)

@@ -89,4 +89,4 @@ def make_learning_rate(
     if name == "step" and decay_steps < 1:
         raise ValueError("config.optimizer.schedule='step' needs decay_epochs above 0")
     numbers = (learning_rate, num_train_steps, warmup_steps, decay_steps, decay_rate)
-    return LearningRate(name, *map(np.float32, numbers))
+    return LearningRate(name, *map(np.float32, numbers))  # type: ignore[arg-type]  # scalars of the host
