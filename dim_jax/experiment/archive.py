@@ -97,7 +97,7 @@ def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: 
     }
     identity = {"fingerprint": fingerprint(config, count), "split_sha256": dataset.split_sha256, "facts": facts}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, identity=np.array(json.dumps(identity)), **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, identity=np.array(json.dumps(identity)), **arrays)
     files.write_bytes(path, buffer.getvalue())
 
 
