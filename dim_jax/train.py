@@ -1,4 +1,4 @@
-"""Trains what a configuration describes; running the same command again resumes."""
+"""Command: train what a configuration describes, or resume it."""
 
 import importlib
 import sys
@@ -14,8 +14,8 @@ second one ends the run at once. Started on all hosts of a SLURM job step or a T
 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell of one another, it trains one run on all of them.
 
 options:
-  --config=FILE[:VARIANT]  configuration, for example configs/classifier.py or configs/classifier.py:test
-  --config.FIELD=VALUE     sets one field of it, for example --config.train.num_epochs=50
+  --config=FILE[:VARIANT]  configuration, for example configs/classifier.py:test, or without a checkout classifier:test
+  --config.FIELD=VALUE     sets one field of it, for example --config.train.num_epochs=50 or --config.loss.name=ldam
   --workdir=RUN            run directory: made if it is not there, resumed if it is
   --dry-run                print the data and all options, and start nothing
   --profile=N              write a trace of N dispatches to RUN/profile, for TensorBoard or Perfetto

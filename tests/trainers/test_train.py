@@ -216,7 +216,7 @@ def test_a_diverging_run_stops_with_exit_code_1(data, tmp_path, capsys):
         (["--config.loss.name=fafll"], "config.loss.name='fafll' is not a loss; choose one of"),
         (["--config.loss.m=-1"], "config.loss.m=-1.0 must be"),
         (["--config.model.name=resnet"], "config.model.name='resnet' is not a model"),
-        (["--config.model.dtype=float16"], "choose float32 or bfloat16"),
+        (["--config.model.dtype=float16"], "must be one of float32, bfloat16"),
         (["--config.optimizer.name=adamw2"], "config.optimizer.name"),
         (["--config.optimizer.schedule=linear"], "config.optimizer.schedule"),
         (["--config.trainer=gann"], "config.trainer='gann'"),

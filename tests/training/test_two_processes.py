@@ -196,7 +196,7 @@ def test_errors_are_reported_by_all_hosts_and_leave_no_files(data, tmp_path):
     run = tmp_path / "run"
     good = [*CLASSIFIER, f"--config.data.path={data['classifier']}", f"--workdir={run}"]
     for more, message in (
-        (["--config.optimizer.name=adamw2"], "choose adam"),
+        (["--config.optimizer.name=adamw2"], "must be one of adam"),
         (["--config.train.global_batch_size=6"], "must be a multiple of the 4 devices"),
         (["--config.nothing=1"], "unknown configuration field"),
     ):
