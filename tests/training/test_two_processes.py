@@ -17,7 +17,7 @@ from dim_jax.cli import command_line
 from dim_jax.data import manifest, splits
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.gan import pools
-from dim_jax.training import checkpoints, hosts, loop, parallel
+from dim_jax.training import checkpoints, hosts, loop
 
 ROOT = Path(__file__).parents[2]
 # Under SGD the parameters are the sum of the gradients; adaptive optimizers amplify the rounding of zero gradients.
@@ -235,7 +235,7 @@ def test_incomplete_or_invalid_settings_are_reported_in_one_line(tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("settings", "hosts", "devices"),
+    ("settings", "num_hosts", "devices"),
     [
         ({}, 0, None),
         ({"JAX_COORDINATOR_ADDRESS": "node1:5", "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, 0, None),
@@ -247,14 +247,14 @@ def test_incomplete_or_invalid_settings_are_reported_in_one_line(tmp_path, capsy
         ({"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}, 4, None),
     ],
 )  # fmt: skip
-def test_hosts_join_only_if_the_environment_names_several(monkeypatch, settings, hosts, devices):
+def test_hosts_join_only_if_the_environment_names_several(monkeypatch, settings, num_hosts, devices):
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     hosts.join()
-    assert bool(asked) == bool(hosts)
-    if hosts:
+    assert bool(asked) == bool(num_hosts)
+    if num_hosts:
         assert asked[0].get("local_device_ids") == devices
 
 
@@ -263,7 +263,7 @@ def test_bytes_are_sent_in_pieces_of_few_sizes(monkeypatch, size):
     sent = []
     monkeypatch.setattr(hosts, "_CHUNK", 2048)
     monkeypatch.setattr(
-        parallel.multihost_utils, "broadcast_one_to_all", lambda tree, is_source: sent.append(tree.shape) or tree
+        hosts.multihost_utils, "broadcast_one_to_all", lambda tree, is_source: sent.append(tree.shape) or tree
     )
     message = np.random.default_rng(0).bytes(size)
     assert hosts._broadcast(message) == message
