@@ -55,7 +55,13 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *quick, devices]).strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # One compilation cache for all workers. JAX locks a cache only if it has a limit.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+    cache = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+    for entry in cache.glob(
+        "*-cache"
+    ):  # one without a time of use, of a process killed while writing, stops JAX writing
+        if not entry.with_name(entry.name.removesuffix("-cache") + "-atime").is_file():
+            entry.unlink()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
