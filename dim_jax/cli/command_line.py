@@ -9,7 +9,7 @@ import traceback
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from dim_jax.cli import stopping
 
@@ -61,7 +61,7 @@ class LogFormatter(logging.Formatter):
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; {self.prog} --help lists the options")
 
 

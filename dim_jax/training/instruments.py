@@ -18,7 +18,7 @@ from dim_jax.training import parallel
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 PROFILE = "profile"
 WINDOW = 100
