@@ -182,7 +182,8 @@ def test_label_strength_interpolates_from_the_unconditional_to_the_conditional_g
     images, weak, whole = (
         draw(generator, variables, same, False, labels, None, strength)[0] for strength in (0.0, 0.01, 1.0)
     )
-    np.testing.assert_array_equal(images, np.repeat(images[:1], 3, axis=0))
+    np.testing.assert_array_equal(images, draw(generator, variables, same, False, labels[::-1], None, 0.0)[0])
+    np.testing.assert_allclose(images, np.repeat(images[:1], 3, axis=0), atol=1e-6)
     assert 0 < abs(weak - images).max() < abs(whole - images).max()
     np.testing.assert_array_equal(whole, draw(generator, variables, same, False, labels)[0])
 
