@@ -16,17 +16,17 @@ import ml_collections
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.trainer = "classifier"
-    config.seed = 0
+    config.seed = 0  # of initial weights, the order of images, augmentation and dropout
 
     config.data = ml_collections.ConfigDict()
     config.data.path = ""  # what `prepare` wrote, a folder of class folders, or "phantom"
-    config.data.phantom_scale = 1.0  # size of the drawn set where path is "phantom"
+    config.data.phantom_scale = 1.0  # size of the synthetic set where path is "phantom"
     config.data.fold = 0  # which fold of the split
     config.data.backend = "tf"  # tf streams images of any number; resident keeps all on the device; features: linear
     config.data.image_size = 299  # px
     config.data.resize = "squash"  # squash, crop or pad
     config.data.mean = ()  # normalise by these, red, green and blue in [0, 1]; (): by those of the training images
-    config.data.std = ()
+    config.data.std = ()  # standard deviations, like mean
     config.data.cache_gib = 4.0  # keep decoded pixels in memory if all fit into this
     config.data.generated = ""  # list of generated images (selected.json)
     config.data.generated_count = -1  # how many of them; -1: all
@@ -34,8 +34,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.class_balanced = False  # draw all classes equally often
 
     config.augment = ml_collections.ConfigDict()
-    config.augment.flip = True
-    config.augment.rotate = True
+    config.augment.flip = True  # horizontally, at random
+    config.augment.rotate = True  # by multiples of 90 degrees, at random
     config.augment.stain_jitter = 0.1  # of each stain's amount, in optical density; 0: off
     config.augment.function = ""  # package.module:function(key, image) -> image, applied after those above; "": none
 
@@ -49,28 +49,28 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.loss.name = "fafl"  # see docs/configuration.md; or package.module:function
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "adam"
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.name = "adam"  # adam, rmsprop or sgd
+    config.optimizer.learning_rate = 1e-3  # peak of the schedule
     config.optimizer.learning_rate_scaling = "none"  # linear or sqrt: with the global batch size, see learning_rates.py
     config.optimizer.reference_batch_size = 32  # the batch that learning_rate is for; linear and sqrt only
     config.optimizer.weight_decay = 1e-5  # L2, added to the gradient
     config.optimizer.momentum = 0.0  # sgd only
     config.optimizer.clip_norm = 0.0  # 0: off
     config.optimizer.schedule = "cosine"  # constant, step or cosine
-    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.warmup_epochs = 1.0  # linear rise from 0
     config.optimizer.decay_epochs = 20.0  # step only
     config.optimizer.decay_rate = 0.5  # step only
 
     config.train = ml_collections.ConfigDict()
-    config.train.num_epochs = 100.0
-    config.train.global_batch_size = 32
-    config.train.eval_batch_size = 64
-    config.train.steps_per_dispatch = 8
-    config.train.eval_every_epochs = 1.0
-    config.train.checkpoint_every_epochs = 1.0
-    config.train.keep_checkpoints = 2
+    config.train.num_epochs = 100.0  # passes over the images that are drawn from
+    config.train.global_batch_size = 32  # of all devices together; a multiple of their number
+    config.train.eval_batch_size = 64  # of all devices together; changes speed alone
+    config.train.steps_per_dispatch = 8  # steps that the devices do per call; all durations are multiples of it
+    config.train.eval_every_epochs = 1.0  # between evaluations on validation images
+    config.train.checkpoint_every_epochs = 1.0  # between checkpoints to resume from
+    config.train.keep_checkpoints = 2  # how many of those are kept, beside the best one
     config.train.best_metric = "macro_f1"  # on validation images, chooses the checkpoint that is tested
-    config.train.tensorboard = True
+    config.train.tensorboard = True  # write TensorBoard events beside metrics.jsonl
     config.train.report = True  # write report.html at the end
     config.train.initial_weights = "random"  # imagenet: published ones and a fresh head, of efficientnet_lite0 alone
 

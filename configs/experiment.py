@@ -91,26 +91,25 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     config.data.path = ""  # a folder of class folders, what `prepare --split=kfold` wrote, tfds:NAME, or "phantom"
     config.data.more = ()  # further sets, each like path: the same experiment on each, one page for all
-    config.data.phantom_scale = 1.0  # size of the drawn set where path is "phantom"
+    config.data.phantom_scale = 1.0  # size of the synthetic set where path is "phantom"
     config.data.classes = ""  # A,B,C: class names in label order; "": those found, sorted
     config.data.exclude = ""  # A,B: classes to leave out
-    config.data.group_regex = ""  # finds the case in an image's path, where no manifest.csv tells it
+    config.data.group_regex = ""  # finds the case in an image's path, where no manifest.csv gives it
     config.data.folds = 5  # of the cross-validation by case
 
     config.folds = ()  # which folds to work on; (): all
     config.seeds = (0, 1, 2)  # every arm is trained with each
     config.only = ""  # A,B: names of the arms to train; "": all. Finished ones are always reported
 
-    # Which classes a GAN draws: those with fewer training images than this share of the largest class.
-    config.minority_share = 0.6
+    config.minority_share = 0.6  # classes below this share of the largest class's training images get a GAN
     config.pool = ml_collections.ConfigDict()
     config.pool.images = 200  # drawn per minority class
-    config.pool.truncation = 1.0
+    config.pool.truncation = 1.0  # scale of the latents; below 1 images vary less
     config.pool.judge = "cross_entropy"  # the arm whose first seed says whether an image is of its class
     config.pool.least_probability = 0.5  # rules of `select`
-    config.pool.distance_quantile = 0.95
-    config.pool.distance_slack = 1.0
-    config.pool.copy_quantile = 0.01
+    config.pool.distance_quantile = 0.95  # of real images' distances to their class
+    config.pool.distance_slack = 1.0  # multiplies that quantile
+    config.pool.copy_quantile = 0.01  # of real images' distances to the nearest of another case
 
     config.metric = "macro_f1"  # the one that the questions are about
     config.resamples = 10_000  # of the case bootstrap, and swaps of the sign-flip test

@@ -20,11 +20,11 @@ import ml_collections
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.trainer = "gan"
-    config.seed = 0
+    config.seed = 0  # of initial weights, the order of images, augmentation and latents
 
     config.data = ml_collections.ConfigDict()
     config.data.path = ""  # what `prepare` wrote, a folder of class folders, or "phantom"
-    config.data.phantom_scale = 1.0  # size of the drawn set where path is "phantom"
+    config.data.phantom_scale = 1.0  # size of the synthetic set where path is "phantom"
     config.data.fold = 0  # which fold of the split; its training images are the only ones a GAN sees
     config.data.backend = "tf"  # tf streams images of any number; resident keeps all on the device, without TensorFlow
     config.data.image_size = 256  # px: 64, 128, 256, 512 or 1024
@@ -42,12 +42,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.gan.sum_reconstructions = False  # add up the distances of a batch, as published, instead of averaging
     config.gan.clip_targets = True  # reconstruct what a tanh can reach
     config.gan.small_image = "area"  # how a real image gets its small size: area or nearest
-    config.gan.ema_decay = 0.999
+    config.gan.ema_decay = 0.999  # of the moving average of the generator's weights, which images are drawn with
     config.gan.statistics = "recalibrated"  # batch norm where images are drawn: recalibrated or batch
 
     config.augment = ml_collections.ConfigDict()
-    config.augment.flip = True
-    config.augment.rotate = True
+    config.augment.flip = True  # horizontally, at random
+    config.augment.rotate = True  # by multiples of 90 degrees, at random
     config.augment.diff_augment = True  # colour and translation of whatever the discriminator sees
     config.augment.shared = True  # both sizes of a generated image alike
     config.augment.adaptive_target = 0.0  # steer its probability to this mean sign of real logits (ADA: 0.6); 0: always
@@ -58,23 +58,23 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.gate = "gc"  # gc, sle (FastGAN's, without context attention) or none
     config.model.up = "residual"  # residual, compound (FastGAN's, without the skip) or plain
     config.model.context = "context"  # gc gates: attention as the figure draws it (context) or as the code has it (map)
-    config.model.tanh = True
+    config.model.tanh = True  # squash generated pixels to (-1, 1)
     config.model.dtype = "float32"  # of the computation; bfloat16 keeps parameters and sums in float32
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "rmsprop"
-    config.optimizer.learning_rate = 2e-4
+    config.optimizer.name = "rmsprop"  # adam, rmsprop or sgd, for both networks
+    config.optimizer.learning_rate = 2e-4  # constant, for both networks
     config.optimizer.learning_rate_scaling = "none"  # linear or sqrt: with the global batch size, see learning_rates.py
     config.optimizer.reference_batch_size = 8  # the batch that learning_rate is for; linear and sqrt only
 
     config.train = ml_collections.ConfigDict()
-    config.train.num_train_steps = 40_000
-    config.train.global_batch_size = 8
-    config.train.steps_per_dispatch = 10
+    config.train.num_train_steps = 40_000  # length of the run in steps
+    config.train.global_batch_size = 8  # of all devices together; a multiple of their number
+    config.train.steps_per_dispatch = 10  # steps that the devices do per call; all durations are multiples of it
     config.train.sample_every = 2_000  # steps
     config.train.checkpoint_every = 1_000  # steps
-    config.train.keep_checkpoints = 2
-    config.train.tensorboard = True
+    config.train.keep_checkpoints = 2  # how many are kept
+    config.train.tensorboard = True  # write TensorBoard events beside metrics.jsonl
     config.train.report = True  # write report.html at the end
 
     names = list(filter(None, variant.split(",")))
