@@ -1,4 +1,4 @@
-"""Command: train what a configuration describes, or resume it."""
+"""Command: train a classifier or a GAN, or run an experiment; start or resume."""
 
 import importlib
 import sys
@@ -10,8 +10,8 @@ HELP = """usage: python -m dim_jax.train --config=FILE[:VARIANT] --workdir=RUN [
 
 Trains what a configuration file describes. Everything is written under --workdir; the same command again resumes a run
 that was stopped, and so does --workdir alone. SIGTERM or Ctrl-C saves a checkpoint and leaves with exit code 75; a
-second one ends the run at once. Started on all hosts of a SLURM job step or a TPU pod, or on hosts that
-JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID tell of one another, it trains one run on all of them.
+second one ends the run at once. Started on all hosts of a SLURM job step or a TPU pod, or on hosts that are configured
+by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, it trains one run on all of them.
 
 options:
   --config=FILE[:VARIANT]  configuration, for example configs/classifier.py:test, or without a checkout classifier:test
@@ -27,7 +27,7 @@ examples:
   python -m dim_jax.train --config=configs/classifier.py --config.data.path=DATA --workdir=runs/a
   python -m dim_jax.train --config=configs/classifier.py --config.data.path=DATA --config.loss.name=cross_entropy \\
       --config.model.width=0.25 --workdir=runs/b
-  python -m dim_jax.train --workdir=runs/a                  # go on with runs/a
+  python -m dim_jax.train --workdir=runs/a                  # resume runs/a
 """
 TRAINERS = {
     "classifier": "dim_jax.trainers.classifier",

@@ -1,10 +1,10 @@
-"""Ends runs at random moments of their work, starts them again, and compares their end with an undisturbed one's.
+"""Kills runs at random moments, restarts them, and compares the results with those of an uninterrupted run.
 
     python tests/kill_runs.py --kills=30 --stops=6 --seed=0 --out=runs/kills
 
-Each kill (SIGKILL) and each stop (SIGTERM) falls into a step, an evaluation, a checkpoint, a line of metrics, a rename
-or whatever else POINTS names, somewhere between its begin and its usual end. The command starts itself as the process
-that is to be ended; nothing in the package knows of it.
+Each kill (SIGKILL) and each stop (SIGTERM) is sent during a step, an evaluation, a checkpoint, a line of metrics, a
+rename or another call named in POINTS, at a random time between its start and its usual end. The script runs itself as
+the process to be killed; the package contains no code for it.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WORK = {
     ],
 }  # fmt: skip
 SHARES = {"classifier": 0.4, "gan": 0.3, "experiment": 0.3}
-# Names of moments -> module, attribute.
+# Name of a call -> module, attribute.
 POINTS = {
     "step": ("dim_jax.training.parallel", "pmap_train_step"),
     "metrics line": ("dim_jax.training.writers", "MetricWriter.write"),
@@ -53,13 +53,13 @@ POINTS = {
     "report": ("dim_jax.reporting.report_files", "write_report"),
 }
 MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "host_bytes", "device_")
-NOT_FOUND = ("seconds_per_100_training_images", "seconds_per_test_image", "data", "runs", "workdir", "folder")
+PLACES_AND_TIMES = ("seconds_per_100_training_images", "seconds_per_test_image", "data", "runs", "workdir", "folder")
 LEFTOVERS = ("*.tmp", ".?*.lock", ".writing-*", "*.orbax-checkpoint-tmp*")
 GRACE = 30.0
 
 
 def work(arguments, journal, point, number, delay, signal_number):
-    """Does what `train` does, and sends this process a signal `delay` s into the `number`th call of a point.
+    """Runs `train`, and sends this process a signal `delay` s after the start of the `number`th call of a point.
 
     The seconds of all calls are written to `journal` at the end, the time of the signal at once.
     """
@@ -76,13 +76,13 @@ def work(arguments, journal, point, number, delay, signal_number):
         os.kill(os.getpid(), signal_number)
 
     def watched(name, function):
-        def call(*given, **options):
+        def call(*positional, **options):
             seconds[name].append(0.0)
             if name == point and len(seconds[name]) == number:
                 threading.Thread(target=end, daemon=True).start()
             started = time.perf_counter()
             try:
-                return function(*given, **options)
+                return function(*positional, **options)
             finally:
                 seconds[name][-1] = time.perf_counter() - started
 
@@ -92,8 +92,8 @@ def work(arguments, journal, point, number, delay, signal_number):
         *owner, attribute = attribute.split(".")
         owner = getattr(importlib.import_module(module), owner[0]) if owner else importlib.import_module(module)
         function = getattr(owner, attribute)
-        if name == "step":  # what is called is what it returns
-            setattr(owner, attribute, lambda *given, make=function: watched("step", make(*given)))
+        if name == "step":  # the function that it returns is timed
+            setattr(owner, attribute, lambda *positional, make=function: watched("step", make(*positional)))
         else:
             setattr(owner, attribute, watched(name, function))
     code = command_line.run(train.main, arguments)
@@ -103,7 +103,7 @@ def work(arguments, journal, point, number, delay, signal_number):
 
 
 def start(arguments, journal, point="", number=0, delay=0.0, signal_number=0):
-    """Runs `work` in a process of its own; returns its exit code, what it said, and its journal."""
+    """Runs `work` in a process of its own; returns its exit code, its output and its journal."""
     journal.unlink(missing_ok=True)
     moment = [str(journal), point, str(number), str(delay), str(int(signal_number))]
     command = [sys.executable, __file__, "--work", *moment, *arguments]
@@ -111,21 +111,21 @@ def start(arguments, journal, point="", number=0, delay=0.0, signal_number=0):
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, errors="replace"
     )
-    kept = json.loads(journal.read_text()) if journal.is_file() else {}
-    kept["left"] = time.time()
-    return done.returncode, done.stdout, kept
+    record = json.loads(journal.read_text()) if journal.is_file() else {}
+    record["left"] = time.time()
+    return done.returncode, done.stdout, record
 
 
 def lines(run):
-    """The lines of metrics without what was measured."""
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith(MEASURED)} for line in found]
+    """The lines of metrics.jsonl without measured values."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith(MEASURED)} for line in records]
 
 
-def findings(value):
+def without_places_and_times(value):
     if isinstance(value, dict):
-        return {name: findings(item) for name, item in value.items() if name not in NOT_FOUND}
-    return [findings(item) for item in value] if isinstance(value, list) else value
+        return {name: without_places_and_times(item) for name, item in value.items() if name not in PLACES_AND_TIMES}
+    return [without_places_and_times(item) for item in value] if isinstance(value, list) else value
 
 
 def assert_equal(cut, whole):
@@ -141,7 +141,7 @@ def assert_equal(cut, whole):
     for run in runs:
         assert lines(cut / run) == lines(whole / run), run
         for folder in (loop.CHECKPOINTS, loop.BEST):
-            ours, theirs = (each / run / folder for each in (cut, whole))
+            ours, theirs = (root / run / folder for root in (cut, whole))
             assert checkpoints.steps(ours) == checkpoints.steps(theirs), (run, folder)
             if theirs.is_dir():
                 ours, theirs = checkpoints.restore(ours), checkpoints.restore(theirs)
@@ -155,21 +155,23 @@ def assert_equal(cut, whole):
                 if name.endswith(("rows", "logits")):
                     np.testing.assert_array_equal(ours[name], theirs[name])
     if (whole / "results.json").is_file():
-        ours, theirs = (findings(json.loads((each / "results.json").read_text())) for each in (cut, whole))
+        ours, theirs = (
+            without_places_and_times(json.loads((root / "results.json").read_text())) for root in (cut, whole)
+        )
         assert ours == theirs
     assert (cut / "report.html").is_file()
 
 
 def ends(name, arguments, out, kills, stops, rng):
-    """Ends runs of one kind that often, and returns how often each (signal, point) was hit.
+    """Kills runs of one kind `kills` times and stops them `stops` times; returns the counts by (signal, point).
 
     Raises:
-      AssertionError: a run did not go on, or ended otherwise than the undisturbed one.
+      AssertionError: a run did not resume, or its results differ from those of the uninterrupted one.
     """
     whole, journal = out / f"{name}_whole", out / f"{name}.json"
-    code, said, kept = start([*arguments, f"--workdir={whole}"], journal)
-    assert code == 0, said
-    usual = {point: (len(each), float(np.mean(each))) for point, each in kept["seconds"].items()}
+    code, output, record = start([*arguments, f"--workdir={whole}"], journal)
+    assert code == 0, output
+    usual = {point: (len(seconds), float(np.mean(seconds))) for point, seconds in record["seconds"].items()}
     waiting = rng.permutation([signal.SIGKILL] * kills + [signal.SIGTERM] * stops).tolist()
     hit, number, slowest = collections.Counter(), 0, 0.0
     cut = out / f"{name}_{number}"
@@ -177,35 +179,35 @@ def ends(name, arguments, out, kills, stops, rng):
         point = str(rng.choice(sorted(usual)))
         calls, seconds = usual[point]
         moment = (point, int(rng.integers(1, min(calls, 4) + 1)), float(rng.uniform(0, seconds)), waiting[0])
-        code, said, kept = start([*arguments, f"--workdir={cut}"], journal, *moment)
-        # A stop that comes when all is done ends what is left of the process in the system's way.
-        finished = code == 0 or (code == -signal.SIGTERM and "report: " in said)
-        if "signal" in kept and not finished:
+        code, output, record = start([*arguments, f"--workdir={cut}"], journal, *moment)
+        # A SIGTERM after the work is done has its default effect on the exiting process.
+        finished = code == 0 or (code == -signal.SIGTERM and "report: " in output)
+        if "signal" in record and not finished:
             number_of_signal = waiting.pop(0)
             expected = -signal.SIGKILL if number_of_signal == signal.SIGKILL else 75
-            assert code == expected, said
+            assert code == expected, output
             if number_of_signal == signal.SIGTERM:
-                slowest = max(slowest, kept["left"] - kept["signal"])
-                assert slowest < GRACE and said.strip().splitlines()[-1].startswith("stopped"), said
+                slowest = max(slowest, record["left"] - record["signal"])
+                assert slowest < GRACE and output.strip().splitlines()[-1].startswith("stopped"), output
             hit[signal.Signals(number_of_signal).name, point] += 1
             print(f"{name}: {signal.Signals(number_of_signal).name} in {point} {moment[1]}", flush=True)
         else:
-            assert finished, said
+            assert finished, output
         if finished:
             assert_equal(cut, whole)
             shutil.rmtree(cut)
             number += 1
             cut = out / f"{name}_{number}"
-    code, said, _ = start([*arguments, f"--workdir={cut}"], journal)
-    assert code == 0, said
+    code, output, _ = start([*arguments, f"--workdir={cut}"], journal)
+    assert code == 0, output
     assert_equal(cut, whole)
     shutil.rmtree(cut)
-    print(f"{name}: {number + 1} runs ended like the undisturbed one; slowest stop {slowest:.1f} s", flush=True)
+    print(f"{name}: {number + 1} runs ended like the uninterrupted one; slowest stop {slowest:.1f} s", flush=True)
     return hit
 
 
 def kill(kinds, out, kills, stops, seed):
-    """Ends runs of several kinds `kills` and `stops` times in all; returns the counts by (kind, signal, point)."""
+    """Kills and stops runs of several kinds `kills` and `stops` times; returns counts by (kind, signal, point)."""
     from dim_jax.data.preparation import prepare_dataset
 
     rng, hit = np.random.default_rng(seed), {}
@@ -213,12 +215,15 @@ def kill(kinds, out, kills, stops, seed):
     for place, name in enumerate(kinds):
         last = place == len(kinds) - 1
         shares = [round(number * SHARES[name]) for number in (kills, stops)]
-        done = [sum(n for (_, number, _), n in hit.items() if number == each) for each in ("SIGKILL", "SIGTERM")]
+        done = [
+            sum(n for (_, number, _), n in hit.items() if number == signal_name)
+            for signal_name in ("SIGKILL", "SIGTERM")
+        ]
         if last:
             shares = [kills - done[0], stops - done[1]]
         arguments = [argument.format(data=data) for argument in WORK[name]]
-        found = ends(name, arguments, out, *shares, rng)
-        hit |= {(name, *key): count for key, count in found.items()}
+        counts = ends(name, arguments, out, *shares, rng)
+        hit |= {(name, *key): count for key, count in counts.items()}
     return hit
 
 
@@ -229,7 +234,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30, help="SIGKILLs in all (default: %(default)s)")
     parser.add_argument("--stops", type=int, default=6, help="SIGTERMs in all (default: %(default)s)")
-    parser.add_argument("--kinds", nargs="+", choices=WORK, default=list(WORK), help="what to end (default: all)")
+    parser.add_argument("--kinds", nargs="+", choices=WORK, default=list(WORK), help="kinds of runs (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the runs")
     options = parser.parse_args()

@@ -1,9 +1,8 @@
-"""Trains for many steps and tells whether memory, open files, memory maps and step times stay what they were.
+"""Trains for many steps and prints memory, open files, memory maps and step times, which should stay constant.
 
     nice -n 10 python tests/soak.py --steps=10000 --out=runs/soak
 
-What `train` does is done in a process of its own, which is looked at from outside; the memory and the times are those
-of its metrics.jsonl.
+`train` runs in a subprocess that is monitored through /proc; memory and step times are read from its metrics.jsonl.
 """
 
 import argparse
@@ -26,44 +25,44 @@ def arguments(trainer, backend, data, steps, every):
     """The command line of a run of `steps` steps that evaluates and saves after every so many."""
     from dim_jax.data.dataset import open_dataset
 
-    given = [
+    options = [
         f"--config={CONFIGS / trainer}.py:test", f"--config.data.path={data}", f"--config.data.backend={backend}",
         f"--config.train.steps_per_dispatch={DISPATCH}",
     ]  # fmt: skip
     if trainer == "gan":
         return [
-            *given, "--config.gan.label=low_grade_in", f"--config.train.num_train_steps={steps}",
+            *options, "--config.gan.label=low_grade_in", f"--config.train.num_train_steps={steps}",
             f"--config.train.sample_every={every}", f"--config.train.checkpoint_every={every}",
         ]  # fmt: skip
     steps_per_epoch = len(open_dataset(data).rows("train")) / 8
     return [
-        *given, "--config.model.stages=((32,),)", "--config.optimizer.warmup_epochs=0",
+        *options, "--config.model.stages=((32,),)", "--config.optimizer.warmup_epochs=0",
         f"--config.train.num_epochs={steps / steps_per_epoch}",
         f"--config.train.eval_every_epochs={every / steps_per_epoch}",
         f"--config.train.checkpoint_every_epochs={every / steps_per_epoch}",
     ]  # fmt: skip
 
 
-def watch(given, run):
-    """Trains, and returns what was seen after the warm-up.
+def watch(options, run):
+    """Trains, and returns measurements after the warm-up.
 
     Returns:
-      files, maps: open files and memory maps, the fewest of each half: in a checkpoint there are more for a moment.
-      bytes: of the process, (N,), and steps: (N,) at which they were held.
-      saved: whether a checkpoint came right before, (N,).
-      seconds: per step, (N,).
+      files, maps: open files and memory maps, minimum of each half, since checkpoints open more for a moment.
+      bytes: memory of the process at `steps`, (N,).
+      saved: whether a checkpoint was saved just before, (N,).
+      seconds: seconds per step, (N,).
     """
-    command = [sys.executable, "-m", "dim_jax.train", *given, f"--workdir={run}"]
+    command = [sys.executable, "-m", "dim_jax.train", *options, f"--workdir={run}"]
     environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent), "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
-    seen = []
-    with (run.parent / f"{run.name}.txt").open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
+    samples = []
+    with (run.parent / f"{run.name}.txt").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         while process.poll() is None:
             time.sleep(0.05)
             folder = Path(f"/proc/{process.pid}")
             try:
-                seen.append(
+                samples.append(
                     (len(os.listdir(folder / "fd")), len((folder / "maps").read_text().splitlines()), logged(run))
                 )
             except OSError:
@@ -73,8 +72,8 @@ def watch(given, run):
     records = [record for record in records if record["split"] == "train"]
     last = records[-1]["step"]
     records = [record for record in records if record["step"] > WARM_UP * last]
-    # Before the last line: what follows it is another work, with programs of its own.
-    counts = np.array([each[:2] for each in seen if WARM_UP * last < each[2] < last])
+    # Only samples before the last line: the evaluation after it compiles other programs.
+    counts = np.array([sample[:2] for sample in samples if WARM_UP * last < sample[2] < last])
     files, maps = np.transpose([half.min(0) for half in np.array_split(counts, 2)]).tolist()
     return {
         "files": files,
@@ -87,16 +86,16 @@ def watch(given, run):
 
 
 def logged(run):
-    """The last step that metrics.jsonl tells of."""
+    """The last step in metrics.jsonl."""
     path = run / "metrics.jsonl"
     whole = path.read_bytes().rsplit(b"\n", 1)[0].rsplit(b"\n", 1)[-1] if path.is_file() else b""
     return json.loads(whole)["step"] if whole else 0
 
 
-def growth(seen):
+def growth(measurements):
     """Returns the bytes gained at checkpoints, where allocator and TensorStore keep some, and those gained between."""
-    gained = np.diff(seen["bytes"])
-    at_checkpoints = gained[seen["saved"][1:]].sum()
+    gained = np.diff(measurements["bytes"])
+    at_checkpoints = gained[measurements["saved"][1:]].sum()
     return int(at_checkpoints), int(gained.sum() - at_checkpoints)
 
 
@@ -113,14 +112,14 @@ def main():
     for name in options.kinds:
         trainer, backend = name.split("/")
         run = out / f"{trainer}_{backend}"
-        seen = watch(arguments(trainer, backend, data, options.steps, options.steps // 20), run)
-        at_checkpoints, between = growth(seen)
-        quarters = [f"{1e3 * float(np.median(part)):.1f}" for part in np.array_split(seen["seconds"], 4)]
+        usage = watch(arguments(trainer, backend, data, options.steps, options.steps // 20), run)
+        at_checkpoints, between = growth(usage)
+        quarters = [f"{1e3 * float(np.median(part)):.1f}" for part in np.array_split(usage["seconds"], 4)]
         print(
-            f"{name}: {options.steps} steps; {seen['bytes'][0] / 1e6:.1f} to {seen['bytes'][-1] / 1e6:.1f} MB, at most "
-            f"{seen['bytes'].max() / 1e6:.1f}; {at_checkpoints / 1e6:+.2f} at {seen['saved'][1:].sum()} checkpoints, "
-            f"{between / 1e6:+.2f} between them; by half, open files "
-            f"{seen['files']}, memory maps {seen['maps']}; median ms per step by quarter {', '.join(quarters)}",
+            f"{name}: {options.steps} steps; {usage['bytes'][0] / 1e6:.1f} to {usage['bytes'][-1] / 1e6:.1f} MB, "
+            f"at most {usage['bytes'].max() / 1e6:.1f}; {at_checkpoints / 1e6:+.2f} at "
+            f"{usage['saved'][1:].sum()} checkpoints, {between / 1e6:+.2f} between them; by half, open files "
+            f"{usage['files']}, memory maps {usage['maps']}; median ms per step by quarter {', '.join(quarters)}",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-"""A task of a few numbers for the loop, which can die at a step, and what must hold of two runs of it."""
+"""A task with a scalar parameter for the training loop, which can raise at a step, and a comparison of two runs."""
 
 import json
 
@@ -13,7 +13,7 @@ class Killed(Exception):
 
 
 def make_task(validation=lambda step: -abs(step - 6.0), die_at=None, die_in="batches", loss=lambda step: 1.0):
-    """A task whose parameter adds up the batches' numbers; it can die at a step."""
+    """A task whose parameter accumulates the numbers in the batches; it raises Killed at step `die_at`."""
 
     def train_step(state, batch, constants, pixels):
         total = state["w"] * 0.5 + batch["x"].sum()
@@ -55,10 +55,10 @@ def make_task(validation=lambda step: -abs(step - 6.0), die_at=None, die_in="bat
 
 
 def assert_ends_alike(cut, whole):
-    """Same state, notes, checkpoints and lines."""
+    """Asserts equal states, notes, checkpoints and lines of metrics."""
     assert checkpoints.steps(cut / loop.CHECKPOINTS) == checkpoints.steps(whole / loop.CHECKPOINTS)
     for folder in (loop.CHECKPOINTS, loop.BEST):
-        ours, theirs = (checkpoints.restore(each / folder) for each in (cut, whole))
+        ours, theirs = (checkpoints.restore(root / folder) for root in (cut, whole))
         assert (ours.step, ours.notes) == (theirs.step, theirs.notes)
         for our, their in zip(jax.tree.leaves(ours.state), jax.tree.leaves(theirs.state), strict=True):
             np.testing.assert_array_equal(our, their)
@@ -75,5 +75,5 @@ def fit(workdir, task, schedule=SCHEDULE):
 
 
 def lines(workdir):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith(MEASURED)} for line in found]
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith(MEASURED)} for line in records]

@@ -1,7 +1,7 @@
-"""Which images an arm adds to the real ones: lists in the form of selected.json, for config.data.generated.
+"""Lists of the images that an arm adds to the real ones, in the format of selected.json, for config.data.generated.
 
-The first N of a list are the images of an arm that adds N. Lists go round the minority classes in turn, so that every
-beginning is spread over them evenly.
+An arm that adds N images takes the first N of a list. Lists alternate between the minority classes, so every prefix
+has about as many images of each.
 """
 
 import itertools
@@ -45,32 +45,32 @@ def missing_images(dataset: Dataset, classes: Sequence[str]) -> dict[str, int]:
 
 
 def in_turn(images: Mapping[str, Sequence[Any]]) -> list[Any]:
-    """Returns the first image of every class, then the second of every class, and so on."""
+    """Interleaves the classes: the first image of every class, then the second of every class, and so on."""
     rounds = itertools.zip_longest(*images.values())
-    return [image for each in rounds for image in each if image is not None]
+    return [image for one_per_class in rounds for image in one_per_class if image is not None]
 
 
 def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Dataset) -> None:
-    """Lists all images of a pool by seed, as they were drawn."""
-    images = {each.label: [image.path for image in each.images] for each in pools.load(pool)}
+    """Lists all images of a pool in the order of their seeds, without selection."""
+    images = {class_pool.label: [image.path for image in class_pool.images] for class_pool in pools.load(pool)}
     _write(path, {name: images[name] for name in classes}, dataset)
 
 
 def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: Dataset) -> None:
-    """Lists the selected images of every class up to what makes it as large as the largest one."""
-    content = files.read_json(selected)
+    """Lists as many selected images of every class as it lacks to be as large as the largest class."""
+    selection = files.read_json(selected)
     images: dict[str, list[Any]] = {name: [] for name in classes}
-    for entry in content["images"]:
+    for entry in selection["images"]:
         if entry["label"] in images:
             images[entry["label"]].append(Path(os.path.normpath(selected.parent / entry["path"])))
-    lacking = missing_images(dataset, classes)
-    _write(path, {name: found[: lacking[name]] for name, found in images.items()}, dataset)
+    num_missing = missing_images(dataset, classes)
+    _write(path, {name: paths[: num_missing[name]] for name, paths in images.items()}, dataset)
 
 
 def write_copies(path: Path, classes: Sequence[str], count: int, dataset: Dataset, seed: int) -> None:
-    """Lists real training images once more, drawn without repeating one before all of its class had their turn.
+    """Lists copies of real training images, sampled without replacement until every image of a class is used once.
 
-    Training augments them like all others, so that a copy is seldom seen twice alike.
+    Copies are augmented in training like all other images.
 
     Args:
       count: images per class.
@@ -87,7 +87,7 @@ def write_copies(path: Path, classes: Sequence[str], count: int, dataset: Datase
 
 def _write(path: Path, images: Mapping[str, Sequence[Path]], dataset: Dataset) -> None:
     entries = {
-        name: [{"path": Path(os.path.relpath(image, path.parent)).as_posix(), "label": name} for image in found]
-        for name, found in images.items()
+        name: [{"path": Path(os.path.relpath(image, path.parent)).as_posix(), "label": name} for image in paths]
+        for name, paths in images.items()
     }
     files.write_json(path, {"split_sha256": dataset.split_sha256, "images": in_turn(entries)})

@@ -1,6 +1,6 @@
-"""What an experiment keeps of every run: the predictions on validation and test images, small enough to be shared.
+"""Archives of the predictions of an experiment's runs on validation and test images, small enough to be shared.
 
-An experiment can be continued, and all of its statistics made again, from these files alone.
+These files alone are enough to continue an experiment and to recompute all of its statistics.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from dim_jax.runs.fields import Added
 from dim_jax.runs.schema import LOSS, NETWORK, ClassifierConfig
 from dim_jax.runs.workdir import MAY_DIFFER, flatten_config
 
-REVISION = 3  # of the configuration, when the first predictions were kept
+REVISION = 3  # of the configuration, when the first predictions were archived
 SPLITS, KINDS = ("val", "test"), ("rows", "logits")
-# Where things lie is no part of what a run is; which images a list holds is told by its own digest.
+# Paths do not identify a run; the added images are identified by a digest of their own.
 PLACES = frozenset({"data.path", "data.generated", "data.generated_count"})
 
 
@@ -43,7 +43,7 @@ class Archived:
 
 
 def fingerprint(config: ClassifierConfig, count: int) -> str:
-    """Returns the SHA-256 of a run: its configuration, without places and speed, and how many images it adds."""
+    """Returns the SHA-256 of a run's configuration, without paths and speed options, and its number of added images."""
     left_out = PLACES | MAY_DIFFER
     identity = {name: value for name, value in _canonical(config).items() if name not in left_out}
     text = json.dumps([sorted(identity.items()), count], separators=(",", ":"))
@@ -51,11 +51,11 @@ def fingerprint(config: ClassifierConfig, count: int) -> str:
 
 
 def _canonical(config: ClassifierConfig) -> dict[str, Any]:
-    """Returns a configuration by dotted names, as it was written when the first predictions were kept.
+    """Returns a configuration by dotted names, in the form it had when the first predictions were archived.
 
-    Their fingerprints must stay the same. Up to revision 4 a configuration held the options of all losses, whatever its
-    own, and of a model's options width, dtype and those that were set. What came later counts only where it differs
-    from what runs did before.
+    The fingerprints of earlier archives must not change. Up to revision 4 a configuration held the options of all
+    losses, and of a model's options width, dtype and those that were set. Fields added later are included only where
+    they differ from the behaviour of earlier runs.
     """
     values = flatten_config(files.to_json(fields.to_dict(config)))
     loss, model = LOSS.of(config.loss.name), NETWORK.of(config.model.name)
@@ -73,17 +73,20 @@ def _canonical(config: ClassifierConfig) -> dict[str, Any]:
 
 
 def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> None:
-    """Keeps the predictions of the finished run directory `run` in the file `path`.
+    """Writes the predictions of the finished run directory `run` to the file `path`.
 
     Args:
       config, count: as for `fingerprint`.
-      dataset: that the run was trained on, with the images it added.
+      dataset: the run's dataset, with the images it added.
     """
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
-        with np.load(run / "eval" / split / "predictions.npz", allow_pickle=False) as found:
-            order = np.argsort(found["index"])
-            arrays[f"{split}_rows"], arrays[f"{split}_logits"] = found["index"][order], found["logits"][order]
+        with np.load(run / "eval" / split / "predictions.npz", allow_pickle=False) as predictions:
+            order = np.argsort(predictions["index"])
+            arrays[f"{split}_rows"], arrays[f"{split}_logits"] = (
+                predictions["index"][order],
+                predictions["logits"][order],
+            )
     metrics = files.read_json(run / "eval" / "test" / "metrics.json")
     seconds = ("training_seconds_per_100_images", "test_seconds_per_image")
     digest = hashlib.sha256()
@@ -102,7 +105,7 @@ def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: 
 
 
 def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> Archived | None:
-    """Returns the predictions that `path` holds, or None where there is no such file yet.
+    """Returns the predictions in `path`, or None if there is no such file yet.
 
     Raises:
       ValueError: the file is broken, of another configuration, or of another split.
@@ -110,9 +113,9 @@ def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> 
     if not path.is_file():
         return None
     try:
-        found = files.read_arrays(path, ("identity", *(f"{split}_{what}" for split in SPLITS for what in KINDS)))
-        rows, logits = ({split: found[f"{split}_{what}"] for split in SPLITS} for what in KINDS)
-        identity = json.loads(str(found["identity"]))
+        arrays = files.read_arrays(path, ("identity", *(f"{split}_{what}" for split in SPLITS for what in KINDS)))
+        rows, logits = ({split: arrays[f"{split}_{what}"] for split in SPLITS} for what in KINDS)
+        identity = json.loads(str(arrays["identity"]))
         if not isinstance(identity, dict) or not isinstance(identity.get("facts"), dict):
             raise ValueError("no facts of the run in it")
     except (ValueError, KeyError, RecursionError) as error:

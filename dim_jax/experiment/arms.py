@@ -1,4 +1,4 @@
-"""The arms of an experiment, read from its configuration: what each sets, which images it adds, what it tunes."""
+"""The arms of an experiment, read from its configuration: settings, added images and tuned fields."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ class Arm:
       name: identifies it.
       title: what tables call it.
       settings: fields of the classifier's configuration that it sets, as (dotted name, value).
-      added: where more images come from: a generator's name (selected images), that name with "_unselected" behind it,
+      added: where more images come from: a generator's name (selected images), that name followed by "_unselected",
         "copies" (real training images of the minority classes once more), or "".
-      count: how many images it adds over all minority classes, or BALANCED, which those "_unselected" can't be.
+      count: number of images it adds over all minority classes, or BALANCED, which "_unselected" images do not allow.
       tau: strength of post-hoc logit adjustment; 0: none.
-      tuned: dotted name of what every fold's validation images choose; "": nothing.
-      values: what it may be.
+      tuned: dotted name of the field that is tuned on the validation images of every fold; "": none.
+      values: candidate values of that field.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Arm:
 
     @property
     def is_unselected(self) -> bool:
-        """Whether it adds a generator's images as they were drawn."""
+        """Whether it adds a generator's images without selection."""
         return self.added.endswith(UNSELECTED)
 
     def candidates(self) -> list["Arm"]:
-        """Returns the arm with each of the values it may have, none of them tuned; itself where nothing is."""
+        """Returns one arm per candidate value, with nothing left to tune; the arm itself if it tunes nothing."""
         return [self.with_value(value) for value in self.values] if self.tuned else [self]
 
     def with_value(self, value: Any) -> "Arm":

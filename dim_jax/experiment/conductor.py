@@ -19,14 +19,14 @@ from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import ExperimentConfig
 from dim_jax.training import hosts
 
-# An experiment may be extended, and asked more: every run checks its own configuration.
+# Arms and questions may be added to an experiment later; every run checks its own configuration.
 MAY_DIFFER = ("folds", "seeds", "only", "arms", "questions", "order", "not_run", "resamples", "generators")
 
 log = logging.getLogger(__name__)
 
 
 def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool = False, profile: int = 0) -> None:
-    """Carries out the experiment in the folder `run`, going on where an earlier call stopped.
+    """Runs the experiment in the folder `run`, resuming where an earlier call stopped.
 
     Args:
       config: configuration as configs/experiment.py makes it, or parsed.
@@ -64,59 +64,59 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
             workdir.write_start(run, saved, [str(device) for device in jax.devices()])
         files.write_json(run / workdir.CONFIG, saved)
         with workdir.logging_to(run):
-            diverged = _carry_out([stages.Experiment(config, site, arms) for site in sites], names)
-            found = []
+            diverged = _train_planned_runs([stages.Experiment(config, site, arms) for site in sites], names)
+            results = []
             for site in sites:
                 experiment = stages.Experiment(config, site, arms)
-                found.append(
+                results.append(
                     verdict.judge(experiment, questions, _folds(config), config.seeds, _near_duplicates(site))
                     | {"runs": _runs(experiment, names)}
                 )
-            experiment_page.write_results(run, found, diverged)
-            for entry in found:
+            experiment_page.write_results(run, results, diverged)
+            for entry in results:
                 say(f"{entry['name']}:")
                 for answer in entry["answers"]:
                     say(f"  {answer['sentence']}")
             say(f"report: {report_files.write_report([run])}")
 
 
-def _carry_out(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:
-    """Trains what is not finished, and returns the runs that diverged."""
+def _train_planned_runs(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:
+    """Trains the planned runs that are not finished, and returns those that diverged."""
     diverged = []
     planned = [
-        (experiment, each)
+        (experiment, run)
         for experiment in experiments
-        for each in plan.runs(experiment.arms, names, _folds(experiment.config), experiment.config.seeds)
+        for run in plan.runs(experiment.arms, names, _folds(experiment.config), experiment.config.seeds)
     ]
-    waiting = [(experiment, each) for experiment, each in planned if experiment.archived(each) is None]
+    waiting = [(experiment, run) for experiment, run in planned if experiment.archived(run) is None]
     log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
     progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h")
     try:
-        for number, (experiment, each) in enumerate(waiting, start=1):
+        for number, (experiment, run) in enumerate(waiting, start=1):
             try:
-                # An image list may have needed it meanwhile.
-                if experiment.archived(each) is None:
-                    experiment.train(each)
+                # It may have been trained meanwhile to select an image list.
+                if experiment.archived(run) is None:
+                    experiment.train(run)
             except FloatingPointError as error:
-                log.error("%s diverged: %s", each, error)
-                diverged.append(f"{experiment.site.name}, {each}: {error}")
-            progress.update(len(planned) - len(waiting) + number, f"done: {each}")
+                log.error("%s diverged: %s", run, error)
+                diverged.append(f"{experiment.site.name}, {run}: {error}")
+            progress.update(len(planned) - len(waiting) + number, f"done: {run}")
     finally:
         progress.close()
     return diverged
 
 
 def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What the report says of every run: whether it is finished, and the commands that make it again."""
+    """Returns the report's record of every run: whether it is finished, and the commands that reproduce it."""
     config, entries = experiment.config, []
     for run in plan.runs(experiment.arms, names, _folds(config), config.seeds):
-        found = experiment.archived(run)
+        archived = experiment.archived(run)
         entries.append({
             "fold": run.fold,
             "seed": run.seed,
             "arm": run.arm.name,
-            "finished": found is not None,
-            "checkpoint_step": found.facts["checkpoint_step"] if found else None,
+            "finished": archived is not None,
+            "checkpoint_step": archived.facts["checkpoint_step"] if archived else None,
             "commands": experiment.commands(run),
         })  # fmt: skip
     return entries
@@ -128,26 +128,26 @@ def _folds(config: ExperimentConfig) -> list[int]:
 
 def _near_duplicates(site: Site) -> list[list[str]]:
     path = site.data / REPORT_FILE
-    found = files.read_json(path).get("duplicates", {}) if path.is_file() else {}
-    return [*found.get("exact", []), *found.get("near", [])]
+    duplicates = files.read_json(path).get("duplicates", {}) if path.is_file() else {}
+    return [*duplicates.get("exact", []), *duplicates.get("near", [])]
 
 
 def _sources(config: ExperimentConfig) -> dict[str, str]:
     """Returns the sources of images by the name of their folder."""
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for source in [config.data.path, *config.data.more]:
         if not source:
             raise ValueError("config.data.path is empty; give a folder of class folders, tfds:NAME, or phantom")
         name = safe_name(Path(source.rstrip("/").removeprefix("tfds:")).name)
         number = 2
-        while name in found:
+        while name in sources:
             name, number = f"{name.rsplit('_', 1)[0] if number > 2 else name}_{number}", number + 1
-        found[name] = source
-    return found
+        sources[name] = source
+    return sources
 
 
 def _check_runs(config: ExperimentConfig, arms: Mapping[str, Arm]) -> None:
-    """Raises ValueError if a configuration of one of the runs is invalid."""
+    """Raises ValueError if the configuration of any run is invalid."""
     nowhere = Site("", Path(), Path())
     for arm in arms.values():
         for candidate in arm.candidates():

@@ -1,4 +1,4 @@
-"""What an experiment will cost: its runs, and from a few timed steps of each kind the time and the disk they take."""
+"""Cost estimate of an experiment: its runs, and their time and disk space from a few timed steps of each kind."""
 
 import tempfile
 import time
@@ -22,7 +22,7 @@ from dim_jax.training import compilation, parallel
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run: seconds of compiling and of everything else, and bytes of its checkpoints."""
+    """Cost of one run: seconds of compilation, seconds of everything else, and bytes of its checkpoints."""
 
     compile_seconds: float
     seconds: float
@@ -30,10 +30,10 @@ class Cost:
 
 
 def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, Arm], names: Sequence[str]) -> str:
-    """Returns the plan for one dataset as text: what would run, how long it would take, how much disk it would need.
+    """Returns the plan for one dataset as text: its runs, their estimated time and their disk space.
 
-    A dataset that is not prepared is prepared in a temporary folder, and so is whatever the timed steps need: nothing
-    is written elsewhere. Classifiers that differ in more than the loss's numbers and the data are timed one by one.
+    A dataset that is not prepared is prepared in a temporary folder; nothing is written elsewhere. Classifiers that
+    differ in model, image size or loss are timed separately.
     """
     with tempfile.TemporaryDirectory() as folder:
         site = stages.open_site(source, name, Path(folder), config)
@@ -44,7 +44,7 @@ def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, A
         total, disk = 0.0, 0
         for title, of_kind in _by_kind(config, runs, site).items():
             cost = _classifier_cost(experiment, of_kind[0])
-            # One program serves all of a kind.
+            # All runs of a kind share one compiled program.
             seconds = cost.compile_seconds + cost.seconds * len(of_kind)
             lines.append(_line(f"{len(of_kind)} classifiers ({title})", seconds, cost.disk * len(of_kind)))
             total, disk = total + seconds, disk + cost.disk * len(of_kind)
@@ -55,7 +55,7 @@ def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, A
             lines.append(_line(f"{number} runs of {generator}", seconds, cost.disk * number))
             total, disk = total + seconds, disk + cost.disk * number
             pools = config.pool.images * sum(len(experiment.minority_classes(fold)) for fold in folds)
-            lines.append(f"  {pools} images drawn and judged for {len(folds)} selections (not timed)")
+            lines.append(f"  {pools} images generated and judged for {len(folds)} selections (not timed)")
         lines.append(_line("in all, one after another", total, disk))
         for run in runs[: len(names)]:
             lines.append(f"  {run.folder(plan.Site(name, Path(name), Path(name))).as_posix()}")
@@ -68,7 +68,7 @@ def _line(title: str, seconds: float, disk: int) -> str:
 
 
 def _by_kind(config: ExperimentConfig, runs: Sequence[PlannedRun], site: plan.Site) -> dict[str, list[PlannedRun]]:
-    """Groups runs by what their speed depends on."""
+    """Groups runs by model, image size and loss, on which their speed depends."""
     kinds: dict[str, list[PlannedRun]] = {}
     for run in runs:
         own = plan.classifier_config(config, run, site)
@@ -78,7 +78,7 @@ def _by_kind(config: ExperimentConfig, runs: Sequence[PlannedRun], site: plan.Si
 
 
 def _classifier_cost(experiment: stages.Experiment, run: PlannedRun) -> Cost:
-    # Added images make an epoch longer by a few percent; they are not there yet.
+    # Added images do not exist yet; they lengthen an epoch by a few percent only.
     config = plan.classifier_config(experiment.config, run, experiment.site)
     config = override(config, [("data.generated", ""), ("data.generated_count", -1)])
     return _cost(classifier, config, experiment.site.root)

@@ -1,4 +1,4 @@
-"""The runs of an experiment: which classifiers are trained, on what, where they lie, and which commands make them."""
+"""The runs of an experiment: classifiers and GANs to train, their configurations and their folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Site:
 
     Attributes:
       name: what tables call it.
-      root: folder of everything that is made for it.
-      data: the prepared data.
+      root: folder of all files of the experiment on this dataset.
+      data: folder of the prepared data.
     """
 
     name: str
@@ -54,9 +54,9 @@ class PlannedRun:
     """One classifier.
 
     Attributes:
-      arm: what it is trained as; nothing in it is tuned.
-      fold: which fold of the split.
-      seed: of everything random in it.
+      arm: the arm it is trained for; it tunes nothing.
+      fold: index of the fold.
+      seed: random seed of the run.
     """
 
     arm: Arm
@@ -78,30 +78,29 @@ class PlannedRun:
 def trained_as(arms: Mapping[str, Arm]) -> dict[str, Arm]:
     """Returns for every candidate of every arm, by name, the arm it is trained as.
 
-    Candidates that differ in what happens after training alone (post-hoc logit adjustment) share one training: the
-    first one's.
+    Candidates that differ only after training (in post-hoc logit adjustment) share the training of the first one.
     """
     first: dict[str, Arm] = {}
-    found = {}
+    trained = {}
     for arm in arms.values():
         for candidate in arm.candidates():
             # The last setting of a field counts, and their order does not.
             training = (tuple(sorted(dict(candidate.settings).items(), key=repr)), candidate.added, candidate.count)
-            found[candidate.name] = first.setdefault(repr(training), candidate)
-    return found
+            trained[candidate.name] = first.setdefault(repr(training), candidate)
+    return trained
 
 
 def runs(arms: Mapping[str, Arm], names: Sequence[str], folds: Sequence[int], seeds: Sequence[int]) -> list[PlannedRun]:
-    """Returns the classifiers to train, each once, seed by seed: all folds of a seed make the first full result.
+    """Returns the classifiers to train, without repetition, ordered by seed, so that the first seed is complete first.
 
     Args:
       arms: all arms.
       names: those to train.
-      folds, seeds: with what.
+      folds, seeds: every arm is trained with each pair of them.
     """
     training = trained_as(arms)
-    wanted = [training[candidate.name] for name in names for candidate in arms[name].candidates()]
-    return [PlannedRun(arm, fold, seed) for seed in seeds for fold in folds for arm in dict.fromkeys(wanted)]
+    arms_to_train = [training[candidate.name] for name in names for candidate in arms[name].candidates()]
+    return [PlannedRun(arm, fold, seed) for seed in seeds for fold in folds for arm in dict.fromkeys(arms_to_train)]
 
 
 def classifier_config(
@@ -131,9 +130,9 @@ def classifier_config(
 def gan_configs(
     config: ExperimentConfig, name: str, fold: int, site: Site, classes: Sequence[str]
 ) -> dict[str, GanConfig]:
-    """Returns the configurations of a generator's runs by the class of each.
+    """Returns the configurations of a generator's runs by class.
 
-    A class-conditional GAN is a single run of all classes, under "".
+    A class-conditional GAN is a single run for all classes, under the key "".
     """
     own = flatten_config(config.generators[name]).items()
     place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config.seed), ("train.report", False)]

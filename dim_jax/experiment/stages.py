@@ -1,4 +1,4 @@
-"""The stages of an experiment, each skipped where it is finished and resumed where it is not."""
+"""The stages of an experiment. Finished stages are skipped, and unfinished ones are resumed."""
 
 import logging
 import shlex
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> Site:
-    """Prepares a dataset for cross-validation where that has not been done.
+    """Opens a dataset for cross-validation, and prepares it first if that has not been done.
 
     Args:
       source: a prepared folder, a folder of images, "tfds:NAME" or "phantom".
       name: what tables call it.
-      root: folder of everything that is made for it.
+      root: folder of all files of the experiment on this dataset.
 
     Raises:
       FileNotFoundError: there is no such folder.
@@ -71,11 +71,11 @@ def is_prepared(source: str) -> bool:
 
 
 class Experiment:
-    """Carries out the stages on one dataset.
+    """The stages of an experiment on one dataset.
 
     Attributes:
-      config: of the experiment.
-      site: where its files are.
+      config: configuration of the experiment.
+      site: the dataset and its folders.
       arms: all arms.
     """
 
@@ -84,22 +84,22 @@ class Experiment:
         self._datasets: dict[int, Dataset] = {}
 
     def dataset(self, fold: int) -> Dataset:
-        """Returns the real images, with `fold` in use."""
+        """Returns the dataset of real images with the split of `fold`."""
         if fold not in self._datasets:
             self._datasets[fold] = open_dataset(self.site.data, fold)
         return self._datasets[fold]
 
     def minority_classes(self, fold: int) -> list[str]:
-        """Returns the classes that a generator draws in `fold`."""
+        """Returns the classes whose images are generated in `fold`."""
         return added_images.minority_classes(self.dataset(fold), self.config.minority_share)
 
     def archived(self, run: PlannedRun) -> archive.Archived | None:
-        """Returns the predictions of a run, or None where it is not finished."""
+        """Returns the archived predictions of a run, or None if it is not finished."""
         config = plan.classifier_config(self.config, run, self.site)
         return archive.read(run.archive(self.site), config, run.arm.count, self.dataset(run.fold))
 
     def train(self, run: PlannedRun) -> None:
-        """Trains and evaluates a run, from the images it adds on, and keeps its predictions."""
+        """Makes the images that a run adds, trains and evaluates it, and archives its predictions."""
         count = self.add_images(run) if run.arm.added else None
         config = plan.classifier_config(self.config, run, self.site, count)
         folder = run.folder(self.site)
@@ -114,13 +114,15 @@ class Experiment:
         compilation.clear_compiled_programs()
 
     def add_images(self, run: PlannedRun) -> int | None:
-        """Makes the list of the images that a run adds, from the GAN on, and returns how many of it to take.
+        """Makes the list of the images that a run adds, training the GAN if needed.
 
-        None stands for all. Where the selection found too few, all that there are are taken; the archive tells.
+        Returns:
+          How many images of the list to add, or None for all. If fewer were selected than the arm asks for, all of
+          them are added; the archive records how many.
         """
         arm = run.arm
         path = self.site.image_list(run.fold, arm)
-        # A list that is there is enough, whether or not what it was made of is.
+        # An existing list is sufficient, even if the pool it was made from has been deleted.
         if not path.is_file():
             self._list_images(arm, run.fold, path)
         if arm.count == BALANCED:
@@ -134,12 +136,12 @@ class Experiment:
             added_images.write_copies(path, classes, count, dataset, self.config.seed)
             return
         if arm.is_unselected:
-            self._draw_pool(fold, arm.generator, classes)
+            self._generate_pool(fold, arm.generator, classes)
             added_images.write_unselected(path, self.site.generator(fold, arm.generator) / "pool", classes, dataset)
             return
         selected = self.site.selected(fold, arm.generator)
         if not selected.is_file():
-            self._draw_pool(fold, arm.generator, classes)
+            self._generate_pool(fold, arm.generator, classes)
             self._select(fold, arm.generator, classes)
         if arm.count == BALANCED:
             added_images.write_balanced(path, selected, classes, dataset)
@@ -148,7 +150,7 @@ class Experiment:
         return [candidate for arm in self.arms.values() for candidate in arm.candidates()]
 
     def _per_class(self, fold: int, arms: Sequence[Arm]) -> int:
-        """Returns the most images of one class that any of `arms` adds."""
+        """Returns the largest number of images of one class that any of `arms` adds."""
         classes = self.minority_classes(fold)
         most = [-(-arm.count // len(classes)) for arm in arms if arm.count > 0]
         if any(arm.count == BALANCED for arm in arms):
@@ -156,14 +158,14 @@ class Experiment:
         return max(most)
 
     def gan_folders(self, fold: int, name: str) -> dict[str, Path]:
-        """Returns the run directories of a generator by the class each draws ("": all)."""
+        """Returns the run directories of a generator by the class that they generate ("" for all classes)."""
         configs = plan.gan_configs(self.config, name, fold, self.site, self.minority_classes(fold))
         folder = self.site.generator(fold, name) / "runs"
         return {label: folder / (pools.folder_name(label) if label else "all") for label in configs}
 
-    def _draw_pool(self, fold: int, name: str, classes: Sequence[str]) -> None:
+    def _generate_pool(self, fold: int, name: str, classes: Sequence[str]) -> None:
         options, folder = self.config.pool, self.site.generator(fold, name)
-        missing = [label for label in classes if not self._is_drawn(folder / "pool" / pools.folder_name(label))]
+        missing = [label for label in classes if not self._is_generated(folder / "pool" / pools.folder_name(label))]
         if not missing:
             return
         folders = self.gan_folders(fold, name)
@@ -177,32 +179,34 @@ class Experiment:
             )
             compilation.clear_compiled_programs()
 
-    def _is_drawn(self, folder: Path) -> bool:
+    def _is_generated(self, folder: Path) -> bool:
         path = folder / pools.FILE_NAME
         return path.is_file() and len(files.read_json(path)["images"]) >= self.config.pool.images
 
     def _select(self, fold: int, name: str, classes: Sequence[str]) -> None:
         options, folder, run = self.config.pool, self.site.generator(fold, name), self._judge(fold)
-        # Its predictions may have been brought from elsewhere; judging needs the network itself.
+        # Its predictions may have been copied from another machine; the selection needs the trained network itself.
         if not (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file():
             self.train(run)
-        keep = self._most_kept(fold, name)
+        keep = self._max_selected(fold, name)
         rules = Rules(**{key: getattr(options, key) for key in vars(Rules())})
         out = self.site.selected(fold, name).parent
-        found = pool_selection.select_images(folder / "pool", self.site.data, run.folder(self.site), out, keep, rules)
-        say(pool_selection.summary(found))
+        selection = pool_selection.select_images(
+            folder / "pool", self.site.data, run.folder(self.site), out, keep, rules
+        )
+        say(pool_selection.summary(selection))
         compilation.clear_compiled_programs()
 
     def _judge(self, fold: int) -> PlannedRun:
-        """Returns the run that says whether a generated image is of its class."""
+        """Returns the run whose classifier checks the class of generated images."""
         judge = plan.trained_as(self.arms)[self.config.pool.judge]
         return PlannedRun(judge, fold, self.config.seeds[0])
 
-    def _most_kept(self, fold: int, name: str) -> int:
+    def _max_selected(self, fold: int, name: str) -> int:
         return self._per_class(fold, [arm for arm in self._candidates() if arm.added == name])
 
     def commands(self, run: PlannedRun) -> list[str]:
-        """Returns the commands that make a run again, from the GANs on where it adds images of one."""
+        """Returns the commands that reproduce a run, including those of the GAN whose images it adds."""
         lines, name = [], run.arm.generator
         if name:
             options, folder = self.config.pool, self.site.generator(run.fold, name)
@@ -216,7 +220,8 @@ class Experiment:
             rules = [f"--{key.replace('_', '-')}={getattr(options, key):g}" for key in vars(Rules())]
             lines.append([
                 "select", f"--pool={folder / 'pool'}", f"--data={self.site.data}",
-                f"--classifier={self._judge(run.fold).folder(self.site)}", f"--keep={self._most_kept(run.fold, name)}",
+                f"--classifier={self._judge(run.fold).folder(self.site)}",
+                f"--keep={self._max_selected(run.fold, name)}",
                 *rules, f"--out={self.site.selected(run.fold, name).parent}",
             ])  # fmt: skip
         lines.append(["train", f"--workdir={run.folder(self.site)}"])
@@ -224,9 +229,9 @@ class Experiment:
 
 
 def facts_of_selection(site: Site, folds: Sequence[int], name: str) -> list[dict[str, Any]]:
-    """Returns what selections of a generator's images found, one entry per fold and class, as far as they are made.
+    """Returns one entry per fold and class for the selections of a generator's images that exist.
 
-    Its "list" is the list of the kept images, relative to the dataset's folder.
+    "list" in an entry is the path of the list of the selected images, relative to the dataset's folder.
     """
     entries = []
     for fold in folds:
@@ -234,5 +239,5 @@ def facts_of_selection(site: Site, folds: Sequence[int], name: str) -> list[dict
         if path.is_file():
             place = {"fold": fold, "list": path.relative_to(site.root).as_posix()}
             classes = files.read_json(path)["classes"]
-            entries += [{**place, "class": label, **found} for label, found in classes.items()]
+            entries += [{**place, "class": label, **facts} for label, facts in classes.items()]
     return entries

@@ -1,4 +1,4 @@
-"""What an experiment found: its out-of-fold predictions, scored and compared case by case, and said in sentences."""
+"""Results of an experiment: scores and case-wise comparisons of out-of-fold predictions, and answers in sentences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,14 +23,14 @@ POOLED = ("macro_auroc", "expected_calibration_error", "cross_entropy")
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """The predictions of one arm on the test images of all folds at hand.
+    """The predictions of one arm on the test images of all evaluated folds.
 
     Attributes:
-      rows: of the manifest, int32 (N,), ascending.
-      seeds: the seeds that every fold has.
-      logits: float32 (S, N, C), adjusted where the arm does so.
-      chosen: per fold the value of what the arm tunes; None where it tunes nothing.
-      facts: of the archives behind it.
+      rows: rows of the manifest, int32 (N,), ascending.
+      seeds: the S seeds that are finished in every fold.
+      logits: float32 (S, N, C), after the arm's post-hoc adjustment, if any.
+      chosen: the tuned value of every fold; None if the arm tunes nothing.
+      facts: facts of the archived runs.
     """
 
     rows: np.ndarray
@@ -41,18 +41,19 @@ class OutOfFold:
 
 
 def adjusted(logits: np.ndarray, arm: Arm, counts: np.ndarray) -> np.ndarray:
-    """Returns logits (..., C) as an arm adjusts them after training, by the training images of each class, (C,)."""
+    """Returns logits (..., C) after an arm's post-hoc adjustment by the training images per class, `counts` (C,)."""
     return np.asarray(adjust_logits(logits, counts, arm.tau)) if arm.tau else logits  # type: ignore[arg-type]
 
 
-def choose(arm: Arm, found: Mapping[str, Sequence[Archived]], dataset: Dataset, metric: str) -> Arm:
-    """Returns the candidate of an arm that does best on a fold's validation images, by the mean over the seeds.
+def choose(arm: Arm, archives: Mapping[str, Sequence[Archived]], dataset: Dataset, metric: str) -> Arm:
+    """Returns the candidate of an arm with the best mean score over the seeds on a fold's validation images.
 
-    Nothing of the test images enters: neither labels nor predictions. Of equals the first one is taken.
+    Neither labels nor predictions of test images are used. The first of equal candidates is returned.
 
     Args:
-      found: of each candidate, by name, the predictions of every seed.
-      dataset: with the fold in use.
+      arm: the arm to tune.
+      archives: the archived predictions of every seed, by the candidate's name.
+      dataset: the dataset with the split of the fold.
       metric: name in metrics.classification_metrics.
     """
     candidates = arm.candidates()
@@ -60,27 +61,30 @@ def choose(arm: Arm, found: Mapping[str, Sequence[Archived]], dataset: Dataset, 
         return candidates[0]
     rows, counts = dataset.rows("val"), added_images.training_counts(dataset)
 
-    def value(candidate: Arm) -> float:
+    def validation_score(candidate: Arm) -> float:
         return float(np.mean([
             metrics.classification_metrics(
-                dataset.labels[rows], adjusted(each.logits["val"], candidate, counts), dataset.classes
+                dataset.labels[rows], adjusted(archived.logits["val"], candidate, counts), dataset.classes
             )[metric]
-            for each in found[candidate.name]
+            for archived in archives[candidate.name]
         ]))  # fmt: skip
 
-    return max(candidates, key=value)
+    return max(candidates, key=validation_score)
 
 
 def out_of_fold(
     experiment: stages.Experiment, arm: Arm, folds: Sequence[int], seeds: Sequence[int], metric: str
 ) -> OutOfFold | None:
-    """Gathers an arm's predictions of the test images of `folds`; None until one seed is done in all of them."""
+    """Pools an arm's predictions on the test images of `folds`; None if no seed is finished in all of them."""
     training = trained_as(experiment.arms)
     candidates = arm.candidates()
 
     def archives(fold: int, seed: int) -> dict[str, Archived] | None:
-        found = {each.name: experiment.archived(PlannedRun(training[each.name], fold, seed)) for each in candidates}
-        return found if all(found.values()) else None
+        by_name = {
+            candidate.name: experiment.archived(PlannedRun(training[candidate.name], fold, seed))
+            for candidate in candidates
+        }
+        return by_name if all(by_name.values()) else None
 
     table = {seed: {fold: archives(fold, seed) for fold in folds} for seed in seeds}
     done = tuple(seed for seed in seeds if all(table[seed].values()))
@@ -89,13 +93,15 @@ def out_of_fold(
     rows, logits, chosen, facts = [], [], [], []
     for fold in folds:
         dataset = experiment.dataset(fold)
-        of_candidates = {each.name: [table[seed][fold][each.name] for seed in done] for each in candidates}
+        of_candidates = {
+            candidate.name: [table[seed][fold][candidate.name] for seed in done] for candidate in candidates
+        }
         best = choose(arm, of_candidates, dataset, metric)
         counts = added_images.training_counts(dataset)
         rows.append(dataset.rows("test"))
-        logits.append(adjusted(np.stack([each.logits["test"] for each in of_candidates[best.name]]), best, counts))
+        logits.append(adjusted(np.stack([run.logits["test"] for run in of_candidates[best.name]]), best, counts))
         chosen.append(arm.values[candidates.index(best)] if arm.tuned else None)
-        facts += [each.facts for each in of_candidates[best.name]]
+        facts += [run.facts for run in of_candidates[best.name]]
     order = np.argsort(np.concatenate(rows))
     return OutOfFold(
         np.concatenate(rows)[order], done, np.concatenate(logits, 1)[:, order], tuple(chosen), tuple(facts)
@@ -103,7 +109,7 @@ def out_of_fold(
 
 
 def cases_of(dataset: Dataset, near_duplicates: Sequence[Sequence[str]]) -> np.ndarray:
-    """Returns the case of every image of the manifest, int32 (N,): its group, joined with those of near-duplicates."""
+    """Returns the case of every image of the manifest, int32 (N,): its group, merged with those of near-duplicates."""
     place = {row.path: number for number, row in enumerate(dataset.manifest.rows)}
     pairs = [[place[path] for path in pair] for pair in near_duplicates if all(path in place for path in pair)]
     return splits.units_of([row.group for row in dataset.manifest.rows], np.array(pairs, np.int64).reshape(-1, 2))
@@ -119,19 +125,22 @@ def judge(
     """Scores every arm, answers every question, and returns all of it JSON-ready.
 
     Args:
-      experiment: with the runs that are finished; others are reported as missing.
-      questions: what is asked.
-      folds: whose test images are pooled.
-      seeds: what may be used; of each arm those that are done in all folds.
+      experiment: the experiment; arms without finished runs are reported as missing.
+      questions: the questions by name.
+      folds: the folds whose test images are pooled.
+      seeds: seeds to include; of each arm those that are finished in all folds.
       near_duplicates: pairs of paths of the manifest.
     """
     config, metric = experiment.config, experiment.config.metric
     dataset = experiment.dataset(folds[0])
     cases = cases_of(dataset, near_duplicates)
     pooled = {name: out_of_fold(experiment, arm, folds, seeds, metric) for name, arm in experiment.arms.items()}
-    pooled = {name: found for name, found in pooled.items() if found is not None}
+    pooled = {name: arm_predictions for name, arm_predictions in pooled.items() if arm_predictions is not None}
     options = {"num_resamples": config.resamples, "seed": config.seed}
-    arms = [_arm(experiment.arms[name], found, dataset, cases, options) for name, found in pooled.items()]
+    arms = [
+        _arm(experiment.arms[name], arm_predictions, dataset, cases, options)
+        for name, arm_predictions in pooled.items()
+    ]
     answers = []
     for question in questions.values():
         if question.arm in pooled and question.than in pooled:
@@ -141,7 +150,7 @@ def judge(
     _correct(answers)
     for answer in answers:
         answer["sentence"] = sentence(answer, questions[answer["name"]].subject, metric)
-    rows = next((found.rows for found in pooled.values()), np.zeros(0, np.int32))
+    rows = next((arm_predictions.rows for arm_predictions in pooled.values()), np.zeros(0, np.int32))
     return {
         "name": experiment.site.name,
         "data": str(experiment.site.data),
@@ -164,25 +173,29 @@ def judge(
     }  # fmt: skip
 
 
-def _confusions(found: OutOfFold, dataset: Dataset, cases: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
-    places = [found.seeds.index(seed) for seed in seeds]
-    predictions = found.logits[places].argmax(-1)
-    return statistics.case_confusions(dataset.labels[found.rows], predictions, cases[found.rows], len(dataset.classes))
+def _confusions(arm_predictions: OutOfFold, dataset: Dataset, cases: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+    places = [arm_predictions.seeds.index(seed) for seed in seeds]
+    predictions = arm_predictions.logits[places].argmax(-1)
+    return statistics.case_confusions(
+        dataset.labels[arm_predictions.rows], predictions, cases[arm_predictions.rows], len(dataset.classes)
+    )
 
 
-def _arm(arm: Arm, found: OutOfFold, dataset: Dataset, cases: np.ndarray, options: Mapping[str, int]) -> dict[str, Any]:
-    """The entry of one arm."""
-    labels = dataset.labels[found.rows]
-    confusions = _confusions(found, dataset, cases, found.seeds)
+def _arm(
+    arm: Arm, arm_predictions: OutOfFold, dataset: Dataset, cases: np.ndarray, options: Mapping[str, int]
+) -> dict[str, Any]:
+    """Returns the entry of one arm in results.json."""
+    labels = dataset.labels[arm_predictions.rows]
+    confusions = _confusions(arm_predictions, dataset, cases, arm_predictions.seeds)
     refused = None
     try:
-        scores = {name: asdict(each) for name, each in statistics.estimates(confusions, **options).items()}
+        scores = {name: asdict(estimate) for name, estimate in statistics.estimates(confusions, **options).items()}
     except ValueError as error:
         refused = str(error)
         scores = {name: _bare(values) for name, values in statistics.scores(confusions.sum(1)).items()}
-    of_seeds = [metrics.classification_metrics(labels, logits, dataset.classes) for logits in found.logits]
-    mean_probabilities = np.mean([probabilities(logits) for logits in found.logits], axis=0)
-    added = [each["added"] for each in found.facts]
+    of_seeds = [metrics.classification_metrics(labels, logits, dataset.classes) for logits in arm_predictions.logits]
+    mean_probabilities = np.mean([probabilities(logits) for logits in arm_predictions.logits], axis=0)
+    added = [facts["added"] for facts in arm_predictions.facts]
     return {
         "name": arm.name,
         "title": arm.title,
@@ -191,15 +204,17 @@ def _arm(arm: Arm, found: OutOfFold, dataset: Dataset, cases: np.ndarray, option
         "count": arm.count,
         "images_added": {"least": min(added), "most": max(added)},
         "tuned": arm.tuned,
-        "chosen": list(found.chosen) if arm.tuned else [],
-        "seeds": list(found.seeds),
+        "chosen": list(arm_predictions.chosen) if arm.tuned else [],
+        "seeds": list(arm_predictions.seeds),
         "scores": scores,
         "no_interval": refused,
-        **{name: _mean([each[name] for each in of_seeds]) for name in POOLED},
-        "confusion_matrix": (confusions.sum((0, 1)) / len(found.seeds)).tolist(),
+        **{name: _mean([scores_of_seed[name] for scores_of_seed in of_seeds]) for name in POOLED},
+        "confusion_matrix": (confusions.sum((0, 1)) / len(arm_predictions.seeds)).tolist(),
         "reliability": metrics.reliability_bins(mean_probabilities, labels),
-        "seconds_per_100_training_images": _mean([each["training_seconds_per_100_images"] for each in found.facts]),
-        "seconds_per_test_image": _mean([each["test_seconds_per_image"] for each in found.facts]),
+        "seconds_per_100_training_images": _mean(
+            [facts["training_seconds_per_100_images"] for facts in arm_predictions.facts]
+        ),
+        "seconds_per_test_image": _mean([facts["test_seconds_per_image"] for facts in arm_predictions.facts]),
     }
 
 
@@ -221,7 +236,7 @@ def _answer(
     metric: str,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The entry of one question, its p-value not yet corrected."""
+    """Returns the entry of one question in results.json, its p-value not yet corrected."""
     arm, than = pooled[question.arm], pooled[question.than]
     seeds = [seed for seed in arm.seeds if seed in than.seeds]
     answer: dict[str, Any] = {
@@ -234,23 +249,23 @@ def _answer(
     answer["is_shown"] = False
     if not seeds:
         return answer | {"refused": "the two arms have no seed in common yet"}
-    sides = [_confusions(each, dataset, cases, seeds) for each in (arm, than)]
+    sides = [_confusions(side, dataset, cases, seeds) for side in (arm, than)]
     try:
         differences = statistics.differences(*sides, **options)
         test = statistics.sign_flip_test(*sides, num_flips=options["num_resamples"], seed=options["seed"])[metric]
     except ValueError as error:
         return answer | {"refused": str(error)}
     return answer | {
-        "differences": {name: asdict(each) for name, each in differences.items()},
+        "differences": {name: asdict(difference) for name, difference in differences.items()},
         "test": asdict(test),
         "refused": None,
     }
 
 
 def _correct(answers: Sequence[dict[str, Any]]) -> None:
-    """Corrects the p-values of the exploratory questions for their number, and says which answers show anything.
+    """Applies Holm's correction to the p-values of the exploratory questions, and sets `is_shown` of every answer.
 
-    The primary one was fixed in advance.
+    The primary question was fixed in advance and is not corrected.
     """
     tested = [answer for answer in answers if answer["refused"] is None]
     exploratory = [answer for answer in tested if not answer["is_primary"]]
@@ -265,16 +280,16 @@ def _correct(answers: Sequence[dict[str, Any]]) -> None:
 
 
 def sentence(answer: Mapping[str, Any], subject: str, metric: str) -> str:
-    """Returns the answer in words: what changed by how much, with its interval, and whether that shows anything."""
+    """Returns the answer in words: the change of the metric, its interval, and whether it is significant."""
     if answer["refused"]:
         return f"{subject}: no answer ({answer['refused']})."
-    found = answer["differences"][metric]
-    numbers = [100 * found[key] for key in ("value", "low", "high")]
+    effect = answer["differences"][metric]
+    numbers = [100 * effect[key] for key in ("value", "low", "high")]
     verdict = "not shown to help"
     if answer["is_shown"]:
-        verdict = "shown to help" if found["value"] > 0 else "shown to harm"
+        verdict = "shown to help" if effect["value"] > 0 else "shown to harm"
     kind = "" if answer["is_primary"] else "Holm-corrected "
     return (
-        f"{subject} changed {wording.label(metric)} by {numbers[0]:+.1f} points, {found['confidence']:.0%} interval "
+        f"{subject} changed {wording.label(metric)} by {numbers[0]:+.1f} points, {effect['confidence']:.0%} interval "
         f"{numbers[1]:+.1f} to {numbers[2]:+.1f}, {kind}p = {answer['p_value']:.2g}: {verdict}."
     )

@@ -1,4 +1,4 @@
-"""Losses for imbalanced classes, all under the signature of signature.py, and how a configuration names them."""
+"""Registry of the losses for imbalanced classes; signature.py documents their common signature."""
 
 import inspect
 import pkgutil
@@ -40,7 +40,7 @@ def get_loss(name: str) -> Callable[..., jax.Array]:
     """Returns a loss by its name in LOSSES, or by an import path "package.module:function".
 
     Raises:
-      ValueError: there is no such loss, or it has another signature than signature.py says.
+      ValueError: there is no such loss, or its signature is not that of signature.py.
     """
     if name in LOSSES:
         return LOSSES[name]
@@ -49,7 +49,7 @@ def get_loss(name: str) -> Callable[..., jax.Array]:
         raise ValueError(f"{where} is not a loss; choose one of {', '.join(LOSSES)}, or give package.module:function")
     try:
         loss = pkgutil.resolve_name(name)
-    except Exception as error:  # whatever importing somebody's module raises
+    except Exception as error:  # importing a user's module may raise anything
         raise ValueError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     try:
         parameters = inspect.signature(loss).parameters.values()
@@ -80,13 +80,13 @@ def options(name: str) -> dict[str, tuple[Any, Any]]:
 def hyper_parameters(name: str, values: Mapping[str, float]) -> dict[str, float]:
     """Returns the hyper-parameters of the loss `name`: those in `values`, and defaults for the others.
 
-    Names in `values` that the loss lacks are left out, so that one mapping may serve several losses.
+    Names in `values` that are not options of the loss are ignored.
     """
     return {key: float(values.get(key, default)) for key, (_, default) in options(name).items()}
 
 
 def follows_progress(loss: Callable[..., jax.Array]) -> bool:
-    """Whether a loss changes with `progress`, the share of the run that is done: it then declares that keyword."""
+    """Whether a loss has the keyword `progress`, the finished fraction of the run, in [0, 1]."""
     return "progress" in _keywords(loss)
 
 

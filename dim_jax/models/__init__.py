@@ -1,4 +1,4 @@
-"""Networks as linen modules with plain fields, and how a configuration names them."""
+"""Registry of the models: constructors by name, and the fields that a configuration may set."""
 
 import dataclasses
 import pkgutil
@@ -49,7 +49,7 @@ def get_classifier(name: str) -> Callable[..., nn.Module]:
         )
     try:
         module = pkgutil.resolve_name(name)
-    except Exception as error:  # whatever importing somebody's module raises
+    except Exception as error:  # importing a user's module may raise anything
         raise ValueError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(module, type) and issubclass(module, nn.Module) and "num_classes" in _fields_of(module)):
         raise ValueError(f"{where} is not a flax.linen module with a field num_classes")
@@ -107,10 +107,10 @@ def make_gan(
 
     Args:
       size: side of the images in px: 64, 128, 256, 512 or 1024.
-      num_classes: of a class-conditional GAN; 0 for one that draws a single class.
+      num_classes: number of classes of a class-conditional GAN; 0 for an unconditional one.
       dtype: as in `make_classifier`.
       axis_name: device axis for batch statistics.
-      fields: further fields of gcgan.Generator; the discriminator takes those that it has too.
+      fields: further fields of gcgan.Generator; those that gcgan.Discriminator also has are set there too.
 
     Raises:
       ValueError: there is no such size, dtype, field or value.
@@ -133,10 +133,10 @@ def _options(make: Callable[..., nn.Module], left_out: set[str]) -> dict[str, tu
 
 
 def _fields_of(make: Callable[..., nn.Module]) -> dict[str, dataclasses.Field]:
-    """Returns what may be chosen of a module, or of a partial one: what that fixes may not."""
-    fixed = make.keywords if isinstance(make, partial) else {}
+    """Returns the init fields of a module by name, without those that a `functools.partial` has bound."""
+    bound = make.keywords if isinstance(make, partial) else {}
     module = make.func if isinstance(make, partial) else make
-    return {field.name: field for field in dataclasses.fields(module) if field.init and field.name not in fixed}
+    return {field.name: field for field in dataclasses.fields(module) if field.init and field.name not in bound}
 
 
 def _check_names(fields: Mapping[str, Any], known: Iterable[str], name: str) -> None:

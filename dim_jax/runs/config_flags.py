@@ -21,18 +21,19 @@ def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, i
     """Parses the command line of `train`.
 
     Returns:
-      The configuration with its overrides, the run directory, whether to write nothing, how many dispatches to trace.
+      The configuration with its overrides, the run directory, whether this is a dry run, and the number of dispatches
+      to trace.
 
     Raises:
       ValueError: an option, field or value is wrong.
       FileNotFoundError: the configuration or the run directory does not exist.
     """
     config = _read_config(arguments)
-    # The configuration is read; what is left of --config are its fields.
+    # --config has been read; only overrides of its fields remain.
     arguments = list(_without("config", arguments))
     _choose(config, arguments)
     _check_names(config, arguments)
-    # Flags of this call alone: module-wide ones would meet those of other programs.
+    # Local flag values: global ones could clash with those of other libraries.
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
     flags.DEFINE_bool("dry-run", False, "print and start nothing", flag_values=values)
@@ -53,21 +54,21 @@ def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, i
 
 
 def packaged_configs() -> Path:
-    """Returns the folder of the ready configurations: part of an installed package, or configs/ of a checkout."""
+    """Returns the folder of the bundled configurations, in an installed package or in configs/ of a checkout."""
     package = Path(dim_jax.__file__).parent
     installed = package / "configs"
     return installed if (installed / "classifier.py").is_file() else package.parent / "configs"
 
 
 def load_file(value: str) -> ConfigDict:
-    """Returns what a configuration file makes.
+    """Returns the ConfigDict that `get_config` of a configuration file returns.
 
     Args:
-      value: FILE, FILE:VARIANT, or the bare name of a ready configuration for FILE.
+      value: FILE or FILE:VARIANT, where FILE may be the bare name of a bundled configuration.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it cannot be run, or makes no ConfigDict.
+      ValueError: it cannot be run, or does not return a ConfigDict.
     """
     name, _, variant = value.partition(":")
     path = Path(name)
@@ -94,12 +95,12 @@ def load_file(value: str) -> ConfigDict:
     finally:
         sys.modules.pop(module_name, None)
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"--config={value}: get_config returns a {type(config).__name__} and no ConfigDict; mend it")
+        raise ValueError(f"--config={value}: get_config returns a {type(config).__name__}, not a ConfigDict; fix it")
     return config
 
 
 def _broken(value: str, error: Exception) -> str:
-    return f"--config={value}: {type(error).__name__}: {_first_sentence(error)}; mend it"
+    return f"--config={value}: {type(error).__name__}: {_first_sentence(error)}; fix it"
 
 
 def _read_config(arguments: Sequence[str]) -> ConfigDict:
@@ -123,7 +124,7 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
 
 
 def _choose(config: ConfigDict, arguments: Sequence[str]) -> None:
-    """Chooses the losses and models that are named on the command line, and adds all options of every chosen one."""
+    """Applies the choices of losses and models on the command line, and adds all options of the chosen ones."""
     for group, options in _option_groups(config).items():
         *path, last = group.split(".")
         place: Any = config
@@ -142,7 +143,7 @@ def _option_groups(config: ConfigDict) -> dict[str, fields.Options]:
 
 
 def _check_names(config: ConfigDict, arguments: Sequence[str]) -> None:
-    """Raises ValueError for an override of a field that there is not, with the name that is nearest to it."""
+    """Raises ValueError for an override of an unknown field, with the closest known name."""
     known, groups = set(configuration.all_names(config.to_dict())), _option_groups(config)
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
@@ -160,14 +161,14 @@ def _check_names(config: ConfigDict, arguments: Sequence[str]) -> None:
 
 
 def _values_of(name: str, arguments: Sequence[str]) -> Iterator[str]:
-    """Yields what `--name=VALUE` or `--name VALUE` gives, before absl has parsed anything."""
+    """Yields the values of `--name=VALUE` and `--name VALUE` without absl, whose flags are not defined yet."""
     for number, argument in enumerate(arguments):
         if argument.startswith("-") and argument.lstrip("-").partition("=")[0] == name:
             yield argument.partition("=")[2] if "=" in argument else "".join(arguments[number + 1 : number + 2])
 
 
 def _without(name: str, arguments: Sequence[str]) -> Iterator[str]:
-    """Yields the arguments but `--name=VALUE` and `--name VALUE`."""
+    """Yields the arguments except `--name=VALUE` and `--name VALUE`."""
     rest = iter(arguments)
     for argument in rest:
         if not argument.startswith("-") or argument.lstrip("-").partition("=")[0] != name:
@@ -177,7 +178,7 @@ def _without(name: str, arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _first_sentence(error: Exception) -> str:
-    # A KeyError prints its message quoted, with the line ends spelled out.
+    # str() of a KeyError is quoted, with escaped newlines.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error, KeyError | AttributeError):

@@ -1,4 +1,4 @@
-"""Configurations from config.json and command lines: parsed, completed where they are from earlier, and overridden."""
+"""Configurations: parsing, completion of saved ones from earlier revisions, and overrides."""
 
 import copy
 import dataclasses
@@ -12,7 +12,7 @@ from dim_jax.runs.fields import Added, Options
 from dim_jax.runs.schema import TRAINERS, ClassifierConfig, ExperimentConfig, GanConfig
 
 FILE_NAME = "config.json"
-# Up to revision 4 every configuration held these, whatever its loss.
+# Up to revision 4 every configuration held these options, whichever loss it named.
 EARLIER_LOSS_OPTIONS = {
     "alpha0": 0.5, "beta0": 3.0, "m": 4.0, "adaptive": 1.0, "tau": 1.0, "label_smoothing": 0.0, "gamma": 2.0,
     "effective_number_beta": 0.9999, "max_margin": 0.5, "scale": 1.0, "reweight_from": 0.8, "keep_share": 0.7,
@@ -24,7 +24,7 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def parse_config(config: Mapping[str, Any] | Config) -> Config:
-    """Returns a configuration with its fields as attributes; one that is parsed already is returned as it is.
+    """Returns a configuration with its fields as attributes; a parsed configuration is returned unchanged.
 
     Args:
       config: as a file of configs/ makes it, as nested dicts. Options of its loss or model that it
@@ -45,10 +45,10 @@ def parse_config(config: Mapping[str, Any] | Config) -> Config:
 
 
 def read_config(workdir: str | Path, trainer: str | None = None) -> ClassifierConfig | GanConfig:
-    """Returns the configuration of a run directory. What an imported run does not know of its training is None.
+    """Returns the configuration of a run directory. Training fields that an imported run lacks are None.
 
     Args:
-      trainer: the one whose run it must be, "classifier" or "gan"; None for either.
+      trainer: expected trainer, "classifier" or "gan"; None for either.
 
     Raises:
       FileNotFoundError: `workdir` holds no run.
@@ -84,10 +84,10 @@ def all_names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def read_saved(path: str | Path) -> dict[str, Any]:
-    """Returns the content of a config.json, completed.
+    """Reads a config.json and completes it; see `complete`.
 
-    Losses, models and augmentations that it names by an import path are imported as Python finds them, but never from
-    the run directory itself: a run that somebody else made must not bring code along.
+    Losses, models and augmentations named by an import path are imported from Python's search path, but never from
+    the run directory itself, so that opening a run cannot execute code that came with it.
 
     Raises:
       ValueError: the file is broken, or names code in the run directory.
@@ -110,10 +110,11 @@ def _import_paths(values: Any) -> Iterator[str]:
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a saved configuration with what it was made too early to have, and without what it no longer has.
+    """Returns a saved configuration in the form of the current revision.
 
-    Fields that came later get what runs from before did. Options of other losses than the chosen one, which
-    configurations once held, are left out; options that it lacks get their defaults. All else is left as it is.
+    Fields added in a later revision get the value that reproduces earlier runs. Options of losses other than the
+    chosen one, which configurations once held, are removed; missing options get their defaults. All other fields are
+    unchanged.
     """
     trainer = config.get("trainer")
     cls = TRAINERS.get(trainer) if isinstance(trainer, str) else None
@@ -138,7 +139,7 @@ def _with_own_options(options: Options, values: Mapping[str, Any]) -> dict[str, 
     name = values.get("name") if options.names else ""
     try:
         known = options.of(name) if isinstance(name, str) else {}
-    except ValueError:  # parsing says so
+    except ValueError:  # reported by the parser
         return dict(values)
     is_earlier = {key for key in EARLIER_LOSS_OPTIONS if options.noun == "loss" and key not in known}
     defaults = {key: option.default for key, option in known.items()}
@@ -146,11 +147,11 @@ def _with_own_options(options: Options, values: Mapping[str, Any]) -> dict[str, 
 
 
 def choose(options: Options, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns the group of a loss or model with another one chosen, with all of its options.
+    """Returns the group of a loss or model after choosing another one by name, with all of its options.
 
-    Options that both have keep their value. Those of a network only where they are not at the default: its own defaults
-    belong to it, while an option of several losses means the same in each of them. Values that do not fit are left
-    out.
+    Options that both have keep their value. For models only values other than the default are kept, since defaults
+    are specific to a model, while an option of several losses means the same in each of them. Values of the wrong type
+    or out of range are dropped.
 
     Raises:
       ValueError: there is no loss or model `name`.
@@ -182,7 +183,7 @@ def option_groups(cls: type, prefix: str = "") -> Iterator[tuple[str, Options]]:
 def override(config: ConfigT, settings: Sequence[tuple[str, Any]]) -> ConfigT:
     """Returns a configuration with some fields set, each by its dotted name.
 
-    Where a loss or model is chosen, that is done first; see `choose`. Whether values go together is not checked.
+    Choices of a loss or model are applied first; see `choose`. The compatibility of values is not checked.
 
     Raises:
       ValueError: there is no such field, or the loss or model has no such option.

@@ -1,8 +1,8 @@
-"""Frozen dataclasses from plain values, checked against the types of their fields.
+"""Parsing of plain values into frozen dataclasses, checked against the types of their fields.
 
-A type says what a field may hold: `bool`, `int`, `float`, `str`, `Literal`, `tuple[X, ...]`, `dict[str, X]`, `Any`,
-another dataclass, or `Annotated[X, Interval(...)]`. Checks are strict: true is no number and text is no number, but an
-integer is a float. Lists and tuples are alike. Every error is one line: path, value, and what is allowed.
+Supported types are `bool`, `int`, `float`, `str`, `Literal`, `tuple[X, ...]`, `dict[str, X]`, `Any`, another dataclass,
+and `Annotated[X, Interval(...)]`. Checks are strict: booleans and strings are not numbers, but an integer is a float.
+Lists and tuples are equivalent. Every error is one line: path, value, and what is allowed.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ class Options:
     """Metadata of a field whose own fields depend on which loss or network is chosen.
 
     Attributes:
-      noun: what is chosen, for messages.
-      of: name -> its options. Raises ValueError where there is no such name.
-      names: the names that need no import path; () where there is nothing to choose.
+      noun: "loss", "model" or "generator", for messages.
+      of: name -> its options. Raises ValueError for an unknown name.
+      names: the registered names, which need no import path; () if there is nothing to choose.
     """
 
     noun: str
@@ -44,23 +44,23 @@ class Options:
 
 @dataclass(frozen=True)
 class Choice:
-    """A loss or a network by its name, with all of its options; the name is "" where there is nothing to choose."""
+    """A loss or a network by its name, with all of its options; the name is "" if there is nothing to choose."""
 
     name: str
     options: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns name and options side by side, as a configuration holds them."""
+        """Returns name and options in one dict, as in a configuration."""
         return {**({"name": self.name} if self.name else {}), **self.options}
 
 
 @dataclass(frozen=True)
 class Added:
-    """Metadata of a field that came later.
+    """Metadata of a field that was added in a later revision.
 
     Attributes:
-      since: revision of the configuration, as runs/schema.py lists them.
-      before: what runs from before did.
+      since: revision of the configuration, as listed in runs/schema.py.
+      before: the value that reproduces runs of earlier revisions.
     """
 
     since: int
@@ -73,7 +73,7 @@ def metadata(annotation: Any, kind: type) -> Any:
 
 
 def plain(annotation: Any) -> Any:
-    """Returns a type without its metadata; of a union, the member that a configuration can give."""
+    """Returns a type without its metadata; of a union, the member that a configuration can hold."""
     if get_origin(annotation) is Annotated:
         return plain(annotation.__origin__)
     if get_origin(annotation) in (Union, types.UnionType):
@@ -92,14 +92,14 @@ def is_supported(annotation: Any) -> bool:
 
 
 def type_of(value: Any) -> Any:
-    """Returns the type that a default stands for: of its scalar kind, or a list of its items' kind."""
+    """Infers a type from a default: bool, int, float or str, or a tuple of the type of its first item."""
     if isinstance(value, list | tuple):
         return tuple[type_of(value[0]) if value else float, ...]
     return next((kind for kind in KINDS if isinstance(value, kind)), Any)
 
 
 def allowed(annotation: Any) -> str:
-    """Returns in words what a type allows."""
+    """Describes in words the values that a type allows."""
     base, interval = plain(annotation), metadata(annotation, Interval)
     if get_origin(base) is Literal:
         return "one of " + ", ".join(map(str, get_args(base)))
@@ -132,14 +132,14 @@ def _text(number: float) -> str:
 
 
 def convert(annotation: Any, value: Any, path: str, partial: bool = False) -> Any:
-    """Returns `value` as a type wants it: lists as tuples, groups as dataclasses.
+    """Converts `value` to a type: lists to tuples, groups to dataclasses.
 
     Args:
       path: dotted name, for messages.
-      partial: let fields of dataclasses be missing; they become None.
+      partial: allow missing fields of dataclasses; they become None.
 
     Raises:
-      ValueError: the value does not fit, or a field is missing or unknown.
+      ValueError: the value is not allowed, or a field is missing or unknown.
     """
     base, options = plain(annotation), metadata(annotation, Options)
     if options is not None:
@@ -196,7 +196,7 @@ def _is_sequence(base: Any) -> bool:
 
 
 def parse(cls: type, values: Any, path: str = "config", partial: bool = False) -> Any:
-    """Returns a dataclass with the fields that `values` holds; see `convert`. A field with a default is optional."""
+    """Returns a dataclass with its fields set from `values`; see `convert`. A field with a default is optional."""
     values, types_of, parsed = _group(values, path), field_types(cls), {}
     for name in values:
         if name not in types_of:
@@ -254,19 +254,21 @@ def _choice(options: Options, value: Any, path: str) -> Choice:
     for key in values:
         if key not in known:
             raise ValueError(not_an_option(options, name, known, f"{path}.{key}", key))
-    given = {key: as_tuple(option.default) for key, option in known.items()} | values
-    return Choice(name, {key: convert(known[key].annotation, item, f"{path}.{key}") for key, item in given.items()})
+    with_defaults = {key: as_tuple(option.default) for key, option in known.items()} | values
+    return Choice(
+        name, {key: convert(known[key].annotation, item, f"{path}.{key}") for key, item in with_defaults.items()}
+    )
 
 
 def not_an_option(options: Options, name: str, known: Iterable[str], path: str, option: str) -> str:
-    """Returns the message for an option that a loss or a network lacks: which ones it has."""
+    """Returns the error message for an option that a loss or a model does not have."""
     of, known = f"the {options.noun} {name}".rstrip(), list(known)
     hint = nearest(option, known)
     return f"{path} is not an option of {of}; it has {', '.join(known) or 'none'}{hint}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean ...?" for a misspelt name, or "" where nothing is like it."""
+    """Returns "; did you mean ...?" for a misspelt name, or "" if no name is close."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""
 
@@ -282,7 +284,7 @@ def _group(value: Any, path: str) -> Mapping[str, Any]:
 
 
 def check_plain(values: Any, path: str = "config") -> None:
-    """Raises ValueError for what could not be written into a config.json and read again as it was."""
+    """Raises ValueError for values that would not survive a round trip through config.json."""
     if isinstance(values, Mapping):
         for name, item in values.items():
             check_plain(item, f"{path}.{name}")

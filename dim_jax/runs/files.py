@@ -13,7 +13,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-# What NumPy and zipfile raise for an .npz that is damaged or something else.
+# Exceptions of NumPy and zipfile for a file that is damaged or not an .npz.
 NOT_AN_ARCHIVE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, OverflowError, RuntimeError,
     SyntaxError, zipfile.BadZipFile, zlib.error,
@@ -170,7 +170,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__} and no JSON object; restore it or make it again")
+        raise ValueError(f"{path} holds a {type(value).__name__}, not a JSON object; restore it or make it again")
     return value
 
 
@@ -179,7 +179,7 @@ def read_arrays(path: str | Path, names: Collection[str]) -> dict[str, np.ndarra
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is damaged or no .npz file.
+      ValueError: it is damaged or not an .npz file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -1,12 +1,12 @@
-"""What every field of a configuration may hold: type, range or choices, rules between fields, and since when it exists.
+"""Schema of the configurations: type, range or choices of every field, rules between fields, and revisions.
 
-Defaults and a comment for each field are in configs/*.py. A new field is written there and here, with
-`Added(since, before)` if earlier runs are to go on. The options of a loss and of a network are not here: they are read
-off its signature. One that is added to a loss or a network later must default to what it did before.
+Defaults and a comment for each field are in configs/*.py. A new field is added both there and here, with
+`Added(since, before)` so that earlier runs can be resumed. The options of a loss or a model are not listed here: they
+are read from its signature. An option added to a loss or a model later must default to the earlier behaviour.
 
-Revisions of the configuration, for `Added`: 1 the first; 2 statistics and initial weights, reports, labels that come in
-by and by; 3 experiments keep predictions; 4 the learning rate follows the batch size; 5 augmentation of one's own, and
-of a loss's and a network's options those that it has.
+Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, initial weights, reports, gradual
+conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
+augmentations, and only the options of the chosen loss and model.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ MAX_FOLDS = 1000  # as in data/splits.py
 
 
 def _options(read: Callable[[str], dict[str, tuple[Any, Any]]]) -> Callable[[str], dict[str, Option]]:
-    """Returns a reader of options in which a type that says nothing is replaced by that of the default."""
+    """Returns a reader of options that replaces unsupported type annotations by the type of the default."""
 
     def options(name: str) -> dict[str, Option]:
         return {
@@ -40,7 +40,7 @@ LOSS = Options("loss", _options(losses.options), tuple(losses.LOSSES))
 NETWORK = Options("model", _options(models.classifier_options), tuple(models.CLASSIFIERS))
 GENERATOR = Options("generator", _options(lambda name: models.gan_options()))
 
-# Ranges keep typing errors and what no machine can do out; whether values make sense together is for their users.
+# Ranges exclude typing errors and infeasible values; sensible combinations are left to the user.
 Seed = Annotated[int, Interval(ge=0, le=2**31 - 1)]
 BatchSize = Annotated[int, Interval(ge=1, le=2**20)]
 Steps = Annotated[int, Interval(ge=1, le=10**9)]
@@ -121,7 +121,7 @@ class ClassifierTrain(TrainFields):
 class ClassifierConfig:
     """Configuration of a classifier: configs/classifier.py."""
 
-    # What every user of a run relies on: an imported run has nothing else of its training.
+    # The fields that every reader of a run needs; an imported run may lack all others.
     NEEDED: ClassVar = (
         "data.path", "data.image_size", "data.resize", "data.fold", "data.backend", "data.cache_gib", "model",
         "train.eval_batch_size", "train.global_batch_size",
@@ -269,7 +269,7 @@ class TuneFields:
 
 @dataclass(frozen=True)
 class ArmFields:
-    """One arm, as `arm` of configs/experiment.py writes it."""
+    """One arm, as made by `arm` of configs/experiment.py."""
 
     title: str = ""
     set: dict[str, Any] = field(default_factory=dict)
@@ -281,7 +281,7 @@ class ArmFields:
 
 @dataclass(frozen=True)
 class QuestionFields:
-    """One question, as `question` of configs/experiment.py writes it."""
+    """One question, as made by `question` of configs/experiment.py."""
 
     text: str
     subject: str

@@ -21,8 +21,8 @@ from dim_jax.runs.configuration import FILE_NAME as CONFIG
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 LOG = "run.log"
-# Fields that may differ when a run is resumed: they change speed or what else is written, not the numbers. (The
-# backends' pixels differ by one grey level at most.)
+# Fields that may differ when a run is resumed: they change its speed or extra outputs, not its results. (The pixels of
+# the backends differ by one grey level at most.)
 MAY_DIFFER = frozenset(
     {"data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints", "train.report"}
 )
@@ -36,7 +36,7 @@ PACKAGES = (
 def claim(workdir: str | Path) -> Iterator[Path]:
     """Locks `workdir` for this process; the lock is released when the process ends, however it ends.
 
-    A directory that holds no configuration at the end is removed again if this created it.
+    If the directory holds no configuration at the end and this call created it, it is removed.
 
     Raises:
       ValueError: another process holds the lock.
@@ -165,7 +165,7 @@ def write_start(
 
 
 def start_text() -> str:
-    """Returns the line that run.log gets at every start: versions of Python and of the packages, and the commit."""
+    """Returns the first line of a start in run.log: versions of Python and of the packages, and the commit."""
     versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
     return f"start: python {sys.version.split()[0]}, {versions}, commit {_git_hash() or 'unknown'}"
 

@@ -1,1 +1,1 @@
-"""Trainers: from a configuration to a task for the training loop."""
+"""Trainers: they build the task of the training loop from a configuration."""

@@ -63,7 +63,7 @@ def _num_train_steps(config: ClassifierConfig, sampler: Sampler) -> float:
 def make_task(
     config: ClassifierConfig, run: Path, data: datasets.Dataset, sampler: Sampler
 ) -> tuple[loop.Task, loop.LoopSchedule, Predictor]:
-    """Builds what the loop needs from a configuration: model, loss, optimizer, steps, batches and evaluation."""
+    """Builds the task of the training loop from a configuration: model, loss, optimizer, steps and evaluation."""
     options, optimizer_options, augment = config.train, config.optimizer, config.augment
     batch_size = options.global_batch_size
     parallel.check_batch_size("config.train.global_batch_size", batch_size)
@@ -109,14 +109,14 @@ def make_task(
         )
     )
 
-    # A loss that depends on the run's progress is evaluated at its end, so that evaluations are comparable.
+    # A loss that depends on `progress` is evaluated as at the end of the run, so that evaluations are comparable.
     @jax.jit
     def whole_split_loss(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
         return loss(logits, labels, mask, class_counts, lambda x: x, **loss_parameters)
 
     def validate(state: TrainState) -> dict[str, float]:
         predictions = predictor(state.variables, data.rows("val"))
-        # Host 0 scores for all hosts, so that they agree on the best checkpoint.
+        # Computed on host 0 only, so that all hosts agree on the best checkpoint.
         return hosts.on_first_host(lambda: score(predictions))
 
     def score(predictions: Predictions) -> dict[str, float]:
@@ -146,7 +146,7 @@ def make_task(
 
 
 def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]) -> TrainState:
-    """Draws the state before the first step, of a model of images or features of that shape."""
+    """Initializes the train state of a model whose input is one image or feature vector of `shape`."""
 
     def init(key: jax.Array) -> TrainState:
         variables = model.init(key, jnp.zeros((1, *shape)))

@@ -1,4 +1,4 @@
-"""Trains a GAN on the training images of one class, or on all classes at once, and draws grids while it learns."""
+"""Trains a GAN on the training images of one class or of all classes, and writes sample grids during training."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -36,8 +36,8 @@ def train(
     """Trains a GAN in the run directory `run`; see `job.run_job`.
 
     Args:
-      config: configuration as configs/gan.py makes it, or parsed. A run that ended may be given more steps, unless
-        labels come in by shares of the run.
+      config: configuration as configs/gan.py makes it, or parsed. A finished run may be given more steps, unless
+        it is class-conditional, where the label strength depends on the length of the run.
     """
     config = parse_config(config)
     may_grow = () if config.gan.conditional else ("train.num_train_steps",)
@@ -57,7 +57,7 @@ def _num_train_steps(config: GanConfig, sampler: Sampler) -> float:
 def make_task(
     config: GanConfig, run: Path, data: Dataset, sampler: Sampler
 ) -> tuple[loop.Task, loop.LoopSchedule, SampleSheets]:
-    """Builds what the loop needs from a configuration: networks, optimizer, step, batches and sample sheets."""
+    """Builds the task of the training loop from a configuration: networks, optimizer, step and sample sheets."""
     options, gan, augment = config.train, config.gan, config.augment
     batch_size, size = options.global_batch_size, config.data.image_size
     parallel.check_batch_size("config.train.global_batch_size", batch_size)
@@ -117,7 +117,7 @@ def make_task(
 
 
 def _perceptual(gan: GanFields) -> tuple[Any, Any, str]:
-    """Returns the variables of the frozen network, the distance between images, and what was used in words."""
+    """Returns the variables of the frozen network, the distance between images, and a description of it."""
     if gan.perceptual == "none":
         return {}, None, "nothing: there are no reconstructions"
     if gan.perceptual == "pixels":
@@ -126,7 +126,7 @@ def _perceptual(gan: GanFields) -> tuple[Any, Any, str]:
 
 
 def _examples(data: Dataset, sampler: Sampler, config: GanConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a few training images (N, S, S, 3) uint8 and their labels, the same at every start."""
+    """Returns a few training images (N, S, S, 3) uint8 and their labels, the same in every process."""
     rows = np.unique([row for stratum in sampler.strata for row in stratum.rows])
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_RECONSTRUCTED).astype(int))]
     options = config.data
@@ -135,7 +135,7 @@ def _examples(data: Dataset, sampler: Sampler, config: GanConfig) -> tuple[np.nd
 
 
 def open_data(config: GanConfig, source: Path) -> tuple[Dataset, Sampler]:
-    """Returns the dataset in the prepared folder `source`, and the sampler of the training images to learn from."""
+    """Returns the dataset in the prepared folder `source`, and the sampler of the training images."""
     data = open_dataset(source, config.data.fold)
     gan = config.gan
     label = None

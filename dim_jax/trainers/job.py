@@ -1,4 +1,4 @@
-"""What every trainer does around its own work: check, claim the run directory, prepare, describe, train, report."""
+"""The stages that all trainers share: check, lock the run directory, prepare the data, describe, train, report."""
 
 import contextlib
 import logging
@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """What is a trainer's own.
+    """The functions in which trainers differ.
 
     Attributes:
       open_data: (configuration, prepared folder) -> dataset and sampler of its training images.
       steps: (configuration, sampler) -> length of the run in steps.
-      make_task: (configuration, run directory, dataset, sampler) -> task, schedule, and what `finish` should be given.
-      finish: (configuration, run directory, what `make_task` gave) -> None, after the last step.
-      may_grow: dotted names of configuration fields that may be raised later: no step before depends on them.
+      make_task: (configuration, run directory, dataset, sampler) -> task, schedule, and the argument for `finish`.
+      finish: (configuration, run directory, argument from `make_task`) -> None, called after the last step.
+      may_grow: dotted names of configuration fields that may be raised later, since no earlier step depends on them.
     """
 
     open_data: Callable[[Config, Path], tuple[datasets.Dataset, Sampler]]
@@ -47,15 +47,15 @@ class Job:
 
 
 def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool = True, profile: int = 0) -> None:
-    """Does a job in the run directory `run`, going on where an earlier call stopped.
+    """Runs a training job in the run directory `run`, resuming where an earlier call stopped.
 
     Args:
-      job: the trainer's own part.
-      config: as a file of configs/ makes it.
+      job: the functions of the trainer.
+      config: parsed configuration.
       run: run directory.
       dry_run: print data and options, and write nothing.
-      describe: print them before the work, too.
-      profile: how many dispatches to write a trace of.
+      describe: print them before training, too.
+      profile: number of dispatches to trace.
 
     Raises:
       FileNotFoundError, ValueError: the configuration or the data make no sense.
@@ -70,7 +70,7 @@ def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool =
             _describe(job, config, *hosts.on_first_host(lambda: job.open_data(config, source)))
         return
     with contextlib.ExitStack() as held:
-        # Only host 0 writes. The others go by what it read, so they need to see the images, and nothing else of its.
+        # Only host 0 writes. The others receive what it reads, and need access to the images only.
         hosts.on_first_host(lambda: held.enter_context(workdir.claim(run)))
         if is_raw:
             source = hosts.on_first_host(lambda: _prepare(config, run))
@@ -78,7 +78,7 @@ def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool =
         hosts.on_all_hosts(lambda: None if hosts.is_first_host() else _check_images(data))
         if describe:
             _describe(job, config, data, sampler)
-        task, schedule, for_finish = hosts.on_all_hosts(lambda: job.make_task(config, run, data, sampler))
+        task, schedule, finish_argument = hosts.on_all_hosts(lambda: job.make_task(config, run, data, sampler))
         hosts.on_first_host(lambda: _open_run(run, config, source, data, task, grown))
         if hosts.is_first_host():
             held.enter_context(workdir.logging_to(run))
@@ -96,13 +96,13 @@ def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool =
         )
         if best is not None:
             log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
-        job.finish(config, run, for_finish)
+        job.finish(config, run, finish_argument)
         if options.report:
             hosts.on_first_host(lambda: _report(run))
 
 
 def _check(job: Job, config: Config, run: Path) -> tuple[Path, bool, list[str]]:
-    """Checks the configuration by itself and against the run directory.
+    """Checks the data path, and the configuration against that of the run directory.
 
     Returns:
       The source of the data, whether it must be prepared first, and what workdir.check_config returns.
@@ -133,7 +133,7 @@ def _check_images(data: datasets.Dataset) -> None:
 def _open_run(
     run: Path, config: Config, source: Path, data: datasets.Dataset, task: loop.Task, grown: list[str]
 ) -> None:
-    """Writes what identifies a run that starts for the first time, or has grown."""
+    """Writes the identifying files of a new run, or the configuration of one that was given more steps."""
     if not (run / workdir.CONFIG).is_file():
         datasets.save(data, source, run)
         workdir.write_start(run, fields.to_dict(config), [str(device) for device in jax.devices()], task.facts)
@@ -142,17 +142,17 @@ def _open_run(
 
 
 def _report(run: Path) -> None:
-    # The page needs matplotlib; nothing before it does.
+    # Only the report needs matplotlib.
     say(f"report: {report_files.write_report([run])}")
 
 
 def training_batches(
     images: Any, sampler: Sampler, schedule: loop.LoopSchedule, start: int
 ) -> Iterator[dict[str, Any]]:
-    """Yields the batches of every dispatch from the step `start` on, laid out for `parallel.pmap_train_step`.
+    """Yields the batches of one dispatch after another from the step `start`, sharded for `parallel.pmap_train_step`.
 
     Args:
-      images: of data.backends.make_images.
+      images: result of data.backends.make_images.
     """
     plan = TrainingPlan(sampler, start, schedule.num_train_steps, jax.process_index(), jax.process_count())
     stream = images.batches(plan)
@@ -172,7 +172,7 @@ def learning_rate(config: Config) -> float:
 
 
 def _check_path(path: str) -> None:
-    """Raises ValueError or FileNotFoundError unless there is a folder of data, or data are synthetic."""
+    """Raises ValueError or FileNotFoundError unless `path` is a folder or names the synthetic dataset."""
     if not path:
         raise ValueError("config.data.path is empty; give a prepared dataset, a folder of class folders, or phantom")
     if path != "phantom" and not Path(path).is_dir():
@@ -180,7 +180,7 @@ def _check_path(path: str) -> None:
 
 
 def _describe(job: Job, config: Config, data: datasets.Dataset, sampler: Sampler) -> None:
-    """Prints the data and the options before any work starts."""
+    """Prints a summary of the data and the options."""
     say(datasets.training_summary(data, sampler.class_counts(data.labels, len(data.classes))))
     steps = job.steps(config, sampler)
     say(f"{sampler.epoch_size} draws per epoch, batches of {sampler.global_batch_size}, about {steps:.0f} steps")

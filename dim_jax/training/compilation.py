@@ -19,7 +19,7 @@ COLLECTION_THRESHOLD = 100_000
 def configure_compilation() -> None:
     """Turns on the compilation cache on disk and makes garbage collections rarer.
 
-    Compiled programs are kept in ~/.cache/dim_jax/xla, under XDG_CACHE_HOME if that is set. Beyond 2 GiB the least
+    Compiled programs are stored in ~/.cache/dim_jax/xla, under XDG_CACHE_HOME if that is set. Beyond 2 GiB the least
     recently used ones are deleted; JAX_COMPILATION_CACHE_MAX_SIZE sets another limit in bytes, -1 for none. With a
     limit JAX locks the cache, so processes may share it. If JAX_COMPILATION_CACHE_DIR is set, or the cache was
     configured in Python, all of JAX's own settings stay.

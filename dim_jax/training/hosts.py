@@ -1,4 +1,4 @@
-"""Jobs of several hosts: joining them, and messages between them.
+"""Multi-host jobs: initialization of jax.distributed, and collectives between hosts.
 
 A host is a JAX process with its own devices; all hosts run the same program. Host 0 owns the files on disk.
 """
@@ -44,9 +44,9 @@ def join() -> None:
     """
     if jax.distributed.is_initialized():
         return
-    given = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
-    if given:
-        num_hosts, arguments = _explicit(given)
+    settings = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
+    if settings:
+        num_hosts, arguments = _explicit(settings)
     elif num_hosts := _slurm_tasks():
         # JAX assigns one device to every task; the only task of a node must get all of them.
         is_alone = os.environ.get("SLURM_STEP_NUM_NODES") == str(num_hosts)
@@ -146,12 +146,12 @@ def any_host(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(value)).any())
 
 
-def _explicit(given: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+def _explicit(settings: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
     """Returns the number of hosts and the arguments of jax.distributed.initialize from the three variables."""
-    missing = [name for name in SETTINGS if name not in given]
+    missing = [name for name in SETTINGS if name not in settings]
     if missing:
-        raise ValueError(f"{', '.join(given)} is set and {', '.join(missing)} is not; set all of them or none")
-    address, num_hosts, host = (given[name] for name in SETTINGS)
+        raise ValueError(f"{', '.join(settings)} is set and {', '.join(missing)} is not; set all of them or none")
+    address, num_hosts, host = (settings[name] for name in SETTINGS)
     if not (num_hosts.isdigit() and host.isdigit() and int(host) < int(num_hosts)):
         raise ValueError(f"{NUM_HOSTS}={num_hosts} and {HOST}={host}: the second must be from 0 to one below the first")
     name, _, port = address.rpartition(":")

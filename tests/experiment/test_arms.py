@@ -51,7 +51,7 @@ def test_an_arm_with_values_to_choose_from_becomes_one_candidate_each():
     assert (first.name, second.name) == ("fafl_1_0", "fafl_16_0")
     assert dict(second.settings)["loss.m"] == 16.0 and not second.tuned
     counts = arms_of.Arm("more", "more", added="gcgan", tuned="count", values=(15, 30)).candidates()
-    assert [each.count for each in counts] == [15, 30]
+    assert [arm.count for arm in counts] == [15, 30]
 
 
 def test_candidates_that_differ_after_training_alone_share_one_run():

@@ -19,9 +19,9 @@ from dim_jax.reporting import report_files
 from dim_jax.runs import files
 
 CONFIG = f"--config={Path(__file__).parents[2] / 'configs' / 'experiment.py'}:test"
-# Lines said while it draws the data, trains a classifier, trains a GAN, draws images, has selected, has ended a run.
+# Output of rendering the data, training a classifier, training a GAN, generating, selecting and finishing a run.
 STAGES = (r"rendering tissue", r"train: \d+/8", r"discriminator loss", r"generate: ", r"kept \d+ of", r"done: fold 1")
-# The report's words for one run and its time are no part of what was found.
+# Paths, commands and times differ between equal experiments.
 PLACES_AND_TIMES = ("data", "runs", "seconds_per_100_training_images", "seconds_per_test_image", "workdir", "folder")
 
 
@@ -29,15 +29,15 @@ def run(workdir, *more):
     return command_line.run(train.main, [CONFIG, f"--workdir={workdir}", *more])
 
 
-def findings(workdir):
-    """What results.json says, without where things lie and how long they took."""
+def results_without_places_and_times(workdir):
+    """The contents of results.json without paths and times."""
 
-    def kept(value):
+    def comparable(value):
         if isinstance(value, dict):
-            return {key: kept(item) for key, item in value.items() if key not in PLACES_AND_TIMES}
-        return [kept(item) for item in value] if isinstance(value, list) else value
+            return {key: comparable(item) for key, item in value.items() if key not in PLACES_AND_TIMES}
+        return [comparable(item) for item in value] if isinstance(value, list) else value
 
-    return kept(files.read_json(workdir / "results.json"))
+    return comparable(files.read_json(workdir / "results.json"))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
 
 
 def kill_at(pattern, workdir):
-    """Starts the command and kills it as soon as it says something that `pattern` finds."""
+    """Starts the command and kills it as soon as its output matches `pattern`."""
     command = [sys.executable, "-m", "dim_jax.train", CONFIG, f"--workdir={workdir}"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
@@ -73,14 +73,14 @@ def test_killed_at_random_stages_it_ends_with_the_same_findings(finished, tmp_pa
         assert kill_at(STAGES[stage], workdir) == -signal.SIGKILL
         assert not (workdir / "results.json").exists()
     assert run(workdir) == 0
-    assert findings(workdir) == findings(finished)
+    assert results_without_places_and_times(workdir) == results_without_places_and_times(finished)
     assert not list(workdir.rglob("*.tmp"))
 
 
 def test_the_page_leads_with_one_sentence_and_shows_what_it_rests_on(finished):
     page = (finished / "report.html").read_text()
-    found = files.read_json(finished / "results.json")["sites"][0]
-    (primary,) = [answer for answer in found["answers"] if answer["is_primary"]]
+    site = files.read_json(finished / "results.json")["sites"][0]
+    (primary,) = [answer for answer in site["answers"] if answer["is_primary"]]
     assert primary["sentence"] in page
     assert page.index(primary["sentence"]) < page.index("All arms")
     for part in (
@@ -92,8 +92,9 @@ def test_the_page_leads_with_one_sentence_and_shows_what_it_rests_on(finished):
     ):
         assert part in page
     assert "Results cover the test images of 2 of 3 folds only" in page
-    kept = files.read_json(finished / "phantom" / "fold0" / "gcgan" / "selected" / "selected.json")["images"]
-    assert kept and page.count("data:image/jpeg") == len(kept) + 1  # each kept image, and the sheet of closest pairs
+    selected = files.read_json(finished / "phantom" / "fold0" / "gcgan" / "selected" / "selected.json")["images"]
+    # One image per selected one, and the sheet of closest pairs.
+    assert selected and page.count("data:image/jpeg") == len(selected) + 1
     tables = {path.name for path in (finished / "report_data").rglob("*.csv")}
     assert {"scores.csv", "contrasts.csv", "selection_gcgan.csv"} <= tables
     assert report_files.write_report([finished]).read_text() == page  # equal files, equal page
@@ -101,33 +102,33 @@ def test_the_page_leads_with_one_sentence_and_shows_what_it_rests_on(finished):
 
 def test_every_command_that_the_page_prints_says_what_it_did(finished, capsys):
     runs = files.read_json(finished / "results.json")["sites"][0]["runs"]
-    assert len(runs) == 4 and all(each["finished"] for each in runs)
-    commands = [command for each in runs for command in each["commands"]]
+    assert len(runs) == 4 and all(record["finished"] for record in runs)
+    commands = [command for record in runs for command in record["commands"]]
     assert any("dim_jax.generate" in command for command in commands)
     assert any("dim_jax.select" in command for command in commands)
-    last = next(each for each in runs if each["arm"] == "dim")["commands"][-1]
+    last = next(record for record in runs if record["arm"] == "dim")["commands"][-1]
     before = capsys.readouterr() and sorted((finished / "phantom").rglob("best"))
     assert command_line.run(train.main, last.split()[3:]) == 0  # goes through at once: the run is finished
     assert sorted((finished / "phantom").rglob("best")) == before
 
 
 def test_running_it_again_trains_nothing(finished, capsys):
-    before = findings(finished)
+    before = results_without_places_and_times(finished)
     assert run(finished) == 0
     assert "train:" not in capsys.readouterr().err
-    assert findings(finished) == before
+    assert results_without_places_and_times(finished) == before
 
 
 def test_another_arm_may_be_asked_for_later_and_another_network_may_not(finished, tmp_path, capsys):
     finished = shutil.copytree(finished, tmp_path / "dim")
     selection = finished / "phantom" / "fold0" / "gcgan" / "selected"
     shutil.rmtree(selection)
-    wanted = "--config.only=cross_entropy,dim,copies_30,unselected_30"
-    assert run(finished, wanted, "--config.folds=(0,)") == 0
+    only = "--config.only=cross_entropy,dim,copies_30,unselected_30"
+    assert run(finished, only, "--config.folds=(0,)") == 0
     assert not selection.exists()  # neither finished runs nor unselected images need one
-    found = files.read_json(finished / "results.json")["sites"][0]
-    assert {arm["name"] for arm in found["arms"]} >= {"copies_30", "unselected_30", "logit_adjusted"}
-    copies = next(arm for arm in found["arms"] if arm["name"] == "copies_30")
+    site = files.read_json(finished / "results.json")["sites"][0]
+    assert {arm["name"] for arm in site["arms"]} >= {"copies_30", "unselected_30", "logit_adjusted"}
+    copies = next(arm for arm in site["arms"] if arm["name"] == "copies_30")
     assert copies["images_added"] == {"least": 30, "most": 30}
     train_images = {
         Path(entry["path"]).name for entry in files.read_json(finished / "phantom/fold0/copies.json")["images"]
@@ -141,16 +142,16 @@ def test_another_arm_may_be_asked_for_later_and_another_network_may_not(finished
     assert "classifier.model.width: 0.125 there, 0.25 now" in capsys.readouterr().err
 
 
-def test_predictions_are_enough_to_go_on_elsewhere(finished, tmp_path):
-    """With the archives alone, in a fresh folder, the data are prepared again and nothing is trained."""
+def test_archived_predictions_are_enough_to_continue_elsewhere(finished, tmp_path):
+    """With only the archives in a new folder, the data are prepared again and nothing is trained."""
     elsewhere = tmp_path / "dim"
     for path in (finished / "phantom" / "predictions").rglob("*.npz"):
         files.write_bytes(elsewhere / path.relative_to(finished), path.read_bytes())
     assert run(elsewhere) == 0
     assert not (elsewhere / "phantom" / "fold0").exists()
-    both = [findings(folder)["sites"][0] for folder in (elsewhere, finished)]
+    both = [results_without_places_and_times(folder)["sites"][0] for folder in (elsewhere, finished)]
     for name in ("cross_entropy", "dim"):
-        first, second = (next(arm for arm in each["arms"] if arm["name"] == name) for each in both)
+        first, second = (next(arm for arm in site["arms"] if arm["name"] == name) for site in both)
         assert first["confusion_matrix"] and first["seeds"] == second["seeds"]
 
 
@@ -170,11 +171,11 @@ def test_selected_images_are_enough_to_train_with_them_elsewhere(finished, tmp_p
     assert not (elsewhere / "fold0" / "runs" / "cross_entropy").exists()
 
 
-def test_a_dry_run_tells_runs_time_and_disk_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_prints_runs_time_and_disk_and_writes_nothing(tmp_path, capsys):
     assert run(tmp_path / "dim", "--dry-run", "--config.only=cross_entropy") == 0
-    told = capsys.readouterr().out
-    assert re.search(r"2 classifiers \(lrf_cnn, 64 px, cross_entropy\): about \S+ .*MiB of checkpoints", told)
-    assert "in all, one after another: about" in told
+    output = capsys.readouterr().out
+    assert re.search(r"2 classifiers \(lrf_cnn, 64 px, cross_entropy\): about \S+ .*MiB of checkpoints", output)
+    assert "in all, one after another: about" in output
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""The predictions that docs/results/ keeps are still those of the experiments' configurations."""
+"""The archived predictions in docs/results/ have the fingerprints of the experiments' configurations."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 @pytest.mark.parametrize("name", ["ebhi_seg_linear", "ebhi_seg_lrf_cnn"])
-def test_every_kept_file_has_the_fingerprint_of_its_run(name):
+def test_every_archive_has_the_fingerprint_of_its_run(name):
     config = configuration.parse_config(configuration.read_saved(RESULTS / name / "config.json"))
     site = plan.Site("ebhi-seg-224", RESULTS / name / "ebhi-seg-224", Path("data"))
     of_arms = arms.read_arms(config)
     runs = plan.runs(of_arms, list(of_arms), range(config.data.folds), config.seeds)
-    kept = {path: run for run in runs if (path := run.archive(site)).is_file()}
-    assert kept.keys() == set(site.root.rglob("predictions/**/*.npz")) and len(kept) >= 10
-    for path, run in kept.items():
+    archived = {path: run for run in runs if (path := run.archive(site)).is_file()}
+    assert archived.keys() == set(site.root.rglob("predictions/**/*.npz")) and len(archived) >= 10
+    for path, run in archived.items():
         with np.load(path, allow_pickle=False) as arrays:
             expected = json.loads(str(arrays["identity"]))["fingerprint"]
         assert (

@@ -59,38 +59,38 @@ def archived(experiment, run, quality):
 @pytest.fixture
 def experiment(data, tmp_path):
     """Two seeds and three folds of CE and of both candidates of FAFL, the second of which is better."""
-    found = stages.Experiment(CONFIG, plan.Site("set", tmp_path / "set", data), ARMS)
+    with_archives = stages.Experiment(CONFIG, plan.Site("set", tmp_path / "set", data), ARMS)
     quality = {
         "ce": {"val": 1.0, "test": 1.0},
-        "tuned_1_0": {"val": 1.0, "test": 9.0},  # best where it must not be looked at
+        "tuned_1_0": {"val": 1.0, "test": 9.0},  # best on the test images, which must not be used
         "tuned_4_0": {"val": 3.0, "test": 3.0},
     }
     for run in plan.runs(ARMS, ["ce", "tuned", "adjusted"], FOLDS, SEEDS):
-        archived(found, run, quality[run.arm.name])
-    return found
+        archived(with_archives, run, quality[run.arm.name])
+    return with_archives
 
 
-def test_every_test_image_is_judged_once_and_the_better_arm_is_found(experiment):
-    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
-    assert found["num_images"] == len(experiment.dataset(0))
-    entries = {entry["name"]: entry for entry in found["arms"]}
+def test_every_test_image_is_scored_once_and_the_better_arm_wins(experiment):
+    results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
+    assert results["num_images"] == len(experiment.dataset(0))
+    entries = {entry["name"]: entry for entry in results["arms"]}
     assert entries["tuned"]["chosen"] == [4.0, 4.0, 4.0]
-    assert np.sum(entries["ce"]["confusion_matrix"]) == pytest.approx(found["num_images"])
-    first, second = found["answers"]
+    assert np.sum(entries["ce"]["confusion_matrix"]) == pytest.approx(results["num_images"])
+    first, second = results["answers"]
     assert first["is_primary"] and not second["is_primary"]
     assert "FAFL changed Macro F1 by +" in first["sentence"] and first["sentence"].endswith("shown to help.")
-    assert found["missing"] == ["not trained"] and found["unanswered"] == ["And this?"]
+    assert results["missing"] == ["not trained"] and results["unanswered"] == ["And this?"]
 
 
 def test_pooled_scores_are_those_of_the_concatenated_predictions(experiment):
-    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
+    results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
     pooled = verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, SEEDS, "macro_f1")
     dataset = experiment.dataset(0)
     np.testing.assert_array_equal(pooled.rows, np.arange(len(dataset)))
     expected = [
         metrics.classification_metrics(dataset.labels, logits, dataset.classes)["macro_f1"] for logits in pooled.logits
     ]
-    assert found["arms"][0]["scores"]["macro_f1"]["value"] == pytest.approx(np.mean(expected), abs=1e-12)
+    assert results["arms"][0]["scores"]["macro_f1"]["value"] == pytest.approx(np.mean(expected), abs=1e-12)
 
 
 def test_permuting_test_labels_changes_no_decision(experiment, monkeypatch):
@@ -98,11 +98,13 @@ def test_permuting_test_labels_changes_no_decision(experiment, monkeypatch):
     training = plan.trained_as(ARMS)
     for fold in FOLDS:
         dataset = experiment.dataset(fold)
-        found = {
-            each.name: [experiment.archived(plan.PlannedRun(training[each.name], fold, seed)) for seed in SEEDS]
-            for each in ARMS["tuned"].candidates()
+        archives = {
+            candidate.name: [
+                experiment.archived(plan.PlannedRun(training[candidate.name], fold, seed)) for seed in SEEDS
+            ]
+            for candidate in ARMS["tuned"].candidates()
         }
-        chosen = verdict.choose(ARMS["tuned"], found, dataset, "macro_f1")
+        chosen = verdict.choose(ARMS["tuned"], archives, dataset, "macro_f1")
         assert chosen.values == () and chosen.name == "tuned_4_0"
         test, rng = dataset.rows("test"), np.random.default_rng(fold)
         labels = dataset.labels.copy()
@@ -113,7 +115,7 @@ def test_permuting_test_labels_changes_no_decision(experiment, monkeypatch):
             for row, label in zip(dataset.manifest.rows, labels, strict=True)
         ]
         permuted = dataclasses.replace(dataset, manifest=dataclasses.replace(dataset.manifest, rows=tuple(rows)))
-        assert verdict.choose(ARMS["tuned"], found, permuted, "macro_f1") == chosen
+        assert verdict.choose(ARMS["tuned"], archives, permuted, "macro_f1") == chosen
         # And it does look at what it may look at.
         val = dataset.rows("val")
         labels = dataset.labels.copy()
@@ -123,10 +125,10 @@ def test_permuting_test_labels_changes_no_decision(experiment, monkeypatch):
             for row, label in zip(dataset.manifest.rows, labels, strict=True)
         ]
         moved = dataclasses.replace(dataset, manifest=dataclasses.replace(dataset.manifest, rows=tuple(rows)))
-        assert verdict.choose(ARMS["tuned"], found, moved, "macro_f1") != chosen
+        assert verdict.choose(ARMS["tuned"], archives, moved, "macro_f1") != chosen
 
 
-def test_adjusting_afterwards_is_the_same_training_with_the_prior_taken_out(experiment):
+def test_post_hoc_adjustment_shares_the_training_and_removes_the_prior(experiment):
     plain = verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, SEEDS, "macro_f1")
     moved = verdict.out_of_fold(experiment, ARMS["adjusted"], FOLDS, SEEDS, "macro_f1")
     dataset = experiment.dataset(0)
@@ -143,8 +145,8 @@ def test_a_seed_counts_only_when_all_folds_have_it(experiment):
     run = plan.PlannedRun(plan.trained_as(ARMS)["ce"], 2, 1)
     run.archive(experiment.site).unlink()
     assert verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, SEEDS, "macro_f1").seeds == (0,)
-    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
-    assert next(answer for answer in found["answers"] if answer["name"] == "tuned")["seeds"] == [0]
+    results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS)
+    assert next(answer for answer in results["answers"] if answer["name"] == "tuned")["seeds"] == [0]
     assert verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, (1,), "macro_f1") is None
 
 
@@ -162,7 +164,7 @@ def test_predictions_that_do_not_belong_here_are_refused(experiment, data):
         archive.read(path, config, 0, dataset)
 
 
-def test_where_the_data_lie_is_no_part_of_what_a_run_is(experiment, tmp_path):
+def test_the_path_of_the_data_does_not_change_a_fingerprint(experiment, tmp_path):
     run = plan.PlannedRun(ARMS["ce"], 0, 0)
     config = plan.classifier_config(CONFIG, run, experiment.site)
     elsewhere = plan.classifier_config(CONFIG, run, plan.Site("set", tmp_path / "other", Path("elsewhere")))
@@ -191,8 +193,8 @@ def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experi
         "fold": 0, "list": "list.json", "class": "normal", "generated": 24, "kept": 1, "reject_rate": 23 / 24,
         "rejected": {"copy_of_training_image": 0, "wrong_class": 23}, "metrics": {"pool": metrics_of_pool},
     }  # fmt: skip
-    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {"gcgan": [entry]}}
-    experiment_page.write_results(tmp_path, [found], [])
+    results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {"gcgan": [entry]}}
+    experiment_page.write_results(tmp_path, [results], [])
     page, _, names = experiment_page.render(tmp_path)
     assert names == ["set"] and "Images of gcgan" in page and "96%" in page
 
@@ -200,17 +202,17 @@ def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experi
 def test_results_without_the_commands_of_their_runs_are_shown_all_the_same(experiment, tmp_path):
     """Commands name folders of one machine: shared results leave them out, as those under docs/results do."""
     run = {"fold": 0, "seed": 0, "arm": "fafl", "finished": True, "checkpoint_step": 8}
-    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [run]}
-    experiment_page.write_results(tmp_path, [found], [])
+    results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [run]}
+    experiment_page.write_results(tmp_path, [results], [])
     assert "1 of 1 are finished" in experiment_page.render(tmp_path)[0]
 
 
 def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
-    found = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {}}
+    results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {}}
     words = ("normal", "polyp", "FAFL", "adjusted", "help")
     names = dict(zip(words, EVIL, strict=True))
-    found = renamed(files.to_json(found), names) | {"metric": found["metric"]}
-    experiment_page.write_results(tmp_path, [found], list(EVIL))
+    results = renamed(files.to_json(results), names) | {"metric": results["metric"]}
+    experiment_page.write_results(tmp_path, [results], list(EVIL))
     page, written, _ = experiment_page.render(tmp_path)
     assert_harmless(page, is_page=True)
     assert "&lt;script&gt;" in page and r"\x1b[2J" in page
@@ -226,7 +228,7 @@ def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
     (0.012, 0.002, 0.01, "by +1.2 points, 95% interval +0.2 to +3.1, p = 0.01: shown to help."),
     (-0.05, -0.09, 0.001, "by -5.0 points, 95% interval -9.0 to +3.1, p = 0.001: shown to harm."),
 ])  # fmt: skip
-def test_a_sentence_says_what_was_found_and_no_more(value, low, p_value, words):
+def test_a_sentence_states_the_result_and_no_more(value, low, p_value, words):
     estimate = {"value": value, "low": low, "high": 0.031, "confidence": 0.95}
     answer = {"refused": None, "differences": {"macro_f1": estimate}, "p_value": p_value, "is_primary": True}
     answer["is_shown"] = p_value < 0.05

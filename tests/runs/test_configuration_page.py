@@ -1,4 +1,4 @@
-"""docs/configuration.md is made of the schema and the ready configurations."""
+"""docs/configuration.md is generated from the schema and the bundled configurations."""
 
 from pathlib import Path
 

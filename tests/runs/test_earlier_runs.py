@@ -1,4 +1,4 @@
-"""Runs that were made before a field existed go on, and what was kept of them still counts."""
+"""Runs made before a field existed can be resumed, and their archived predictions stay valid."""
 
 import copy
 import dataclasses
@@ -49,7 +49,7 @@ def test_every_field_that_came_later_is_tried_here():
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_run_of_before_resumes_by_its_own_directory_alone(tmp_path, name):
+def test_an_earlier_run_resumes_by_its_own_directory_alone(tmp_path, name):
     files.write_json(tmp_path / "config.json", earlier(name))
     config, *_ = config_flags.parse_flags([f"--workdir={tmp_path}"])
     flat = workdir.flatten_config(config)
@@ -58,7 +58,7 @@ def test_a_run_of_before_resumes_by_its_own_directory_alone(tmp_path, name):
     workdir.check_config(tmp_path, config)
 
 
-def test_a_run_of_before_resumes_by_its_configuration_unless_a_field_says_otherwise(tmp_path):
+def test_an_earlier_run_resumes_by_its_configuration_unless_a_field_says_otherwise(tmp_path):
     files.write_json(tmp_path / "config.json", earlier("classifier"))
     config = today("classifier")
     workdir.check_config(tmp_path, config)
@@ -70,7 +70,7 @@ def test_a_run_of_before_resumes_by_its_configuration_unless_a_field_says_otherw
         workdir.check_config(tmp_path, config)
 
 
-def test_options_of_other_losses_that_a_run_of_before_held_are_left_out(tmp_path):
+def test_options_of_other_losses_that_an_earlier_run_held_are_left_out(tmp_path):
     saved = earlier("classifier")
     saved["loss"] |= {"name": "focal", "gamma": 3.0}
     files.write_json(tmp_path / "config.json", saved)
@@ -82,7 +82,7 @@ def test_options_of_other_losses_that_a_run_of_before_held_are_left_out(tmp_path
         configuration.read_config(tmp_path)
 
 
-def test_an_experiment_of_before_is_completed_in_its_parts(tmp_path):
+def test_an_earlier_experiment_is_completed_in_its_parts(tmp_path):
     config = today("experiment", "test")
     old = copy.deepcopy(config)
     for part in ("classifier", "gan"):
@@ -94,7 +94,7 @@ def test_an_experiment_of_before_is_completed_in_its_parts(tmp_path):
     assert "learning_rate_scaling" not in old["gan"]["optimizer"]
 
 
-def test_later_fields_count_for_kept_predictions_where_they_change_something():
+def test_later_fields_change_a_fingerprint_where_they_differ_from_earlier_behaviour():
     config = configuration.parse_config(today("classifier"))
     fingerprint = archive.fingerprint(config, 0)
     for name, value in (
@@ -106,7 +106,7 @@ def test_later_fields_count_for_kept_predictions_where_they_change_something():
         assert archive.fingerprint(configuration.override(config, [(name, value)]), 0) != fingerprint
 
 
-def test_what_is_no_configuration_is_left_as_it_is():
+def test_what_is_not_a_configuration_is_unchanged():
     for odd in (
         {},
         {"trainer": "nothing"},

@@ -61,9 +61,7 @@ def test_concurrent_writes_of_one_file_are_atomic(tmp_path):
     path, contents = tmp_path / "a", [bytes([letter]) * 300_000 for letter in b"abcd"]
     files.write_bytes(path, contents[0])
     with ThreadPoolExecutor(4) as pool:
-        futures = [
-            pool.submit(lambda c: [files.write_bytes(path, c) for _ in range(20)], content) for content in contents
-        ]
+        futures = [pool.submit(lambda c: [files.write_bytes(path, c) for _ in range(20)], data) for data in contents]
         states = {path.read_bytes() for _ in range(200)}
         assert all(len(future.result()) == 20 for future in futures)
     assert states <= set(contents) and list(tmp_path.iterdir()) == [path]
@@ -107,9 +105,9 @@ def test_json_round_trip_is_exact(tmp_path_factory, value):
     assert files.read_json(files.write_json(tmp_path_factory.getbasetemp() / "value.json", value)) == value
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
-def test_a_file_that_is_not_json_is_named(tmp_path, content):
-    path = files.write_bytes(tmp_path / "broken.json", content)
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe"])
+def test_a_file_that_is_not_json_is_named(tmp_path, data):
+    path = files.write_bytes(tmp_path / "broken.json", data)
     with pytest.raises(ValueError, match=rf"{path} is not valid JSON"):
         files.read_json(path)
 

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, during each kind of write: one line with path and advice, and nothing is lost."""
+"""Each kind of write on a full or read-only disk: one error line with path and advice, and no data loss."""
 
 import contextlib
 import os
@@ -57,8 +57,8 @@ def disk(tmp_path_factory):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def told(capsys):
-    """The error line; training says other things before it."""
+def error_line(capsys):
+    """The error line, the last one of the output."""
     lines = capsys.readouterr().err.strip().splitlines()
     assert [line for line in lines if "Traceback" in line or "Error" in line] == []
     assert lines[-1].startswith("error: ")
@@ -66,7 +66,7 @@ def told(capsys):
 
 
 def filled_before(disk, function, is_the_one):
-    """The function, with the disk filled before the first call that `is_the_one` of its arguments."""
+    """Wraps `function` to fill the disk before the first call for whose arguments `is_the_one` is true."""
     is_filled = []
 
     def call(*arguments, **options):
@@ -79,7 +79,7 @@ def filled_before(disk, function, is_the_one):
 
 
 def lengthen(values):
-    """Makes a line of metrics longer than what is free in the last block of its file."""
+    """Makes a line of metrics longer than the free space in the last block of its file."""
     values["note"] = "x" * 5000
     return True
 
@@ -92,7 +92,7 @@ def lengthen(values):
         ("best/6", checkpoints, "save", lambda folder, step, *_: step == 6),
     ],
 )
-def test_a_run_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(
+def test_a_run_on_a_full_disk_reports_it_and_resumes_after_space_is_freed(
     disk, tmp_path, monkeypatch, capsys, where, owner, name, is_the_one
 ):
     fit(tmp_path / "whole", make_task())
@@ -100,7 +100,7 @@ def test_a_run_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, filled_before(disk, getattr(owner, name), is_the_one))
         assert command_line.run(lambda _: fit(run, make_task()), []) == command_line.BAD_INPUT
-    error = told(capsys)
+    error = error_line(capsys)
     assert f"{run / where}: No space left on device; free space" in error
     before = checkpoints.restore(run / loop.CHECKPOINTS, make_task().state)
     assert before.step == (8 if name == "write" else 4)
@@ -122,16 +122,16 @@ def test_preparing_onto_a_full_or_read_only_disk_leaves_nothing(disk, tmp_path, 
     arguments = [f"--source={class_folders(tmp_path / 'source')}", f"--out={disk.folder / 'data'}", "--image-size=32"]
     disk.fill()
     assert command_line.run(prepare.main, arguments) == 2
-    assert f"{disk.folder / 'data'}: No space left on device; free space" in told(capsys)
+    assert f"{disk.folder / 'data'}: No space left on device; free space" in error_line(capsys)
     assert [path.name for path in disk.folder.iterdir() if "data" in path.name] == []
     disk.clear()
     with disk.read_only():
         assert command_line.run(prepare.main, arguments) == 2
-        assert "Read-only file system; allow this user to write there, or choose another place" in told(capsys)
+        assert "Read-only file system; allow this user to write there, or choose another place" in error_line(capsys)
     assert command_line.run(prepare.main, arguments) == 0
 
 
-def test_drawing_onto_a_full_disk_says_so(disk, capsys):
+def test_generating_onto_a_full_disk_reports_it(disk, capsys):
     def draw(_):
         images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
         facts = {"workdir": "run", "checkpoint_step": 1, "model_sha256": "", "split_sha256": "", "truncation": 1.0}
@@ -140,11 +140,11 @@ def test_drawing_onto_a_full_disk_says_so(disk, capsys):
 
     disk.fill()
     assert command_line.run(draw, []) == 2
-    assert "No space left on device; free space" in told(capsys)
+    assert "No space left on device; free space" in error_line(capsys)
     disk.clear()
     assert command_line.run(draw, []) == 0
-    (drawn,) = pools.load(disk.folder / "pool")
-    assert len(drawn.images) == 3 and not list(disk.folder.rglob("*.tmp"))
+    (pool,) = pools.load(disk.folder / "pool")
+    assert len(pool.images) == 3 and not list(disk.folder.rglob("*.tmp"))
 
 
 def test_evaluation_and_report_on_a_full_or_read_only_disk(disk, tmp_path, monkeypatch, capsys):
@@ -161,7 +161,7 @@ def test_evaluation_and_report_on_a_full_or_read_only_disk(disk, tmp_path, monke
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, filled_before(disk, getattr(owner, name), lambda *_: True))
             assert command_line.run(train.main, arguments) == 2
-        assert re.search(rf"{run}/({where}|report_data/\S+): No space left on device; free space", told(capsys))
+        assert re.search(rf"{run}/({where}|report_data/\S+): No space left on device; free space", error_line(capsys))
         assert not (run / where).exists() and checkpoints.restore(run / loop.CHECKPOINTS).step > 0
         disk.clear()
     lines = (run / "metrics.jsonl").read_bytes()
@@ -172,7 +172,7 @@ def test_evaluation_and_report_on_a_full_or_read_only_disk(disk, tmp_path, monke
         commands = [(train.main, []), (evaluate.main, ["--split=val"])]
         for main, options in commands:
             assert command_line.run(main, [f"--workdir={run}", *options]) == 2
-            assert "Read-only file system; allow this user to write there" in told(capsys)
+            assert "Read-only file system; allow this user to write there" in error_line(capsys)
         assert command_line.run(report.main, [str(run)]) == 2
-        assert "Read-only file system; allow this user to write there" in told(capsys)
+        assert "Read-only file system; allow this user to write there" in error_line(capsys)
     assert (run / "eval" / "val" / "predictions.npz").read_bytes() == before

@@ -1,4 +1,4 @@
-"""Losses, models and augmentations of somebody else's package, chosen by an import path."""
+"""Losses, models and augmentations of another package, chosen by an import path."""
 
 import sys
 

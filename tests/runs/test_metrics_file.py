@@ -8,7 +8,7 @@ from dim_jax.runs.metrics_file import FILE_NAME, read_lines
 
 
 @pytest.mark.parametrize(
-    ("content", "steps", "unreadable"),
+    ("data", "steps", "unreadable"),
     [
         (b"", [], []),
         (b'{"step": 1}\n{"step": 2}', [1, 2], []),
@@ -20,8 +20,8 @@ from dim_jax.runs.metrics_file import FILE_NAME, read_lines
         ('{"step": 1, "note": "a\u2028b\u0085c"}\n'.encode(), [1], []),
     ],
 )
-def test_the_reader_skips_unreadable_lines(tmp_path, content, steps, unreadable):
-    (tmp_path / FILE_NAME).write_bytes(content)
+def test_the_reader_skips_unreadable_lines(tmp_path, data, steps, unreadable):
+    (tmp_path / FILE_NAME).write_bytes(data)
     records, numbers = read_lines(tmp_path)
     assert ([record["step"] for record in records], numbers) == (steps, unreadable)
 
@@ -30,9 +30,9 @@ def test_without_a_file_there_are_no_lines(tmp_path):
     assert read_lines(tmp_path) == ([], [])
 
 
-@given(content=st.binary(max_size=200) | st.text(alphabet='{}[]":,0123456789stepnul\n ', max_size=200).map(str.encode))
-def test_the_reader_accepts_any_bytes(tmp_path_factory, content):
+@given(data=st.binary(max_size=200) | st.text(alphabet='{}[]":,0123456789stepnul\n ', max_size=200).map(str.encode))
+def test_the_reader_accepts_any_bytes(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("any")
-    (folder / FILE_NAME).write_bytes(content)
+    (folder / FILE_NAME).write_bytes(data)
     records, numbers = read_lines(folder)
-    assert len(records) + len(numbers) <= content.count(b"\n") + 1
+    assert len(records) + len(numbers) <= data.count(b"\n") + 1

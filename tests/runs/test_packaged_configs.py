@@ -1,4 +1,4 @@
-"""The ready configurations are part of the package, and so is every folder of it."""
+"""Bundled configurations and all subpackages are part of the installed package."""
 
 import configparser
 import os

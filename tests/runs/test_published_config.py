@@ -53,6 +53,6 @@ def test_every_field_that_the_differences_name_exists_and_is_restored(title, tra
         assert name == "model.tanh" or published[name] != ours[name], name
 
 
-def test_a_variant_that_is_not_there_is_told():
+def test_an_unknown_variant_is_reported():
     with pytest.raises(ValueError, match="use gan or test"):
         fields("published", "small")

@@ -1,4 +1,4 @@
-"""What a configuration may hold: the ready files keep to the schema, and whatever does not is refused by its name."""
+"""The schema of configurations: bundled files conform to it, and invalid values are rejected with the field's name."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from dim_jax.data import splits
 from dim_jax.losses import LOSSES
 from dim_jax.models import CLASSIFIERS
 from dim_jax.runs import config_flags, configuration, fields, files, schema
-from dim_jax.training import optimizers
+from dim_jax.training import learning_rates
 
 ROOT = Path(__file__).parents[2]
 # A complete configuration of each trainer.
@@ -117,8 +117,8 @@ def test_choices_are_those_of_the_code():
     fold = fields.metadata(fields.field_types(schema.DataFields)["fold"], fields.Interval)
     assert fold.le == splits.MAX_FOLDS - 1
     types = fields.field_types(schema.ClassifierOptimizer)
-    assert get_args(types["schedule"]) == optimizers.SCHEDULES
-    assert get_args(fields.plain(types["learning_rate_scaling"])) == optimizers.SCALINGS
+    assert get_args(types["schedule"]) == learning_rates.SCHEDULES
+    assert get_args(fields.plain(types["learning_rate_scaling"])) == learning_rates.SCALINGS
     assert schema.LOSS.names == tuple(LOSSES) and schema.NETWORK.names == tuple(CLASSIFIERS)
 
 

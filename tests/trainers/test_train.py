@@ -1,4 +1,4 @@
-"""The train command as a user meets it: the whole job on drawn tissue, resume, dry run and bad input."""
+"""The train command end to end: training on synthetic tissue, resume, dry run and bad input."""
 
 import json
 import os
@@ -43,8 +43,8 @@ def finished(data, tmp_path_factory):
     return run
 
 
-def told(capsys):
-    """The one line of an error."""
+def error_line(capsys):
+    """The error message, the only line on stderr."""
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
@@ -91,10 +91,10 @@ def test_a_trained_run_predicts_new_images_as_it_was_evaluated(finished, data, t
     evaluated, dataset = np.load(finished / "eval" / "val" / "predictions.npz"), manifest.load(data)
     arguments = [f"--workdir={finished}", str(dataset.file(int(evaluated["index"][0]))), f"--out={tmp_path / 'out'}"]
     assert command_line.run(predict.main, [*arguments, "--coverage=0.9", "--calibrate"]) == 0
-    found = files.read_json(tmp_path / "out" / "predictions.json")
-    shares = calibration.probabilities(evaluated["logits"][0], found["temperature"])
-    np.testing.assert_allclose(list(found["images"][0]["probabilities"].values()), shares, atol=0.02)
-    assert found["preprocessing"]["mean"] == pytest.approx(splits.load(finished, dataset).folds[0].mean)
+    record = files.read_json(tmp_path / "out" / "predictions.json")
+    shares = calibration.probabilities(evaluated["logits"][0], record["temperature"])
+    np.testing.assert_allclose(list(record["images"][0]["probabilities"].values()), shares, atol=0.02)
+    assert record["preprocessing"]["mean"] == pytest.approx(splits.load(finished, dataset).folds[0].mean)
 
 
 def test_the_same_command_again_trains_no_further(finished, data):
@@ -110,12 +110,12 @@ def final_state(run):
 def flip_a_byte(folder):
     """Changes a byte in the middle of the largest file below a folder."""
     victim = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
 
 
-def test_damaged_checkpoints_are_told_and_the_one_before_is_used_where_there_is_one(finished, tmp_path, caplog, capsys):
+def test_damaged_checkpoints_are_reported_and_the_one_before_is_used_if_any(finished, tmp_path, caplog, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     (before,) = checkpoints.steps(run / loop.CHECKPOINTS)
@@ -167,7 +167,7 @@ def test_a_dry_run_shows_data_and_options_and_writes_nothing(data, tmp_path, cap
 def test_a_run_of_another_configuration_is_refused_with_the_difference(finished, data, capsys):
     arguments = [*BASE, f"--config.data.path={data}", f"--workdir={finished}", "--config.loss.m=9.5"]
     assert command_line.run(train.main, arguments) == 2
-    assert "loss.m: 4.0 there, 9.5 now" in told(capsys)
+    assert "loss.m: 4.0 there, 9.5 now" in error_line(capsys)
 
 
 def test_options_that_change_no_number_may_differ_on_resume(finished, data):
@@ -175,8 +175,8 @@ def test_options_that_change_no_number_may_differ_on_resume(finished, data):
     assert command_line.run(train.main, arguments) == 0
 
 
-def test_a_run_goes_on_with_the_other_backend(finished, data, tmp_path):
-    """The numbers of the part that was trained again agree to what a grey level makes of them."""
+def test_a_run_resumes_with_the_other_backend(finished, data, tmp_path):
+    """The metrics of the resumed part agree up to the difference of one grey level between the backends."""
     assert files.read_json(finished / "config.json")["data"]["backend"] == "tf"
     runs = {"tf": shutil.copytree(finished, tmp_path / "tf"), "resident": tmp_path / "resident"}
     resident = [*BASE, f"--config.data.path={data}", "--config.data.backend=resident"]
@@ -201,7 +201,7 @@ def test_a_second_process_on_a_run_directory_is_refused(finished, capsys):
 
 def test_a_diverging_run_stops_with_exit_code_1(data, tmp_path, capsys):
     arguments = [*BASE, f"--config.data.path={data}", f"--workdir={tmp_path / 'run'}"]
-    # An infinite rate makes the second step's parameters, and so its loss, not finite.
+    # An infinite learning rate makes the parameters, and so the loss of the second step, non-finite.
     arguments += ["--config.optimizer.learning_rate=1e38"]
     assert command_line.run(train.main, arguments) == 1
     assert "not finite at step" in capsys.readouterr().err
@@ -240,7 +240,7 @@ def test_a_diverging_run_stops_with_exit_code_1(data, tmp_path, capsys):
 def test_bad_options_give_one_line_and_leave_nothing(arguments, expected, data, tmp_path, capsys):
     run = tmp_path / "run"
     assert command_line.run(train.main, [*BASE, f"--config.data.path={data}", f"--workdir={run}", *arguments]) == 2
-    assert re.search(expected, told(capsys))
+    assert re.search(expected, error_line(capsys))
     assert not run.exists()
 
 
@@ -254,10 +254,10 @@ def test_bad_options_give_one_line_and_leave_nothing(arguments, expected, data, 
         (["--dry-run"], "--config is missing"),
     ],
 )
-def test_incomplete_commands_are_told_what_is_missing(arguments, expected, tmp_path, monkeypatch, capsys):
+def test_incomplete_commands_report_what_is_missing(arguments, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert command_line.run(train.main, arguments) == 2
-    assert expected in told(capsys)
+    assert expected in error_line(capsys)
     assert not list(tmp_path.iterdir())
 
 
@@ -276,23 +276,23 @@ def test_data_that_cannot_be_trained_on_is_refused_before_anything_is_written(ca
     assert not run.exists()
 
 
-def test_a_missing_image_is_told_before_training(data, tmp_path, capsys):
+def test_a_missing_image_is_reported_before_training(data, tmp_path, capsys):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     gone = manifest.load(copy).file(0)
     gone.unlink()
     run = tmp_path / "run"
     assert command_line.run(train.main, [*BASE, f"--config.data.path={copy}", f"--workdir={run}"]) == 2
-    assert str(gone) in told(capsys) and not run.exists()
+    assert str(gone) in error_line(capsys) and not run.exists()
 
 
 def test_evaluate_needs_a_run_with_a_checkpoint(data, finished, tmp_path, capsys):
     assert command_line.run(evaluate.main, [f"--workdir={data}"]) == 2
-    assert "holds no run" in told(capsys)
+    assert "holds no run" in error_line(capsys)
     unfinished = tmp_path / "run"
     shutil.copytree(finished, unfinished)
     shutil.rmtree(unfinished / loop.BEST)
     assert command_line.run(evaluate.main, [f"--workdir={unfinished}"]) == 2
-    assert "holds no checkpoint yet" in told(capsys)
+    assert "holds no checkpoint yet" in error_line(capsys)
     assert command_line.run(evaluate.main, [f"--workdir={unfinished}", "--split=all"]) == 2
-    assert "--split" in told(capsys)
+    assert "--split" in error_line(capsys)
