@@ -1,1 +1,1 @@
-"""The DIM experiment: its arms, its runs, the images they add, their predictions, and what follows from them."""
+"""The DIM experiment: its arms, planned runs, added images, archived predictions and results."""

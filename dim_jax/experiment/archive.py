@@ -119,7 +119,7 @@ def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> 
         if not isinstance(identity, dict) or not isinstance(identity.get("facts"), dict):
             raise ValueError("no facts of the run in it")
     except (ValueError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} is broken ({error}); remove it, and the run is made again") from None
+        raise ValueError(f"{path} is broken ({error}); remove it to make the run again") from None
     if identity.get("fingerprint") != fingerprint(config, count):
         raise ValueError(
             f"{path} holds the predictions of another configuration; use another --workdir, or remove the file to "

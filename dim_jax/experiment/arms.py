@@ -20,9 +20,9 @@ class Arm:
 
     Attributes:
       name: identifies it.
-      title: what tables call it.
+      title: name of the arm in tables.
       settings: fields of the classifier's configuration that it sets, as (dotted name, value).
-      added: where more images come from: a generator's name (selected images), that name followed by "_unselected",
+      added: source of the added images: a generator's name (selected images), that name followed by "_unselected",
         "copies" (real training images of the minority classes once more), or "".
       count: number of images it adds over all minority classes, or BALANCED, which "_unselected" images do not allow.
       tau: strength of post-hoc logit adjustment; 0: none.

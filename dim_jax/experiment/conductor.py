@@ -29,13 +29,13 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
     """Runs the experiment in the folder `run`, resuming where an earlier call stopped.
 
     Args:
-      config: configuration as configs/experiment.py makes it, or parsed.
+      config: configuration from configs/experiment.py, parsed or not.
       run: folder of the experiment.
       dry_run: print the plan, and write nothing.
       profile: must be 0: an experiment is many runs.
 
     Raises:
-      FileNotFoundError, ValueError: the configuration or the data make no sense.
+      FileNotFoundError, ValueError: the configuration or the data are invalid.
     """
     if profile:
         raise ValueError(f"--profile={profile} is for one run; give it with the --workdir of a run of the experiment")

@@ -18,7 +18,7 @@ class Site:
     """One dataset of an experiment.
 
     Attributes:
-      name: what tables call it.
+      name: name of the dataset in tables.
       root: folder of all files of the experiment on this dataset.
       data: folder of the prepared data.
     """

@@ -29,12 +29,12 @@ def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> S
 
     Args:
       source: a prepared folder, a folder of images, "tfds:NAME" or "phantom".
-      name: what tables call it.
+      name: name of the dataset in tables.
       root: folder of all files of the experiment on this dataset.
 
     Raises:
       FileNotFoundError: there is no such folder.
-      ValueError: the data make no sense, or were prepared with another number of folds.
+      ValueError: the data are invalid, or were prepared with another number of folds.
     """
     options = config.data
     if is_prepared(source):

@@ -27,11 +27,11 @@ def parse_config(config: Mapping[str, Any] | Config) -> Config:
     """Returns a configuration with its fields as attributes; a parsed configuration is returned unchanged.
 
     Args:
-      config: as a file of configs/ makes it, as nested dicts. Options of its loss or model that it
-        does not set get their defaults.
+      config: nested dicts, as returned by a file in configs/. Options of its loss or model that are not set get their
+        defaults.
 
     Raises:
-      ValueError: a field is missing, unknown or out of range, or values do not go together.
+      ValueError: a field is missing, unknown or out of range, or values are incompatible.
     """
     if not isinstance(config, Mapping):
         return config

@@ -138,7 +138,7 @@ class ClassifierConfig:
     classes: tuple[str, ...] | None = None  # names of the outputs of a run that was imported without images
 
     def check(self) -> None:
-        """Raises ValueError for values that do not go together."""
+        """Raises ValueError for incompatible values."""
         data, takes_features = self.data, self.data.backend == "features"
         if takes_features != (self.model.name == "linear"):
             raise ValueError(
@@ -225,7 +225,7 @@ class GanConfig:
     train: GanTrain
 
     def check(self) -> None:
-        """Raises ValueError for values that do not go together."""
+        """Raises ValueError for incompatible values."""
         gan = self.gan
         if bool(gan.label) == gan.conditional:
             raise ValueError(
@@ -313,7 +313,7 @@ class ExperimentConfig:
     not_run: dict[str, str]
 
     def check(self) -> None:
-        """Raises ValueError for values that do not go together; the arms check their own."""
+        """Raises ValueError for incompatible values; arms are checked by `experiment.arms.read_arms`."""
         for fold in self.folds:
             if fold >= self.data.folds:
                 raise ValueError(f"config.folds names fold {fold}; there are folds 0 to {self.data.folds - 1}")

@@ -41,7 +41,7 @@ def train(
     """Trains and evaluates a classifier in the run directory `run`; see `job.run_job`.
 
     Args:
-      config: configuration as configs/classifier.py makes it, or parsed.
+      config: configuration from configs/classifier.py, parsed or not.
     """
     classifier_job = job.Job(open_data, _num_train_steps, make_task, _finish)
     job.run_job(classifier_job, parse_config(config), run, dry_run, describe, profile)

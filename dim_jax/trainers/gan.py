@@ -36,7 +36,7 @@ def train(
     """Trains a GAN in the run directory `run`; see `job.run_job`.
 
     Args:
-      config: configuration as configs/gan.py makes it, or parsed. A finished run may be given more steps, unless
+      config: configuration from configs/gan.py, parsed or not. A finished run may be given more steps, unless
         it is class-conditional, where the label strength depends on the length of the run.
     """
     config = parse_config(config)

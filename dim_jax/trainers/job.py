@@ -58,7 +58,7 @@ def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool =
       profile: number of dispatches to trace.
 
     Raises:
-      FileNotFoundError, ValueError: the configuration or the data make no sense.
+      FileNotFoundError, ValueError: the configuration or the data are invalid.
       FloatingPointError: training diverged.
     """
     compilation.configure_compilation()

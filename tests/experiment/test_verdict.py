@@ -94,7 +94,7 @@ def test_pooled_scores_are_those_of_the_concatenated_predictions(experiment):
 
 
 def test_permuting_test_labels_changes_no_decision(experiment, monkeypatch):
-    """In each fold, whatever the labels of its test images are, the same candidate is chosen."""
+    """The candidate chosen in each fold does not depend on the labels of its test images."""
     training = plan.trained_as(ARMS)
     for fold in FOLDS:
         dataset = experiment.dataset(fold)

@@ -150,7 +150,7 @@ def test_bfloat16_on_resident_pixels_loses_what_float32_on_streamed_ones_does(da
     run = tmp_path / "run"
     more = ["--config.data.backend=resident", "--config.model.dtype=bfloat16"]
     assert command_line.run(train.main, arguments(data, run, *more)) == 0
-    ours, theirs = (json.loads((each / "metrics.jsonl").read_text().splitlines()[0]) for each in (run, finished))
+    ours, theirs = (json.loads((root / "metrics.jsonl").read_text().splitlines()[0]) for root in (run, finished))
     for name in (name for name in theirs if name.startswith(("hinge_", "reconstruction_"))):
         assert ours[name] == pytest.approx(theirs[name], rel=0.03), name
     assert ours["reconstruction_whole"] != theirs["reconstruction_whole"]
