@@ -16,7 +16,7 @@ noted.
 | Adam and RMSprop, 60 steps | 2e-6 of a weight of order 1 | rounding adds up over the steps |
 | metrics | 1e-12 | counts and float64 |
 
-More sizes and the float32 gradients take minutes: `python -m pytest -m slow tests/models/test_parity.py`.
+More sizes, and the gradients of GCGAN, take minutes: `python -m pytest -m slow tests/models/test_parity.py`.
 """
 
 import json
@@ -281,12 +281,13 @@ def generator_pass(dtype):
     return fakes, logits, gcgan_names.to_torch({"params": parameter_gradient}, names)
 
 
-# The float64 case tests the same program with smaller tolerances; this one takes a minute to compile per network.
-IN_FLOAT32 = pytest.param(np.float32, 1e-5, 1e-3, 5e-3, marks=pytest.mark.slow)  # norms: relative to themselves
+# Gradients in float64 show what float32 rounds away; both are slow to compile or to run.
+IN_FLOAT32 = (np.float32, 1e-5, 1e-3, 5e-3)  # norms: relative to themselves
 
 
 # In float32 an activation near 0 may fall on the other side of a LeakyReLU, and in the discriminator's larger maps a
 # single one changes a gradient visibly.
+@pytest.mark.slow  # XLA has no fast float64 convolution on CPU: minutes each
 @pytest.mark.parametrize(("dtype", "value", "norm", "sample"), [IN_FLOAT32, (np.float64, 1e-12, 1e-9, 1e-9)])
 def test_the_generator_learns_as_published(dtype, value, norm, sample):
     (images, small), logits, gradients = generator_pass(dtype)
@@ -297,6 +298,7 @@ def test_the_generator_learns_as_published(dtype, value, norm, sample):
     close_gradients(gradients, "G256.train", norm, sample)
 
 
+@pytest.mark.slow  # XLA has no fast float64 convolution on CPU: minutes each
 @pytest.mark.parametrize(("dtype", "value", "norm", "sample"), [IN_FLOAT32, (np.float64, 1e-12, 1e-8, 1e-8)])
 def test_the_discriminator_learns_as_published(dtype, value, norm, sample):
     # The generator's rounding in float32 would already move activations across 0.
