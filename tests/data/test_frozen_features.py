@@ -123,7 +123,7 @@ def test_a_linear_model_is_trained_evaluated_and_reported(folder, tmp_path, monk
     assert standardised.shape == (metrics["num_images"], SIZE * 3) and abs(standardised.mean()) < 0.5
     assert "mean colours" in files.read_json(run / "environment.json")["features"]
     page = Path(report_files.write_report([run])).read_text()
-    assert "given features and no images" in page and "before Grad-CAM maps were made" not in page
+    assert "input of this model is features, not images" in page and "without Grad-CAM maps" not in page
 
 
 @pytest.mark.parametrize(
