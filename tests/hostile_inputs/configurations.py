@@ -81,7 +81,7 @@ config_file(
     "config.trainer is a builtin_function_or_method",
 )
 saved_config("config_json_of_nothing", b"", "config.json", "is not valid JSON")
-saved_config("config_json_that_is_a_list", b"[]", "config.json", "no JSON object")
+saved_config("config_json_that_is_a_list", b"[]", "config.json", "not a JSON object")
 saved_config("config_json_of_an_empty_object", b"{}", "not of a classifier")
 saved_config("config_json_without_data", lambda content: content.pop("data"), "config.data.path is missing")
 saved_config("config_json_with_text_for_data", lambda content: content.update(data="x"), "config.data.path is missing")

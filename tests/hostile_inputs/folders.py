@@ -281,4 +281,4 @@ def data_report_of_another_kind(folder, world):
     out.mkdir()
     (out / "split.json").write_text("{}")
     (out / "data_report.json").write_text("[]")
-    return prepared(folder, slides, ("data_report.json", "no JSON object"))
+    return prepared(folder, slides, ("data_report.json", "not a JSON object"))

@@ -167,7 +167,7 @@ def test_the_feature_space_names_the_weights(weights_file, monkeypatch):
     ({"fc.weight": np.zeros((1000, 2048), np.float32)}, "fc.weight is (2048, 1000)"),
     ({"AuxLogits.conv0.conv.weight": np.zeros((128, 768, 1, 1), np.float32)}, "not known ['AuxLogits.conv0"),
     ("another network", "missing ['Conv2d_1a_3x3.bn.bias'"),
-    ("a web page", "no .pth of PyTorch"),
+    ("a web page", "not a .pth of PyTorch"),
 ])  # fmt: skip
 def test_another_file_is_refused_with_the_name_of_the_right_one(change, expected, state_dict, tmp_path):
     path = tmp_path / "other.pth"

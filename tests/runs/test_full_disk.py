@@ -16,7 +16,7 @@ from dim_jax.cli import command_line
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import split_evaluation
 from dim_jax.gan import pools
-from dim_jax.reporting import run_page
+from dim_jax.reporting import report_files
 from dim_jax.training import checkpoints, loop
 from dim_jax.training.writers import MetricWriter
 
@@ -155,7 +155,7 @@ def test_evaluation_and_report_on_a_full_or_read_only_disk(disk, tmp_path, monke
     arguments = [CONFIG, *more, f"--config.data.path={data}", f"--workdir={run}"]
     functions = (
         (split_evaluation, "evaluate_split", "eval/val/predictions.npz"),
-        (run_page, "write_report", "report.html"),
+        (report_files, "write_report", "report.html"),
     )
     for owner, name, where in functions:
         with monkeypatch.context() as patch:

@@ -258,7 +258,7 @@ def test_missing_weights_say_how_to_install_them(data, tmp_path, capsys, monkeyp
         (["--num=0"], "--num=0"),
         (["--first-seed=-1"], "--first-seed=-1"),
         (["--truncation=0"], "--truncation=0"),
-        (["--label=normal"], "alone"),
+        (["--label=normal"], "generates only"),
     ],
 )
 def test_bad_generation_options_give_one_line(finished, tmp_path, capsys, options, message):
