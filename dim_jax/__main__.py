@@ -1,11 +1,11 @@
 """The commands of dim_jax: `python -m dim_jax` lists them, `python -m dim_jax COMMAND ...` runs one."""
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
 from dim_jax.cli import command_line
+from dim_jax.runs import fields
 
 # Module below dim_jax -> what it does.
 COMMANDS = {
@@ -34,9 +34,8 @@ def main(arguments: Sequence[str]) -> None:
         command_line.say(_help())
         return
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(COMMANDS)}"
-        raise ValueError(f"{name!r} is not a command of dim_jax; {hint}")
+        hint = fields.nearest(name, COMMANDS) or f"; choose one of {', '.join(COMMANDS)}"
+        raise ValueError(f"{name!r} is not a command of dim_jax{hint}")
     importlib.import_module(f"dim_jax.{name}").main(options)
 
 

@@ -56,9 +56,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # One compilation cache for all workers. JAX locks a cache only if it has a limit.
     cache = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
-    for entry in cache.glob(
-        "*-cache"
-    ):  # one without a time of use, of a process killed while writing, stops JAX writing
+    # An entry without a time of use, left by a process that was killed while writing, stops JAX from writing others.
+    for entry in cache.glob("*-cache"):
         if not entry.with_name(entry.name.removesuffix("-cache") + "-atime").is_file():
             entry.unlink()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
