@@ -126,15 +126,21 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
 def _choose(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Applies the choices of losses and models on the command line, and adds all options of the chosen ones."""
     for group, options in _option_groups(config).items():
-        *path, last = group.split(".")
-        place: Any = config
-        for part in path:
-            place = place.get(part, {})
+        place, last = _parent(config, group)
         values = place.get(last)
         if isinstance(values, ConfigDict) and isinstance(current := values.get("name", ""), str):
             named = [current, *_values_of(f"config.{group}.name", arguments)]
             with place.unlocked():
                 place[last] = ConfigDict(configuration.choose(options, values.to_dict(), named[-1]))
+
+
+def _parent(config: ConfigDict, group: str) -> tuple[Any, str]:
+    """Returns what holds a group of fields, given by its dotted name, and the last part of that name."""
+    *path, last = group.split(".")
+    place: Any = config
+    for part in path:
+        place = place.get(part, {})
+    return place, last
 
 
 def _option_groups(config: ConfigDict) -> dict[str, fields.Options]:
@@ -153,7 +159,8 @@ def _check_names(config: ConfigDict, arguments: Sequence[str]) -> None:
         if name.removeprefix("config.") in known:
             continue
         if group in groups:
-            chosen = config[group] if "." not in group else config[group.split(".")[0]][group.split(".")[1]]
+            place, last_group = _parent(config, group)
+            chosen = place[last_group]
             own = [option for option in chosen if option != "name"]
             raise ValueError(fields.not_an_option(groups[group], chosen.get("name", ""), own, name, last))
         hint = fields.nearest(name, (f"config.{field}" for field in known))
