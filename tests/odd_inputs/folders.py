@@ -1,0 +1,1 @@
+"""Layouts of folders that are not one folder per class."""

@@ -1,0 +1,1 @@
+"""Sources that change after they were prepared."""
