@@ -189,6 +189,7 @@ def write_run(run: Path, contents: RunContents, facts: Mapping[str, str]) -> Non
       facts: further entries of environment.json.
     """
     run.mkdir(parents=True, exist_ok=True)
+    checkpoints.check_folder(run)
     for folder, (step, state) in contents.states.items():
         checkpoints.save(run / folder, step, state, {"best": None}, keep=1)
     if contents.dataset is not None:

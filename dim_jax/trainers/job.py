@@ -17,7 +17,7 @@ from dim_jax.data.sampler import Sampler
 from dim_jax.reporting import report_files
 from dim_jax.runs import fields, files, workdir
 from dim_jax.runs.schema import ClassifierConfig, GanConfig
-from dim_jax.training import compilation, hosts, loop, parallel
+from dim_jax.training import checkpoints, compilation, hosts, loop, parallel
 from dim_jax.training.learning_rates import scaled_learning_rate
 
 PREPARED = "data"
@@ -72,6 +72,7 @@ def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool =
     with contextlib.ExitStack() as held:
         # Only host 0 writes. The others receive what it reads, and need access to the images only.
         hosts.on_first_host(lambda: held.enter_context(workdir.claim(run)))
+        hosts.on_first_host(lambda: checkpoints.check_folder(run))
         if is_raw:
             source = hosts.on_first_host(lambda: _prepare(config, run))
         data, sampler = hosts.on_first_host(lambda: job.open_data(config, source))

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ from dim_jax.runs import files
 DIGESTS = "sha256.json"
 NOTES = "notes.json"
 ARRAYS = "arrays"
+TRIAL = ".trial.tmp"
+# Errors of Orbax for arrays that are incomplete, or have another structure than the template.
+UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError)
+# Orbax expands [...], and TensorStore takes a backslash as a separator and :// as the end of a scheme.
+PLAIN_PATH = re.compile(r"[\w/ .,+=@~-]*")
 
 Tree = Any
 
@@ -70,10 +76,10 @@ def save(
     if not is_undamaged(target) or files.read_json(target / NOTES) != files.to_json(dict(notes)):
         files.remove_leftovers(folder)  # of killed runs, which may never reach the same step again
         with files.replacement(target, is_folder=True) as temporary:
-            with _system_errors(), _checkpointer() as checkpointer:
-                checkpointer.save(temporary / ARRAYS, jax.tree.map(np.asarray, jax.device_get(state)))
+            with _system_errors(), _plain_path(temporary) as plain, _checkpointer() as checkpointer:
+                checkpointer.save(plain / ARRAYS, jax.tree.map(np.asarray, jax.device_get(state)))
             files.write_json(temporary / NOTES, dict(notes))
-            files.write_json(temporary / DIGESTS, _digests(temporary))
+            files.write_json(temporary / DIGESTS, digests(temporary))
             if target.exists():
                 shutil.rmtree(target)
     # Newer ones are damaged, or from before the run was resumed at an earlier step; they must not displace this one.
@@ -96,6 +102,44 @@ def _system_errors() -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
+@contextlib.contextmanager
+def _plain_path(folder: Path) -> Iterator[Path]:
+    """Yields a path of `folder` that Orbax takes literally: its own, or that of a temporary link."""
+    if PLAIN_PATH.fullmatch(folder.relative_to(folder.anchor).as_posix()):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place, "checkpoint")
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+
+
+def check_folder(folder: str | Path) -> None:
+    """Saves a small tree below `folder` and restores it, so that no training begins that could not be kept.
+
+    Raises:
+      OSError: it cannot be written.
+      ValueError: it cannot be read back.
+    """
+    tree, trial = {"kernel": np.arange(6, dtype=np.float32), "step": np.int32(1)}, Path(folder, TRIAL)
+    try:
+        shutil.rmtree(trial, ignore_errors=True)  # of a killed run
+        save(trial, 1, tree, {}, keep=1)
+        restored = restore(trial, tree)
+        if restored is None or not np.array_equal(restored.state["kernel"], tree["kernel"]):
+            raise ValueError("other numbers came back")
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{folder}: a checkpoint that is saved there cannot be restored ({_reason(error)}), so training would be "
+            "lost; use another folder"
+        ) from error
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+
+
 def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str | Path] = ()) -> Checkpoint | None:
     """Restores the newest undamaged checkpoint, or returns None if there is no checkpoint at all.
 
@@ -109,23 +153,48 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
     """
     folders = [Path(os.path.abspath(path)) for path in (folder, *more)]
     checkpoint_paths = [path / str(step) for path in folders for step in steps(path)]
+    reason = ""
     for path in sorted(checkpoint_paths, key=lambda path: -int(path.name)):
-        if not is_undamaged(path):
-            logging.getLogger(__name__).warning("%s is damaged (its files do not match their digests); not used", path)
-            continue
-        try:
-            with _checkpointer() as checkpointer:
-                state = checkpointer.restore(path / ARRAYS, jax.tree.map(np.asarray, template))
-            state = jax.tree.map(np.asarray, state)
-            if template is not None:
-                _check_shapes(state, template)
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} does not fit this model or optimizer ({reason}); use another workdir") from error
-        return Checkpoint(int(path.name), state, files.read_json(path / NOTES))
+        reason = "its files do not match their digests"
+        if is_undamaged(path):
+            try:
+                state = _read(path, template)
+                return Checkpoint(int(path.name), state, files.read_json(path / NOTES))
+            except UNREADABLE as error:
+                reason = f"its arrays are not whole: {_reason(error)}"
+                if template is not None and _is_readable(path):
+                    raise ValueError(
+                        f"{path} does not fit this model or optimizer ({_reason(error)}); use another workdir"
+                    ) from error
+        logging.getLogger(__name__).warning("%s is damaged (%s); not used", path, reason)
     if checkpoint_paths:
-        raise ValueError(f"{folders[0]}: every checkpoint is damaged; bring back a copy, or train in another --workdir")
+        raise ValueError(
+            f"{folders[0]}: every checkpoint is damaged ({reason}); bring back a copy, or train in another --workdir"
+        )
     return None
+
+
+def _read(checkpoint: Path, template: Tree | None) -> Tree:
+    """Reads the arrays of a checkpoint, and compares them with the template if there is one."""
+    with _plain_path(checkpoint) as plain, _checkpointer() as checkpointer:
+        state = checkpointer.restore(plain / ARRAYS, jax.tree.map(np.asarray, template))
+    state = jax.tree.map(np.asarray, state)
+    if template is not None:
+        _check_shapes(state, template)
+    return state
+
+
+def _is_readable(checkpoint: Path) -> bool:
+    """Whether the arrays can be read as they were saved, whatever model they are of."""
+    try:
+        _read(checkpoint, None)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _checkpointer() -> Any:
@@ -156,11 +225,12 @@ def steps(folder: str | Path) -> list[int]:
 def is_undamaged(checkpoint: Path) -> bool:
     """Whether the files of a checkpoint match their digests."""
     try:
-        return files.read_json(checkpoint / DIGESTS) == _digests(checkpoint)
+        return files.read_json(checkpoint / DIGESTS) == digests(checkpoint)
     except (OSError, ValueError):
         return False
 
 
-def _digests(checkpoint: Path) -> dict[str, str]:
+def digests(checkpoint: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file of a checkpoint, by its relative path."""
     paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != DIGESTS)
     return {path.relative_to(checkpoint).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

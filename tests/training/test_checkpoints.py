@@ -1,8 +1,12 @@
 """Checkpoints: atomic writes, detection of damage, and bit-exact restoration."""
 
 import logging
+import re
 import shutil
+from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,3 +254,65 @@ def test_a_relative_folder_is_the_same_folder(folder, monkeypatch):
     assert checkpoints.restore(folder.name, make_state(1)).step == 8
     checkpoints.save(folder.name, 12, make_state(12), {}, keep=2)
     assert checkpoints.steps(folder) == [8, 12]
+
+
+TREE = {"kernel": np.arange(3, dtype=np.float32), "norm": {"mean": np.float32(2)}}
+# What shells, globs, URLs and TensorStore give a meaning, beside plain characters.
+ODD_CHARACTERS = st.text("[]!-{}*?\\:|<>'\"$&#%~;=@^`\n\t ab1é界", min_size=1, max_size=12)
+ODD_NAMES = ODD_CHARACTERS | st.sampled_from(["fold[1]", "[a-z]x", "imported [v2]", "a\\b", "gs:", "file:", "s3:", "~"])
+
+
+@hypothesis.given(st.lists(ODD_NAMES, min_size=1, max_size=2))
+def test_a_checkpoint_is_restored_from_a_folder_of_any_name(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("names", numbered=True).joinpath(*names)
+    checkpoints.check_folder(folder)
+    checkpoints.save(folder, 1, TREE, {}, keep=1)
+    assert_bits_equal(checkpoints.restore(folder, TREE).state, TREE)
+    assert_bits_equal(checkpoints.restore(folder).state, TREE)
+    assert [path.name for path in folder.iterdir()] == ["1"]
+    assert [path.name for path in folder.parent.iterdir()] == [names[-1]]
+
+
+def without_links(monkeypatch):
+    """Gives Orbax the paths themselves, as earlier versions did."""
+    monkeypatch.setattr(checkpoints, "PLAIN_PATH", re.compile(".*", re.DOTALL))
+
+
+@pytest.mark.parametrize("name", ["fold[1]", "a\\b"])
+def test_a_folder_in_which_nothing_can_be_restored_is_refused_before_training(tmp_path, monkeypatch, name):
+    without_links(monkeypatch)
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / name))}: a checkpoint .* cannot be restored"):
+        checkpoints.check_folder(tmp_path / name)
+    assert not list((tmp_path / name).iterdir())
+
+
+def test_checking_a_folder_leaves_nothing(tmp_path):
+    (tmp_path / checkpoints.TRIAL / "1").mkdir(parents=True)
+    checkpoints.check_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("template", [TREE, None], ids=["template", "no template"])
+def test_arrays_that_are_not_whole_are_not_blamed_on_the_model(tmp_path, monkeypatch, template):
+    folder = tmp_path / "fold[1]"
+    with monkeypatch.context() as patch:
+        without_links(patch)
+        checkpoints.save(folder, 1, TREE, {}, keep=1)
+    with pytest.raises(ValueError, match="every checkpoint is damaged \\(its arrays are not whole") as caught:
+        checkpoints.restore(folder, template)
+    assert "model or optimizer" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fold[1]", "a\\b"])
+def test_the_documented_recipe_rescues_a_run_that_an_earlier_version_could_not_restore(tmp_path, monkeypatch, name):
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    (recipe,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    run = tmp_path / name
+    with monkeypatch.context() as patch:
+        without_links(patch)
+        for folder, step in (("checkpoints", 2), ("checkpoints", 4), ("best", 2)):
+            checkpoints.save(run / folder, step, make_state(step), {}, keep=2)
+    assert "runs/a" in recipe
+    exec(recipe.replace('"runs/a"', repr(str(run))), {})
+    assert_bits_equal(checkpoints.restore(run / "checkpoints", make_state(1)).state, make_state(4))
+    assert_bits_equal(checkpoints.restore(run / "best", make_state(1)).state, make_state(2))
