@@ -49,11 +49,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.loss.name = "fafl"  # see docs/configuration.md; or package.module:function
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "adam"  # adam, rmsprop or sgd
+    config.optimizer.name = "adam"  # adam, adamw (decoupled decay), rmsprop or sgd
     config.optimizer.learning_rate = 1e-3  # peak of the schedule
     config.optimizer.learning_rate_scaling = "none"  # linear or sqrt: with the global batch size, see learning_rates.py
     config.optimizer.reference_batch_size = 32  # the batch that learning_rate is for; linear and sqrt only
-    config.optimizer.weight_decay = 1e-5  # L2, added to the gradient
+    config.optimizer.weight_decay = 1e-5  # L2, added to the gradient; of adamw decoupled
     config.optimizer.momentum = 0.0  # sgd only
     config.optimizer.clip_norm = 0.0  # 0: off
     config.optimizer.schedule = "cosine"  # constant, step or cosine

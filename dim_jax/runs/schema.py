@@ -97,6 +97,7 @@ class ClassifierAugment:
 
 @dataclass(frozen=True)
 class ClassifierOptimizer(OptimizerFields):
+    name: Literal["adam", "adamw", "rmsprop", "sgd"]
     reference_batch_size: Annotated[BatchSize, Added(4, before=32)]
     weight_decay: Annotated[float, Interval(ge=0, le=1e3)]
     momentum: Share

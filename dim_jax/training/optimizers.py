@@ -16,27 +16,32 @@ def make_optimizer(
     """Returns a gradient transformation with PyTorch's arithmetic.
 
     Args:
-      name: "adam" (betas 0.9 and 0.999, epsilon 1e-8), "rmsprop" (decay 0.99, epsilon 1e-8 outside the root) or "sgd".
+      name: "adam" or "adamw" (betas 0.9 and 0.999, epsilon 1e-8), "rmsprop" (decay 0.99, epsilon 1e-8 outside the root)
+        or "sgd".
       learning_rate: a number, or a function of the step.
-      weight_decay: L2 penalty added to the gradient before the moments (PyTorch's `weight_decay`, not AdamW).
+      weight_decay: L2 penalty, added to the gradient before the moments; of "adamw" decoupled: each step also
+        multiplies every parameter by 1 - learning_rate weight_decay.
       momentum: of "sgd".
       clip_norm: largest global norm of the gradient; 0 turns clipping off.
 
     Raises:
       ValueError: `name` is unknown.
+
+    Reference: Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015; Loshchilov & Hutter, "Decoupled
+    weight decay regularization", ICLR 2019.
     """
-    if name == "adam":
+    if name in ("adam", "adamw"):
         update = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
     elif name == "rmsprop":
         update = optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False)
     elif name == "sgd":
         update = optax.trace(momentum) if momentum else optax.identity()
     else:
-        raise ValueError(f"config.optimizer.name={name!r} is not an optimizer; choose adam, rmsprop or sgd")
+        raise ValueError(f"config.optimizer.name={name!r} is not an optimizer; choose adam, adamw, rmsprop or sgd")
+    decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
     transformation = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
-        update,
+        *((update, decay) if name == "adamw" else (decay, update)),
         optax.scale_by_learning_rate(learning_rate),
     )
     return optax.GradientTransformation(transformation.init, join_small_tensors(transformation.update))

@@ -53,8 +53,38 @@ def test_clipping_bounds_the_global_norm():
     np.testing.assert_allclose(updates["a"] / updates["b"][0], -0.75 * np.ones(3), rtol=1e-6)
 
 
+def updated(name, params, gradients, **options):
+    """The parameters after one step per gradient."""
+    optimizer = make_optimizer(name, 0.1, **options)
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_decoupled_decay_shrinks_parameters_whatever_the_gradient():
+    """Adam's L2 penalty is rescaled by the moments, AdamW's decay is not; without decay they are one."""
+    params = {"kernel": np.array([1.0, -2.0, 0.5], np.float32), "bias": np.array([3.0], np.float32)}
+    gradients = [{name: np.float32(scale) * value for name, value in params.items()} for scale in (1.0, -0.5, 2.0)]
+    none = [jax.tree.map(np.zeros_like, params)] * 3
+    adam, adamw = (updated(name, params, gradients) for name in ("adam", "adamw"))
+    jax.tree.map(np.testing.assert_array_equal, adam, adamw)
+    expected = jax.tree.map(lambda value: value * (1 - 0.1 * 0.2) ** 3, params)
+    shrunk = updated("adamw", params, none, weight_decay=0.2)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-6), shrunk, expected)
+    theirs = optax.adamw(0.1, weight_decay=0.2)
+    state, reference = theirs.init(params), params
+    for gradient in gradients:
+        updates, state = theirs.update(gradient, state, reference)
+        reference = optax.apply_updates(reference, updates)
+    ours = updated("adamw", params, gradients, weight_decay=0.2)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5), ours, reference)
+
+
 @pytest.mark.parametrize("options", [
-    {"name": "adam", "weight_decay": 1e-2}, {"name": "rmsprop", "clip_norm": 1.0}, {"name": "sgd", "momentum": 0.9},
+    {"name": "adam", "weight_decay": 1e-2}, {"name": "adamw", "weight_decay": 1e-2},
+    {"name": "rmsprop", "clip_norm": 1.0}, {"name": "sgd", "momentum": 0.9},
 ])  # fmt: skip
 @pytest.mark.parametrize("at_a_time", [2, 48])
 def test_joined_updates_equal_those_of_single_tensors(options, at_a_time, monkeypatch):
