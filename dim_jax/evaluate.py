@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dim_jax.cli import command_line
 
 EXAMPLES = """  python -m dim_jax.evaluate --workdir=runs/a --split=test
-  python -m dim_jax.evaluate --workdir=runs/a --split=val --checkpoint=newest"""
+  python -m dim_jax.evaluate --workdir=runs/a --split=val --checkpoint=newest
+  python -m dim_jax.evaluate --workdir=runs/a --split=test --choose-by=g_mean --offsets=class"""
 SPLITS = ("train", "val", "test")
+CRITERIA = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,13 +23,26 @@ def main(arguments: Sequence[str]) -> None:
         choices=("best", "newest"),
         help="the best on validation, or the newest (default: %(default)s)",
     )
+    parser.add_argument(
+        "--choose-by",
+        choices=CRITERIA,
+        help="score of validation images that chooses the adjustment of the logits (default: macro_f1, or as before)",
+    )
+    parser.add_argument(
+        "--offsets",
+        choices=("prior", "class"),
+        help="adjust by the class frequencies with one strength, or by a free offset per class (default: prior)",
+    )
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
     from dim_jax.training import hosts
 
     hosts.join()
-    command_line.say(summary(evaluate_split(options.workdir, options.split, options.checkpoint)))
+    choice = {"criterion": options.choose_by, "offsets": options.offsets}
+    choice = {name: value for name, value in choice.items() if value is not None}
+    metrics = evaluate_split(options.workdir, options.split, options.checkpoint, choice=choice or None)
+    command_line.say(summary(metrics))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ the reason, in these files and on the screen; the exit code is 2 only if no file
 Research software, not a medical device."""
 EXAMPLES = """  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions
   python -m dim_jax.predict --workdir=runs/a field1.png field2.png --out=predictions --overlays=-1
-  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions --calibrate --coverage=0.9"""
+  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions --adjust --coverage=0.9"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,6 +36,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     add("--overlays", type=int, default=16, help="number of Grad-CAM overlays, -1 for all (default: %(default)s)")
     add(
+        "--adjust",
+        action="store_true",
+        help="adjust the logits for the imbalance of the classes as chosen on validation images, and calibrate them",
+    )
+    add(
         "--calibrate",
         action="store_true",
         help="calibrate the probabilities by a temperature fitted on validation images",
@@ -56,6 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         options.out,
         batch_size=options.batch_size,
         overlays=options.overlays,
+        adjust=options.adjust,
         calibrate=options.calibrate,
         coverage=options.coverage,
     )

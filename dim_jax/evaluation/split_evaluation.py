@@ -1,7 +1,8 @@
-"""Evaluation of a checkpoint on a split: eval/<split>/predictions.npz and metrics.json."""
+"""Evaluation of a checkpoint on a split: eval/<split>/predictions.npz and metrics.json, eval/val/adjustment.json."""
 
 import io
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import Dataset, open_run_dataset
+from dim_jax.evaluation import validation
 from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
@@ -22,21 +24,31 @@ CHECKED_MAPS = 64
 
 
 def evaluate_split(
-    workdir: str | Path, split: str, checkpoint: str = "best", predictor: Predictor | None = None
+    workdir: str | Path,
+    split: str,
+    checkpoint: str = "best",
+    predictor: Predictor | None = None,
+    choice: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on every image of a split, once each, and writes eval/<split>/.
+
+    The post-hoc adjustment is chosen when validation images are evaluated, and stored with their predictions. Other
+    splits are scored with it beside the plain scores; they never choose it.
 
     Args:
       workdir: run directory.
       split: "train", "val" or "test".
       checkpoint: "best" on validation, or "newest".
       predictor: predictor of the same run, to avoid a compilation.
+      choice: `criterion` and `offsets` of adjustment.fit_adjustment; for a split other than "val" the adjustment is
+        then chosen again on the stored validation predictions. None: its defaults, and that of the run.
 
     Returns:
-      The content of metrics.json: metrics.classification_metrics, the step of the checkpoint, and timings.
+      The content of metrics.json: metrics.classification_metrics, the step of the checkpoint, and timings. "adjusted"
+      has the metrics of the adjusted logits and the adjustment; None if none was chosen for this checkpoint.
 
     Raises:
-      FileNotFoundError: there is no run or no checkpoint, or images are gone.
+      FileNotFoundError: there is no run or no checkpoint, or images are gone, or `choice` needs validation predictions.
       ValueError: the split is empty or unknown, or a file is broken.
     """
     started = time.perf_counter()
@@ -54,11 +66,14 @@ def evaluate_split(
     grad_cam_check = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
 
     def write() -> dict[str, Any]:
+        plain = classification_metrics(predictions.label, predictions.logits, dataset.classes)
+        adjustment = _adjustment(workdir, run, dataset, choice, predictions if split == "val" else None)
         metrics = {
             "split": split,
             "checkpoint": checkpoint,
             "checkpoint_step": run.step,
-            **classification_metrics(predictions.label, predictions.logits, dataset.classes),
+            **plain,
+            "adjusted": adjustment and _adjusted_metrics(predictions, adjustment, dataset.classes),
             "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, run.config),
             "test_seconds_per_image": predictions.seconds_per_image,
             "evaluation_seconds": time.perf_counter() - started,
@@ -73,6 +88,27 @@ def evaluate_split(
 def _open(workdir: Path, checkpoint: str) -> tuple[ClassifierRun, Dataset]:
     run = open_classifier_run(workdir, checkpoint)
     return run, open_run_dataset(workdir, run.config)
+
+
+def _adjustment(
+    workdir: Path, run: ClassifierRun, dataset: Dataset, choice: Mapping[str, Any] | None, val: Predictions | None
+) -> dict[str, Any] | None:
+    """Chooses and stores the adjustment if there are new validation predictions or a `choice`, or else reads it."""
+    num_classes = len(dataset.classes)
+    if val is None and choice is None:
+        return validation.read_adjustment(workdir, run.step, num_classes)
+    logits, labels = (
+        validation.read_predictions(workdir, run.step, num_classes, "the adjustment is chosen on it")
+        if val is None
+        else (val.logits, val.label)
+    )
+    class_counts = np.bincount(dataset.labels[dataset.rows("train")], minlength=num_classes)
+    return validation.write_adjustment(workdir, run.step, logits, labels, class_counts, **(choice or {}))
+
+
+def _adjusted_metrics(predictions: Predictions, adjustment: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    logits = validation.adjusted(predictions.logits, adjustment)
+    return {"adjustment": adjustment, **classification_metrics(predictions.label, logits, classes)}
 
 
 def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> None:
@@ -112,9 +148,18 @@ def _training_seconds_per_100_images(workdir: Path, config: ClassifierConfig) ->
 def summary(metrics: dict[str, Any]) -> str:
     """Formats metrics of evaluate_split as text, one line per class."""
     names = ("accuracy", "balanced_accuracy", "macro_f1", "g_mean", "mcc", "macro_auroc", "expected_calibration_error")
-    head = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if metrics[name] is not None)
-    lines = [f"{metrics['split']} ({metrics['num_images']} images, step {metrics['checkpoint_step']}): {head}"]
-    for entry in metrics["per_class"]:
+
+    def head(values: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {values[name]:.4f}" for name in names if values[name] is not None)
+
+    lines = [f"{metrics['split']} ({metrics['num_images']} images, step {metrics['checkpoint_step']}): {head(metrics)}"]
+    adjusted = metrics["adjusted"]
+    if adjusted:
+        optimistic = ", on the images that chose it" if metrics["split"] == "val" else ""
+        lines.append(f"adjusted (tau {adjusted['adjustment']['tau']:g}{optimistic}): {head(adjusted)}")
+    for number, entry in enumerate(metrics["per_class"]):
         recall = "not in this split" if entry["recall"] is None else f"recall {entry['recall']:.4f}"
+        if adjusted and entry["recall"] is not None:
+            recall += f", adjusted {adjusted['per_class'][number]['recall']:.4f}"
         lines.append(f"  {command_line.printable(entry['class']):<24} {entry['support']:5d} images  {recall}")
     return "\n".join(lines)

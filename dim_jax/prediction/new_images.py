@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dim_jax.evaluation import validation
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
 from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.evaluation.predictor import Predictor
 from dim_jax.prediction import output_files
 from dim_jax.prediction.folder_images import FolderImages, find_images
-from dim_jax.runs import files
 from dim_jax.training import compilation, parallel
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def predict_images(
     *,
     batch_size: int | None = None,
     overlays: int = 16,
+    adjust: bool = False,
     calibrate: bool = False,
     coverage: float | None = None,
 ) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def predict_images(
       out: the output folder.
       batch_size: global batch size, at least 1; None: `config.train.eval_batch_size` of the run.
       overlays: number of Grad-CAM overlays to write, beginning with the first image; -1: all.
+      adjust: adjust the logits as chosen on the validation images (`evaluation.adjustment`), temperature included.
       calibrate: divide logits by a temperature fitted on the validation images.
       coverage: abstain on images of low confidence, with a threshold at which this share of the validation images gets
         an answer, in (0, 1]; None: no abstention.
@@ -60,9 +62,11 @@ def predict_images(
     batch_size = run.config.train.eval_batch_size if batch_size is None else batch_size
     if batch_size < 1 or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
-    temperature, abstention = _fit_on_validation(workdir, run, calibrate, coverage)
+    adjustment, temperature, abstention = _fit_on_validation(workdir, run, adjust, calibrate, coverage)
     images = FolderImages(paths, data.image_size, data.resize, run.mean, run.std)
     predictions = _predict(workdir, run, images, batch_size)
+    logits = np.asarray(predictions.logits, np.float64)
+    logits = validation.adjusted(logits, adjustment) if adjustment else logits / temperature
     num_overlays = 0 if predictions.grad_cam is None else len(predictions.index) if overlays < 0 else overlays
     rows = predictions.index[:num_overlays].tolist()
     overlay_names = output_files.write_overlays(Path(out), images, rows, predictions.grad_cam)
@@ -74,13 +78,14 @@ def predict_images(
         "preprocessing": {
             "image_size": data.image_size, "resize": data.resize, "mean": run.mean, "std": run.std,
         },
+        "adjustment": adjustment,
         "temperature": temperature,
         "abstention": vars(abstention) if abstention else None,
         "files_passed_over": num_others,
         "images": _image_entries(
             images,
             predictions.index,
-            probabilities(predictions.logits, temperature),
+            probabilities(logits),
             run.classes,
             abstention.threshold if abstention else 0.0,
             overlay_names,
@@ -146,32 +151,26 @@ def _image_entries(
 
 
 def _fit_on_validation(
-    workdir: str | Path, run: "ClassifierRun", calibrate: bool, coverage: float | None
-) -> tuple[float, "Abstention | None"]:
-    """Returns the temperature and the abstention rule, fitted on the validation predictions of the same checkpoint."""
-    if not calibrate and coverage is None:
-        return 1.0, None
-    folder = Path(workdir, "eval", "val")
-    path, remedy = folder / "predictions.npz", f"run python -m dim_jax.evaluate --workdir={workdir} --split=val"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --calibrate and --coverage need it, so {remedy}")
-    step = files.read_object(folder / "metrics.json").get("checkpoint_step")
-    if step != run.step:
-        raise ValueError(f"{folder} is of step {step}, the best checkpoint of step {run.step}; {remedy}")
-    logits, labels = _read_validation(path, len(run.classes), remedy)
-    temperature = fit_temperature(logits, labels) if calibrate else 1.0
-    rule = None if coverage is None else fit_abstention(probabilities(logits, temperature), labels, coverage)
-    return temperature, rule
+    workdir: str | Path, run: "ClassifierRun", adjust: bool, calibrate: bool, coverage: float | None
+) -> tuple[dict[str, Any] | None, float, "Abstention | None"]:
+    """Returns the stored adjustment, the temperature and the abstention rule, of validation images and this checkpoint.
 
-
-def _read_validation(path: Path, num_classes: int, remedy: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logits (N, C) and labels (N,) of a predictions.npz, checked."""
-    try:
-        arrays = files.read_arrays(path, ("logits", "label"))
-    except ValueError as error:
-        raise ValueError(f"{error}; {remedy}") from None
-    logits, labels = arrays.get("logits", np.zeros(0)), arrays.get("label", np.zeros(0))
-    is_valid = logits.dtype.kind == "f" and logits.shape == (len(labels), num_classes) and np.isfinite(logits).all()
-    if not is_valid or not len(labels) or not np.isin(labels, np.arange(num_classes)).all():
-        raise ValueError(f"{path} does not contain predictions of {num_classes} classes; {remedy}")
-    return logits, labels
+    The temperature of an adjustment is part of it.
+    """
+    num_classes = len(run.classes)
+    adjustment = validation.read_adjustment(workdir, run.step, num_classes) if adjust else None
+    if adjust and adjustment is None:
+        raise FileNotFoundError(
+            f"{validation.folder(workdir)} has no adjustment of the checkpoint of step {run.step}; run python -m "
+            f"dim_jax.evaluate --workdir={workdir} --split=val"
+        )
+    if coverage is None and (adjust or not calibrate):
+        return adjustment, adjustment["temperature"] if adjustment else 1.0, None
+    logits, labels = validation.read_predictions(workdir, run.step, num_classes, "--calibrate and --coverage need it")
+    if adjustment:
+        logits, temperature = validation.adjusted(logits, adjustment), adjustment["temperature"]
+    else:
+        temperature = fit_temperature(logits, labels) if calibrate else 1.0
+        logits = np.asarray(logits, np.float64) / temperature
+    rule = None if coverage is None else fit_abstention(probabilities(logits), labels, coverage)
+    return adjustment, temperature, rule

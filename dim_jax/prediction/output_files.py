@@ -77,6 +77,9 @@ def summary(predictions: dict[str, Any]) -> str:
     head += ", ".join(f"{statuses.count(status)} {status}" for status in (ANSWERED, ABSTAINED, UNREADABLE))
     if predictions["files_passed_over"]:
         head += f" ({predictions['files_passed_over']} files without a suffix of an image were skipped)"
+    adjustment = predictions["adjustment"]
+    if adjustment:
+        head += f"\nlogits adjusted as chosen by validation {adjustment['criterion']} (tau {adjustment['tau']:g})"
     if predictions["temperature"] != 1.0:
         head += f"\ntemperature {predictions['temperature']:.3f}, fitted on validation images"
     rule = predictions["abstention"]

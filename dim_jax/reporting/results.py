@@ -13,22 +13,45 @@ BIN = ("lower", "upper", "count", "confidence", "accuracy")
 
 
 def metric_table(run: RunRecords) -> dict[str, Any]:
-    """Template data of the summary metrics of all evaluated splits."""
-    splits = list(run.evaluations)
+    """Template data of the summary metrics of all evaluated splits, with and without the post-hoc adjustment."""
+    columns: dict[str, dict[str, Any]] = {}
+    titles = []
+    for split, evaluation in run.evaluations.items():
+        columns[split] = evaluation
+        titles.append(wording.split_name(split))
+        if isinstance(evaluation.get("adjusted"), dict):
+            columns[f"{split} adjusted"] = evaluation["adjusted"]
+            titles.append(f"{wording.split_name(split)}, adjusted")
     keys = [*wording.metric_names([run]), "num_images"]
     rows = [
         (
             "Images" if key == "num_images" else wording.label(key),
-            [wording.number(run.evaluations[split].get(key)) for split in splits],
+            [wording.number(values.get(key)) for values in columns.values()],
         )
         for key in keys
     ]
-    numbers = [(key, *(run.evaluations[split].get(key) for split in splits)) for key in keys]
+    numbers = [(key, *(values.get(key) for values in columns.values())) for key in keys]
     return {
-        "splits": [wording.split_name(split) for split in splits],
-        "rows": rows if splits else [],
-        "csv": Table("summary_metrics", "summary metrics", ("metric", *splits), numbers) if splits else None,
+        "splits": titles,
+        "rows": rows if columns else [],
+        "csv": Table("summary_metrics", "summary metrics", ("metric", *columns), numbers) if columns else None,
+        "note": _adjustment_note(run),
     }
+
+
+def _adjustment_note(run: RunRecords) -> str:
+    """Returns how the adjustment was chosen; "" if there is none."""
+    for evaluation in run.evaluations.values():
+        adjusted = evaluation.get("adjusted")
+        adjustment = adjusted.get("adjustment") if isinstance(adjusted, dict) else None
+        if isinstance(adjustment, dict):
+            return (
+                f"Adjusted: logits minus {wording.number(adjustment.get('tau'), 1)} times the logarithm of the class "
+                f"frequencies{' and a further offset per class' if adjustment.get('shifts') else ''}, divided by "
+                f"{wording.number(adjustment.get('temperature'))}; chosen by {adjustment.get('criterion')} of "
+                f"{adjustment.get('num_images')} validation images, so adjusted validation scores are optimistic."
+            )
+    return ""
 
 
 def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:

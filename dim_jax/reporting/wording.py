@@ -40,7 +40,9 @@ LABELS = {
     "test_seconds_per_image": "Prediction, s per image",
 }
 TIMES = ("training_seconds_per_100_images", "test_seconds_per_image")
-NOT_METRICS = ("num_images", "checkpoint_step", "seed", "evaluation_seconds", *TIMES)
+NOT_METRICS = (
+    "num_images", "checkpoint_step", "seed", "evaluation_seconds", "adjusted", "grad_cam_check", *TIMES,
+)  # fmt: skip
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 

@@ -1,6 +1,7 @@
 """Classification of new images: output files, abstention, unreadable files and errors."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import sys
@@ -16,7 +17,9 @@ from dim_jax import predict
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.evaluation import calibration, split_evaluation
+from dim_jax.evaluation import adjustment, calibration, split_evaluation
+from dim_jax.evaluation.classifier_run import open_classifier_run
+from dim_jax.evaluation.predictor import make_predictor
 from dim_jax.interop import convert
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
@@ -135,6 +138,49 @@ def test_temperature_and_coverage_are_fitted_on_validation(run, images, tmp_path
     for line in predictions["images"]:
         if line["status"] != "unreadable":
             assert (line["status"] == "answered") == (line["confidence"] >= rule["threshold"])
+
+
+def test_the_stored_adjustment_is_applied_on_request_and_to_the_test_split(
+    run, images, predicted, data, tmp_path, capsys
+):
+    stored, dataset = files.read_json(run / "eval" / "val" / "adjustment.json"), open_dataset(data)
+    evaluated = np.load(run / "eval" / "val" / "predictions.npz")
+    counts = np.bincount(dataset.labels[dataset.rows("train")])
+    chosen = adjustment.fit_adjustment(evaluated["logits"], evaluated["label"], counts)
+    assert (stored["tau"], stored["temperature"], stored["class_counts"]) == (
+        chosen.tau, chosen.temperature, counts.tolist(),
+    )  # fmt: skip
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    files.write_json(copied / "eval" / "val" / "adjustment.json", stored | {"tau": 2.0})
+    assert call(copied, images, tmp_path / "out", "--adjust", "--overlays=0", "--batch-size=8") == 0
+    assert "tau 2" in capsys.readouterr().out
+    plain, adjusted = read_predictions(predicted), read_predictions(tmp_path / "out")
+    assert plain["adjustment"] is None and adjusted["adjustment"]["tau"] == 2.0
+    chosen = dataclasses.replace(chosen, tau=2.0)
+    for before, after in zip(plain["images"], adjusted["images"], strict=True):
+        if before["status"] != "unreadable":
+            logits = np.log(list(before["probabilities"].values()))
+            shares = calibration.probabilities(chosen(logits, counts))
+            np.testing.assert_allclose(shares, list(after["probabilities"].values()), atol=1e-9)
+    predictor = make_predictor(open_classifier_run(copied).config, dataset)
+    values = split_evaluation.evaluate_split(copied, "test", predictor=predictor)
+    test = np.load(copied / "eval" / "test" / "predictions.npz")
+    logits = chosen(test["logits"], counts)
+    assert values["adjusted"]["accuracy"] == (logits.argmax(-1) == test["label"]).mean()
+    assert values["accuracy"] == (test["logits"].argmax(-1) == test["label"]).mean()
+    # Chosen again on request, by validation images.
+    choice = {"criterion": "g_mean", "offsets": "class"}
+    values = split_evaluation.evaluate_split(copied, "test", predictor=predictor, choice=choice)
+    assert values["adjusted"]["adjustment"]["num_images"] == len(evaluated["label"])
+    assert files.read_json(copied / "eval" / "val" / "adjustment.json") == values["adjusted"]["adjustment"]
+    (copied / "eval" / "val" / "adjustment.json").unlink()  # as in a run of an earlier version
+    assert split_evaluation.evaluate_split(copied, "test", predictor=predictor)["adjusted"] is None
+    assert call(copied, images, tmp_path / "out", "--adjust") == 2
+    assert "has no adjustment of the checkpoint of step 7" in error_line(capsys)
+    files.write_json(copied / "eval" / "val" / "adjustment.json", stored | {"temperature": 0})
+    assert call(copied, images, tmp_path / "out", "--adjust") == 2
+    assert "is no adjustment of 5 classes" in error_line(capsys)
 
 
 def test_errors_are_one_line_and_write_nothing(run, images, tmp_path, capsys):

@@ -369,3 +369,20 @@ def test_help_needs_no_drawing_library() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "examples:" in done.stdout
+
+
+def test_scores_are_shown_with_and_without_the_adjustment(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    path = run / "eval" / "test" / "metrics.json"
+    metrics = files.read_json(path)
+    choice = {"tau": 1.25, "shifts": [], "temperature": 2.0, "criterion": "macro_f1", "num_images": 6}
+    adjusted = metrics | {"macro_f1": 0.987654, "adjustment": choice}
+    files.write_json(path, metrics | {"adjusted": adjusted})
+    page = Page(report_files.render_report([run]))
+    header, *rows = page.table("Summary metrics")
+    assert header == ["Metric", "test", "test, adjusted", "validation"]
+    values = {row[0]: row[1:] for row in rows}
+    assert values["Macro F1"][:2] == [f"{metrics['macro_f1']:.3f}", "0.988"] and "adjusted" not in values
+    assert "chosen by macro_f1 of 6 validation images" in page.text
+    files.write_json(path, metrics | {"adjusted": None})
+    assert "test, adjusted" not in Page(report_files.render_report([run])).text

@@ -1,0 +1,119 @@
+"""Validation predictions of a run, and the post-hoc adjustment that is chosen on them: eval/val/adjustment.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dim_jax.evaluation.adjustment import Adjustment, fit_adjustment
+from dim_jax.runs import files
+from dim_jax.runs.metrics_file import is_number
+
+FILE_NAME = "adjustment.json"
+
+
+def folder(workdir: str | Path) -> Path:
+    """Returns the folder of the validation predictions of a run."""
+    return Path(workdir, "eval", "val")
+
+
+def read_predictions(workdir: str | Path, step: int, num_classes: int, needed_by: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the validation predictions of a checkpoint.
+
+    Args:
+      workdir: run directory.
+      step: step of the checkpoint.
+      num_classes: number of classes C.
+      needed_by: what they are read for, in an error message.
+
+    Returns:
+      Logits (N, C) and labels (N,).
+
+    Raises:
+      FileNotFoundError: the validation images have not been evaluated.
+      ValueError: they were evaluated with another checkpoint, or the file is damaged.
+    """
+    path = folder(workdir) / "predictions.npz"
+    remedy = f"run python -m dim_jax.evaluate --workdir={workdir} --split=val"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; {needed_by}, so {remedy}")
+    evaluated = files.read_object(folder(workdir) / "metrics.json").get("checkpoint_step")
+    if evaluated != step:
+        raise ValueError(f"{folder(workdir)} is of step {evaluated}, the best checkpoint of step {step}; {remedy}")
+    try:
+        arrays = files.read_arrays(path, ("logits", "label"))
+    except ValueError as error:
+        raise ValueError(f"{error}; {remedy}") from None
+    logits, labels = arrays.get("logits", np.zeros(0)), arrays.get("label", np.zeros(0))
+    is_valid = logits.dtype.kind == "f" and logits.shape == (len(labels), num_classes) and np.isfinite(logits).all()
+    if not is_valid or not len(labels) or not np.isin(labels, np.arange(num_classes)).all():
+        raise ValueError(f"{path} does not contain predictions of {num_classes} classes; {remedy}")
+    return logits, labels
+
+
+def write_adjustment(
+    workdir: str | Path,
+    step: int,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_counts: Sequence[int] | np.ndarray,
+    **choice: Any,
+) -> dict[str, Any]:
+    """Chooses the adjustment of a checkpoint on its validation predictions, and writes eval/val/adjustment.json.
+
+    Args:
+      workdir: run directory.
+      step: step of the checkpoint.
+      logits, labels: validation predictions, (N, C) and (N,).
+      class_counts: real training images of each class, (C,).
+      choice: `criterion` and `offsets` of `fit_adjustment`.
+
+    Returns:
+      The content of the file.
+    """
+    adjustment = fit_adjustment(logits, labels, np.asarray(class_counts), **choice)
+    content = {
+        "checkpoint_step": step,
+        "num_images": len(labels),
+        **{"criterion": "macro_f1", "offsets": "prior", **choice},
+        "class_counts": np.asarray(class_counts),
+        **vars(adjustment),
+    }
+    files.write_json(folder(workdir) / FILE_NAME, content)
+    return files.to_json(content)
+
+
+def read_adjustment(workdir: str | Path, step: int, num_classes: int) -> dict[str, Any] | None:
+    """Reads the stored adjustment of a checkpoint; None if there is none, or it is of another step.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    path = folder(workdir) / FILE_NAME
+    if not path.is_file():
+        return None
+    content = files.read_object(path)
+    counts, shifts = content.get("class_counts"), content.get("shifts")
+    is_valid = (
+        all(is_number(content.get(name)) and content[name] >= 0 for name in ("tau", "temperature"))
+        and content["temperature"] > 0
+        and isinstance(counts, list)
+        and len(counts) == num_classes
+        and all(is_number(count) and count >= 0 for count in counts)
+        and isinstance(shifts, list)
+        and len(shifts) in (0, num_classes)
+        and all(map(is_number, shifts))
+    )
+    if not is_valid:
+        raise ValueError(
+            f"{path} is no adjustment of {num_classes} classes; run python -m dim_jax.evaluate --workdir={workdir} "
+            "--split=val again"
+        )
+    return content if content.get("checkpoint_step") == step else None
+
+
+def adjusted(logits: np.ndarray, content: dict[str, Any]) -> np.ndarray:
+    """Returns logits (..., C) adjusted by the content of an adjustment.json, float64."""
+    adjustment = Adjustment(content["tau"], tuple(content["shifts"]), content["temperature"])
+    return adjustment(logits, np.array(content["class_counts"]))
