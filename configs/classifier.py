@@ -73,6 +73,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train.tensorboard = True  # write TensorBoard events beside metrics.jsonl
     config.train.report = True  # write report.html at the end
     config.train.initial_weights = "random"  # imagenet: published ones and a fresh head, of efficientnet_lite0 alone
+    config.train.ema_decay = 0.0  # evaluate a moving average of the weights, such as 0.999; 0: the weights themselves
 
     if variant == "test":
         config.data.image_size = 32

@@ -14,6 +14,7 @@ from dim_jax.models import make_classifier
 from dim_jax.runs import configuration
 from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.training import checkpoints, loop
+from dim_jax.training.state import saved_variables
 
 CHECKPOINT_FOLDERS = {"best": loop.BEST, "newest": loop.CHECKPOINTS}
 
@@ -29,7 +30,7 @@ class ClassifierRun:
       mean, std: per-channel statistics that images in [0, 1] are normalised by, float32 (3,).
       model: returns (logits, features).
       variables: `params` and `batch_stats` of the checkpoint, as far as it has them; Predictor.check_variables compares
-        them with the model.
+        them with the model. Those of a run with `train.ema_decay` are the averages.
       step: step of the checkpoint.
       checkpoint_folder: folder that the checkpoint was read from.
     """
@@ -80,7 +81,7 @@ def open_classifier_run(workdir: str | Path, checkpoint: str = "best") -> Classi
         mean=np.array(statistics[0], np.float32),
         std=np.array(statistics[1], np.float32),
         model=make_classifier(config.model.name, len(classes), **config.model.options),
-        variables={name: state[name] for name in ("params", "batch_stats") if name in state},
+        variables=saved_variables(state),
         step=restored.step,
         checkpoint_folder=folder,
     )

@@ -19,7 +19,7 @@ from dim_jax.models.layers import Linear
 from dim_jax.runs import workdir
 from dim_jax.training import checkpoints, loop
 from dim_jax.training.optimizers import make_optimizer
-from dim_jax.training.state import GanState, NetworkState, TrainState
+from dim_jax.training.state import AveragedTrainState, GanState, NetworkState, TrainState
 from dim_jax.weights import gcgan_names, torch_names
 
 CLASSES = ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
@@ -120,7 +120,10 @@ def build_classifier_run(checkpoint: PublishedCheckpoint, options: ImportOptions
         opt_state = _optimizer_state(
             source, saved, settings["name"], optimizer, variables["params"], names, torch_names
         )
-        states[loop.CHECKPOINTS] = step, TrainState(np.int32(step), **variables, opt_state=opt_state)  # type: ignore[arg-type]
+        state = TrainState(np.int32(step), **variables, opt_state=opt_state)  # type: ignore[arg-type]
+        if options.config["train"]["ema_decay"]:
+            state = AveragedTrainState.starting_from(state)
+        states[loop.CHECKPOINTS] = step, state
     return RunContents(config, dataset, states)
 
 

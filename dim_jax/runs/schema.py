@@ -6,7 +6,7 @@ are read from its signature. An option added to a loss or a model later must def
 
 Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, initial weights, reports, gradual
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
-augmentations, and only the options of the chosen loss and model.
+augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers.
 """
 
 from collections.abc import Callable
@@ -116,6 +116,7 @@ class ClassifierTrain(TrainFields):
     checkpoint_every_epochs: Epochs
     best_metric: Literal["macro_f1", "accuracy", "balanced_accuracy", "g_mean", "mcc", "macro_auroc"]
     initial_weights: Annotated[Literal["random", "imagenet"], Added(2, before="random")]
+    ema_decay: Annotated[float, Interval(ge=0, lt=1), Added(6, before=0.0)]
 
 
 @dataclass(frozen=True)

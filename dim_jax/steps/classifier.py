@@ -18,8 +18,9 @@ from dim_jax.steps.batch_images import Batch, gather_images
 from dim_jax.steps.grad_cam import grad_cam, has_feature_map
 from dim_jax.training.joined_updates import global_norm
 from dim_jax.training.learning_rates import LearningRate
+from dim_jax.training.moving_average import update_average
 from dim_jax.training.random_keys import example_keys
-from dim_jax.training.state import TrainState
+from dim_jax.training.state import AveragedTrainState, TrainState
 
 
 class Constants(flax.struct.PyTreeNode):
@@ -51,6 +52,7 @@ def make_train_step(
     rotate: bool = False,
     stain_jitter: float = 0.0,
     function: Augmentation | None = None,
+    ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch, Constants, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch, constants, pixels) -> (state, metrics)`.
 
@@ -63,6 +65,7 @@ def make_train_step(
       make_optimizer: returns the optimizer for a learning-rate schedule.
       axis_name: mapped device axis, or None outside pmap.
       flip, rotate, stain_jitter, function: see `augmentation.histology.augment`.
+      ema_decay: of the averages of an AveragedTrainState, in [0, 1).
     """
     cross_replica_sum: CrossReplicaSum = lambda x: x if axis_name is None else lax.psum(x, axis_name)  # noqa: E731
 
@@ -108,6 +111,10 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if isinstance(state, AveragedTrainState):
+            averages, weights = (state.ema_params, state.ema_batch_stats), (state.params, state.batch_stats)
+            averages = update_average(averages, weights, ema_decay, state.step)
+            state = state.replace(ema_params=averages[0], ema_batch_stats=averages[1])
         return state, metrics
 
     return train_step

@@ -25,7 +25,7 @@ from dim_jax.trainers import job
 from dim_jax.training import hosts, initial_weights, loop, parallel
 from dim_jax.training.learning_rates import make_learning_rate
 from dim_jax.training.optimizers import make_optimizer
-from dim_jax.training.state import TrainState
+from dim_jax.training.state import AveragedTrainState, TrainState
 from dim_jax.weights import pretrained
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ def make_task(
             rotate=augment.rotate,
             stain_jitter=augment.stain_jitter,
             function=get_function(augment.function) if augment.function else None,
+            ema_decay=options.ema_decay,
         )
     )
 
@@ -132,6 +133,8 @@ def make_task(
     if options.initial_weights == "imagenet":
         variables, facts["initial weights"] = pretrained.with_imagenet_weights(state.variables)
         state = state.replace(**variables)
+    if options.ema_decay:
+        state = AveragedTrainState.starting_from(state)
     task = loop.Task(
         state=state,
         dispatch=lambda state, batches: dispatch(state, batches, constants, predictor.pixels),

@@ -11,7 +11,7 @@ from dim_jax.runs import config_flags, configuration, fields, files, schema, wor
 LATER = {
     "classifier": {
         "data.mean": [], "data.std": [], "augment.function": "", "train.report": True,
-        "train.initial_weights": "random", "optimizer.learning_rate_scaling": "none",
+        "train.initial_weights": "random", "train.ema_decay": 0.0, "optimizer.learning_rate_scaling": "none",
         "optimizer.reference_batch_size": 32, "loss.adaptive": 1.0, "model.drop_connect": 0.5,
     },
     "gan": {

@@ -15,7 +15,7 @@ from dim_jax.training import parallel
 from dim_jax.training.learning_rates import make_learning_rate
 from dim_jax.training.optimizers import make_optimizer
 from dim_jax.training.random_keys import example_keys
-from dim_jax.training.state import TrainState
+from dim_jax.training.state import AveragedTrainState, TrainState
 
 BATCH, SIZE, STEPS = 16, 16, 4
 SCHEDULE = make_learning_rate("constant", 0.05, num_train_steps=STEPS)
@@ -44,11 +44,11 @@ def initial_state():
     return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
 
 
-def make_dispatch(name, optimizer="sgd", model=None):
+def make_dispatch(name, optimizer="sgd", model=None, **options):
     model = model or LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4, axis_name=parallel.AXIS)
     step = make_train_step(
         model, losses.LOSSES[name], partial(make_optimizer, optimizer), axis_name=parallel.AXIS,
-        flip=True, rotate=True, stain_jitter=0.1,
+        flip=True, rotate=True, stain_jitter=0.1, **options,
     )  # fmt: skip
     values = {
         "alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1, "keep_share": 0.6, "metric_weight": 1,
@@ -123,6 +123,23 @@ def test_a_loss_with_a_progress_argument_gets_the_progress_of_the_run(linear_sta
     monkeypatch.setitem(losses.LOSSES, "progress_itself", progress_itself)
     _, metrics = train(make_dispatch("progress_itself", model=LinearClassifier()), linear_state, monkeypatch, 8)
     np.testing.assert_allclose(metrics["loss"], [0, 0.25, 0.5, 0.75], rtol=1e-6)
+
+
+def test_averages_agree_on_eight_devices_and_leave_the_training_as_it_is(linear_state, monkeypatch):
+    dispatch = make_dispatch("fafl", model=LinearClassifier(), ema_decay=0.9)
+    plain, _ = train(dispatch, linear_state, monkeypatch, 1)
+    averaged = AveragedTrainState.starting_from(linear_state)
+    one, _ = train(dispatch, averaged, monkeypatch, 1)
+    eight, _ = train(dispatch, averaged, monkeypatch, 8)
+    for name in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(plain, name))
+    for ours, theirs in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+    # Statistics that count the calls, the first of them by `init`, averaged with decays of 2/11, 3/12, 4/13 and 5/14.
+    expected = 1.0
+    for step in (1, 2, 3, 4):
+        expected += (1 - (1 + step) / (10 + step)) * (1 + step - expected)
+    np.testing.assert_allclose(one.ema_batch_stats["calls"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 2])
