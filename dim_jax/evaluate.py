@@ -1,5 +1,6 @@
 """Evaluates a checkpoint on every image of a split, exactly once: eval/<split>/predictions.npz and metrics.json."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -33,6 +34,11 @@ def main(arguments: Sequence[str]) -> None:
         choices=("prior", "class"),
         help="adjust by the class frequencies with one strength, or by a free offset per class (default: prior)",
     )
+    parser.add_argument(
+        "--views",
+        action=argparse.BooleanOptionalAction,
+        help="average over the flips and turns that the run was trained on (default: config.augment.test_time_views)",
+    )
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
@@ -41,7 +47,9 @@ def main(arguments: Sequence[str]) -> None:
     hosts.join()
     choice = {"criterion": options.choose_by, "offsets": options.offsets}
     choice = {name: value for name, value in choice.items() if value is not None}
-    metrics = evaluate_split(options.workdir, options.split, options.checkpoint, choice=choice or None)
+    metrics = evaluate_split(
+        options.workdir, options.split, options.checkpoint, choice=choice or None, use_views=options.views
+    )
     command_line.say(summary(metrics))
 
 

@@ -1,5 +1,6 @@
 """Classifies new images with a trained or imported run: predictions.csv, predictions.json and Grad-CAM overlays."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +37,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     add("--overlays", type=int, default=16, help="number of Grad-CAM overlays, -1 for all (default: %(default)s)")
     add(
+        "--views",
+        action=argparse.BooleanOptionalAction,
+        help="average over the flips and turns that the run was trained on (default: config.augment.test_time_views)",
+    )
+    add(
         "--adjust",
         action="store_true",
         help="adjust the logits for the imbalance of the classes as chosen on validation images, and calibrate them",
@@ -61,6 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         options.out,
         batch_size=options.batch_size,
         overlays=options.overlays,
+        use_views=options.views,
         adjust=options.adjust,
         calibrate=options.calibrate,
         coverage=options.coverage,

@@ -25,7 +25,7 @@ ALLOWED = {
     "training": "",
     "weights": "models",
     "steps": "augmentation losses models training",
-    "evaluation": "data models steps training weights",
+    "evaluation": "augmentation data models steps training weights",
     "reporting": "data evaluation",
     "prediction": "data evaluation reporting training",
     "gan": "data evaluation models reporting training weights",

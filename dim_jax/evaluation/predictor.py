@@ -1,15 +1,21 @@
 """Inference on rows of a dataset over all devices: logits, features and Grad-CAM maps."""
 
+import copy
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from dim_jax.augmentation.views import IDENTITY, trained_views
 from dim_jax.data.backends import make_images
 from dim_jax.data.batches import evaluation_plan
 from dim_jax.data.frozen_features import FrozenNetwork
+from dim_jax.evaluation.ensembles import mean_logits
 from dim_jax.models import make_classifier
 from dim_jax.models.prepared_weights import prepare_weights
 from dim_jax.runs.schema import ClassifierConfig
@@ -58,7 +64,10 @@ class Predictor:
       images: decodes rows to pixels, or loads their features.
       pixels: replicated pixels of the resident backend; None if batches contain pixels.
       statistics: mean and std that images are normalised by.
+      views: views of an image whose probabilities are averaged, as in augmentation.views.
     """
+
+    views: tuple[int, ...] = (IDENTITY,)
 
     def __init__(self, model: Any, dataset: "Dataset", images: "Images", batch_size: int):
         """Args:
@@ -67,8 +76,6 @@ class Predictor:
         images: as data.backends.make_images returns them.
         batch_size: global batch size, a multiple of the number of devices.
         """
-        import jax.numpy as jnp
-
         parallel.check_batch_size("config.train.eval_batch_size", batch_size)
         self.model, self.images, self.pixels = model, images, parallel.replicate(images.pixels)
         self.dataset, self._batch_size = dataset, batch_size
@@ -78,10 +85,19 @@ class Predictor:
         self._step = parallel.pmap_eval_step(make_eval_step(model))
         self._is_compiled = False
 
+    def with_views(self, views: tuple[int, ...]) -> "Predictor":
+        """Returns a predictor of the same images that averages over `views`; features and maps are of the image itself.
+
+        The step of more than one view is another program, compiled at its first call.
+        """
+        if views == self.views:
+            return self
+        other = copy.copy(self)
+        other.views, other._is_compiled = views, False
+        return other
+
     def check_variables(self, state: Any, source: str | Path) -> dict[str, Any]:
         """Returns the variables of a restored `state` that the model takes; see restored_variables.check_variables."""
-        import jax
-
         image = jax.ShapeDtypeStruct((1, *self.images.shape), np.float32)
         expected = jax.eval_shape(self.model.init, jax.random.key(0), image)
         expected = {name: expected[name] for name in ("params", "batch_stats") if name in expected}
@@ -95,8 +111,6 @@ class Predictor:
           rows: (N,) rows of the dataset.
           explained: (N,) classes of the Grad-CAM maps; None for the predicted classes.
         """
-        import jax
-
         class_of = {} if explained is None else dict(zip(rows.tolist(), explained.tolist(), strict=True))
         plan = evaluation_plan(rows, self._batch_size, jax.process_index(), jax.process_count())
         variables = {**variables, **self._prepare(variables)}
@@ -104,14 +118,13 @@ class Predictor:
         for batch in self.images.batches(plan):
             inputs: dict[str, np.ndarray] = {name: batch[name] for name in ("image", "index") if name in batch}
             inputs["explained"] = np.array([class_of.get(row, PREDICTED) for row in batch["index"].tolist()], np.int32)
-            arguments = (variables, parallel.shard(inputs), self.statistics, self.pixels)
             if not self._is_compiled:
-                jax.block_until_ready(self._step(*arguments))
+                self._predict(variables, inputs)
                 self._is_compiled = True
             started = time.perf_counter()
-            outputs = jax.block_until_ready(self._step(*arguments))
+            outputs = self._predict(variables, inputs)
             seconds += time.perf_counter() - started
-            parts.append((batch["mask"], *jax.tree.map(parallel.unshard, outputs)))
+            parts.append((batch["mask"], *outputs))
         # Rows are in order, with padding last. Padding and unreadable files have mask 0.
         mask, *outputs = jax.tree.map(lambda *parts: hosts.gather_batches(parts)[: len(rows)], *parts)
         is_image = mask > 0
@@ -125,6 +138,43 @@ class Predictor:
             grad_cam=None if maps is None else maps.astype(np.float16),
             seconds_per_image=seconds / len(rows),
         )
+
+    def _predict(self, variables: Any, inputs: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
+        """Returns the logits, features and maps of a local batch as NumPy arrays."""
+
+        def step(inputs: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
+            outputs = self._step(variables, parallel.shard(inputs), self.statistics, self.pixels)
+            return jax.tree.map(parallel.unshard, jax.block_until_ready(outputs))
+
+        if self.views == (IDENTITY,):
+            return step(inputs)
+        explained = inputs["explained"]
+        views = [np.full_like(explained, view) for view in self.views]
+        logits = mean_logits([step({**inputs, "view": view})[0] for view in views])
+        # Once more, because the map is of the class that all views together predict.
+        explained = np.where(explained == PREDICTED, logits.argmax(-1), explained).astype(np.int32)
+        _, features, maps = step({**inputs, "explained": explained, "view": np.full_like(explained, IDENTITY)})
+        return logits, features, maps
+
+
+def views_of(config: ClassifierConfig, workdir: str | Path, wanted: bool | None = None) -> tuple[int, ...]:
+    """Returns the views over which a run's predictions are averaged.
+
+    Args:
+      config: configuration of the run.
+      workdir: run directory, for the error message.
+      wanted: whether to average; None for config.augment.test_time_views.
+
+    Raises:
+      ValueError: views are wanted of a run that was trained without flips and turns.
+    """
+    augment = config.augment
+    if not (getattr(augment, "test_time_views", False) if wanted is None else wanted):
+        return (IDENTITY,)
+    views = trained_views(bool(augment and augment.flip), bool(augment and augment.rotate))
+    if views == (IDENTITY,):
+        raise ValueError(f"{workdir} was trained without flips and turns, so it has no views to average; drop --views")
+    return views
 
 
 def make_predictor(config: ClassifierConfig, dataset: "Dataset") -> Predictor:

@@ -13,7 +13,7 @@ from dim_jax.data.dataset import Dataset, open_run_dataset
 from dim_jax.evaluation import validation
 from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.metrics import classification_metrics
-from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
+from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.runs import files, metrics_file
 from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.steps import grad_cam
@@ -29,6 +29,7 @@ def evaluate_split(
     checkpoint: str = "best",
     predictor: Predictor | None = None,
     choice: Mapping[str, Any] | None = None,
+    use_views: bool | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on every image of a split, once each, and writes eval/<split>/.
 
@@ -42,6 +43,7 @@ def evaluate_split(
       predictor: predictor of the same run, to avoid a compilation.
       choice: `criterion` and `offsets` of adjustment.fit_adjustment; for a split other than "val" the adjustment is
         then chosen again on the stored validation predictions. None: its defaults, and that of the run.
+      use_views: whether to average over the flips and turns of training; None for config.augment.test_time_views.
 
     Returns:
       The content of metrics.json: metrics.classification_metrics, the step of the checkpoint, and timings. "adjusted"
@@ -60,18 +62,20 @@ def evaluate_split(
     rows = dataset.rows(split)
     if not len(rows):
         raise ValueError(f"{workdir}: its split has no {split} images")
-    predictor = predictor or hosts.on_all_hosts(lambda: make_predictor(run.config, dataset))
+    views = views_of(run.config, workdir, use_views)
+    predictor = (predictor or hosts.on_all_hosts(lambda: make_predictor(run.config, dataset))).with_views(views)
     variables = predictor.check_variables(run.variables, run.checkpoint_folder)
     predictions = predictor(parallel.replicate(variables), rows)
     grad_cam_check = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
 
     def write() -> dict[str, Any]:
         plain = classification_metrics(predictions.label, predictions.logits, dataset.classes)
-        adjustment = _adjustment(workdir, run, dataset, choice, predictions if split == "val" else None)
+        adjustment = _adjustment(workdir, run, dataset, choice, len(views), predictions if split == "val" else None)
         metrics = {
             "split": split,
             "checkpoint": checkpoint,
             "checkpoint_step": run.step,
+            "views": len(views),
             **plain,
             "adjusted": adjustment and _adjusted_metrics(predictions, adjustment, dataset.classes),
             "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, run.config),
@@ -91,19 +95,24 @@ def _open(workdir: Path, checkpoint: str) -> tuple[ClassifierRun, Dataset]:
 
 
 def _adjustment(
-    workdir: Path, run: ClassifierRun, dataset: Dataset, choice: Mapping[str, Any] | None, val: Predictions | None
+    workdir: Path,
+    run: ClassifierRun,
+    dataset: Dataset,
+    choice: Mapping[str, Any] | None,
+    num_views: int,
+    val: Predictions | None,
 ) -> dict[str, Any] | None:
     """Chooses and stores the adjustment if there are new validation predictions or a `choice`, or else reads it."""
     num_classes = len(dataset.classes)
     if val is None and choice is None:
-        return validation.read_adjustment(workdir, run.step, num_classes)
+        return validation.read_adjustment(workdir, run.step, num_classes, num_views)
     logits, labels = (
-        validation.read_predictions(workdir, run.step, num_classes, "the adjustment is chosen on it")
+        validation.read_predictions(workdir, run.step, num_classes, num_views, "the adjustment is chosen on it")
         if val is None
         else (val.logits, val.label)
     )
     class_counts = np.bincount(dataset.labels[dataset.rows("train")], minlength=num_classes)
-    return validation.write_adjustment(workdir, run.step, logits, labels, class_counts, **(choice or {}))
+    return validation.write_adjustment(workdir, run.step, num_views, logits, labels, class_counts, **(choice or {}))
 
 
 def _adjusted_metrics(predictions: Predictions, adjustment: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:

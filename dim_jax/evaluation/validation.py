@@ -18,13 +18,16 @@ def folder(workdir: str | Path) -> Path:
     return Path(workdir, "eval", "val")
 
 
-def read_predictions(workdir: str | Path, step: int, num_classes: int, needed_by: str) -> tuple[np.ndarray, np.ndarray]:
+def read_predictions(
+    workdir: str | Path, step: int, num_classes: int, num_views: int, needed_by: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads the validation predictions of a checkpoint.
 
     Args:
       workdir: run directory.
       step: step of the checkpoint.
       num_classes: number of classes C.
+      num_views: views of an image over which predictions are averaged.
       needed_by: what they are read for, in an error message.
 
     Returns:
@@ -32,15 +35,21 @@ def read_predictions(workdir: str | Path, step: int, num_classes: int, needed_by
 
     Raises:
       FileNotFoundError: the validation images have not been evaluated.
-      ValueError: they were evaluated with another checkpoint, or the file is damaged.
+      ValueError: they were evaluated with another checkpoint or other views, or the file is damaged.
     """
     path = folder(workdir) / "predictions.npz"
     remedy = f"run python -m dim_jax.evaluate --workdir={workdir} --split=val"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {needed_by}, so {remedy}")
-    evaluated = files.read_object(folder(workdir) / "metrics.json").get("checkpoint_step")
+    metrics = files.read_object(folder(workdir) / "metrics.json")
+    evaluated, views = metrics.get("checkpoint_step"), metrics.get("views", 1)
     if evaluated != step:
         raise ValueError(f"{folder(workdir)} is of step {evaluated}, the best checkpoint of step {step}; {remedy}")
+    if views != num_views:
+        raise ValueError(
+            f"{folder(workdir)} is of {views} view(s) per image, and {num_views} are asked for; {remedy} with the same "
+            "--views or --no-views"
+        )
     try:
         arrays = files.read_arrays(path, ("logits", "label"))
     except ValueError as error:
@@ -55,6 +64,7 @@ def read_predictions(workdir: str | Path, step: int, num_classes: int, needed_by
 def write_adjustment(
     workdir: str | Path,
     step: int,
+    num_views: int,
     logits: np.ndarray,
     labels: np.ndarray,
     class_counts: Sequence[int] | np.ndarray,
@@ -65,6 +75,7 @@ def write_adjustment(
     Args:
       workdir: run directory.
       step: step of the checkpoint.
+      num_views: views of an image over which predictions are averaged.
       logits, labels: validation predictions, (N, C) and (N,).
       class_counts: real training images of each class, (C,).
       choice: `criterion` and `offsets` of `fit_adjustment`.
@@ -75,6 +86,7 @@ def write_adjustment(
     adjustment = fit_adjustment(logits, labels, np.asarray(class_counts), **choice)
     content = {
         "checkpoint_step": step,
+        "views": num_views,
         "num_images": len(labels),
         **{"criterion": "macro_f1", "offsets": "prior", **choice},
         "class_counts": np.asarray(class_counts),
@@ -84,8 +96,8 @@ def write_adjustment(
     return files.to_json(content)
 
 
-def read_adjustment(workdir: str | Path, step: int, num_classes: int) -> dict[str, Any] | None:
-    """Reads the stored adjustment of a checkpoint; None if there is none, or it is of another step.
+def read_adjustment(workdir: str | Path, step: int, num_classes: int, num_views: int) -> dict[str, Any] | None:
+    """Reads the stored adjustment of a checkpoint; None if there is none, or it is of another step or other views.
 
     Raises:
       ValueError: the file is damaged.
@@ -110,7 +122,7 @@ def read_adjustment(workdir: str | Path, step: int, num_classes: int) -> dict[st
             f"{path} is no adjustment of {num_classes} classes; run python -m dim_jax.evaluate --workdir={workdir} "
             "--split=val again"
         )
-    return content if content.get("checkpoint_step") == step else None
+    return content if (content.get("checkpoint_step"), content.get("views")) == (step, num_views) else None
 
 
 def adjusted(logits: np.ndarray, content: dict[str, Any]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from dim_jax.evaluation import validation
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
 from dim_jax.evaluation.classifier_run import open_classifier_run
-from dim_jax.evaluation.predictor import Predictor
+from dim_jax.evaluation.predictor import Predictor, views_of
 from dim_jax.prediction import output_files
 from dim_jax.prediction.folder_images import FolderImages, find_images
 from dim_jax.training import compilation, parallel
@@ -27,6 +27,7 @@ def predict_images(
     *,
     batch_size: int | None = None,
     overlays: int = 16,
+    use_views: bool | None = None,
     adjust: bool = False,
     calibrate: bool = False,
     coverage: float | None = None,
@@ -39,6 +40,7 @@ def predict_images(
       out: the output folder.
       batch_size: global batch size, at least 1; None: `config.train.eval_batch_size` of the run.
       overlays: number of Grad-CAM overlays to write, beginning with the first image; -1: all.
+      use_views: average over the flips and turns of training; None: config.augment.test_time_views.
       adjust: adjust the logits as chosen on the validation images (`evaluation.adjustment`), temperature included.
       calibrate: divide logits by a temperature fitted on the validation images.
       coverage: abstain on images of low confidence, with a threshold at which this share of the validation images gets
@@ -62,9 +64,10 @@ def predict_images(
     batch_size = run.config.train.eval_batch_size if batch_size is None else batch_size
     if batch_size < 1 or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
-    adjustment, temperature, abstention = _fit_on_validation(workdir, run, adjust, calibrate, coverage)
+    views = views_of(run.config, workdir, use_views)
+    adjustment, temperature, abstention = _fit_on_validation(workdir, run, len(views), adjust, calibrate, coverage)
     images = FolderImages(paths, data.image_size, data.resize, run.mean, run.std)
-    predictions = _predict(workdir, run, images, batch_size)
+    predictions = _predict(workdir, run, images, batch_size, views)
     logits = np.asarray(predictions.logits, np.float64)
     logits = validation.adjusted(logits, adjustment) if adjustment else logits / temperature
     num_overlays = 0 if predictions.grad_cam is None else len(predictions.index) if overlays < 0 else overlays
@@ -75,6 +78,7 @@ def predict_images(
         "workdir": str(workdir),
         "checkpoint_step": run.step,
         "classes": run.classes,
+        "views": len(views),
         "preprocessing": {
             "image_size": data.image_size, "resize": data.resize, "mean": run.mean, "std": run.std,
         },
@@ -95,7 +99,9 @@ def predict_images(
     return results
 
 
-def _predict(workdir: str | Path, run: "ClassifierRun", images: FolderImages, batch_size: int) -> "Predictions":
+def _predict(
+    workdir: str | Path, run: "ClassifierRun", images: FolderImages, batch_size: int, views: tuple[int, ...]
+) -> "Predictions":
     """Returns predictions for the readable images; the global batch is rounded up to a multiple of the devices."""
     import jax
 
@@ -103,7 +109,7 @@ def _predict(workdir: str | Path, run: "ClassifierRun", images: FolderImages, ba
     num_images, num_devices = len(images.paths), jax.device_count()
     batch_size = -(-min(batch_size, num_images) // num_devices) * num_devices
     source: Any = images  # in place of both a dataset and a data backend
-    predictor = Predictor(run.model, source, source, batch_size)
+    predictor = Predictor(run.model, source, source, batch_size).with_views(views)
     variables = predictor.check_variables(run.variables, workdir)
     predictions = predictor(parallel.replicate(variables), np.arange(num_images))
     if not len(predictions.index):
@@ -151,14 +157,19 @@ def _image_entries(
 
 
 def _fit_on_validation(
-    workdir: str | Path, run: "ClassifierRun", adjust: bool, calibrate: bool, coverage: float | None
+    workdir: str | Path,
+    run: "ClassifierRun",
+    num_views: int,
+    adjust: bool,
+    calibrate: bool,
+    coverage: float | None,
 ) -> tuple[dict[str, Any] | None, float, "Abstention | None"]:
     """Returns the stored adjustment, the temperature and the abstention rule, of validation images and this checkpoint.
 
     The temperature of an adjustment is part of it.
     """
     num_classes = len(run.classes)
-    adjustment = validation.read_adjustment(workdir, run.step, num_classes) if adjust else None
+    adjustment = validation.read_adjustment(workdir, run.step, num_classes, num_views) if adjust else None
     if adjust and adjustment is None:
         raise FileNotFoundError(
             f"{validation.folder(workdir)} has no adjustment of the checkpoint of step {run.step}; run python -m "
@@ -166,7 +177,9 @@ def _fit_on_validation(
         )
     if coverage is None and (adjust or not calibrate):
         return adjustment, adjustment["temperature"] if adjustment else 1.0, None
-    logits, labels = validation.read_predictions(workdir, run.step, num_classes, "--calibrate and --coverage need it")
+    logits, labels = validation.read_predictions(
+        workdir, run.step, num_classes, num_views, "--calibrate and --coverage need it"
+    )
     if adjustment:
         logits, temperature = validation.adjusted(logits, adjustment), adjustment["temperature"]
     else:

@@ -6,7 +6,7 @@ are read from its signature. An option added to a loss or a model later must def
 
 Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, initial weights, reports, gradual
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
-augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers.
+augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, test-time views.
 """
 
 from collections.abc import Callable
@@ -93,6 +93,7 @@ class ClassifierAugment:
     rotate: bool
     stain_jitter: Share
     function: Annotated[str, Added(5, before="")]
+    test_time_views: Annotated[bool, Added(6, before=False)]
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,10 @@ class ClassifierConfig:
             raise ValueError(
                 f"config.train.initial_weights=imagenet needs config.data.mean={PIXEL_MEAN} and .std={PIXEL_STD}, by "
                 "which those weights were trained; --config=configs/classifier.py:finetune sets them"
+            )
+        if self.augment.test_time_views and not (self.augment.flip or self.augment.rotate):
+            raise ValueError(
+                "config.augment.test_time_views averages over config.augment.flip and .rotate, and both are off"
             )
         if self.augment.function:
             augmentation.get_function(self.augment.function)

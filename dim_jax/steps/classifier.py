@@ -12,6 +12,7 @@ from jax import lax
 
 from dim_jax.augmentation import Augmentation
 from dim_jax.augmentation.histology import augment, normalize
+from dim_jax.augmentation.views import show_view
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
 from dim_jax.steps.batch_images import Batch, gather_images
@@ -125,15 +126,18 @@ def make_eval_step(
 ) -> Callable[[Mapping, Batch, tuple, jax.Array | None], tuple[jax.Array, jax.Array, jax.Array | None]]:
     """Returns `eval_step(variables, batch, (mean, std), pixels) -> (logits, features, maps)`.
 
-    The model runs in inference mode on images without augmentation. The batch has images as in `gather_images`, and
-    `explained` (B,), the class that the Grad-CAM map is for, as in `grad_cam`. `maps` is None for a model without
-    feature map.
+    The model runs in inference mode on images without augmentation. The batch has images as in `gather_images`,
+    `explained` (B,), the class that the Grad-CAM map is for, as in `grad_cam`, and, to show the model mirrored or
+    turned images, `view` (B,), as in `augmentation.views`. `maps` is None for a model without feature map.
     """
 
     def eval_step(
         variables: Mapping, batch: Batch, statistics: tuple, pixels: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        images = normalize(gather_images(batch, pixels), *statistics)
+        images = gather_images(batch, pixels)
+        if "view" in batch:
+            images = show_view(images, batch["view"])
+        images = normalize(images, *statistics)
         if not has_feature_map(model):
             return *model.apply(variables, images), None
         return grad_cam(model, variables, images, batch["explained"])

@@ -16,7 +16,7 @@ from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
 from dim_jax.evaluation import metrics, split_evaluation
-from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor
+from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.models import make_classifier
 from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import ClassifierConfig
@@ -49,6 +49,7 @@ def train(
 
 def _finish(config: ClassifierConfig, run: Path, predictor: Predictor) -> None:
     """Evaluates the best checkpoint."""
+    predictor = predictor.with_views(views_of(config, run))  # compiled once for both splits
     for split in ("val", "test"):
         if len(predictor.dataset.rows(split)):
             values = split_evaluation.evaluate_split(run, split, predictor=predictor)

@@ -183,6 +183,27 @@ def test_the_stored_adjustment_is_applied_on_request_and_to_the_test_split(
     assert "is no adjustment of 5 classes" in error_line(capsys)
 
 
+def test_views_are_averaged_alike_in_evaluation_and_prediction(run, images, data, tmp_path, capsys):
+    turned = tmp_path / "run"
+    shutil.copytree(run, turned)
+    config = files.read_json(run / "config.json")
+    augment = {"flip": True, "rotate": False, "stain_jitter": 0.0, "function": "", "test_time_views": True}
+    files.write_json(turned / "config.json", config | {"augment": augment})
+    assert call(turned, images, tmp_path / "out", "--calibrate") == 2
+    assert "is of 1 view(s) per image, and 2 are asked for" in error_line(capsys)
+    metrics = split_evaluation.evaluate_split(turned, "val")
+    evaluated, before = (np.load(folder / "eval" / "val" / "predictions.npz") for folder in (turned, run))
+    assert metrics["views"] == metrics["adjusted"]["adjustment"]["views"] == 2
+    assert (evaluated["logits"] != before["logits"]).any()
+    np.testing.assert_allclose(evaluated["features"], before["features"], atol=1e-5)
+    assert call(turned, images, tmp_path / "out", "--overlays=0", "--batch-size=8") == 0
+    expected = dict(zip(evaluated["index"].tolist(), calibration.probabilities(evaluated["logits"]), strict=True))
+    for line in read_predictions(tmp_path / "out")["images"]:
+        if line["status"] == "answered":
+            row = int(Path(line["path"]).stem)
+            np.testing.assert_allclose(list(line["probabilities"].values()), expected[row], atol=5e-3)
+
+
 def test_errors_are_one_line_and_write_nothing(run, images, tmp_path, capsys):
     out = tmp_path / "out"
     unevaluated = tmp_path / "run"
@@ -194,6 +215,7 @@ def test_errors_are_one_line_and_write_nothing(run, images, tmp_path, capsys):
         (call(tmp_path, images, out), "holds no run"),
         (call(run, images, out, "--batch-size=-1"), "--batch-size=-1 must be at least 1"),
         (call(run, images, out, "--coverage=1.5"), "--coverage=1.5 must be"),
+        (call(run, images, out, "--views"), "was trained without flips and turns"),
         (call(unevaluated, images, out, "--coverage=0.9"), "python -m dim_jax.evaluate --workdir="),
     ]
     errors = capsys.readouterr().err.splitlines()
