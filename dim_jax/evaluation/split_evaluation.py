@@ -130,8 +130,9 @@ def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> N
         features=predictions.features,
         **maps,  # type: ignore[arg-type]  # NumPy takes arrays by any name
     )
-    files.write_bytes(folder / "predictions.npz", buffer.getvalue())
-    files.write_json(folder / "metrics.json", metrics)
+    with files.turn(folder):  # both files are of one evaluation
+        files.write_bytes(folder / "predictions.npz", buffer.getvalue())
+        files.write_json(folder / "metrics.json", metrics)
 
 
 def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions: Predictions) -> dict[str, Any]:

@@ -52,8 +52,9 @@ def in_turn(images: Mapping[str, Sequence[Any]]) -> list[Any]:
 
 def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Dataset) -> None:
     """Lists all images of a pool in the order of their seeds, without selection."""
-    images = {class_pool.label: [image.path for image in class_pool.images] for class_pool in pools.load(pool)}
-    _write(path, {name: images[name] for name in classes}, dataset)
+    class_pools = pools.load(pool)
+    images = {class_pool.label: [image.path for image in class_pool.images] for class_pool in class_pools}
+    _write(path, {name: images[name] for name in classes}, dataset, pools.preprocessing(class_pools))
 
 
 def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: Dataset) -> None:
@@ -64,7 +65,8 @@ def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: 
         if entry["label"] in images:
             images[entry["label"]].append(Path(os.path.normpath(selected.parent / entry["path"])))
     num_missing = missing_images(dataset, classes)
-    _write(path, {name: paths[: num_missing[name]] for name, paths in images.items()}, dataset)
+    preprocessing = {name: selection[name] for name in ("image_size", "resize") if name in selection}
+    _write(path, {name: paths[: num_missing[name]] for name, paths in images.items()}, dataset, preprocessing)
 
 
 def write_copies(path: Path, classes: Sequence[str], count: int, dataset: Dataset, seed: int) -> None:
@@ -85,9 +87,11 @@ def write_copies(path: Path, classes: Sequence[str], count: int, dataset: Datase
     _write(path, images, dataset)
 
 
-def _write(path: Path, images: Mapping[str, Sequence[Path]], dataset: Dataset) -> None:
+def _write(
+    path: Path, images: Mapping[str, Sequence[Path]], dataset: Dataset, preprocessing: Mapping[str, Any] | None = None
+) -> None:
     entries = {
         name: [{"path": Path(os.path.relpath(image, path.parent)).as_posix(), "label": name} for image in paths]
         for name, paths in images.items()
     }
-    files.write_json(path, {"split_sha256": dataset.split_sha256, "images": in_turn(entries)})
+    files.write_json(path, {"split_sha256": dataset.split_sha256, **(preprocessing or {}), "images": in_turn(entries)})

@@ -91,7 +91,7 @@ def open_candidates(pool: str | Path, data: str | Path, classifier: str | Path) 
     Raises:
       FileNotFoundError: there is no pool, no data, no run or no checkpoint, or an image is missing.
       ValueError: the three differ in split or classes, the classifier was trained on generated images, the generated
-        images are smaller than the classifier's input, or a file is broken.
+        images are smaller than the classifier's input or made square in another way, or a file is broken.
     """
     class_pools, workdir = pools.load(pool), Path(classifier)
     run = open_classifier_run(workdir)
@@ -121,13 +121,7 @@ def open_candidates(pool: str | Path, data: str | Path, classifier: str | Path) 
                 f"of {data} ({class_pool.split_sha256[:12]}, {split[:12]}), so held-out images may have been among its "
                 "training images; train it on these data"
             )
-        input_size = config.data.image_size
-        if class_pool.image_size < input_size:
-            raise ValueError(
-                f"{folder}: images of {class_pool.image_size} px would be enlarged to the {input_size} px of "
-                f"{workdir}, which could recognise them by their blur; generate images of {input_size} px, or give a "
-                f"classifier of {class_pool.image_size} px"
-            )
+        pools.check_preprocessing(vars(class_pool), folder, config.data.image_size, config.data.resize)
         generated += [(image.path, dataset.classes.index(label)) for image in class_pool.images]
     image_size = min(class_pool.image_size for class_pool in class_pools)
     return Candidates(class_pools, replace(dataset, generated=tuple(generated)), run, image_size)

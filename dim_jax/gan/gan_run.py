@@ -25,6 +25,7 @@ class GanRun:
       split_sha256: Dataset.split_sha256 of the split whose training images it was trained on; "" for a run that was
         imported without data, whose images match no split.
       label: the class that it generates, or None where it generates all of them.
+      resize: how its training images were made square (data.images.resize).
     """
 
     workdir: Path
@@ -33,6 +34,7 @@ class GanRun:
     classes: tuple[str, ...]
     split_sha256: str
     label: str | None
+    resize: str
 
 
 def open_gan_run(workdir: str | Path) -> GanRun:
@@ -70,4 +72,4 @@ def open_gan_run(workdir: str | Path) -> GanRun:
         strength = float(schedule(restored.step))
     variables = recalibrate(generator, variables, strength)
     synthesizer = Synthesizer(generator, variables, config.gan.statistics, strength)
-    return GanRun(workdir, restored.step, synthesizer, classes, split_sha256, label)
+    return GanRun(workdir, restored.step, synthesizer, classes, split_sha256, label, config.data.resize)

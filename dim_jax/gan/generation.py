@@ -1,5 +1,6 @@
 """Generation of a pool of images from a trained GAN: pool/<class>/seed00042.png, with provenance in pool.json."""
 
+import contextlib
 import itertools
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from dim_jax.cli.progress import Progress
 from dim_jax.gan import pools
 from dim_jax.gan.gan_run import GanRun, open_gan_run
 from dim_jax.gan.synthesis import GROUP
+from dim_jax.runs import files
 from dim_jax.training import compilation, hosts
 
 IMAGES_PER_UPDATE = 64  # of the progress display
@@ -22,6 +24,8 @@ def generate_pool(
     truncation: float = 1.0,
 ) -> Path:
     """Generates images of consecutive seeds and writes them to `out/<class>/`; the hosts share the work.
+
+    Calls that write into the same folder take turns.
 
     Args:
       workdir: run directory of a GAN.
@@ -51,7 +55,6 @@ def generate_pool(
     groups = hosts.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
     all_seeds = range(first_seed, first_seed + num)
     seeds = [seed for group in groups for seed in range(group * GROUP, (group + 1) * GROUP) if seed in all_seeds]
-    progress = Progress("generate", len(seeds), 0, 1)
 
     def images():
         for start in range(0, len(seeds), IMAGES_PER_UPDATE):
@@ -68,14 +71,16 @@ def generate_pool(
             model_sha256=run.synthesizer.model_hash,
             split_sha256=run.split_sha256,
             truncation=truncation,
+            resize=run.resize,
         )
 
-    try:
+    with contextlib.ExitStack() as held:
+        hosts.on_first_host(lambda: held.enter_context(files.turn(pools.class_folder(out, name))))
         writer = hosts.on_all_hosts(make_writer)
+        progress = Progress("generate", len(seeds), 0, 1)
+        held.callback(progress.close)
         written = hosts.from_all_hosts(hosts.on_all_hosts(lambda: writer.write(images(), seeds)))
         return hosts.on_first_host(lambda: writer.list(dict(itertools.chain(*map(dict.items, written)))))
-    finally:
-        progress.close()
 
 
 def _label(run: GanRun, label: str | None) -> str:

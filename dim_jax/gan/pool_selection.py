@@ -78,8 +78,7 @@ def select_images(
         raise ValueError(f"--features={features} is unknown; choose {LITE0} or {CLASSIFIER}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file; choose a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / SELECTED).is_file():
-        raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
+    _check_folder(out)
     compilation.configure_compilation()
     candidates = open_candidates(pool, data, classifier)
     candidate_features = extract_features(candidates, features, inception_weights)
@@ -87,11 +86,28 @@ def select_images(
         _select_class(candidates, candidate_features, class_pool, keep, rules) for class_pool in candidates.pools
     ]
     selected, rejected = _records(candidates, candidate_features, selections, out, keep, rules, features)
-    for name, page in _pages(candidates, selections, selected, rejected, out).items():
-        files.write_bytes(out / name, page)
-    files.write_json(out / REJECTED, rejected)
-    files.write_json(out / SELECTED, selected)
+    pages = _pages(candidates, selections, selected, rejected, out)
+    with files.turn(out):
+        _check_folder(out)
+        # Identifies the folder as that of a selection if this call is interrupted; selected.json means that it is done.
+        files.write_json(out / REJECTED, rejected)
+        for name, page in pages.items():
+            files.write_bytes(out / name, page)
+        files.write_json(out / SELECTED, selected)
     return selected
+
+
+def _check_folder(out: Path) -> None:
+    """Raises ValueError if the folder holds anything and no selection."""
+    if out.is_dir() and any(out.iterdir()) and not any(_is_ours(out / name) for name in (SELECTED, REJECTED)):
+        raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return "split_sha256" in files.read_object(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _select_class(
@@ -167,6 +183,7 @@ def _records(
     head = {
         "format": 1,
         "split_sha256": candidates.dataset.split_sha256,
+        **pools.preprocessing(candidates.pools),
         "pool": {pool.label: asdict(pool.model) | {"folder": _relative(pool.folder, out)} for pool in candidates.pools},
         "classifier": {"workdir": str(candidates.classifier.workdir), "checkpoint_step": outputs.checkpoint_step},
         "features": {"name": features, "space": outputs.space},

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -58,6 +59,7 @@ class Pool:
       split_sha256: Dataset.split_sha256 of the split that the GAN was trained on; "" if unknown.
       image_size: side of the square images in px.
       truncation: scale of the latents, above 0.
+      resize: how the GAN's training images were made square (data.images.resize); "" if unknown.
       images: the images, by ascending seed.
     """
 
@@ -67,6 +69,7 @@ class Pool:
     split_sha256: str
     image_size: int
     truncation: float
+    resize: str
     images: tuple[PoolImage, ...]
 
 
@@ -90,30 +93,50 @@ class PoolWriter:
         model_sha256: str,
         split_sha256: str,
         truncation: float = 1.0,
+        resize: str = "",
     ):
         """Args:
         root: folder of the pool; the images go to a subfolder of the class.
         label: class name.
         workdir, checkpoint_step, model_sha256: of the GAN, see Model.
-        split_sha256, truncation: see Pool.
+        split_sha256, truncation, resize: see Pool.
 
         Raises:
-          ValueError: the folder holds images of another model, split or truncation.
+          ValueError: the folder holds images of another model, split or truncation, or files that are no pool.
         """
-        self.folder = Path(os.path.abspath(root)) / folder_name(label)
+        self.folder = class_folder(root, label)
         self._label, self._model = label, Model(str(workdir), int(checkpoint_step), model_sha256)
-        self._split_sha256, self._truncation = split_sha256, truncation
-        self._earlier: dict[int, str] = {}
-        self._image_size = None
-        if (self.folder / FILE_NAME).exists():
-            pool = _read(self.folder)
-            earlier = (pool.label, pool.model.sha256, pool.split_sha256, pool.truncation)
-            if earlier != (label, model_sha256, split_sha256, truncation):
-                raise ValueError(
-                    f"{self.folder} holds images of {pool.label} by {pool.model.workdir} at step "
-                    f"{pool.model.checkpoint_step}, truncation {pool.truncation:g}; generate into another --out"
-                )
-            self._earlier, self._image_size = {image.seed: image.sha256 for image in pool.images}, pool.image_size
+        self._split_sha256, self._truncation, self._resize = split_sha256, truncation, resize
+        self._image_size: int | None = None
+        self._earlier = self._listed()
+        if not self._earlier and self.folder.is_dir():
+            foreign = [path for path in sorted(self.folder.glob("[!.]*")) if not self._is_of_this_pool(path)]
+            if foreign:
+                raise ValueError(f"{foreign[0]} is in no pool of this model; generate into another --out")
+
+    def _listed(self) -> dict[int, str]:
+        """Returns seed -> SHA-256 of the images of earlier calls; raises ValueError if they are of another model."""
+        if not (self.folder / FILE_NAME).exists():
+            return {}
+        pool = _read(self.folder)
+        earlier = (pool.label, pool.model.sha256, pool.split_sha256, pool.truncation)
+        expected = (self._label, self._model.sha256, self._split_sha256, self._truncation)
+        if earlier != expected or (pool.resize and pool.resize != self._resize):
+            raise ValueError(
+                f"{self.folder} holds images of {pool.label} by {pool.model.workdir} at step "
+                f"{pool.model.checkpoint_step}, truncation {pool.truncation:g}; generate into another --out"
+            )
+        self._image_size = pool.image_size
+        return {image.seed: image.sha256 for image in pool.images}
+
+    def _is_of_this_pool(self, path: Path) -> bool:
+        """Whether a file that is not listed is an image of this model, as an interrupted call leaves it."""
+        try:
+            texts = images.inspect(images.read_bytes(path), str(path)).texts
+        except (OSError, ValueError):
+            return False
+        expected = {"synthetic": "true", "generator": GENERATOR, "model": self._model.sha256, "class": self._label}
+        return expected.items() <= texts.items()
 
     def write(self, images: Iterable[np.ndarray], seeds: Sequence[int]) -> dict[int, str]:
         """Writes images one by one, without listing them in pool.json.
@@ -126,7 +149,8 @@ class PoolWriter:
           Seed -> SHA-256 of the file.
 
         Raises:
-          ValueError: a seed is negative or repeated, or an image has the wrong type or shape.
+          ValueError: a seed is negative or repeated, an image has the wrong type or shape, or a file that is not of
+            this pool has its name.
         """
         seeds = [int(seed) for seed in seeds]
         if min(seeds, default=0) < 0 or len(set(seeds)) != len(seeds):
@@ -140,12 +164,15 @@ class PoolWriter:
                     f"{self._image_size} px"
                 )
             png = png_bytes(pixels, self._label, seed, self._model.sha256)
-            files.write_bytes(self.folder / _image_name(seed), png)
+            path = self.folder / _image_name(seed)
+            if seed not in self._earlier and path.exists() and not self._is_of_this_pool(path):
+                raise ValueError(f"{path} is not of this pool and would be overwritten; move it")
+            files.write_bytes(path, png)
             written[seed] = hashlib.sha256(png).hexdigest()
         return written
 
     def list(self, written: Mapping[int, str]) -> Path:
-        """Writes pool.json, which lists the written images and the earlier ones.
+        """Writes pool.json, which lists the written images and those of all calls that ended before.
 
         Args:
           written: joined results of `write` of all processes; at least one image must be of this process.
@@ -164,7 +191,7 @@ class PoolWriter:
                     f"{self.folder} lacks {_image_name(seed)}, which another host wrote; --out must be on storage "
                     "that all hosts share"
                 )
-        listed = sorted((self._earlier | dict(written)).items())
+        listed = sorted((self._listed() | dict(written)).items())
         files.write_json(
             self.folder / FILE_NAME,
             {
@@ -174,10 +201,16 @@ class PoolWriter:
                 "split_sha256": self._split_sha256,
                 "image_size": self._image_size,
                 "truncation": self._truncation,
+                "resize": self._resize,
                 "images": [{"path": _image_name(seed), "seed": seed, "sha256": digest} for seed, digest in listed],
             },
         )
         return self.folder
+
+
+def class_folder(root: str | Path, label: str) -> Path:
+    """Returns the absolute folder of a class in the pool `root`."""
+    return Path(os.path.abspath(root)) / folder_name(label)
 
 
 def folder_name(label: str) -> str:
@@ -237,6 +270,43 @@ def load(folder: str | Path) -> list[Pool]:
     return pools
 
 
+def preprocessing(pools: Sequence[Pool]) -> dict[str, int | str]:
+    """Returns the entries `image_size` and `resize` of a list of images of these pools, for `check_preprocessing`.
+
+    Raises:
+      ValueError: the pools are of different policies.
+    """
+    policies = {pool.resize: pool.folder for pool in pools if pool.resize}
+    if len(policies) > 1:
+        places = ", ".join(f"{folder} ({policy})" for policy, folder in policies.items())
+        raise ValueError(f"these pools are of GANs whose images were made square in different ways: {places}")
+    return {"image_size": min(pool.image_size for pool in pools), "resize": next(iter(policies), "")}
+
+
+def check_preprocessing(record: Mapping[str, Any], source: str | Path, image_size: int, resize: str) -> None:
+    """Checks that generated images suit a classifier: they may be larger than its input, but not smaller.
+
+    Args:
+      record: entries of `preprocessing`, as far as they are known.
+      source: the pool or the list, for messages.
+      image_size, resize: `config.data.image_size` and `config.data.resize` of the classifier.
+
+    Raises:
+      ValueError: the images are smaller, or the GAN's training images were made square in another way.
+    """
+    size, policy = record.get("image_size"), record.get("resize")
+    if isinstance(size, int) and size < image_size:
+        raise ValueError(
+            f"{source}: images of {size} px would be enlarged to the {image_size} px of the classifier, which could "
+            f"recognise them by their blur; generate images of {image_size} px, or give a classifier of {size} px"
+        )
+    if policy and policy != resize:
+        raise ValueError(
+            f"{source}: the GAN's training images were made square by config.data.resize={policy}, those of the "
+            f"classifier by {resize}, so generated images have another geometry; use one policy for both"
+        )
+
+
 def _read(folder: Path) -> Pool:
     """Reads the pool.json of a class folder, without reading the images."""
     path = folder / FILE_NAME
@@ -245,7 +315,8 @@ def _read(folder: Path) -> Pool:
         version = record.get("format") if isinstance(record, dict) else None
         raise ValueError(f"{path} has format {version!r}, expected {FORMAT}; generate the images again")
     types = {"class": str, "model": dict, "split_sha256": str, "image_size": int, "truncation": float | int}
-    _check_types(record, types | {"images": list}, str(path))
+    record = {"resize": ""} | record  # not recorded by earlier versions
+    _check_types(record, types | {"resize": str, "images": list}, str(path))
     if not record["images"] or record["image_size"] < 1:
         raise ValueError(f"{path} lists no images, or an image_size below 1; generate the images again")
     if not 0 < record["truncation"] < math.inf:
@@ -265,6 +336,7 @@ def _read(folder: Path) -> Pool:
         split_sha256=record["split_sha256"],
         image_size=record["image_size"],
         truncation=float(record["truncation"]),
+        resize=record["resize"],
         images=tuple(sorted(entries, key=lambda image: image.seed)),
     )
 

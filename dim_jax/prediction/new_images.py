@@ -56,6 +56,8 @@ def predict_images(
     for folder in sources:
         if Path(folder).is_dir() and Path(out).resolve().is_relative_to(Path(folder).resolve()):
             raise ValueError(f"--out={out} is inside {folder}: a second call would classify the overlays; move it out")
+    out = Path(out)
+    output_files.check_folder(out)
     paths, num_others = find_images(sources)
     run = open_classifier_run(workdir)
     data = run.config.data
@@ -72,7 +74,7 @@ def predict_images(
     logits = validation.adjusted(logits, adjustment) if adjustment else logits / temperature
     num_overlays = 0 if predictions.grad_cam is None else len(predictions.index) if overlays < 0 else overlays
     rows = predictions.index[:num_overlays].tolist()
-    overlay_names = output_files.write_overlays(Path(out), images, rows, predictions.grad_cam)
+    overlay_names = output_files.overlay_names(images, rows)
     results = {
         "notice": output_files.NOTICE,
         "workdir": str(workdir),
@@ -95,7 +97,7 @@ def predict_images(
             overlay_names,
         ),
     }  # fmt: skip
-    output_files.write_tables(Path(out), results)
+    output_files.write(out, results, images, overlay_names, predictions.grad_cam)
     return results
 
 

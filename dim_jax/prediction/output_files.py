@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,42 +19,62 @@ from dim_jax.reporting.tables import cell
 from dim_jax.runs import files
 
 NOTICE = "Research software, not a medical device: not for diagnosing anyone."
+JSON, CSV, OVERLAYS = "predictions.json", "predictions.csv", "overlays"
+TABLES = (JSON, CSV)
 ANSWERED, ABSTAINED, UNREADABLE = "answered", "abstained", "unreadable"
 
 
-def write_tables(out: Path, predictions: dict[str, Any]) -> None:
-    """Writes predictions.csv and predictions.json.
+def check_folder(out: Path) -> None:
+    """Raises ValueError if predictions.json or predictions.csv would replace a file of the user's."""
+    files.check_replaceable([out / name for name in TABLES], _listed(out))
+
+
+def overlay_names(images: FolderImages, rows: Sequence[int]) -> dict[int, str]:
+    """Returns row -> path of its overlay relative to the output folder."""
+    return {row: f"{OVERLAYS}/{row + 1:05d}_{safe_name(images.paths[row].stem)}.png" for row in rows}
+
+
+def write(
+    out: Path, predictions: dict[str, Any], images: FolderImages, names: dict[int, str], maps: np.ndarray | None
+) -> None:
+    """Writes predictions.json, the overlays and predictions.csv, and removes overlays that only earlier calls wrote.
 
     Args:
       out: the output folder.
-      predictions: content of predictions.json.
-    """
-    files.write_text(out / "predictions.csv", _csv(predictions["images"], predictions["classes"]))
-    files.write_json(out / "predictions.json", predictions)
-
-
-def write_overlays(out: Path, images: FolderImages, rows: Sequence[int], maps: np.ndarray | None) -> dict[int, str]:
-    """Writes Grad-CAM overlays on the network's square inputs, and removes overlays of earlier calls.
-
-    Args:
-      out: the output folder.
+      predictions: content of predictions.json, which lists the overlays.
       images: the images.
-      rows: rows of the images to draw, n of them.
-      maps: Grad-CAM maps of these images, (n, h, w) in [0, 1]; None if `rows` is empty.
+      names: from `overlay_names`, for n images; the overlays are drawn on the network's square inputs.
+      maps: Grad-CAM maps of these images, (n or more, h, w) in [0, 1]; None if there are none.
 
-    Returns:
-      Row -> path of the overlay relative to `out`.
+    Raises:
+      ValueError: a file would be overwritten that no earlier call listed; nothing is written.
     """
-    names = {}
-    for place, row in enumerate(rows):
-        name = f"overlays/{row + 1:05d}_{safe_name(images.paths[row].stem)}.png"
-        square = read_square(images.paths[row], images.image_size, images.resize)
-        files.write_bytes(out / name, png_bytes(saliency.overlay(square, maps[place])))
-        names[row] = name
-    for path in (out / "overlays").glob("[0-9]*_*.png"):
-        if f"overlays/{path.name}" not in names.values():
-            path.unlink()  # written by an earlier call
-    return names
+    with files.turn(out):
+        listed = _listed(out)
+        overlays = {row: out / name for row, name in names.items()}
+        files.check_replaceable([*(out / name for name in TABLES), *overlays.values()], listed)
+        for path in listed - {*overlays.values(), *(out / name for name in TABLES)}:
+            path.unlink(missing_ok=True)
+        # The list comes first, so that no overlay is unlisted after an interruption.
+        files.write_json(out / JSON, predictions)
+        for place, (row, path) in enumerate(overlays.items()):
+            square = read_square(images.paths[row], images.image_size, images.resize)
+            files.write_bytes(path, png_bytes(saliency.overlay(square, maps[place])))
+        files.write_text(out / CSV, _csv(predictions["images"], predictions["classes"]))
+
+
+def _listed(out: Path) -> set[Path]:
+    """Returns the files in `out` that an earlier call listed in predictions.json."""
+    try:
+        earlier = files.read_object(out / JSON)
+    except (OSError, ValueError):
+        return set()
+    if not {"notice", "checkpoint_step"} <= earlier.keys() or not isinstance(earlier.get("images"), list):
+        return set()
+    names = [entry.get("overlay") for entry in earlier["images"] if isinstance(entry, dict)]
+    # Of a changed list, only names inside the folder count.
+    safe = [name for name in names if isinstance(name, str) and re.fullmatch(rf"{OVERLAYS}/[^/\\\0]+\.png", name)]
+    return {out / name for name in (*TABLES, *safe)}
 
 
 def path_text(path: Path) -> str:

@@ -38,16 +38,25 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> P
 
     Raises:
       FileNotFoundError: as for `render_report`; nothing is written.
-      ValueError: as for `render_report`, or `out` is a folder.
+      ValueError: as for `render_report`, or `out` is a folder or a file that is no report of an earlier call.
     """
     folders = run_directories(runs)
     path = next(iter(folders.values())) / "report.html" if out is None else Path(out)
     if path.is_dir():
         raise ValueError(f"--out={out} is a folder; give the path of a file, for example {path / 'report.html'}")
+    data = path.with_name(f"{path.stem}_data")
+    _check_page(path, data)
     page, contents, names = _render(folders)
     stems = tables.unique_stems(names)
-    tables.write(path.with_name(f"{path.stem}_data"), dict(zip(stems, contents, strict=True)))
-    return files.write_text(path, page)
+    with files.turn(data):
+        _check_page(path, data)
+        tables.write(data, dict(zip(stems, contents, strict=True)))
+        return files.write_text(path, page)
+
+
+def _check_page(path: Path, data: Path) -> None:
+    """Raises ValueError if there is a page that was not written together with the folder `data`."""
+    files.check_replaceable([path], [path] if tables.has_contents(data) else [])
 
 
 def _render(folders: Mapping[str, Path]) -> tuple[str, list[list[Table]], list[str]]:

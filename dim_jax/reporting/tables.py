@@ -118,12 +118,17 @@ def write(folder: Path, tables: Mapping[str, Sequence[Table]]) -> None:
     Args:
       folder: the folder, created if needed.
       tables: name of a subfolder, made safe as a file name here -> its tables.
+
+    Raises:
+      ValueError: a file would be overwritten that no earlier call listed; nothing is written.
     """
     new = {}
     for name, group in zip(unique_stems(tables), tables.values(), strict=True):
         for stem, table in zip(unique_stems(table.name for table in group), group, strict=True):
             new[f"{name}/{stem}.csv"] = table.text
     old = _listed(folder)
+    listed = [folder / CONTENTS] if has_contents(folder) else []
+    files.check_replaceable([folder / name for name in (CONTENTS, *new)], {*listed, *(folder / name for name in old)})
     # Old and new names are listed first, so that an interruption leaves no unlisted file.
     files.write_json(folder / CONTENTS, sorted({*old, *new}))
     for name, text in new.items():
@@ -133,6 +138,14 @@ def write(folder: Path, tables: Mapping[str, Sequence[Table]]) -> None:
         with contextlib.suppress(OSError):  # the folder is not empty
             (folder / name).parent.rmdir()
     files.write_json(folder / CONTENTS, sorted(new))
+
+
+def has_contents(folder: Path) -> bool:
+    """Whether `folder` has a list of its tables, which may be empty."""
+    try:
+        return isinstance(files.read_json(folder / CONTENTS), list)
+    except (OSError, ValueError):
+        return False
 
 
 def is_written_here(folder: Path) -> bool:

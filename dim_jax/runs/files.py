@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ NOT_AN_ARCHIVE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, OverflowError, RuntimeError,
     SyntaxError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+SECONDS_BEFORE_NOTICE = 2.0
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -27,12 +31,18 @@ def replacement(path: str | Path, *, is_folder: bool = False) -> Iterator[Path]:
     The temporary is `.NAME.tmp` beside `path`, the same for every writer, so a writer overwrites what a killed one
     left. Writers of one path take turns by a lock, `.NAME.lock`, which exists only while it is held. Parent folders are
     created. A folder can replace only an empty folder.
+
+    Raises:
+      ValueError: another process wrote the folder while this one waited for its turn.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _writer_lock(path.with_name(f".{path.name}.lock")):
+        was_there = is_folder and path.exists()
+        with _writer_lock(path):
+            if is_folder and path.exists() and not was_there:
+                raise ValueError(f"{path} was written by another process meanwhile; run the same command again")
             _make_empty(temporary, is_folder)
             try:
                 yield temporary
@@ -63,18 +73,56 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def turn(folder: str | Path) -> Iterator[None]:
+    """Within the block no other process that calls this writes into `folder`; it waits until others have finished.
+
+    The lock is `.NAME.lock` beside the folder, whose parents are created.
+    """
+    folder = Path(os.path.abspath(folder))
+    with naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with _writer_lock(folder):
+        yield
+
+
+@contextlib.contextmanager
 def _writer_lock(path: Path) -> Iterator[None]:
-    lock = filelock.FileLock(path, poll_interval=0.01, fallback_to_soft=False)
+    """Holds the lock of the writers of `path`, which exists only while it is held."""
+    lock_path = path.with_name(f".{path.name}.lock")
+    lock = filelock.FileLock(lock_path, poll_interval=0.01, fallback_to_soft=False)
     # Some network file systems have no locks; on a disk that is full or read-only, making the temporary fails next.
     with contextlib.suppress(OSError, NotImplementedError):
-        lock.acquire()
+        try:
+            lock.acquire(timeout=SECONDS_BEFORE_NOTICE)
+        except filelock.Timeout:
+            log.info("waiting for another process that writes %s", path)
+            lock.acquire()
     try:
         yield
     finally:
         if lock.is_locked:
             with contextlib.suppress(OSError):  # an open file can't be removed on Windows; filelock does it there
-                path.unlink()
+                lock_path.unlink()
             lock.release()
+
+
+def check_replaceable(paths: Iterable[str | Path], listed: Collection[Path] = ()) -> None:
+    """Checks that no file would be overwritten that an earlier call of the same command did not write.
+
+    Args:
+      paths: files to write.
+      listed: files of earlier calls.
+
+    Raises:
+      ValueError: a file exists that is not among `listed`.
+    """
+    foreign = [str(path) for path in map(Path, paths) if os.path.lexists(path) and path not in listed]
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise ValueError(
+            f"would overwrite {foreign[0]}{more}, which no earlier call of this command listed; move it, or choose "
+            "another --out"
+        )
 
 
 def _make_empty(path: Path, is_folder: bool) -> None:

@@ -21,6 +21,11 @@ from dim_jax.runs.configuration import FILE_NAME as CONFIG
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 LOG = "run.log"
+# What a run writes without asking, beside its configuration. The log is only appended to.
+OUTPUTS = (
+    "environment.json", "manifest.json", "split.json", "generated.json", "data_report.json", "metrics.jsonl",
+    "checkpoints", "best", "eval", "samples", "results.json", "report.html", "report_data",
+)  # fmt: skip
 # Fields that may differ when a run is resumed: they change its speed or extra outputs, not its results. (The pixels of
 # the backends differ by one grey level at most.)
 MAY_DIFFER = frozenset(
@@ -39,10 +44,15 @@ def claim(workdir: str | Path) -> Iterator[Path]:
     If the directory holds no configuration at the end and this call created it, it is removed.
 
     Raises:
-      ValueError: another process holds the lock.
+      ValueError: another process holds the lock, or the directory is no run and has files that a run would replace.
     """
     workdir = Path(workdir)
     existed = workdir.is_dir()
+    # The lock of a killed run that had no configuration yet is still there.
+    if existed and not (workdir / CONFIG).is_file() and not (workdir / LOCK).exists():
+        foreign = [name for name in OUTPUTS if (workdir / name).exists()]
+        if foreign:
+            raise ValueError(f"{workdir} is no run, and a run would replace its {foreign[0]}; use another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     # A soft lock would outlive a killed process, so a file system without locks is an error.
     lock = filelock.FileLock(workdir / LOCK, blocking=False, fallback_to_soft=False)

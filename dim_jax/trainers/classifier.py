@@ -17,7 +17,9 @@ from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
 from dim_jax.evaluation import metrics, split_evaluation
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
+from dim_jax.gan import pools
 from dim_jax.models import make_classifier
+from dim_jax.runs import files
 from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.steps.classifier import Constants, make_train_step
@@ -171,6 +173,9 @@ def open_data(config: ClassifierConfig, source: Path) -> tuple[datasets.Dataset,
         mean=options.mean,
         std=options.std,
     )
+    if options.generated:
+        record = files.read_object(options.generated)
+        pools.check_preprocessing(record, options.generated, options.image_size, options.resize)
     sampler = make_sampler(
         data,
         seed=config.seed,

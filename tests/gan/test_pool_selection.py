@@ -61,7 +61,7 @@ def training_images(data, label, number):
 
 
 def write_pool(root, data, label, pixels, **changes):
-    origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32}
+    origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32, "resize": "squash"}
     origin["split_sha256"] = datasets.open_dataset(data).split_sha256
     writer = pools.PoolWriter(root, label, **{**origin, **changes})
     return writer.list(writer.write(pixels, range(len(pixels))))
@@ -146,6 +146,12 @@ def test_a_selection_can_be_trained_on(finished, data, tmp_path, capsys):
     more = [f"--config.data.path={data}", f"--config.data.generated={finished / 'selected.json'}", "--dry-run"]
     assert command_line.run(train.main, [*BASE, *more, f"--workdir={tmp_path / 'run'}"]) == 0
     assert re.search(rf"{LABEL} .* 8 +\d", capsys.readouterr().out)
+    for option, words in (
+        ("resize=pad", "squash, those of the classifier by pad"),
+        ("image_size=64", "enlarged to the"),
+    ):
+        assert command_line.run(train.main, [*BASE, *more, f"--config.data.{option}", f"--workdir={tmp_path}/b"]) == 2
+        assert words in error_line(capsys)
 
 
 def test_the_same_command_again_writes_the_same_files(finished, pool, data, classifier, capsys):

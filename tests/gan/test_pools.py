@@ -1,6 +1,8 @@
 """Pools of generated images: reproducible files, provenance in every file, and verification on reading."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dim_jax.data import images
-from dim_jax.gan import pools
+from dim_jax.gan import generation, pools
+from dim_jax.gan.gan_run import GanRun
 from dim_jax.runs import files
 
 MODEL = {"workdir": "runs/gan", "checkpoint_step": 7, "model_sha256": "ab" * 32, "split_sha256": "cd" * 32}
@@ -105,6 +108,83 @@ def test_the_images_of_two_writers_are_listed_by_one(tmp_path):
         writers[0].list(first | second)
 
 
+class Generator:
+    """In place of a Synthesizer: one image per seed."""
+
+    def __init__(self, model_hash):
+        self.model_hash = model_hash
+
+    def images(self, seeds, label, truncation):
+        for seed in seeds:
+            yield pixels(1, seed=seed)[0]
+
+
+def generate_at_once(monkeypatch, out, ranges, models=None):
+    """Generates (first seed, number) of every range at the same time, and returns the errors."""
+    models = models or ["ab" * 32] * len(ranges)
+
+    def open_run(workdir):
+        generator = Generator(models[int(Path(workdir).name)])
+        return GanRun(workdir, 7, generator, ("normal",), "cd" * 32, "normal", "squash")
+
+    def generate(number):
+        first, num = ranges[number]
+        try:
+            generation.generate_pool(f"runs/{number}", out, num, first)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    monkeypatch.setattr(generation, "open_gan_run", open_run)
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        return [error for error in pool.map(generate, range(len(ranges))) if error]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), min_size=2, max_size=4))
+def test_calls_into_one_pool_at_once_list_every_image(tmp_path_factory, ranges):
+    out = tmp_path_factory.mktemp("pools") / "pool"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert not generate_at_once(monkeypatch, out, ranges)
+    (pool,) = pools.load(out)
+    assert {image.seed for image in pool.images} == {
+        seed for first, num in ranges for seed in range(first, first + num)
+    }
+    assert {image.path for image in pool.images} == set((out / "normal").glob("*.png"))
+    assert [path.name for path in out.iterdir()] == ["normal"]
+
+
+def test_of_two_models_that_generate_into_one_pool_at_once_one_is_refused(tmp_path, monkeypatch):
+    out = tmp_path / "pool"
+    (error,) = generate_at_once(monkeypatch, out, [(0, 8), (4, 8)], ["ab" * 32, "ef" * 32])
+    assert "generate into another --out" in error
+    (pool,) = pools.load(out)
+    assert {image.path for image in pool.images} == set((out / "normal").glob("*.png"))
+
+
+def test_a_folder_of_other_images_is_not_generated_into(tmp_path):
+    folder = tmp_path / "slides" / "normal"
+    folder.mkdir(parents=True)
+    Image.fromarray(pixels(1)[0]).save(folder / "seed00001.png")
+    before = (folder / "seed00001.png").read_bytes()
+    with pytest.raises(ValueError, match=r"seed00001\.png is in no pool of this model"):
+        write_pool(tmp_path / "slides")
+    (folder / "seed00001.png").rename(folder / "kept.png")
+    with pytest.raises(ValueError, match=r"kept\.png is in no pool of this model"):
+        write_pool(tmp_path / "slides")
+    write_pool(tmp_path / "pool")
+    (tmp_path / "pool" / "normal" / "seed00002.png").write_bytes(before)
+    with pytest.raises(ValueError, match=r"seed00002\.png is not of this pool"):
+        write_pool(tmp_path / "pool", seeds=(2,))
+    assert (tmp_path / "pool" / "normal" / "seed00002.png").read_bytes() == before
+
+
+def test_the_images_of_an_interrupted_call_are_written_again(tmp_path):
+    writer = pools.PoolWriter(tmp_path, "normal", **MODEL)
+    writer.write(pixels(2), (3, 1))  # and killed before the list
+    (pool,) = pools.load(write_pool(tmp_path))
+    assert [image.seed for image in pool.images] == [1, 3]
+
+
 def test_images_of_different_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="seed 2 of normal"):
         write_pool(tmp_path, seeds=(1, 2), images=[pixels(1)[0], pixels(1, 16)[0]])
@@ -160,3 +240,30 @@ def test_a_folder_without_a_pool_gives_the_command_that_makes_one(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError, match=r"dim_jax\.generate"):
             pools.load(folder)
+
+
+def test_a_pool_records_the_size_and_the_policy_of_its_images(tmp_path):
+    write_pool(tmp_path, resize="crop")
+    (pool,) = pools.load(tmp_path)
+    record = pools.preprocessing([pool])
+    assert record == {"image_size": 8, "resize": "crop"}
+    pools.check_preprocessing(record, "list", 8, "crop")
+    pools.check_preprocessing(record, "list", 4, "crop")  # made smaller, as real images are
+    pools.check_preprocessing({}, "list of an earlier version", 299, "pad")
+    with pytest.raises(ValueError, match=r"list: images of 8 px would be enlarged to the 16 px"):
+        pools.check_preprocessing(record, "list", 16, "crop")
+    with pytest.raises(ValueError, match=r"list: .* config\.data\.resize=crop, those of the classifier by pad"):
+        pools.check_preprocessing(record, "list", 8, "pad")
+    write_pool(tmp_path, "polyp", resize="pad")
+    with pytest.raises(ValueError, match="made square in different ways"):
+        pools.preprocessing(pools.load(tmp_path))
+
+
+def test_images_of_another_policy_are_not_mixed_in(tmp_path):
+    write_pool(tmp_path, resize="crop")
+    with pytest.raises(ValueError, match="another --out"):
+        write_pool(tmp_path, seeds=(9,), resize="pad")
+    write_pool(tmp_path / "earlier")
+    write_pool(tmp_path / "earlier", seeds=(9,), resize="pad")  # an earlier version's pool records none
+    (pool,) = pools.load(tmp_path / "earlier")
+    assert pool.resize == "pad"

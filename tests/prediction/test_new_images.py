@@ -5,10 +5,13 @@ import dataclasses
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from published_weights import SMALL, small_state_dict
 from torch_pickles import write_state_dict
@@ -21,6 +24,8 @@ from dim_jax.evaluation import adjustment, calibration, split_evaluation
 from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.evaluation.predictor import make_predictor
 from dim_jax.interop import convert
+from dim_jax.prediction import output_files
+from dim_jax.prediction.folder_images import FolderImages
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
 
@@ -118,6 +123,80 @@ def test_the_number_of_overlays_is_the_requested_one_and_old_ones_are_removed(pr
     assert sorted(names) == sorted(f"overlays/{path.name}" for path in (predicted / "overlays").iterdir())
     for name in names:
         assert Image.open(predicted / name).size == (32, 32)
+
+
+def test_more_overlays_replace_those_of_the_earlier_call_and_no_other_file(run, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    for name in ("12_x.png", "00099_mine.png", "overlays/12_x.png", "overlays/00099_mine.png", "notes.csv"):
+        files.write_text(out / name, "mine")
+    mine = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for count in (2, 1):
+        assert call(run, images, out, f"--overlays={count}", "--batch-size=8") == 0
+        listed = {out / line["overlay"] for line in read_predictions(out)["images"] if line.get("overlay")}
+        assert len(listed) == count
+        assert set(out.glob("overlays/*")) == {*listed, *(path for path in mine if path.parent.name == "overlays")}
+        assert {path: path.read_bytes() for path in mine} == mine
+    files.write_text(tmp_path / "other" / "predictions.csv", "mine")
+    capsys.readouterr()
+    assert call(run, images, tmp_path / "other", "--overlays=0") == 2
+    assert f"would overwrite {tmp_path / 'other' / 'predictions.csv'}" in error_line(capsys)
+
+
+def folder_images(folder, names):
+    for name in names:
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "purple").save(folder / name)
+    return FolderImages([folder / name for name in names], 8, "squash", np.full(3, 0.5), np.full(3, 0.5))
+
+
+def write(out, images, rows):
+    """Writes predictions with overlays of some rows."""
+    names = output_files.overlay_names(images, rows)
+    entries = [
+        {"path": str(path), "status": "answered", "predicted": "a", "confidence": 1.0, "overlay": names.get(row, "")}
+        for row, path in enumerate(images.paths)
+    ]
+    content = {"notice": output_files.NOTICE, "checkpoint_step": 1, "classes": ["a"], "images": entries}
+    output_files.write(out, content, images, names, np.zeros((len(rows), 2, 2), np.float32))
+
+
+NAMES = st.sampled_from(["predictions.json", "predictions.csv", "notes.txt", "12_x.png", ".hidden"]) | st.builds(
+    "overlays/{:05d}_{}.png".format, st.integers(0, 5), st.sampled_from(["a", "b", "x"])
+)
+
+
+@given(mine=st.sets(NAMES, max_size=4), calls=st.lists(st.sets(st.integers(0, 2)), min_size=1, max_size=3))
+def test_no_call_changes_or_removes_a_file_that_no_call_listed(tmp_path_factory, mine, calls):
+    root = tmp_path_factory.mktemp("outputs")
+    out, images = root / "out", folder_images(root / "images", ["a.png", "b.png", "c.png"])
+    for name in mine:
+        files.write_text(out / name, "mine")
+    for rows in calls:
+        before = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        new = {f"overlays/{row + 1:05d}_{'abc'[row]}.png" for row in rows} | {"predictions.json", "predictions.csv"}
+        if new & mine:
+            with pytest.raises(ValueError, match="would overwrite"):
+                write(out, images, sorted(rows))
+            expected = before
+        else:
+            write(out, images, sorted(rows))
+            expected = {*mine, *new}
+        after = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        assert after == expected or set(after) == expected
+        assert all(after[name] == b"mine" for name in mine)
+
+
+def test_two_calls_into_one_folder_leave_nothing_that_is_not_listed(tmp_path):
+    first, second = (folder_images(tmp_path / name, [f"{name}{at}.png" for at in range(6)]) for name in "ab")
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(4):
+            for done in [pool.submit(write, tmp_path / "out", images, range(6)) for images in (first, second)]:
+                done.result()
+    listed = {line["overlay"] for line in read_predictions(tmp_path / "out")["images"]}
+    assert listed == {f"overlays/{path.name}" for path in (tmp_path / "out" / "overlays").iterdir()}
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert {row["overlay"] for row in csv.DictReader(file)} == listed
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_predictions_do_not_depend_on_the_batch_size_or_other_images(predicted, run, images, tmp_path):

@@ -1,9 +1,11 @@
 """The report page of classifiers: contents, missing and damaged files, self-containedness, and escaping of names."""
 
+import json
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +341,37 @@ def test_bad_input_is_one_line_and_writes_nothing(
     if case in ("absent", "empty"):
         assert "is not a run directory" in captured.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_a_page_or_table_that_no_earlier_report_wrote_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, page = make_run(tmp_path / "run"), tmp_path / "page.html"
+    page.write_text("mine")
+    assert command_line.run(report.main, [str(run), f"--out={page}"]) == 2
+    assert f"would overwrite {page}" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"] and page.read_text() == "mine"
+    page.unlink()
+    table = tmp_path / "page_data" / "run" / "learning_curves.csv"
+    files.write_text(table, "mine")
+    assert command_line.run(report.main, [str(run), f"--out={page}"]) == 2
+    assert f"would overwrite {table}" in capsys.readouterr().err
+    assert not page.exists() and list(table.parent.parent.rglob("*.*")) == [table]
+    table.rename(table.with_name("mine.csv"))
+    for _ in range(2):
+        assert command_line.run(report.main, [str(run), f"--out={page}"]) == 0
+    assert table.is_file() and table.with_name("mine.csv").read_text() == "mine"
+
+
+def test_two_reports_at_once_are_whole(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, evaluated=()) for name in ("a", "b")]
+    expected = [report_files.render_report([run]) for run in runs]
+    with ThreadPoolExecutor(2) as pool:
+        pages = list(pool.map(lambda run: report_files.write_report([run], tmp_path / "page.html"), runs))
+    name = runs[expected.index(pages[0].read_text(encoding="utf-8"))].name
+    listed = json.loads((tmp_path / "page_data" / "contents.json").read_text())
+    tables = [path.relative_to(tmp_path / "page_data").as_posix() for path in (tmp_path / "page_data").rglob("*.csv")]
+    assert sorted(listed) == sorted(tables) and all(table.startswith(f"{name}/") for table in tables)
 
 
 def test_equal_inputs_give_an_equal_page(runs: list[Path], three: str, tmp_path: Path) -> None:

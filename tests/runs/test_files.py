@@ -1,10 +1,13 @@
 """Atomic writes of files, and JSON."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -65,6 +68,44 @@ def test_concurrent_writes_of_one_file_are_atomic(tmp_path):
         states = {path.read_bytes() for _ in range(200)}
         assert all(len(future.result()) == 20 for future in futures)
     assert states <= set(contents) and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_another_process_writes_meanwhile_is_not_replaced(tmp_path):
+    barrier = threading.Barrier(2)
+
+    def write(content):
+        barrier.wait()
+        try:
+            with files.replacement(tmp_path / "a", is_folder=True) as folder:
+                time.sleep(0.1)
+                (folder / content).touch()
+        except ValueError as error:
+            return str(error)
+        return content
+
+    with ThreadPoolExecutor(2) as pool:
+        results = sorted(pool.map(write, ("x", "y")), key=len)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == results[:1]
+    assert "was written by another process meanwhile; run the same command again" in results[1]
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_turns_wait_for_each_other_and_leave_no_lock(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(files, "SECONDS_BEFORE_NOTICE", 0.02)
+    caplog.set_level(logging.INFO)
+    active, most = [], []
+
+    def work(number):
+        with files.turn(tmp_path / "new" / "out"):
+            active.append(number)
+            most.append(len(active))
+            time.sleep(0.05)
+            active.remove(number)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(6)))
+    assert most == [1] * 6 and not list((tmp_path / "new").iterdir())
+    assert "waiting for another process that writes" in caplog.text
 
 
 def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):

@@ -53,3 +53,26 @@ def test_a_held_directory_is_refused_within_a_process_too(run):
         pass
     with workdir.claim(run):
         pass
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "report.html", "checkpoints"])
+def test_a_directory_with_files_that_a_run_would_replace_is_refused(tmp_path, name):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"data is no run, and a run would replace its {name}"):
+        workdir.claim(tmp_path / "data").__enter__()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [name]
+
+
+def test_a_directory_with_other_files_becomes_a_run(tmp_path):
+    (tmp_path / "slurm-1.out").write_text("mine")
+    with workdir.claim(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["slurm-1.out"]
+
+
+def test_a_run_that_was_killed_before_it_had_a_configuration_is_resumed(tmp_path):
+    (tmp_path / workdir.LOCK).touch()
+    (tmp_path / "manifest.json").write_text("{}")
+    with workdir.claim(tmp_path) as held:
+        assert held == tmp_path
