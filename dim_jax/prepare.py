@@ -40,9 +40,16 @@ def main(arguments: Sequence[str]) -> None:
     add(
         "--group-regex",
         metavar="REGEX",
-        help="regular expression of the patient or case in a path: its first group, or the match",
+        help="regular expression of the patient or case in a path: its part (?P<group>...), else its first group, or "
+        "the match",
     )
-    add("--classes", metavar="A,B,C", help="class names in label order (sorted by default)")
+    add(
+        "--class-folder",
+        metavar="N",
+        type=int,
+        help="folder below --source that names the class: 1 for the first, 2, ..., or -1 for the innermost",
+    )
+    add("--classes", metavar="A,B,C", help="class names in label order (sorted by default); quote a name with a comma")
     add("--exclude", metavar="A,B", default="", help="classes to leave out")
     add("--image-size", metavar="N", type=int, default=299, help="side at which mean and std are measured (299)")
     add("--split", metavar="METHOD", help="group (default), kfold, random_image (ignores patients), or manifest")
@@ -59,13 +66,14 @@ def main(arguments: Sequence[str]) -> None:
         help="also write the pixels at --image-size, for config.data.backend=resident: squash (default), crop or pad",
     )
     add("--strict", action="store_true", help="refuse unreadable images instead of leaving them out")
+    add("--overwrite", action="store_true", help="prepare anew, in place of what was prepared in --out before")
     add("--data-dir", metavar="FOLDER", help="folder of built TensorFlow Datasets (default: that of TFDS)")
     add("--manual-dir", metavar="FOLDER", help="folder of manual downloads, for tfds:ebhi and others that need them")
     options = vars(parser.parse_args(arguments))
     command_line.start_logging()
     del options["debug"]
     if options["classes"] is not None:
-        options["classes"] = [name.strip() for name in options["classes"].split(",")]
+        options["classes"] = command_line.names(options["classes"])
     options["exclude"] = command_line.comma_separated(options["exclude"])
     from dim_jax.data.preparation import prepare_dataset
 

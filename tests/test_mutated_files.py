@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from report_runs import make_data, make_run
 
-from dim_jax.data import images, packed_pixels, sources, splits
+from dim_jax.data import images, packed_pixels, splits, tables
 from dim_jax.data import manifest as manifests
 from dim_jax.gan import pools
 from dim_jax.reporting import report_files
@@ -124,8 +124,8 @@ def test_a_changed_manifest_csv_lists_images_or_is_refused(examples, tmp_path):
     @property_of(4 * examples, mutations.map(lambda changes: mutated(whole, changes)) | texts | st.binary(max_size=60))
     def holds(content):
         table.write_bytes(content)
-        result = refused_or_read(sources.read_csv, table)
-        for item in result[1] if result else ():
+        result = refused_or_read(tables.read, table)
+        for item in result.images if result else ():
             assert (tmp_path / item.path).is_file() and item.label and ".." not in item.path
             assert item.split in ("", *splits.NAMES)
 

@@ -1,6 +1,7 @@
 """Command-line arguments, messages and exit codes: bad input is one line and exit code 2."""
 
 import argparse
+import csv
 import errno
 import logging
 import os
@@ -99,9 +100,24 @@ def path(text: str) -> str:
     return text
 
 
+def names(text: str) -> list[str]:
+    """Returns the names in A, B, "C, with a comma", without surrounding spaces and in Unicode's composed form.
+
+    Raises:
+      ValueError: a quote is not closed.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if '"' not in text:
+        return [name.strip() for name in text.split(",")]
+    try:
+        return [name.strip() for name in next(csv.reader([text], skipinitialspace=True, strict=True))]
+    except csv.Error as error:
+        raise ValueError(f'{text!a} is not a list of names ({error}); quote names as A,"B, with a comma"') from None
+
+
 def comma_separated(text: str) -> list[str]:
-    """Returns the names in "A, B,C" without surrounding spaces; an empty list for an empty text."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Returns the names in a text (see `names`) that are not empty."""
+    return [name for name in names(text) if name]
 
 
 def start_logging() -> None:

@@ -15,6 +15,8 @@ from dim_jax.data.manifest import Manifest
 from dim_jax.data.splits import Split
 
 MOST_SHOWN = 5  # lines of one kind in the text; the JSON lists all
+# With fewer images, a group for each is no sign of a mistake.
+FEWEST_OF_OWN_GROUP, SHARE_OF_OWN_GROUP = 10, 0.95
 
 
 def build(
@@ -26,8 +28,8 @@ def build(
       manifest, split: the prepared data.
       units: unit of each row (splits.units_of), shape (N,).
       exact, near: pairs of rows that are exact copies and near-duplicates, shape (P, 2) each.
-      facts: entries known to the preparation only: "options", "converted", "unreadable", "ignored", "notes" and
-        "seconds".
+      facts: entries known to the preparation only: "options", "converted", "unreadable", "ignored", "notes",
+        "warnings" and "seconds".
     """
     labels, classes = manifest.labels, manifest.classes
     counts = _per_class(labels, classes)
@@ -53,7 +55,7 @@ def build(
         "method": split.method,
         "folds": [_fold(manifest, split, number, units, same_picture) for number in range(len(split.folds))],
     }
-    report["warnings"] = _warnings(report, len(split.folds))
+    report["warnings"] = facts["warnings"] + _warnings(report, len(split.folds))
     return report
 
 
@@ -81,8 +83,10 @@ def _groups(manifest: Manifest, units: np.ndarray) -> dict[str, Any]:
     for row in manifest.rows:
         if row.group:
             labels_of[row.group][row.label] += 1
+    sizes = {group: sum(labels.values()) for group, labels in labels_of.items()}
     return {
         "number": len(labels_of),
+        "largest": max(sizes.items(), key=lambda item: item[1], default=("", 0)),
         "images_without": sum(not row.group for row in manifest.rows),
         "per_class": {name: sum(name in labels for labels in labels_of.values()) for name in manifest.classes},
         "units": int(units.max()) + 1,
@@ -148,6 +152,7 @@ def _warnings(report: dict[str, Any], folds: int) -> list[str]:
         )
     elif report["groups"]["images_without"] and report["method"] != "manifest":
         warnings.append(f"{report['groups']['images_without']} images have no group; each counts as a group of its own")
+    warnings += _group_warnings(report["groups"], report["images"])
     for conflict in report["duplicates"]["conflicting"]:
         warnings.append(
             "one picture has two labels: " + ", ".join(f"{path} ({label})" for path, label in conflict.items())
@@ -172,6 +177,21 @@ def _warnings(report: dict[str, Any], folds: int) -> list[str]:
             warnings.append(
                 f"{prefix}{len(leaks['same_picture'])} pictures are in more than one split, for one: {example}"
             )
+    return warnings
+
+
+def _group_warnings(groups: dict[str, Any], images: int) -> list[str]:
+    """Warns of groups that are hardly patients: one with most of the images, or one for almost every image."""
+    warnings = []
+    largest, size = groups["largest"]
+    with_group = images - groups["images_without"]
+    if size > images / 2:
+        warnings.append(f"the group {largest!r} has {size} of the {images} images; check whether it is one patient")
+    if with_group >= FEWEST_OF_OWN_GROUP and groups["number"] >= SHARE_OF_OWN_GROUP * with_group:
+        warnings.append(
+            f"there are {groups['number']} groups for {with_group} images, so hardly any two images are kept together; "
+            "check whether the group is the patient or case, not the image"
+        )
     return warnings
 
 

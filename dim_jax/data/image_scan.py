@@ -11,9 +11,9 @@ import numpy as np
 
 from dim_jax.data import images, near_duplicates
 from dim_jax.data.image_writer import safe_name
+from dim_jax.data.listing import ListedImage
 from dim_jax.data.manifest import Row
 from dim_jax.data.near_duplicates import Signature
-from dim_jax.data.sources import ListedImage
 
 LONGEST_NAME = 255  # bytes; the limit of common file systems
 LEAST_STD = 1 / 255  # one grey level, so that normalisation is finite even for images of a single colour

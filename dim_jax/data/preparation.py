@@ -13,14 +13,18 @@ from typing import Any
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import progress_callback
-from dim_jax.data import images, phantom, prepared_folder, sources, splits, tfds_source
+from dim_jax.data import groups, images, phantom, prepared_folder, source_record, sources, splits, tfds_source
+from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
-from dim_jax.data.sources import Listing
+from dim_jax.data.listing import ListedImage, Listing, class_order, with_checked_labels, without_classes
 from dim_jax.runs import files
 
 PHANTOM = "phantom"
 TFDS = "tfds:"
 MOST_SIDE, MOST_SCALE = 4096, 100
+REMEDY = "choose another --out, or add --overwrite to prepare the data again in its place"
+# Values of options in reports from before the options were added.
+BEFORE = {"exclude": [], "class_folder": None}
 
 
 def prepare_dataset(
@@ -29,6 +33,7 @@ def prepare_dataset(
     *,
     manifest: str | Path | None = None,
     group_regex: str | None = None,
+    class_folder: int | None = None,
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     image_size: int = 299,
@@ -42,16 +47,18 @@ def prepare_dataset(
     strict: bool = False,
     data_dir: str | Path | None = None,
     manual_dir: str | Path | None = None,
+    overwrite: bool = False,
+    remedy: str = REMEDY,
 ) -> Path:
-    """Prepares `source` into the folder `out`; does nothing if `out` was prepared with the same options.
+    """Prepares `source` into the folder `out`; does nothing if `out` was prepared from it with the same options.
 
     Args:
       source: a folder with one folder per class, or with a manifest.csv; "phantom" for synthetic tissue; "tfds:NAME"
         for a dataset of TensorFlow Datasets; None with `manifest`.
       out: output folder; it must be new or empty.
       manifest: CSV with the columns path, label and optionally group and split.
-      group_regex: regular expression of the group (patient or case) in an image's path: its first capturing group, or
-        else the whole match.
+      group_regex: regular expression of the group (patient or case) in an image's path; see `groups.from_paths`.
+      class_folder: number of the folder below `source` that names the class; see `class_folders.read`.
       classes: class names in label order; None sorts them, or takes the clinical order of the phantom.
       exclude: classes to leave out.
       image_size: side in px at which mean and std are measured, and at which phantom images are rendered.
@@ -63,18 +70,22 @@ def prepare_dataset(
       pack: also write the pixels at `image_size`, resized by this policy ("squash", "crop" or "pad").
       strict: refuse unreadable images instead of leaving them out.
       data_dir, manual_dir: TFDS's folders of built datasets and of manual downloads; None for its defaults.
+      overwrite: prepare the data in any case, and replace what an earlier call wrote to `out`.
+      remedy: end of the error for an `out` that was prepared from other files or with other options.
 
     Returns:
       The absolute path of `out`.
 
     Raises:
       FileNotFoundError: the source, the CSV or an image it lists does not exist.
-      ValueError: an option or the data are invalid, or `out` was prepared with other options.
+      ValueError: an option or the data are invalid, or `out` was prepared with other options or from other files.
     """
     out = Path(os.path.realpath(out))
     if source is None and manifest is None:
         raise ValueError("nothing to prepare; give --source=FOLDER, --source=phantom or --manifest=FILE.csv")
-    is_phantom = str(source) == PHANTOM
+    is_phantom = source == PHANTOM
+    if is_phantom:
+        check_phantom(out)
     is_folder = source is not None and not is_phantom and not str(source).startswith(TFDS)
     if (data_dir or manual_dir) and not str(source).startswith(TFDS):
         raise ValueError("--data-dir and --manual-dir are only for --source=tfds:NAME; drop them")
@@ -85,6 +96,7 @@ def prepare_dataset(
         "source": os.path.abspath(source) if is_folder else None if source is None else str(source),
         "manifest": None if manifest is None else os.path.abspath(manifest),
         "group_regex": group_regex,
+        "class_folder": class_folder,
         "classes": None if classes is None else list(classes),
         "exclude": list(exclude),
         "image_size": image_size,
@@ -100,8 +112,9 @@ def prepare_dataset(
         root = Path(os.path.realpath(source))
         if out.is_relative_to(root) or root.is_relative_to(out):
             raise ValueError(f"--out={out} and --source={root} are inside each other; choose an --out elsewhere")
-    if _is_prepared(out, options):
-        command_line.say(f"{out} is already prepared with these options; nothing to do")
+    if overwrite and out.is_dir():
+        prepared_folder.check_own(out)
+    elif _is_prepared(out, options, remedy):
         return out
     _check_options(options, folds, validation, test, scale)
     started = time.perf_counter()
@@ -110,6 +123,8 @@ def prepare_dataset(
         with files.replacement(out, is_folder=True) as partial:
             listing = _list_images(partial, options, {"data_dir": data_dir, "manual_dir": manual_dir})
             prepared_folder.write(partial, listing, options, strict, started)
+            if overwrite and out.is_dir():
+                prepared_folder.remove(out)
     except BaseException:
         with contextlib.suppress(OSError):
             for folder in new_parents:
@@ -119,8 +134,23 @@ def prepare_dataset(
     return out
 
 
-def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
-    """Returns whether `out` holds data prepared with these options; raises if it holds anything else."""
+def check_phantom(out: Path | None = None) -> None:
+    """Raises ValueError if "phantom" may mean a folder of that name in the working folder.
+
+    Args:
+      out: output folder; a folder called phantom that holds it is no source.
+    """
+    folder = Path(PHANTOM)
+    is_output = out is not None and out.is_relative_to(os.path.realpath(folder))
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").is_file() and not is_output:
+        raise ValueError(
+            f"phantom means synthetic tissue, but there is also a folder {folder.absolute()}; write ./phantom if it is "
+            "meant, and otherwise rename it or work in another folder"
+        )
+
+
+def _is_prepared(out: Path, options: dict[str, Any], remedy: str) -> bool:
+    """Returns whether `out` holds data prepared from this source with these options; raises if it holds others."""
     if not out.exists():
         return False
     if not out.is_dir():
@@ -129,15 +159,25 @@ def _is_prepared(out: Path, options: dict[str, Any]) -> bool:
         if any(out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no prepared data; choose another --out")
         return False
-    # Reports from before --exclude was added lack the option; no class was left out.
-    previous = {"exclude": []} | (files.read_object(out / REPORT_FILE).get("options") or {})
+    try:
+        previous = BEFORE | (files.read_object(out / REPORT_FILE).get("options") or {})
+        splits.load(out, manifests.load(out))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{out} is damaged ({error}); {remedy}") from None
     differing = [
         f"{key} was {previous.get(key)!r} and is now {value!r}"
         for key, value in files.to_json(options).items()
         if previous.get(key) != value
     ]
     if differing:
-        raise ValueError(f"{out} was prepared with other options ({'; '.join(differing)}); choose another --out")
+        raise ValueError(f"{out} was prepared with other options ({'; '.join(differing)}); {remedy}")
+    is_fixed = options["source"] == PHANTOM or (options["source"] or "").startswith(TFDS)
+    changes = source_record.changes(out, None if is_fixed else lambda: _list_images(out, options, {}))
+    if changes:
+        raise ValueError(f"{out} was prepared before its images changed: {'; '.join(changes)}; {remedy}")
+    has_record = is_fixed or (out / source_record.FILE_NAME).is_file()
+    known = "" if has_record else "; whether images were added or labels changed since is not known for data this old"
+    command_line.say(f"{out} is already prepared with these options{known}; nothing to do")
     return True
 
 
@@ -161,6 +201,11 @@ def _check_options(options: dict[str, Any], folds: int, validation: float, test:
     if options["pack"] not in (None, *images.POLICIES):
         raise ValueError(f"--pack={options['pack']} is not a policy; use {', '.join(images.POLICIES)}")
     is_tfds = (options["source"] or "").startswith(TFDS)
+    number = options["class_folder"]
+    if number is not None and (is_phantom or is_tfds or options["manifest"]):
+        raise ValueError(f"--class-folder={number} is only for a --source of class folders; drop it")
+    if number is not None and not (number >= 1 or number == -1):
+        raise ValueError(f"--class-folder={number} must be 1 for the first folder, 2, ..., or -1 for the innermost")
     if is_tfds and (options["manifest"] or options["source"] == TFDS):
         raise ValueError("--source=tfds:NAME names a dataset with its own list of images; give NAME and no --manifest")
     if options["source"] and not is_phantom and not is_tfds and not os.path.isdir(options["source"]):
@@ -172,7 +217,8 @@ def _check_options(options: dict[str, Any], folds: int, validation: float, test:
 def _list_images(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> Listing:
     classes, exclude = options["classes"], options["exclude"]
     listing = _list_all(folder, options | {"classes": None if exclude else classes}, tfds_folders)
-    return sources.without_classes(listing, exclude, classes) if exclude else listing
+    listing = with_checked_labels(groups.checked(listing))
+    return without_classes(listing, exclude, classes) if exclude else listing
 
 
 def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any]) -> Listing:
@@ -182,10 +228,15 @@ def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any
         return tfds_source.list_images(folder / "images", name, **selected, **tfds_folders, progress=progress)
     if options["source"] != PHANTOM:
         return sources.list_images(
-            options["source"], options["manifest"], options["group_regex"], options["classes"], options["split"]
+            options["source"],
+            options["manifest"],
+            options["group_regex"],
+            options["classes"],
+            options["split"],
+            options["class_folder"],
         )
     root = folder / "images"
     progress = progress_callback("rendering tissue")
     rows = phantom.write(root, options["image_size"], options["scale"], options["seed"], progress)
-    listed = [sources.ListedImage(path, label, case, where=path) for path, label, case in sorted(rows)]
-    return sources.Listing(root, sources.class_order(listed, options["classes"] or phantom.CLASSES), listed)
+    listed = [ListedImage(path, label, case, where=path) for path, label, case in sorted(rows)]
+    return Listing(root, listed, class_order(listed, options["classes"] or phantom.CLASSES))

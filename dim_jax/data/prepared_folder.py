@@ -1,6 +1,7 @@
 """Contents of a prepared folder: scans listed images, joins duplicates, splits, measures statistics and reports."""
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,19 @@ import numpy as np
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import progress_callback
-from dim_jax.data import data_report, image_scan, near_duplicates, packed_pixels, splits
+from dim_jax.data import data_report, image_scan, near_duplicates, packed_pixels, source_record, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.image_scan import ScannedImage
-from dim_jax.data.sources import Listing
+from dim_jax.data.listing import Listing, named
 from dim_jax.runs import files
+
+REPORT_TEXT, EXAMPLES = "data_report.txt", "examples.png"
+OWN_FILES = (
+    manifests.FILE_NAME, splits.FILE_NAME, source_record.FILE_NAME, REPORT_FILE, REPORT_TEXT, EXAMPLES,
+    packed_pixels.FILE_NAME,
+)  # fmt: skip
+FEATURES = "features-*.npz"  # features of frozen networks, which training caches here
 
 
 def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool, started: float) -> None:
@@ -70,18 +78,46 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
         "unreadable": unreadable,
         "ignored": listing.ignored,
         "notes": listing.notes,
+        "warnings": listing.warnings,
     }
     if options["pack"]:
         manifest = dataclasses.replace(manifest, packed=folder / packed_pixels.FILE_NAME)
         packed_pixels.write(manifest, options["image_size"], options["pack"], progress_callback("packing pixels"))
     facts["seconds"] = round(time.perf_counter() - started, 3)
     report = data_report.build(manifest, split, units, exact, near, facts)
-    data_report.contact_sheet(manifest, split).save(folder / "examples.png")
-    files.write_text(folder / "data_report.txt", data_report.text(report))
+    data_report.contact_sheet(manifest, split).save(folder / EXAMPLES)
+    files.write_text(folder / REPORT_TEXT, data_report.text(report))
     manifests.save(manifest, folder)
     files.write_json(folder / REPORT_FILE, report)
+    source_record.write(listing, folder)
     splits.save(split, manifest, folder)
     command_line.say(data_report.text(report).rstrip("\n"))
+
+
+def check_own(folder: Path) -> None:
+    """Raises ValueError if a folder holds files that no earlier preparation or training wrote into it."""
+    own = {folder / name for name in OWN_FILES} | set(folder.glob(FEATURES))
+    try:
+        manifest = manifests.load(folder)
+        own |= {manifest.file(row) for row in range(len(manifest))}
+    except (OSError, ValueError):
+        pass  # without a manifest no image is known to be ours
+    others = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*"))
+        if path not in own and (path.is_symlink() or not path.is_dir())
+    ]
+    if others:
+        raise ValueError(
+            f"--overwrite: {folder} holds files that no earlier preparation lists ({named(others)}); move them, or "
+            "choose another --out"
+        )
+
+
+def remove(folder: Path) -> None:
+    """Removes the files of an earlier preparation; see `check_own` for its errors."""
+    check_own(folder)
+    shutil.rmtree(folder)
 
 
 def _check_readable(

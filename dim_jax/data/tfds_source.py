@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.data import image_writer, sources, tfds_builders
+from dim_jax.data import groups, image_writer, tfds_builders
+from dim_jax.data.listing import SPLIT_NAMES, ListedImage, Listing, class_order
 
 GROUP_FEATURES = ("group", "case", "patient")
 FILE_FEATURES = ("filename", "file_name")
@@ -42,7 +43,7 @@ def list_images(
     classes: Sequence[str] | None = None,
     split: str = "auto",
     progress: Callable[[int, int], None] | None = None,
-) -> sources.Listing:
+) -> Listing:
     """Builds a dataset if necessary, writes its encoded images below `folder` and lists them.
 
     Args:
@@ -50,8 +51,8 @@ def list_images(
       name: TFDS name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
       data_dir: TFDS's folder of built datasets; None for its default.
       manual_dir: folder of manual downloads; None for downloads/manual in `data_dir`.
-      group_regex: see `sources.with_groups`; None takes the feature named group, case or patient, if there is one.
-      classes: see `sources.class_order`; None takes the label order of the dataset, without classes that have no
+      group_regex: see `groups.from_paths`; None takes the feature named group, case or patient, if there is one.
+      classes: see `listing.class_order`; None takes the label order of the dataset, without classes that have no
         images.
       split: requested split method. For "auto" and "manifest" the dataset's own splits are used if there are training,
         validation and test; otherwise all of its images are pooled.
@@ -78,7 +79,7 @@ def list_images(
             file = _text(example.get(names.file, "")) or f"{own}-{number:06d}"
             path = writer.write(example[names.image], label_names[label], file)
             group = "" if group_regex else _text(example.get(names.group, ""))
-            listed.append(sources.ListedImage(path, label_names[label], group, split_names.get(own, ""), where=path))
+            listed.append(ListedImage(path, label_names[label], group, split_names.get(own, ""), where=path))
         if progress:
             progress(done, max(done, total))
     listed.sort(key=lambda item: item.path)
@@ -92,14 +93,14 @@ def list_images(
         use = "is ignored because of --group-regex" if group_regex else "is the group"
         notes.append(f"the dataset's feature {names.group!r} {use}")
     if group_regex:
-        listed = sources.with_groups(listed, group_regex)
+        listed = groups.from_paths(listed, group_regex)
     if classes is None:
         labels = {item.label for item in listed}
         classes = [label for label in label_names if label in labels]
         absent = [label for label in label_names if label not in labels]
         if absent:
             notes.append(f"the dataset has no images of its classes {', '.join(absent)}")
-    return sources.Listing(Path(folder), sources.class_order(listed, classes), listed, bool(split_names), notes=notes)
+    return Listing(Path(folder), listed, class_order(listed, classes), bool(split_names), notes=notes)
 
 
 def make_builder(name: str, data_dir: str | Path | None = None) -> Any:
@@ -228,7 +229,7 @@ def _is_scalar(feature: Any) -> bool:
 
 def _own_splits(names: list[str], name: str, split: str) -> tuple[dict[str, str], list[str]]:
     """Returns "train", "val" or "test" for each split of the dataset, or nothing if they are not used; and notes."""
-    meanings = {own: sources.SPLIT_NAMES[own.lower()] for own in names if own.lower() in sources.SPLIT_NAMES}
+    meanings = {own: SPLIT_NAMES[own.lower()] for own in names if own.lower() in SPLIT_NAMES}
     subject = f"the dataset's own split{'s' if len(names) > 1 else ''} {', '.join(names)}"
     if {"train", "val", "test"} <= set(meanings.values()):
         if split not in ("auto", "manifest"):

@@ -55,6 +55,7 @@ def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> S
             folds=options.folds,
             seed=config.seed,
             scale=options.phantom_scale if is_phantom else 1.0,
+            remedy="bring the images back as they were, or compare on them in another --workdir",
         )
     folds = len(open_dataset(site.data).split.folds)
     if folds != options.folds:

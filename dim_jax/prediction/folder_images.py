@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dim_jax.data.class_folders import files_below
 from dim_jax.data.images import SUFFIXES, read_square
-from dim_jax.data.sources import files_below
 
 
 def find_images(sources: Sequence[str | Path]) -> tuple[list[Path], int]:

@@ -12,7 +12,7 @@ import jax
 from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan
-from dim_jax.data.preparation import prepare_dataset
+from dim_jax.data.preparation import PHANTOM, check_phantom, prepare_dataset
 from dim_jax.data.sampler import Sampler
 from dim_jax.reporting import report_files
 from dim_jax.runs import fields, files, workdir
@@ -118,8 +118,14 @@ def _prepare(config: Config, run: Path) -> Path:
     """Prepares raw data into the run directory and returns the prepared folder."""
     options = config.data
     log.info("%s is not prepared yet; preparing it into %s", options.path, run / PREPARED)
-    scale = options.phantom_scale if options.path == "phantom" else 1.0
-    return prepare_dataset(options.path, run / PREPARED, image_size=options.image_size, scale=scale)
+    scale = options.phantom_scale if options.path == PHANTOM else 1.0
+    return prepare_dataset(
+        options.path,
+        run / PREPARED,
+        image_size=options.image_size,
+        scale=scale,
+        remedy="bring the images back as they were, or train on them in another --workdir",
+    )
 
 
 def _check_images(data: datasets.Dataset) -> None:
@@ -176,7 +182,9 @@ def _check_path(path: str) -> None:
     """Raises ValueError or FileNotFoundError unless `path` is a folder or names the synthetic dataset."""
     if not path:
         raise ValueError("config.data.path is empty; give a prepared dataset, a folder of class folders, or phantom")
-    if path != "phantom" and not Path(path).is_dir():
+    if path == PHANTOM:
+        check_phantom()
+    elif not Path(path).is_dir():
         raise FileNotFoundError(f"config.data.path={path}: no such folder")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dim_jax.data import manifest as manifests
-from dim_jax.data import sources
+from dim_jax.data import tables
 from dim_jax.data.manifest import Manifest, Row
 from dim_jax.runs import files
 
@@ -112,22 +112,22 @@ def test_any_csv_of_existing_images_is_read_back(images, byte_order_mark):
         writer.writerows([group, f"i/{path}", label, "HE"] for path, (label, group) in images.items())
         encoding = "utf-8-sig" if byte_order_mark else "utf-8"
         (folder / "manifest.csv").write_bytes(table.getvalue().encode(encoding))
-        root, listed, has_split = sources.read_csv(folder / "manifest.csv")
-        assert root == folder and not has_split
-        assert {item.path[2:]: (item.label, item.group) for item in listed} == images
-        assert [item.path for item in listed] == sorted(item.path for item in listed)
+        listing = tables.read(folder / "manifest.csv")
+        assert listing.root == folder and not listing.has_split
+        assert {item.path[2:]: (item.label, item.group) for item in listing.images} == images
+        assert [item.path for item in listing.images] == sorted(item.path for item in listing.images)
 
 
 def test_csv_paths_are_relative_to_the_source_or_else_to_the_csv(tmp_path):
     images_in(tmp_path, "pictures/a/1.png", "tables/b/2.png")
     table = tmp_path / "tables" / "manifest.csv"
     table.write_text("path,label,split\na/1.png,a,Validation\n")
-    root, listed, has_split = sources.read_csv(table, tmp_path / "pictures")
-    assert root == tmp_path / "pictures" and has_split and listed[0].split == "val"
+    listing = tables.read(table, tmp_path / "pictures")
+    assert listing.root == tmp_path / "pictures" and listing.has_split and listing.images[0].split == "val"
     table.write_text("path,label\nb/2.png,b\n")
-    assert sources.read_csv(table, tmp_path / "pictures")[0] == tmp_path / "tables"
+    assert tables.read(table, tmp_path / "pictures").root == tmp_path / "tables"
     table.write_text(f"path,label\n{tmp_path}/pictures/a/1.png,a\n")
-    assert sources.read_csv(table, tmp_path / "pictures")[1][0].path == "a/1.png"
+    assert tables.read(table, tmp_path / "pictures").images[0].path == "a/1.png"
 
 
 @pytest.mark.parametrize("text, error, message", [
@@ -149,11 +149,11 @@ def test_errors_of_a_broken_csv_are_one_line_with_the_place(tmp_path, text, erro
     images_in(tmp_path, "a.png")
     (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(error, match=message) as caught:
-        sources.read_csv(tmp_path / "manifest.csv")
+        tables.read(tmp_path / "manifest.csv")
     assert "\n" not in str(caught.value)
 
 
 def test_a_csv_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "manifest.csv").write_bytes("path,label\nä.png,a\n".encode("latin-1"))
     with pytest.raises(ValueError, match="UTF-8"):
-        sources.read_csv(tmp_path / "manifest.csv")
+        tables.read(tmp_path / "manifest.csv")

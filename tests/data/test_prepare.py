@@ -57,7 +57,7 @@ def test_class_folders_become_a_manifest_a_split_and_a_report(tmp_path, capsys):
     assert run(f"--source={source}", f"--out={tmp_path / 'new' / 'data'}", "--image-size=16") == 0
     data = tmp_path / "new" / "data"
     assert sorted(os.listdir(data)) == [
-        "data_report.json", "data_report.txt", "examples.png", "manifest.json", "split.json",
+        "data_report.json", "data_report.txt", "examples.png", "manifest.json", "sources.json", "split.json",
     ]  # fmt: skip
     assert os.listdir(data.parent) == ["data"]
     manifest = manifests.load(data)

@@ -19,16 +19,21 @@ OddInput = Callable[[Path], str]
 ODD_INPUTS: dict[str, tuple[str, OddInput]] = {}  # name -> (group, function)
 
 
-def odd_input(group: str) -> Callable[[OddInput], OddInput]:
+def odd_input(group: str, name: str = "") -> Callable[[OddInput], OddInput]:
     """Returns a decorator that adds a function to a group.
 
     The function gets an empty folder, draws its input there, gives it to a command, checks the result and returns the
     outcome as a phrase: what it was read as, the warning, or the error.
+
+    Args:
+      group: the group of inputs.
+      name: name of the input; "" takes that of the function.
     """
 
     def add(check: OddInput) -> OddInput:
-        assert check.__name__ not in ODD_INPUTS, f"two odd inputs are called {check.__name__}"
-        ODD_INPUTS[check.__name__] = (group, check)
+        key = name or check.__name__
+        assert key not in ODD_INPUTS, f"two odd inputs are called {key}"
+        ODD_INPUTS[key] = (group, check)
         return check
 
     return add

@@ -1,0 +1,134 @@
+"""The images of a source, listed and not read yet, and their classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dim_jax.data import spellings
+
+SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """An image as its source lists it, before it is read.
+
+    Attributes:
+      path: POSIX path relative to the root of the source.
+      label: class name.
+      group: patient or case; "" if unknown.
+      split: "train", "val" or "test"; "" if the source has no split.
+      where: position in the source, for error messages.
+    """
+
+    path: str
+    label: str
+    group: str = ""
+    split: str = ""
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source.
+
+    Attributes:
+      root: folder that the paths of the images are relative to.
+      images: the images, sorted by path.
+      classes: class names in label order; () before `class_order`.
+      has_split: whether the source assigns each image to a split.
+      ignored: files that are not images of a class.
+      notes: choices made while listing, for the report.
+      warnings: what in the source may be wrong, for the report.
+    """
+
+    root: Path
+    images: list[ListedImage]
+    classes: tuple[str, ...] = ()
+    has_split: bool = False
+    ignored: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def named(names: Sequence[str], most: int = 3) -> str:
+    """Returns the first names of a list as text, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def with_checked_labels(listing: Listing) -> Listing:
+    """Returns the listing with the names of classes in Unicode's composed form, in which keyboards write them, and with
+    a warning of classes whose names mean that the label is missing."""
+    missing = [name for name in listing.classes if spellings.is_missing_word(name)]
+    warnings = [
+        f"the class {name!r} has {sum(item.label == name for item in listing.images)} images; leave them out with "
+        f"--exclude={name} if it means that their label is not known"
+        for name in missing
+    ]
+    images = [
+        item if item.label == (label := spellings.composed(item.label)) else replace(item, label=label)
+        for item in listing.images
+    ]
+    classes = tuple(map(spellings.composed, listing.classes))
+    return replace(listing, images=images, classes=classes, warnings=[*listing.warnings, *warnings])
+
+
+def without_classes(listing: Listing, exclude: Sequence[str], classes: Sequence[str] | None) -> Listing:
+    """Returns the listing without the images of some classes, with a note of it.
+
+    Args:
+      listing: images of all classes.
+      exclude: names of the classes to leave out.
+      classes: see `class_order`; None keeps the order of `listing`.
+
+    Raises:
+      ValueError: a class in `exclude` does not exist, or as `class_order`.
+    """
+    exclude = _as_labels(exclude, listing.classes)
+    absent = [name for name in exclude if name not in listing.classes]
+    if absent:
+        raise ValueError(f"--exclude={absent[0]} is not a class; the classes are {', '.join(listing.classes)}")
+    images = [item for item in listing.images if item.label not in exclude]
+    note = f"{len(listing.images) - len(images)} images of {', '.join(exclude)} are left out because of --exclude"
+    order = classes or [name for name in listing.classes if name not in exclude]
+    return replace(listing, classes=class_order(images, order), images=images, notes=[*listing.notes, note])
+
+
+def class_order(listed: Sequence[ListedImage], names: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the class names in label order, as the labels of the images spell them.
+
+    Args:
+      listed: the images.
+      names: class names in label order; None sorts the labels of the images.
+
+    Raises:
+      ValueError: a name is repeated or empty, the label of an image is not in `names`, a class has no images, two
+        labels differ in spelling only, or there are fewer than two classes.
+    """
+    labels = sorted({item.label for item in listed})
+    spelled: dict[str, str] = {}
+    for name in labels:
+        other = spelled.setdefault(spellings.key(name), name)
+        if other != name:
+            raise ValueError(
+                f"the labels {other!a} and {name!a} differ in spelling only (capitals, spaces, leading zeros or how "
+                "accents are written); spell them alike, or rename one if they are two classes"
+            )
+    names = labels if names is None else _as_labels(names, labels)
+    if len(set(names)) != len(names) or not all(names):
+        raise ValueError(f"--classes={','.join(names)} has an empty or repeated name; give each class once")
+    for item in listed:
+        if item.label not in names:
+            raise ValueError(f"unknown label {item.label!r} at {item.where}; --classes names {', '.join(names)}")
+    empty = [name for name in names if name not in labels]
+    if empty:
+        raise ValueError(f"class {empty[0]!r} has no images; the images have the labels {', '.join(labels)}")
+    if len(names) < 2:
+        raise ValueError(f"there is only one class, {names[0]!r}; a classifier needs at least two")
+    return tuple(names)
+
+
+def _as_labels(names: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Returns names of classes as the labels spell them; a name that is no label stays as it is."""
+    spelled = {spellings.key(label): label for label in labels}
+    return [name if name in labels else spelled.get(spellings.key(name), name) for name in names]

@@ -1,0 +1,273 @@
+"""Tables of images as a source: CSV files as spreadsheets and other programs of any system write them."""
+
+import codecs
+import contextlib
+import csv
+import difflib
+import io
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dim_jax.data.class_folders import files_below
+from dim_jax.data.images import SUFFIXES
+from dim_jax.data.listing import SPLIT_NAMES, ListedImage, Listing, named
+from dim_jax.data.spellings import plain
+from dim_jax.runs import files
+
+COLUMNS = ("path", "label", "group", "split")
+NEEDED = "needed are path,label[,group][,split]"
+# Other names for the columns, without spaces and with an ending such as _id removed.
+SYNONYMS = {
+    "path": "file filename filepath image imagepath imagefile img imgpath imagename picture",
+    "label": "class classname category target diagnosis klasse diagnose y",
+    "group": "patient case slide wsi subject donor specimen person patientin grp",
+    "split": "subset set partition fold part phase datasplit usage",
+}
+SEPARATORS = (",", ";", "\t", "|")
+MARKS = (  # UTF-32 first, as its mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"),
+)  # fmt: skip
+LARGEST = 2**30  # bytes
+MOST_SHOWN = 8  # columns in a message
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a table.
+
+    Attributes:
+      records: line of the file and the cells of COLUMNS of each image, "" where there are none.
+      columns: the columns of COLUMNS that the table has.
+      others: names of the other columns that are not empty.
+    """
+
+    records: list[tuple[int, dict[str, str]]]
+    columns: tuple[str, ...]
+    others: list[str]
+
+
+def read(
+    path: str | Path, source: str | Path | None = None, *, has_group_regex: bool = False, split: str = "auto"
+) -> Listing:
+    """Lists the images of a table with the columns path, label and optionally group and split.
+
+    Args:
+      path: the table: CSV in UTF-8 or UTF-16, with or without a byte order mark or a line `sep=;` before the header,
+        separated by commas, semicolons, tabs or bars.
+      source: folder that the paths are relative to; the folder of the table if this is None or lacks the first image.
+      has_group_regex: whether the groups are read from the paths, so that no group column is needed.
+      split: requested split method; a split column is used for "auto" and "manifest".
+
+    Returns:
+      The listing without classes, with warnings of the columns and files that are passed over.
+
+    Raises:
+      FileNotFoundError: the table or a listed image does not exist.
+      ValueError: a column is missing or misspelled, a cell is empty, a path is listed twice or outside the folder, or a
+        split is unknown.
+    """
+    path = Path(os.path.abspath(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --manifest needs a CSV of path,label[,group][,split]")
+    table = _read_cells(path)
+    _check_other_columns(path, table, has_group_regex, split in ("auto", "manifest"))
+    folder = _folder(path, source, table.records[0][1]["path"])
+    listed: dict[str, ListedImage] = {}
+    line_of: dict[str, int] = {}
+    respelled = []
+    for line, cells in table.records:
+        where = f"{path}, line {line}"
+        for name in ("path", "label"):
+            if not cells[name]:
+                raise ValueError(f"{where}: the {name} is empty; fill it in or drop the line")
+        relative, is_respelled = folder.find(cells["path"], where)
+        if relative in listed:
+            raise ValueError(f"{where}: {relative!r} is already listed in line {line_of[relative]}; keep one of them")
+        part = SPLIT_NAMES.get(plain(cells["split"]), "")
+        if "split" in table.columns and not part:
+            raise ValueError(f"{where}: unknown split {cells['split']!r}; use train, val or test")
+        if not files.is_file(folder.root / relative):
+            raise FileNotFoundError(f"{where}: {folder.root / relative} does not exist; mend the path or drop the line")
+        if is_respelled:
+            respelled.append(f"{cells['path']} is {relative}")
+        line_of[relative] = line
+        listed[relative] = ListedImage(relative, cells["label"], cells["group"], part, where)
+    warnings = []
+    if table.others:
+        warnings.append(f"columns of {path.name} that are not read: {named(table.others, MOST_SHOWN)}")
+    if respelled:
+        warnings.append(
+            f"{len(respelled)} paths in {path.name} differ from the names of the files in capitals or Unicode form, "
+            f"and are taken for them: {named(respelled)}"
+        )
+    is_whole = source is not None and folder.root == Path(os.path.abspath(source))
+    ignored = [name for name in folder.unlisted(listed, is_whole) if folder.root / name != path]
+    unlisted = [name for name in ignored if os.path.splitext(name)[1].lower() in SUFFIXES]
+    if unlisted:
+        warnings.append(
+            f"{len(unlisted)} images in {folder.root} are not listed in {path.name} and left out: {named(unlisted)}"
+        )
+    images = [listed[name] for name in sorted(listed)]
+    return Listing(folder.root, images, has_split="split" in table.columns, ignored=ignored, warnings=warnings)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The folder that the paths of a table are relative to."""
+
+    root: Path
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Paths of all files, relative to the root."""
+        return sorted(path.relative_to(self.root).as_posix() for path in files_below(self.root, must_be_readable=False))
+
+    @cached_property
+    def by_spelling(self) -> dict[str, list[str]]:
+        """The paths by their plain spelling."""
+        spelled: dict[str, list[str]] = {}
+        for name in self.names:
+            spelled.setdefault(plain(name), []).append(name)
+        return spelled
+
+    def find(self, cell: str, where: str = "") -> tuple[str, bool]:
+        """Returns the relative path of the file that a cell names, and whether it is spelled otherwise on disk.
+
+        Raises:
+          ValueError: the path is outside the folder.
+        """
+        # A backslash is a separator on Windows, and a character like others elsewhere.
+        for form in (cell, cell.replace("\\", "/")):
+            relative = _inside(form, self.root, where)
+            if files.is_file(self.root / relative):
+                return relative, False
+        similar = self.by_spelling.get(plain(relative), ())
+        return (similar[0], True) if len(similar) == 1 else (relative, False)
+
+    def unlisted(self, listed: Collection[str], is_whole: bool) -> list[str]:
+        """Returns the files that are not listed.
+
+        Args:
+          listed: relative paths of the listed images.
+          is_whole: whether all of the folder holds images of the table, or only the folders of listed ones.
+        """
+        tops = {name.split("/")[0] if "/" in name else "" for name in listed}
+        names = [name for name in self.names if name not in listed]
+        return [name for name in names if is_whole or (name.split("/")[0] if "/" in name else "") in tops]
+
+
+def _folder(path: Path, source: str | Path | None, first: str) -> _Folder:
+    """Returns the first of `source` and the folder of the table that has the first image."""
+    folders = [_Folder(Path(os.path.abspath(folder))) for folder in (source, path.parent) if folder is not None]
+    for folder in folders:
+        with contextlib.suppress(ValueError):
+            if first and files.is_file(folder.root / folder.find(first)[0]):
+                return folder
+    return folders[0]
+
+
+def _inside(path: str, root: Path, where: str) -> str:
+    """Returns `path` as a POSIX path relative to `root`; raises ValueError if it is outside `root`."""
+    absolute = Path(os.path.normpath(root / path))
+    for folder in (root, root.resolve()):
+        if absolute.is_relative_to(folder) and absolute != folder:
+            return absolute.relative_to(folder).as_posix()
+    raise ValueError(f"{where}: path {path!r} leads outside {root}; give --source as the folder that holds all images")
+
+
+def _read_cells(path: Path) -> Table:
+    """Reads the cells of a table.
+
+    Spaces around cells, the case of the header, empty lines and columns, and the separator do not matter, because
+    spreadsheets choose them.
+    """
+    try:
+        text = _text(path)
+        # Excel reads the separator from such a line, and drops it.
+        mark = re.match(r'"?sep=(\\t|[^\r\n])"?[ ,;\t]*(\r\n|\r|\n)', text, re.IGNORECASE)
+        start = mark.end() if mark else 0
+        header_line = next((line for line in text[start:].splitlines() if line.strip(" ,;\t|")), "")
+        separator = mark[1].replace("\\t", "\t") if mark else max(SEPARATORS, key=header_line.count)
+        lines = io.StringIO(text[start:], newline="")
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+        header = next((row for row in reader if any(cell.strip() for cell in row)), [])
+        names = [plain(name) for name in header]
+        _check_header(path, names, header)
+        columns = {name: names.index(name) for name in COLUMNS if name in names}
+        records, used = [], set()
+        for row in reader:
+            line = reader.line_num + bool(mark)
+            filled = {number for number, cell in enumerate(row) if cell and not cell.isspace()}
+            if not filled:
+                continue
+            if max(filled) >= len(header):
+                raise ValueError(f"{path}, line {line}: more cells than columns; put quotes around cells with commas")
+            used |= filled
+            cells = {name: row[column].strip() for name, column in columns.items() if column < len(row)}
+            records.append((line, dict.fromkeys(COLUMNS, "") | cells))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a UTF-8 CSV file ({error}); save it again as CSV UTF-8") from None
+    if not records:
+        raise ValueError(f"{path} lists no images; it needs one line for each, as path,label[,group][,split]")
+    others = [
+        name.strip() or f"number {number + 1}, without a name"
+        for number, name in enumerate(header)
+        if number not in columns.values() and (name.strip() or number in used)
+    ]
+    return Table(records, tuple(columns), others)
+
+
+def _text(path: Path) -> str:
+    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 as its byte order mark or first letter tells."""
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} is larger than {LARGEST // 2**20} MiB; it is hardly a table of images")
+    content = path.read_bytes()
+    encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and len(content) > 1 and not all(content[:2]):
+        encoding = "utf-16-le" if content[0] else "utf-16-be"
+    return content.decode(encoding).lstrip("\ufeff")
+
+
+def _check_header(path: Path, names: Sequence[str], header: Sequence[str]) -> None:
+    missing = [name for name in ("path", "label") if name not in names]
+    if missing:
+        hints = [f"{other} to {name}" for name in missing for other in header if _is_near(other, name)]
+        raise ValueError(
+            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
+            f"it has {', '.join(filter(None, names[:MOST_SHOWN])) or 'none'}; {NEEDED}"
+            + (f"; rename {' or '.join(hints[:2])}" if hints else "")
+        )
+    for name in COLUMNS:
+        if names.count(name) > 1:
+            raise ValueError(f"{path} has the column {name} {names.count(name)} times; keep one of them")
+
+
+def _check_other_columns(path: Path, table: Table, has_group_regex: bool, uses_split: bool) -> None:
+    """Raises ValueError if a column that is not read may be meant as the group or the split, and there is none."""
+    doubts = []
+    for name, is_used, meaning, option in (
+        ("group", not has_group_regex, "the patient or case", "give --group-regex"),
+        ("split", uses_split, "train, val or test", "give --split=group to split anew"),
+    ):
+        near = [other for other in table.others if _is_near(other, name)]
+        if is_used and near and name not in table.columns:
+            doubts.append(f"call the column {near[0]!r} {name} if it says {meaning}, or else drop it or {option}")
+    if doubts:
+        raise ValueError(
+            f"{path} has columns that are not read: {named(table.others, MOST_SHOWN)}; {'; '.join(doubts)}"
+        )
+
+
+def _is_near(other: str, name: str) -> bool:
+    """Returns whether a column is a synonym or a misspelling of `name`."""
+    letters = re.sub(r"[^a-z]", "", plain(other))
+    word = re.sub(r"(id|no|nr|number|code|name|nummer|num)?s?$", "", letters)
+    synonyms = SYNONYMS[name].split()
+    # Misspellings are compared only at similar length, as the ratio takes time.
+    is_similar = abs(len(letters) - len(name)) <= 2 and difflib.SequenceMatcher(None, letters, name).ratio() >= 0.79
+    return word in synonyms or letters in synonyms or is_similar
