@@ -38,6 +38,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.augment.rotate = True  # by multiples of 90 degrees, at random
     config.augment.stain_jitter = 0.1  # of each stain's amount, in optical density; 0: off
     config.augment.function = ""  # package.module:function(key, image) -> image, applied after those above; "": none
+    config.augment.mixing = "none"  # mixup, cutmix or balanced_mixup: mix every example with a second one
+    config.augment.mixing_alpha = 0.2  # of the Beta distribution of the second one's share; 1 is usual for cutmix
     config.augment.test_time_views = False  # average the final predictions over these flips and turns
 
     # Further options of the chosen model and loss, such as stages or m, may be set beside these.

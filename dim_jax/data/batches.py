@@ -21,6 +21,7 @@ class TrainingPlan:
       sampler: sampler of the global batches.
       start, stop: first step, and the step after the last.
       host, num_hosts: index of this host, and number of hosts that share each global batch equally.
+      partners: sampler of a second row for each row, or None; these come after the rows, see `split_partners`.
     """
 
     sampler: Sampler
@@ -28,11 +29,29 @@ class TrainingPlan:
     stop: int
     host: int = 0
     num_hosts: int = 1
+    partners: Sampler | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         size = self.sampler.global_batch_size // self.num_hosts
+        samplers = [self.sampler] if self.partners is None else [self.sampler, self.partners]
         for step in range(self.start, self.stop):
-            yield self.sampler.batch(step)[self.host * size : (self.host + 1) * size]
+            yield np.concatenate(
+                [sampler.batch(step)[self.host * size : (self.host + 1) * size] for sampler in samplers]
+            )
+
+
+def split_partners(batch: Batch) -> Batch:
+    """Returns a batch of rows and their partners with the fields of the partners under names of their own.
+
+    Args:
+      batch: fields of 2 B examples, of which the last B are the partners of the first.
+
+    Returns:
+      Fields of B examples, each also as `partner_...`.
+    """
+    size = len(batch["label"]) // 2
+    partners = {f"partner_{name}": array[size:] for name, array in batch.items()}
+    return {name: array[:size] for name, array in batch.items()} | partners
 
 
 def evaluation_plan(rows: np.ndarray, batch_size: int, host: int = 0, num_hosts: int = 1) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from dim_jax.losses.cross_entropies import (
 )
 from dim_jax.losses.focal_losses import class_balanced_focal, fafl, focal, published_fafl
 from dim_jax.losses.margins import balanced_softmax, ldam, logit_adjusted_cross_entropy
+from dim_jax.losses.signature import BatchLabels
 from dim_jax.losses.soft_metrics import soft_f1, soft_mcc
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
@@ -88,6 +89,11 @@ def hyper_parameters(name: str, values: Mapping[str, float]) -> dict[str, float]
 def follows_progress(loss: Callable[..., jax.Array]) -> bool:
     """Whether a loss has the keyword `progress`, the finished fraction of the run, in [0, 1]."""
     return "progress" in _keywords(loss)
+
+
+def takes_mixed_labels(loss: Callable[..., jax.Array]) -> bool:
+    """Whether a loss can be averaged over the two labels of a mixed example; see signature.BatchLabels."""
+    return inspect.signature(loss).parameters["labels"].annotation not in (BatchLabels, BatchLabels.__name__)
 
 
 def _keywords(loss: Callable[..., jax.Array]) -> list[str]:

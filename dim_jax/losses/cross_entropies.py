@@ -6,7 +6,7 @@ import optax
 from jax import lax
 
 from dim_jax.losses import class_weights
-from dim_jax.losses.signature import BelowOne, CrossReplicaSum, PositiveShare, Share
+from dim_jax.losses.signature import BatchLabels, BelowOne, CrossReplicaSum, PositiveShare, Share
 
 
 def cross_entropy(
@@ -66,7 +66,7 @@ def class_balanced_cross_entropy(
 
 def ohem_cross_entropy(
     logits: jax.Array,
-    labels: jax.Array,
+    labels: BatchLabels,
     mask: jax.Array,
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,

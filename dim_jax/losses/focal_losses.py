@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from dim_jax.losses import class_weights
 from dim_jax.losses.margins import frequency_offset
-from dim_jax.losses.signature import CrossReplicaSum, NonNegative, Share
+from dim_jax.losses.signature import BatchLabels, CrossReplicaSum, NonNegative, Share
 
 
 def focal(
@@ -81,7 +81,7 @@ def fafl(
 
 def published_fafl(
     logits: jax.Array,
-    labels: jax.Array,
+    labels: BatchLabels,
     mask: jax.Array,
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dim_jax.losses.signature import CrossReplicaSum, NonNegative
+from dim_jax.losses.signature import BatchLabels, CrossReplicaSum, NonNegative
 
 
 def soft_f1(
     logits: jax.Array,
-    labels: jax.Array,
+    labels: BatchLabels,
     mask: jax.Array,
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,
@@ -33,7 +33,7 @@ def soft_f1(
 
 def soft_mcc(
     logits: jax.Array,
-    labels: jax.Array,
+    labels: BatchLabels,
     mask: jax.Array,
     class_counts: jax.Array,
     cross_replica_sum: CrossReplicaSum,

@@ -6,7 +6,8 @@ are read from its signature. An option added to a loss or a model later must def
 
 Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, initial weights, reports, gradual
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
-augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, test-time views.
+augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
+test-time views.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from dim_jax.runs import fields
 from dim_jax.runs.fields import Added, Choice, Option, Options
 
 MAX_FOLDS = 1000  # as in data/splits.py
+OF_IMAGES = ("flip", "rotate", "stain_jitter", "function")  # augmentations that features cannot have
 
 
 def _options(read: Callable[[str], dict[str, tuple[Any, Any]]]) -> Callable[[str], dict[str, Option]]:
@@ -93,6 +95,8 @@ class ClassifierAugment:
     rotate: bool
     stain_jitter: Share
     function: Annotated[str, Added(5, before="")]
+    mixing: Annotated[Literal["none", "mixup", "cutmix", "balanced_mixup"], Added(6, before="none")]
+    mixing_alpha: Annotated[float, Interval(gt=0, le=100), Added(6, before=0.2)]
     test_time_views: Annotated[bool, Added(6, before=False)]
 
 
@@ -148,7 +152,8 @@ class ClassifierConfig:
                 f"config.model.name={self.model.name} and config.data.backend={data.backend} do not fit: linear takes "
                 "features, every other model images; --config=configs/classifier.py:linear sets both"
             )
-        of_images = [f"config.augment.{name}" for name, value in vars(self.augment).items() if value]
+        of_images = [f"config.augment.{name}" for name in OF_IMAGES if getattr(self.augment, name)]
+        of_images += ["config.augment.mixing=cutmix"] * (self.augment.mixing == "cutmix")
         of_images += [f"config.data.{name}" for name in ("mean", "std") if getattr(data, name)]
         if takes_features and of_images:
             raise ValueError(
@@ -161,6 +166,12 @@ class ClassifierConfig:
             raise ValueError(
                 f"config.train.initial_weights=imagenet needs config.data.mean={PIXEL_MEAN} and .std={PIXEL_STD}, by "
                 "which those weights were trained; --config=configs/classifier.py:finetune sets them"
+            )
+        if self.augment.mixing != "none" and not losses.takes_mixed_labels(losses.get_loss(self.loss.name)):
+            able = [name for name, loss in losses.LOSSES.items() if losses.takes_mixed_labels(loss)]
+            raise ValueError(
+                f"config.loss.name={self.loss.name} counts or ranks the examples of a batch by their one label, and "
+                f"config.augment.mixing={self.augment.mixing} gives them two; choose {', '.join(able)}"
             )
         if self.augment.test_time_views and not (self.augment.flip or self.augment.rotate):
             raise ValueError(

@@ -8,6 +8,11 @@ import jax.numpy as jnp
 Batch = Mapping[str, jax.Array]
 
 
+def partners(batch: Batch) -> Batch:
+    """Returns the batch of the second examples, which are mixed with the first."""
+    return {name.removeprefix("partner_"): value for name, value in batch.items() if name.startswith("partner_")}
+
+
 def gather_images(batch: Batch, pixels: jax.Array | None) -> jax.Array:
     """Returns the images or features of a batch.
 

@@ -1,6 +1,7 @@
 """Training and evaluation steps of a classifier, on one device's shard of the batch."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +13,11 @@ from jax import lax
 
 from dim_jax.augmentation import Augmentation
 from dim_jax.augmentation.histology import augment, normalize
+from dim_jax.augmentation.mixing import Mixed
 from dim_jax.augmentation.views import show_view
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
-from dim_jax.steps.batch_images import Batch, gather_images
+from dim_jax.steps.batch_images import Batch, gather_images, partners
 from dim_jax.steps.grad_cam import grad_cam, has_feature_map
 from dim_jax.training.joined_updates import global_norm
 from dim_jax.training.learning_rates import LearningRate
@@ -53,11 +55,13 @@ def make_train_step(
     rotate: bool = False,
     stain_jitter: float = 0.0,
     function: Augmentation | None = None,
+    mixing: Callable[[jax.Array, jax.Array, jax.Array], Mixed] | None = None,
     ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch, Constants, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch, constants, pixels) -> (state, metrics)`.
 
-    The batch has `label` (B,), `mask` (B,), `row` (B,), the rows in the global batch, and images as in `gather_images`.
+    The batch has `label` (B,), `mask` (B,), `row` (B,), the rows in the global batch, and images as in `gather_images`;
+    with `mixing` also the labels and images of partners.
     Metrics are scalars of the global batch: loss, accuracy, gradient_norm, learning_rate.
 
     Args:
@@ -66,40 +70,50 @@ def make_train_step(
       make_optimizer: returns the optimizer for a learning-rate schedule.
       axis_name: mapped device axis, or None outside pmap.
       flip, rotate, stain_jitter, function: see `augmentation.histology.augment`.
+      mixing: (key, image, partner) -> mixed image and the partner's share of the label, as augmentation.mixing has
+        them; None for no mixing. The loss must take mixed labels.
       ema_decay: of the averages of an AveragedTrainState, in [0, 1).
     """
     cross_replica_sum: CrossReplicaSum = lambda x: x if axis_name is None else lax.psum(x, axis_name)  # noqa: E731
 
+    augmented = partial(augment, flip=flip, rotate=rotate, stain_jitter=stain_jitter, function=function)
+
     def train_step(
         state: TrainState, batch: Batch, constants: Constants, pixels: jax.Array | None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        keys = jax.vmap(lambda key: jax.random.split(key))(example_keys(constants.key, state.step, batch["row"]))
-        images = augment(
-            keys[:, 0],
-            gather_images(batch, pixels),
-            flip=flip,
-            rotate=rotate,
-            stain_jitter=stain_jitter,
-            function=function,
-        )
+        row_keys = example_keys(constants.key, state.step, batch["row"])
+        keys = jax.vmap(lambda key: jax.random.split(key))(row_keys)
+        images, labels, mask = augmented(keys[:, 0], gather_images(batch, pixels)), batch["label"], batch["mask"]
+        if mixing is not None:
+            partner = partners(batch)
+            # `split` above made the keys 0 and 1.
+            mixing_keys, partner_keys = (jax.vmap(jax.random.fold_in, (0, None))(row_keys, number) for number in (2, 3))
+            partner_images = augmented(partner_keys, gather_images(partner, pixels))
+            images, partner_shares = jax.vmap(mixing)(mixing_keys, images, partner_images)
         images = normalize(images, constants.mean, constants.std)
-        labels, mask = batch["label"], batch["mask"]
         num_examples = cross_replica_sum(mask.sum())
         loss_parameters = dict(constants.loss_parameters)
         if follows_progress(loss):
             loss_parameters["progress"] = state.step / constants.schedule.num_train_steps
 
+        def of_labels(value: Callable[[jax.Array], jax.Array]) -> jax.Array:
+            """Returns a per-example value that depends on the label; of mixed examples the mean over both labels."""
+            values = value(labels)
+            return values if mixing is None else values + partner_shares * (value(partner["label"]) - values)
+
         def local_loss(params: Any) -> tuple[jax.Array, Any]:
             # This device's term of the masked mean: the sum over devices is the loss, also for gradients.
             variables = {"params": params, "batch_stats": state.batch_stats}
             (logits, _), updates = model.apply(variables, images, True, keys[:, 1], mutable=["batch_stats"])
-            per_example = loss(logits, labels, mask, constants.class_counts, cross_replica_sum, **loss_parameters)
+            per_example = of_labels(
+                lambda labels: loss(logits, labels, mask, constants.class_counts, cross_replica_sum, **loss_parameters)
+            )
             return (per_example * mask).sum() / num_examples, (logits, updates.get("batch_stats", {}))
 
         (device_loss, (logits, batch_stats)), gradient = jax.value_and_grad(local_loss, has_aux=True)(state.params)
         gradient = cross_replica_sum(gradient)
         updates, opt_state = make_optimizer(constants.schedule).update(gradient, state.opt_state, state.params)
-        correct = ((logits.argmax(-1) == labels) * mask).sum()
+        correct = of_labels(lambda labels: (logits.argmax(-1) == labels) * mask).sum()
         metrics = {
             "loss": cross_replica_sum(device_loss),
             "accuracy": cross_replica_sum(correct) / num_examples,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax import losses
-from dim_jax.augmentation import get_function
+from dim_jax.augmentation import get_function, mixing
 from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, make_sampler
@@ -96,6 +96,10 @@ def make_task(
     loss = losses.get_loss(config.loss.name)
     loss_parameters = losses.hyper_parameters(config.loss.name, config.loss.options)
     class_counts = sampler.class_counts(data.labels, len(data.classes))
+    partners = _partner_sampler(config, data)
+    if augment.mixing == "balanced_mixup":
+        own, of_partners = class_counts, partners.class_counts(data.labels, len(data.classes))
+        class_counts = own + mixing.balanced_share(augment.mixing_alpha) * (of_partners - own)
     predictor = make_predictor(config, data)
     mean, std = predictor.statistics
     constants = Constants(jax.random.key(config.seed), mean, std, class_counts, loss_parameters, learning_rate)
@@ -109,6 +113,7 @@ def make_task(
             rotate=augment.rotate,
             stain_jitter=augment.stain_jitter,
             function=get_function(augment.function) if augment.function else None,
+            mixing=partial(mixing.METHODS[augment.mixing], alpha=augment.mixing_alpha) if partners else None,
             ema_decay=options.ema_decay,
         )
     )
@@ -141,7 +146,7 @@ def make_task(
     task = loop.Task(
         state=state,
         dispatch=lambda state, batches: dispatch(state, batches, constants, predictor.pixels),
-        batches=partial(job.training_batches, predictor.images, sampler, schedule),
+        batches=partial(job.training_batches, predictor.images, sampler, schedule, partners=partners),
         evaluate=validate,
         best_metric=options.best_metric,
         images_per_step=batch_size,
@@ -176,11 +181,24 @@ def open_data(config: ClassifierConfig, source: Path) -> tuple[datasets.Dataset,
     if options.generated:
         record = files.read_object(options.generated)
         pools.check_preprocessing(record, options.generated, options.image_size, options.resize)
-    sampler = make_sampler(
-        data,
-        seed=config.seed,
-        global_batch_size=config.train.global_batch_size,
-        class_balanced=options.class_balanced,
-        generated_weight=options.generated_weight,
-    )
-    return data, sampler
+    return data, _sampler(config, data)
+
+
+def _sampler(config: ClassifierConfig, data: datasets.Dataset, **options: Any) -> Sampler:
+    """Returns the sampler of a configuration with some options of `make_sampler` changed."""
+    own = {
+        "seed": config.seed,
+        "global_batch_size": config.train.global_batch_size,
+        "class_balanced": config.data.class_balanced,
+        "generated_weight": config.data.generated_weight,
+    }
+    return make_sampler(data, **own | options)
+
+
+def _partner_sampler(config: ClassifierConfig, data: datasets.Dataset) -> Sampler | None:
+    """Returns the sampler of the examples that others are mixed with, or None where none are mixed."""
+    if config.augment.mixing == "none":
+        return None
+    # Seeds of runs are below 2^31, so no run draws its examples in this order.
+    balanced = {"class_balanced": True} if config.augment.mixing == "balanced_mixup" else {}
+    return _sampler(config, data, seed=config.seed + 2**31, **balanced)

@@ -11,7 +11,7 @@ import jax
 
 from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
-from dim_jax.data.batches import TrainingPlan
+from dim_jax.data.batches import TrainingPlan, split_partners
 from dim_jax.data.preparation import PHANTOM, check_phantom, prepare_dataset
 from dim_jax.data.sampler import Sampler
 from dim_jax.reporting import report_files
@@ -154,15 +154,16 @@ def _report(run: Path) -> None:
 
 
 def training_batches(
-    images: Any, sampler: Sampler, schedule: loop.LoopSchedule, start: int
+    images: Any, sampler: Sampler, schedule: loop.LoopSchedule, start: int, partners: Sampler | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yields the batches of one dispatch after another from the step `start`, sharded for `parallel.pmap_train_step`.
 
     Args:
       images: result of data.backends.make_images.
+      partners: sampler of a second example for each, whose fields are called `partner_...`; None for none.
     """
-    plan = TrainingPlan(sampler, start, schedule.num_train_steps, jax.process_index(), jax.process_count())
-    stream = images.batches(plan)
+    plan = TrainingPlan(sampler, start, schedule.num_train_steps, jax.process_index(), jax.process_count(), partners)
+    stream = images.batches(plan) if partners is None else map(split_partners, images.batches(plan))
     for _ in range(start, schedule.num_train_steps, schedule.steps_per_dispatch):
         yield parallel.shard_steps([next(stream) for _ in range(schedule.steps_per_dispatch)])
 

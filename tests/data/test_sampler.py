@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dim_jax.data.batches import PADDING, TrainingPlan, evaluation_plan
+from dim_jax.data.batches import PADDING, TrainingPlan, evaluation_plan, row_fields, split_partners
 from dim_jax.data.dataset import Dataset
 from dim_jax.data.manifest import Manifest, Row
 from dim_jax.data.sampler import make_sampler
@@ -239,6 +239,18 @@ def test_the_parts_of_all_hosts_make_up_the_global_batch_from_any_step(hosts, st
         assert {len(part) for part in batch} == {8 // hosts}
         np.testing.assert_array_equal(np.concatenate(batch), sampler.batch(step))
     np.testing.assert_array_equal(list(plans[0]), parts[0])  # iterated again
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_every_row_has_a_partner_on_its_own_host(hosts):
+    sampler, partners = (make_sampler(MIXED, seed=seed, global_batch_size=8) for seed in (0, 7))
+    for step in range(5):
+        parts = [next(iter(TrainingPlan(sampler, step, 9, host, hosts, partners))) for host in range(hosts)]
+        split = [split_partners(row_fields(MIXED, part)) for part in parts]
+        for prefix, expected in (("", sampler.batch(step)), ("partner_", partners.batch(step))):
+            np.testing.assert_array_equal(np.concatenate([part[f"{prefix}index"] for part in split]), expected)
+            labels = np.concatenate([part[f"{prefix}label"] for part in split])
+            np.testing.assert_array_equal(labels, MIXED.labels[expected])
 
 
 @given(

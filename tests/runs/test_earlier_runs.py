@@ -10,7 +10,8 @@ from dim_jax.runs import config_flags, configuration, fields, files, schema, wor
 
 LATER = {
     "classifier": {
-        "data.mean": [], "data.std": [], "augment.function": "", "augment.test_time_views": False, "train.report": True,
+        "data.mean": [], "data.std": [], "augment.function": "", "augment.mixing": "none",
+        "augment.test_time_views": False, "augment.mixing_alpha": 0.2, "train.report": True,
         "train.initial_weights": "random", "train.ema_decay": 0.0, "optimizer.learning_rate_scaling": "none",
         "optimizer.reference_batch_size": 32, "loss.adaptive": 1.0, "model.drop_connect": 0.5,
     },

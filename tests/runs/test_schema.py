@@ -77,6 +77,8 @@ def test_a_value_that_is_not_a_whole_number_in_range_is_refused(value):
     ("classifier", "data.image_size", 15, "config.data.image_size=15 must be a whole number from 16 to 4096"),
     ("classifier", "data.backend", "features", "linear takes features, every other model images"),
     ("classifier", "train.initial_weights", "imagenet", r"needs config\.data\.mean="),
+    ("classifier", "augment.mixing", "mix", "must be one of none, mixup, cutmix, balanced_mixup"),
+    ("classifier", "augment.mixing_alpha", 0.0, "mixing_alpha=0.0 must be a number above 0"),
     ("classifier", "loss.gamma", 2.0, "config.loss.gamma is not an option of the loss fafl; it has alpha0, beta0, m"),
     ("classifier", "loss.name", "fafll", "config.loss.name='fafll' is not a loss; choose one of cross_entropy, "),
     ("classifier", "model.stage", 3, "config.model.stage is not an option of .*; did you mean stages?"),
@@ -93,6 +95,28 @@ def test_a_value_that_is_not_a_whole_number_in_range_is_refused(value):
 def test_a_value_that_makes_no_sense_is_refused_with_what_is_allowed(trainer, name, value, message):
     with pytest.raises(ValueError, match=message):
         configuration.parse_config(changed(trainer, name, value))
+
+
+@pytest.mark.parametrize("name", ["ohem_cross_entropy", "published_fafl", "soft_f1", "soft_mcc"])
+def test_a_loss_that_cannot_take_two_labels_is_refused_with_those_that_can(name):
+    config = changed("classifier", "loss", {"name": name})
+    configuration.parse_config(config)
+    config["augment"]["mixing"] = "mixup"
+    able = ", ".join(
+        other for other in LOSSES if other not in ("ohem_cross_entropy", "published_fafl", "soft_f1", "soft_mcc")
+    )
+    with pytest.raises(ValueError, match=rf"config\.loss\.name={name} counts or ranks .*; choose {able}$"):
+        configuration.parse_config(config)
+
+
+def test_features_are_mixed_but_not_cut():
+    config = config_flags.load_file("classifier:linear").to_dict()
+    config["augment"]["mixing"] = "balanced_mixup"
+    config["loss"] = {"name": "cross_entropy"}
+    configuration.parse_config(config)
+    config["augment"]["mixing"] = "cutmix"
+    with pytest.raises(ValueError, match=r"config\.augment\.mixing=cutmix changes images"):
+        configuration.parse_config(config)
 
 
 @pytest.mark.parametrize(("name", "option", "value"), [

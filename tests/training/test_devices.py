@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from dim_jax import losses
+from dim_jax.augmentation import mixing
+from dim_jax.data.batches import split_partners
 from dim_jax.models.lrf_cnn import LRFCNN
+from dim_jax.steps.batch_images import partners
 from dim_jax.steps.classifier import Constants, make_train_step
 from dim_jax.training import parallel
 from dim_jax.training.learning_rates import make_learning_rate
@@ -22,13 +25,13 @@ SCHEDULE = make_learning_rate("constant", 0.05, num_train_steps=STEPS)
 COUNTS = np.array([4.0, 30.0, 200.0], np.float32)
 
 
-def batches(rng_seed=0):
+def batches(rng_seed=0, size=BATCH):
     rng = np.random.default_rng(rng_seed)
     return [
         {
-            "image": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8),
-            "label": rng.choice(3, BATCH, p=[0.1, 0.2, 0.7]).astype(np.int32),
-            "mask": np.ones(BATCH, np.float32),
+            "image": rng.integers(0, 256, (size, SIZE, SIZE, 3)).astype(np.uint8),
+            "label": rng.choice(3, size, p=[0.1, 0.2, 0.7]).astype(np.int32),
+            "mask": np.ones(size, np.float32),
         }
         for _ in range(STEPS)
     ]
@@ -44,11 +47,11 @@ def initial_state():
     return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
 
 
-def make_dispatch(name, optimizer="sgd", model=None, **options):
+def make_dispatch(name, optimizer="sgd", model=None, flip=True, rotate=True, stain_jitter=0.1, **options):
     model = model or LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4, axis_name=parallel.AXIS)
     step = make_train_step(
         model, losses.LOSSES[name], partial(make_optimizer, optimizer), axis_name=parallel.AXIS,
-        flip=True, rotate=True, stain_jitter=0.1, **options,
+        flip=flip, rotate=rotate, stain_jitter=stain_jitter, **options,
     )  # fmt: skip
     values = {
         "alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1, "keep_share": 0.6, "metric_weight": 1,
@@ -60,11 +63,11 @@ def make_dispatch(name, optimizer="sgd", model=None, **options):
     return lambda state, sharded: dispatch(state, sharded, constants, None)
 
 
-def train(dispatch, state, monkeypatch, devices, steps_per_dispatch=STEPS):
+def train(dispatch, state, monkeypatch, devices, steps_per_dispatch=STEPS, given=None):
     monkeypatch.setattr(jax, "local_device_count", lambda: devices)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
     state, metrics = parallel.replicate(state), []
-    given = batches()
+    given = given or batches()
     for first in range(0, STEPS, steps_per_dispatch):
         state, outputs = dispatch(state, parallel.shard_steps(given[first : first + steps_per_dispatch]))
         metrics.append(parallel.unreplicate(outputs))
@@ -140,6 +143,37 @@ def test_averages_agree_on_eight_devices_and_leave_the_training_as_it_is(linear_
     for step in (1, 2, 3, 4):
         expected += (1 - (1 + step) / (10 + step)) * (1 + step - expected)
     np.testing.assert_allclose(one.ema_batch_stats["calls"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", mixing.METHODS)
+def test_mixed_examples_agree_on_eight_devices(method, linear_state, monkeypatch):
+    given = [split_partners(batch) for batch in batches(size=2 * BATCH)]
+    mix = partial(mixing.METHODS[method], alpha=0.5)
+    dispatch = make_dispatch("cross_entropy", model=LinearClassifier(), mixing=mix)
+    one_state, one = train(dispatch, linear_state, monkeypatch, 1, given=given)
+    eight_state, eight = train(dispatch, linear_state, monkeypatch, 8, given=given)
+    for key in ("loss", "accuracy", "gradient_norm"):
+        np.testing.assert_allclose(eight[key], one[key], rtol=1e-5, err_msg=key)
+    for ours, theirs in zip(jax.tree.leaves(eight_state), jax.tree.leaves(one_state), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+
+
+def test_a_share_of_0_is_training_without_mixing_and_of_1_on_the_partners(linear_state, monkeypatch):
+    """Without augmentation, whose random keys are others for the partners."""
+    given = [split_partners(batch) for batch in batches(size=2 * BATCH)]
+    swapped = [{**batch, **partners(batch)} for batch in given]
+    options = {"model": LinearClassifier(), "flip": False, "rotate": False, "stain_jitter": 0.0}
+    plain = make_dispatch("cross_entropy", **options)
+    for share, expected in ((0.0, given), (1.0, swapped)):
+        mix = lambda key, x, partner, share=share: (x + share * (partner - x), jnp.float32(share))  # noqa: E731
+        ours, our_metrics = train(
+            make_dispatch("cross_entropy", mixing=mix, **options), linear_state, monkeypatch, 1, given=given
+        )
+        theirs, their_metrics = train(plain, linear_state, monkeypatch, 1, given=expected)
+        for name in ("loss", "accuracy"):
+            np.testing.assert_allclose(our_metrics[name], their_metrics[name], rtol=1e-5)
+        for our, their in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 2])
