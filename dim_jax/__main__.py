@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": "generate images with a trained GAN",
     "select": "choose the generated images that are worth training on",
     "evaluate": "evaluate a classifier on a split",
+    "ensemble": "average several classifiers of one split",
     "predict": "classify new images",
     "report": "write an HTML report of one or more runs",
     "interop.convert": "convert checkpoints from and to the published PyTorch code",

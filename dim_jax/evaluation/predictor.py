@@ -42,7 +42,7 @@ class Predictions:
       index: rows of the manifest, int32 (N,).
       label: true labels, int32 (N,).
       logits: float32 (N, C).
-      features: input of the last layer, float32 (N, F).
+      features: input of the last layer, float32 (N, F); None for an ensemble.
       grad_cam: map of the predicted class in [0, 1], float16 (N, h, w); None for a model without feature maps.
       seconds_per_image: time on the devices, without compilation and decoding.
     """
@@ -50,7 +50,7 @@ class Predictions:
     index: np.ndarray
     label: np.ndarray
     logits: np.ndarray
-    features: np.ndarray
+    features: np.ndarray | None
     grad_cam: np.ndarray | None
     seconds_per_image: float
 

@@ -1,8 +1,10 @@
 """Evaluation of a checkpoint on a split: eval/<split>/predictions.npz and metrics.json, eval/val/adjustment.json."""
 
 import io
+import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import Dataset, open_run_dataset
 from dim_jax.evaluation import validation
-from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
+from dim_jax.evaluation.classifier_run import ClassifierRun
+from dim_jax.evaluation.ensembles import Classifier, is_ensemble, mean_logits, open_classifier
 from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.runs import files, metrics_file
@@ -22,6 +25,8 @@ from dim_jax.training import compilation, hosts, parallel
 SPLITS = ("train", "val", "test")
 CHECKED_MAPS = 64
 
+log = logging.getLogger(__name__)
+
 
 def evaluate_split(
     workdir: str | Path,
@@ -31,13 +36,14 @@ def evaluate_split(
     choice: Mapping[str, Any] | None = None,
     use_views: bool | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint on every image of a split, once each, and writes eval/<split>/.
+    """Evaluates a run or an ensemble on every image of a split, once each, and writes eval/<split>/.
 
     The post-hoc adjustment is chosen when validation images are evaluated, and stored with their predictions. Other
-    splits are scored with it beside the plain scores; they never choose it.
+    splits are scored with it beside the plain scores; they never choose it. For an ensemble the stored predictions of
+    its members are averaged; members that lack them are evaluated first.
 
     Args:
-      workdir: run directory.
+      workdir: run directory, or directory of an ensemble.
       split: "train", "val" or "test".
       checkpoint: "best" on validation, or "newest".
       predictor: predictor of the same run, to avoid a compilation.
@@ -58,27 +64,35 @@ def evaluate_split(
     workdir = Path(workdir)
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
-    run, dataset = hosts.on_first_host(lambda: _open(workdir, checkpoint))
+    classifier, dataset = hosts.on_first_host(lambda: _open(workdir, checkpoint))
     rows = dataset.rows(split)
     if not len(rows):
         raise ValueError(f"{workdir}: its split has no {split} images")
-    views = views_of(run.config, workdir, use_views)
-    predictor = (predictor or hosts.on_all_hosts(lambda: make_predictor(run.config, dataset))).with_views(views)
-    variables = predictor.check_variables(run.variables, run.checkpoint_folder)
-    predictions = predictor(parallel.replicate(variables), rows)
-    grad_cam_check = None if predictions.grad_cam is None else _check_grad_cam(predictor, variables, predictions)
+    num_views = sum(len(views_of(member.config, member.workdir, use_views)) for member in classifier.members)
+    grad_cam_check, config = None, None
+    if is_ensemble(workdir):
+        predictions = _average_members(classifier, split, rows, dataset, use_views)
+    else:
+        (run,) = classifier.members
+        config = run.config
+        predictor = predictor or hosts.on_all_hosts(lambda: make_predictor(run.config, dataset))
+        predictor = predictor.with_views(views_of(run.config, workdir, use_views))
+        variables = predictor.check_variables(run.variables, run.checkpoint_folder)
+        predictions = predictor(parallel.replicate(variables), rows)
+        if predictions.grad_cam is not None:
+            grad_cam_check = _check_grad_cam(predictor, variables, predictions)
 
     def write() -> dict[str, Any]:
         plain = classification_metrics(predictions.label, predictions.logits, dataset.classes)
-        adjustment = _adjustment(workdir, run, dataset, choice, len(views), predictions if split == "val" else None)
+        adjustment = _adjustment(classifier, dataset, choice, num_views, predictions if split == "val" else None)
         metrics = {
             "split": split,
             "checkpoint": checkpoint,
-            "checkpoint_step": run.step,
-            "views": len(views),
+            "checkpoint_step": classifier.step,
+            "views": num_views,
             **plain,
             "adjusted": adjustment and _adjusted_metrics(predictions, adjustment, dataset.classes),
-            "training_seconds_per_100_images": _training_seconds_per_100_images(workdir, run.config),
+            "training_seconds_per_100_images": config and _training_seconds_per_100_images(workdir, config),
             "test_seconds_per_image": predictions.seconds_per_image,
             "evaluation_seconds": time.perf_counter() - started,
             "grad_cam_check": grad_cam_check,
@@ -89,30 +103,74 @@ def evaluate_split(
     return hosts.on_first_host(write)
 
 
-def _open(workdir: Path, checkpoint: str) -> tuple[ClassifierRun, Dataset]:
-    run = open_classifier_run(workdir, checkpoint)
-    return run, open_run_dataset(workdir, run.config)
+def _open(workdir: Path, checkpoint: str) -> tuple[Classifier, Dataset]:
+    classifier = open_classifier(workdir, checkpoint)
+    return classifier, open_run_dataset(classifier.members[0].workdir, classifier.members[0].config)
+
+
+def _average_members(
+    ensemble: Classifier, split: str, rows: np.ndarray, dataset: Dataset, use_views: bool | None
+) -> Predictions:
+    """Returns the mean probabilities of the members of an ensemble, without features and maps."""
+    logits, seconds = [], 0.0
+    for member in ensemble.members:
+        stored = hosts.on_first_host(partial(_stored, member, split, rows, use_views))
+        if stored is None:
+            log.info("evaluating %s on %s images", member.workdir, split)
+            evaluate_split(member.workdir, split, use_views=use_views)
+            compilation.clear_compiled_programs()
+            stored = hosts.on_first_host(partial(_stored, member, split, rows, use_views))
+        member_logits, member_seconds = stored
+        logits.append(member_logits)
+        seconds += member_seconds
+    return Predictions(
+        index=rows.astype(np.int32),
+        label=dataset.labels[rows],
+        logits=mean_logits(logits),
+        features=None,
+        grad_cam=None,
+        seconds_per_image=seconds,
+    )
+
+
+def _stored(
+    run: ClassifierRun, split: str, rows: np.ndarray, use_views: bool | None
+) -> tuple[np.ndarray, float] | None:
+    """Returns the stored logits (N, C) of a run's checkpoint for `rows` and the seconds per image, or None."""
+    folder = run.workdir / "eval" / split
+    try:
+        metrics = files.read_object(folder / "metrics.json")
+        arrays = files.read_arrays(folder / "predictions.npz", ("index", "logits"))
+    except (FileNotFoundError, ValueError):
+        return None
+    num_views, logits = len(views_of(run.config, run.workdir, use_views)), arrays.get("logits")
+    is_current = (metrics.get("checkpoint_step"), metrics.get("views", 1)) == (run.step, num_views)
+    if not is_current or logits is None or not np.array_equal(arrays.get("index"), rows):
+        return None
+    if logits.shape != (len(rows), len(run.classes)) or logits.dtype.kind != "f" or not np.isfinite(logits).all():
+        return None
+    seconds = metrics.get("test_seconds_per_image")
+    return logits, float(seconds) if metrics_file.is_number(seconds) else 0.0
 
 
 def _adjustment(
-    workdir: Path,
-    run: ClassifierRun,
+    classifier: Classifier,
     dataset: Dataset,
     choice: Mapping[str, Any] | None,
     num_views: int,
     val: Predictions | None,
 ) -> dict[str, Any] | None:
     """Chooses and stores the adjustment if there are new validation predictions or a `choice`, or else reads it."""
-    num_classes = len(dataset.classes)
+    workdir, step, num_classes = classifier.workdir, classifier.step, len(dataset.classes)
     if val is None and choice is None:
-        return validation.read_adjustment(workdir, run.step, num_classes, num_views)
+        return validation.read_adjustment(workdir, step, num_classes, num_views)
     logits, labels = (
-        validation.read_predictions(workdir, run.step, num_classes, num_views, "the adjustment is chosen on it")
+        validation.read_predictions(workdir, step, num_classes, num_views, "the adjustment is chosen on it")
         if val is None
         else (val.logits, val.label)
     )
     class_counts = np.bincount(dataset.labels[dataset.rows("train")], minlength=num_classes)
-    return validation.write_adjustment(workdir, run.step, num_views, logits, labels, class_counts, **(choice or {}))
+    return validation.write_adjustment(workdir, step, num_views, logits, labels, class_counts, **(choice or {}))
 
 
 def _adjusted_metrics(predictions: Predictions, adjustment: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -121,15 +179,9 @@ def _adjusted_metrics(predictions: Predictions, adjustment: dict[str, Any], clas
 
 
 def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> None:
-    buffer, maps = io.BytesIO(), {} if predictions.grad_cam is None else {"grad_cam": predictions.grad_cam}
-    np.savez_compressed(
-        buffer,
-        index=predictions.index,
-        label=predictions.label,
-        logits=predictions.logits,
-        features=predictions.features,
-        **maps,  # type: ignore[arg-type]  # NumPy takes arrays by any name
-    )
+    buffer = io.BytesIO()
+    arrays = {name: getattr(predictions, name) for name in ("index", "label", "logits", "features", "grad_cam")}
+    np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
     with files.turn(folder):  # both files are of one evaluation
         files.write_bytes(folder / "predictions.npz", buffer.getvalue())
         files.write_json(folder / "metrics.json", metrics)

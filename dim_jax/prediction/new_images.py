@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from dim_jax.evaluation import validation
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
-from dim_jax.evaluation.classifier_run import open_classifier_run
+from dim_jax.evaluation.ensembles import Classifier, is_ensemble, mean_logits, open_classifier
 from dim_jax.evaluation.predictor import Predictor, views_of
 from dim_jax.prediction import output_files
 from dim_jax.prediction.folder_images import FolderImages, find_images
@@ -35,11 +36,11 @@ def predict_images(
     """Classifies images and writes predictions.csv, predictions.json and overlays/ into `out`.
 
     Args:
-      workdir: run directory of a classifier; its best checkpoint is used.
+      workdir: run directory of a classifier, whose best checkpoint is used, or directory of an ensemble.
       sources: image files and folders of images, as for `find_images`.
       out: the output folder.
       batch_size: global batch size, at least 1; None: `config.train.eval_batch_size` of the run.
-      overlays: number of Grad-CAM overlays to write, beginning with the first image; -1: all.
+      overlays: number of Grad-CAM overlays to write, beginning with the first image; -1: all. An ensemble has none.
       use_views: average over the flips and turns of training; None: config.augment.test_time_views.
       adjust: adjust the logits as chosen on the validation images (`evaluation.adjustment`), temperature included.
       calibrate: divide logits by a temperature fitted on the validation images.
@@ -59,67 +60,75 @@ def predict_images(
     out = Path(out)
     output_files.check_folder(out)
     paths, num_others = find_images(sources)
-    run = open_classifier_run(workdir)
-    data = run.config.data
-    if data.backend == "features":
-        raise ValueError(f"{workdir} is a classifier of features, not of images; give a run with an image network")
-    batch_size = run.config.train.eval_batch_size if batch_size is None else batch_size
-    if batch_size < 1 or overlays < -1:
+    classifier = open_classifier(workdir)
+    for run in classifier.members:
+        if run.config.data.backend == "features":
+            raise ValueError(f"{run.workdir} is a classifier of features, not of images; give runs of image networks")
+    if (batch_size is not None and batch_size < 1) or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
-    views = views_of(run.config, workdir, use_views)
-    adjustment, temperature, abstention = _fit_on_validation(workdir, run, len(views), adjust, calibrate, coverage)
-    images = FolderImages(paths, data.image_size, data.resize, run.mean, run.std)
-    predictions = _predict(workdir, run, images, batch_size, views)
-    logits = np.asarray(predictions.logits, np.float64)
+    views = [views_of(run.config, run.workdir, use_views) for run in classifier.members]
+    num_views = sum(map(len, views))
+    adjustment, temperature, abstention = _fit_on_validation(classifier, num_views, adjust, calibrate, coverage)
+    images = [
+        FolderImages(paths, run.config.data.image_size, run.config.data.resize, run.mean, run.std)
+        for run in classifier.members
+    ]
+    of_members = [_predict(*member, batch_size) for member in zip(classifier.members, images, views, strict=True)]
+    # Files are unreadable to all members or to none.
+    index, grad_cam = of_members[0].index, of_members[0].grad_cam if len(of_members) == 1 else None
+    logits = np.asarray(mean_logits([predictions.logits for predictions in of_members]), np.float64)
     logits = validation.adjusted(logits, adjustment) if adjustment else logits / temperature
-    num_overlays = 0 if predictions.grad_cam is None else len(predictions.index) if overlays < 0 else overlays
-    rows = predictions.index[:num_overlays].tolist()
-    overlay_names = output_files.overlay_names(images, rows)
+    num_overlays = 0 if grad_cam is None else len(index) if overlays < 0 else overlays
+    overlay_names = output_files.overlay_names(images[0], index[:num_overlays].tolist())
+    preprocessing = [_preprocessing(run) for run in classifier.members]
     results = {
         "notice": output_files.NOTICE,
         "workdir": str(workdir),
-        "checkpoint_step": run.step,
-        "classes": run.classes,
-        "views": len(views),
-        "preprocessing": {
-            "image_size": data.image_size, "resize": data.resize, "mean": run.mean, "std": run.std,
-        },
+        "checkpoint_step": classifier.step,
+        "classes": classifier.classes,
+        "views": num_views,
+        "members": [run.workdir for run in classifier.members] if is_ensemble(classifier.workdir) else None,
+        "preprocessing": preprocessing if is_ensemble(classifier.workdir) else preprocessing[0],
         "adjustment": adjustment,
         "temperature": temperature,
         "abstention": vars(abstention) if abstention else None,
         "files_passed_over": num_others,
         "images": _image_entries(
-            images,
-            predictions.index,
+            images[0],
+            index,
             probabilities(logits),
-            run.classes,
+            classifier.classes,
             abstention.threshold if abstention else 0.0,
             overlay_names,
         ),
-    }  # fmt: skip
-    output_files.write(out, results, images, overlay_names, predictions.grad_cam)
+    }
+    output_files.write(out, results, images[0], overlay_names, grad_cam)
     return results
 
 
+def _preprocessing(run: "ClassifierRun") -> dict[str, Any]:
+    data = run.config.data
+    return {"image_size": data.image_size, "resize": data.resize, "mean": run.mean, "std": run.std}
+
+
 def _predict(
-    workdir: str | Path, run: "ClassifierRun", images: FolderImages, batch_size: int, views: tuple[int, ...]
+    run: "ClassifierRun", images: FolderImages, views: tuple[int, ...], batch_size: int | None
 ) -> "Predictions":
     """Returns predictions for the readable images; the global batch is rounded up to a multiple of the devices."""
-    import jax
-
+    batch_size = run.config.train.eval_batch_size if batch_size is None else batch_size
     compilation.configure_compilation()
     num_images, num_devices = len(images.paths), jax.device_count()
     batch_size = -(-min(batch_size, num_images) // num_devices) * num_devices
     source: Any = images  # in place of both a dataset and a data backend
     predictor = Predictor(run.model, source, source, batch_size).with_views(views)
-    variables = predictor.check_variables(run.variables, workdir)
+    variables = predictor.check_variables(run.variables, run.workdir)
     predictions = predictor(parallel.replicate(variables), np.arange(num_images))
     if not len(predictions.index):
         raise ValueError(
             f"none of the {num_images} files can be read; the first is {images.paths[0]} ({images.reasons[0]})"
         )
     if not np.isfinite(predictions.logits).all():
-        raise ValueError(f"{workdir}: the logits are not all finite; its training has diverged")
+        raise ValueError(f"{run.workdir}: the logits are not all finite; its training has diverged")
     return predictions
 
 
@@ -159,8 +168,7 @@ def _image_entries(
 
 
 def _fit_on_validation(
-    workdir: str | Path,
-    run: "ClassifierRun",
+    classifier: Classifier,
     num_views: int,
     adjust: bool,
     calibrate: bool,
@@ -170,17 +178,17 @@ def _fit_on_validation(
 
     The temperature of an adjustment is part of it.
     """
-    num_classes = len(run.classes)
-    adjustment = validation.read_adjustment(workdir, run.step, num_classes, num_views) if adjust else None
+    workdir, step, num_classes = classifier.workdir, classifier.step, len(classifier.classes)
+    adjustment = validation.read_adjustment(workdir, step, num_classes, num_views) if adjust else None
     if adjust and adjustment is None:
         raise FileNotFoundError(
-            f"{validation.folder(workdir)} has no adjustment of the checkpoint of step {run.step}; run python -m "
+            f"{validation.folder(workdir)} has no adjustment of the checkpoint of step {step}; run python -m "
             f"dim_jax.evaluate --workdir={workdir} --split=val"
         )
     if coverage is None and (adjust or not calibrate):
         return adjustment, adjustment["temperature"] if adjustment else 1.0, None
     logits, labels = validation.read_predictions(
-        workdir, run.step, num_classes, num_views, "--calibrate and --coverage need it"
+        workdir, step, num_classes, num_views, "--calibrate and --coverage need it"
     )
     if adjustment:
         logits, temperature = validation.adjusted(logits, adjustment), adjustment["temperature"]

@@ -80,7 +80,13 @@ def origin(run: RunRecords) -> list[str]:
 
 def _progress_notes(run: RunRecords) -> list[str]:
     notes = []
-    if not run.curves:
+    if run.setting("trainer") == "ensemble":
+        members = run.setting("members")
+        notes.append(
+            f"The mean of the probabilities of {len(members) if isinstance(members, list) else 'several'} runs. It has "
+            "no learning curves, features or Grad-CAM of its own; the pages of its members show theirs."
+        )
+    elif not run.curves:
         notes.append("Nothing has been logged yet, so there are no learning curves.")
     reached = max((epoch for _, _, _, epoch, _ in run.curves if math.isfinite(epoch)), default=None)
     planned = run.setting("train", "num_epochs")

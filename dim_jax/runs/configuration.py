@@ -62,6 +62,8 @@ def read_config(workdir: str | Path, trainer: str | None = None) -> ClassifierCo
         )
     config = read_saved(path)
     name = config.get("trainer")
+    if name == "ensemble":
+        raise ValueError(f"{workdir} is an ensemble, and a single network is needed; give the --workdir of a member")
     if name not in ("classifier", "gan") or trainer not in (None, name):
         expected = {"gan": "a GAN"}.get(trainer or "", "a classifier")
         raise ValueError(f"{workdir} is the run of a {name}, not of {expected}; give the --workdir of one")

@@ -1,0 +1,28 @@
+"""Averages trained classifiers of one split: the output is evaluated, reported and used for predictions like a run."""
+
+import sys
+from collections.abc import Sequence
+
+from dim_jax.cli import command_line
+
+EXAMPLES = """  python -m dim_jax.ensemble runs/a runs/b runs/c --out=runs/all
+  python -m dim_jax.predict --workdir=runs/all images/ --out=predictions --adjust"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with its command-line arguments."""
+    parser = command_line.parser("ensemble", __doc__, EXAMPLES)
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=command_line.path, help="run directory of a classifier")
+    parser.add_argument("--out", required=True, type=command_line.path, help="directory of the ensemble")
+    options = parser.parse_args(arguments)
+    command_line.start_logging()
+    from dim_jax.evaluation.ensembles import make_ensemble
+    from dim_jax.evaluation.split_evaluation import evaluate_split, summary
+
+    make_ensemble(options.runs, options.out)
+    for split in ("val", "test"):
+        command_line.say(summary(evaluate_split(options.out, split)))
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))
