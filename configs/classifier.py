@@ -77,6 +77,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train.report = True  # write report.html at the end
     config.train.initial_weights = "random"  # imagenet: published ones and a fresh head, of efficientnet_lite0 alone
     config.train.ema_decay = 0.0  # evaluate a moving average of the weights, such as 0.999; 0: the weights themselves
+    config.train.rebalance = "none"  # for the last part of the run: class weights, sampling or an offset of the logits
+    config.train.rebalance_from = 0.8  # share of the run after which that part begins
+    config.train.rebalance_tau = 1.0  # of logit_offset: multiplies the logarithm of the class frequencies
 
     if variant == "test":
         config.data.image_size = 32

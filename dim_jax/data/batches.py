@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dim_jax.data.dataset import Dataset
-from dim_jax.data.sampler import Sampler
+from dim_jax.data.sampler import Sampler, SwitchedSampler
 
 PADDING = -1
 
@@ -24,7 +24,7 @@ class TrainingPlan:
       partners: sampler of a second row for each row, or None; these come after the rows, see `split_partners`.
     """
 
-    sampler: Sampler
+    sampler: Sampler | SwitchedSampler
     start: int
     stop: int
     host: int = 0

@@ -65,6 +65,29 @@ class Sampler:
         return counts.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class SwitchedSampler:
+    """Draws from one sampler up to a step and from another one from then on.
+
+    Attributes:
+      before, after: samplers of equal batch sizes.
+      from_step: first step of `after`.
+    """
+
+    before: Sampler
+    after: Sampler
+    from_step: int
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows per step over all devices and hosts."""
+        return self.before.global_batch_size
+
+    def batch(self, step: int) -> np.ndarray:
+        """Returns the rows of the global batch at `step`; see Sampler.batch."""
+        return (self.before if step < self.from_step else self.after).batch(step)
+
+
 @lru_cache(maxsize=8)
 def _epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
     """Returns the rows of one epoch in order, int32 of shape (epoch_size,)."""

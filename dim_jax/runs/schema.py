@@ -7,7 +7,7 @@ are read from its signature. An option added to a loss or a model later must def
 Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, initial weights, reports, gradual
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
-test-time views.
+deferred re-balancing, test-time views.
 """
 
 from collections.abc import Callable
@@ -122,6 +122,11 @@ class ClassifierTrain(TrainFields):
     best_metric: Literal["macro_f1", "accuracy", "balanced_accuracy", "g_mean", "mcc", "macro_auroc"]
     initial_weights: Annotated[Literal["random", "imagenet"], Added(2, before="random")]
     ema_decay: Annotated[float, Interval(ge=0, lt=1), Added(6, before=0.0)]
+    rebalance: Annotated[
+        Literal["none", "inverse_frequency", "effective_number", "sampling", "logit_offset"], Added(6, before="none")
+    ]
+    rebalance_from: Annotated[float, Interval(ge=0, lt=1), Added(6, before=0.8)]
+    rebalance_tau: Annotated[float, Interval(ge=0, le=100), Added(6, before=1.0)]
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,11 @@ class ClassifierConfig:
             raise ValueError(
                 f"config.loss.name={self.loss.name} counts or ranks the examples of a batch by their one label, and "
                 f"config.augment.mixing={self.augment.mixing} gives them two; choose {', '.join(able)}"
+            )
+        if self.train.rebalance == "sampling" and data.class_balanced:
+            raise ValueError(
+                "config.train.rebalance=sampling draws all classes equally often from a share of the run on, which "
+                "config.data.class_balanced does from the start; choose one"
             )
         if self.augment.test_time_views and not (self.augment.flip or self.augment.rotate):
             raise ValueError(

@@ -14,10 +14,11 @@ from dim_jax import losses
 from dim_jax.augmentation import get_function, mixing
 from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
-from dim_jax.data.sampler import Sampler, make_sampler
+from dim_jax.data.sampler import Sampler, SwitchedSampler, make_sampler
 from dim_jax.evaluation import metrics, split_evaluation
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.gan import pools
+from dim_jax.losses import deferred
 from dim_jax.models import make_classifier
 from dim_jax.runs import files
 from dim_jax.runs.configuration import parse_config
@@ -95,6 +96,13 @@ def make_task(
     model = make_classifier(config.model.name, len(data.classes), axis_name=parallel.AXIS, **config.model.options)
     loss = losses.get_loss(config.loss.name)
     loss_parameters = losses.hyper_parameters(config.loss.name, config.loss.options)
+    draws: Sampler | SwitchedSampler = sampler
+    if options.rebalance != "none":
+        loss = deferred.rebalanced(loss, options.rebalance)
+        loss_parameters |= {"rebalance_from": options.rebalance_from, "rebalance_tau": options.rebalance_tau}
+    if options.rebalance == deferred.SAMPLING:
+        balanced = _sampler(config, data, class_balanced=True)
+        draws = SwitchedSampler(sampler, balanced, _first_step(options.rebalance_from, schedule.num_train_steps))
     class_counts = sampler.class_counts(data.labels, len(data.classes))
     partners = _partner_sampler(config, data)
     if augment.mixing == "balanced_mixup":
@@ -146,7 +154,7 @@ def make_task(
     task = loop.Task(
         state=state,
         dispatch=lambda state, batches: dispatch(state, batches, constants, predictor.pixels),
-        batches=partial(job.training_batches, predictor.images, sampler, schedule, partners=partners),
+        batches=partial(job.training_batches, predictor.images, draws, schedule, partners=partners),
         evaluate=validate,
         best_metric=options.best_metric,
         images_per_step=batch_size,
@@ -154,6 +162,12 @@ def make_task(
         facts=facts,
     )
     return task, schedule, predictor
+
+
+def _first_step(share: float, num_train_steps: int) -> int:
+    """Returns the first step at which the progress of the run, in the arithmetic of a training step, is `share`."""
+    progress = np.arange(num_train_steps, dtype=np.float32) / np.float32(num_train_steps)
+    return int(np.count_nonzero(progress < np.float32(share)))
 
 
 def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]) -> TrainState:

@@ -13,7 +13,7 @@ from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan, split_partners
 from dim_jax.data.preparation import PHANTOM, check_phantom, prepare_dataset
-from dim_jax.data.sampler import Sampler
+from dim_jax.data.sampler import Sampler, SwitchedSampler
 from dim_jax.reporting import report_files
 from dim_jax.runs import fields, files, workdir
 from dim_jax.runs.schema import ClassifierConfig, GanConfig
@@ -154,7 +154,11 @@ def _report(run: Path) -> None:
 
 
 def training_batches(
-    images: Any, sampler: Sampler, schedule: loop.LoopSchedule, start: int, partners: Sampler | None = None
+    images: Any,
+    sampler: Sampler | SwitchedSampler,
+    schedule: loop.LoopSchedule,
+    start: int,
+    partners: Sampler | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the batches of one dispatch after another from the step `start`, sharded for `parallel.pmap_train_step`.
 

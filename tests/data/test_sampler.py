@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dim_jax.data.batches import PADDING, TrainingPlan, evaluation_plan, row_fields, split_partners
 from dim_jax.data.dataset import Dataset
 from dim_jax.data.manifest import Manifest, Row
-from dim_jax.data.sampler import make_sampler
+from dim_jax.data.sampler import SwitchedSampler, make_sampler
 from dim_jax.data.splits import Fold, Split
 
 CLASSES = ("a", "b", "c")
@@ -239,6 +239,14 @@ def test_the_parts_of_all_hosts_make_up_the_global_batch_from_any_step(hosts, st
         assert {len(part) for part in batch} == {8 // hosts}
         np.testing.assert_array_equal(np.concatenate(batch), sampler.batch(step))
     np.testing.assert_array_equal(list(plans[0]), parts[0])  # iterated again
+
+
+def test_a_switched_sampler_draws_equally_from_its_step_on():
+    before, after = (make_sampler(PLAIN, seed=0, global_batch_size=8, class_balanced=value) for value in (False, True))
+    switched = SwitchedSampler(before, after, 5)
+    for step in range(10):
+        np.testing.assert_array_equal(switched.batch(step), (before if step < 5 else after).batch(step))
+    assert switched.global_batch_size == 8
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

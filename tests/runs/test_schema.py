@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dim_jax.data import splits
-from dim_jax.losses import LOSSES
+from dim_jax.losses import LOSSES, deferred
 from dim_jax.models import CLASSIFIERS
 from dim_jax.runs import config_flags, configuration, fields, files, schema
 from dim_jax.training import learning_rates
@@ -77,6 +77,7 @@ def test_a_value_that_is_not_a_whole_number_in_range_is_refused(value):
     ("classifier", "data.image_size", 15, "config.data.image_size=15 must be a whole number from 16 to 4096"),
     ("classifier", "data.backend", "features", "linear takes features, every other model images"),
     ("classifier", "train.initial_weights", "imagenet", r"needs config\.data\.mean="),
+    ("classifier", "train.rebalance_from", 1.0, "rebalance_from=1.0 must be a number of at least 0 and below 1"),
     ("classifier", "augment.mixing", "mix", "must be one of none, mixup, cutmix, balanced_mixup"),
     ("classifier", "augment.mixing_alpha", 0.0, "mixing_alpha=0.0 must be a number above 0"),
     ("classifier", "loss.gamma", 2.0, "config.loss.gamma is not an option of the loss fafl; it has alpha0, beta0, m"),
@@ -141,6 +142,8 @@ def test_choices_are_those_of_the_code():
     fold = fields.metadata(fields.field_types(schema.DataFields)["fold"], fields.Interval)
     assert fold.le == splits.MAX_FOLDS - 1
     types = fields.field_types(schema.ClassifierOptimizer)
+    rebalance = fields.field_types(schema.ClassifierTrain)["rebalance"]
+    assert get_args(fields.plain(rebalance)) == ("none", *deferred.METHODS)
     assert get_args(types["schedule"]) == learning_rates.SCHEDULES
     assert get_args(fields.plain(types["learning_rate_scaling"])) == learning_rates.SCALINGS
     assert schema.LOSS.names == tuple(LOSSES) and schema.NETWORK.names == tuple(CLASSIFIERS)

@@ -41,6 +41,7 @@ def final_state(run):
 # Every method that changes a step, in one run. Adam would turn rounding noise into visible steps.
 METHODS = [
     "--config.optimizer.name=sgd", "--config.train.ema_decay=0.9", "--config.augment.mixing=balanced_mixup",
+    "--config.train.rebalance=sampling", "--config.train.rebalance_from=0.6",
 ]  # fmt: skip
 
 
