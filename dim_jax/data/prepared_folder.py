@@ -11,7 +11,7 @@ import numpy as np
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import progress_callback
-from dim_jax.data import data_report, image_scan, near_duplicates, packed_pixels, source_record, splits
+from dim_jax.data import data_report, image_scan, images, near_duplicates, packed_pixels, source_record, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.image_scan import ScannedImage
@@ -55,10 +55,11 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
         rows=tuple(image.row for image in scanned),
         converted_root=converted if any(image.conversion for image in scanned) else None,
     )
-    exact = near_duplicates.exact_pairs([row.sha256 for row in manifest.rows])
-    near = near_duplicates.near_pairs([image.signature for image in scanned])
-    digests = np.array([row.sha256 for row in manifest.rows])
-    near = near[digests[near[:, 0]] != digests[near[:, 1]]]
+    digests = [row.sha256 for row in manifest.rows]
+    exact = near_duplicates.exact_pairs(digests)
+    near = near_duplicates.near_pairs(
+        [image.signature for image in scanned], digests, lambda row: images.read_image(manifest.file(row))
+    )
     units = splits.units_of([row.group for row in manifest.rows], np.concatenate([exact, near]))
     if method == "manifest":
         assignments = (_listed_split(scanned),)

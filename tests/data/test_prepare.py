@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +10,10 @@ from PIL import Image
 
 from dim_jax import prepare as command
 from dim_jax.cli import command_line
-from dim_jax.data import images, near_duplicates, splits
+from dim_jax.data import images, splits
 from dim_jax.data import manifest as manifests
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.runs import files
-
-REAL = Path(__file__).parents[3] / "shared" / "data" / "ebhi-seg-224"
 
 
 def picture(seed, side=24):
@@ -124,12 +121,6 @@ def test_copies_are_detected_and_kept_in_one_part_of_the_split(tmp_path, capsys)
     assert [set(paths) for paths in duplicates["near"]] == [copies]
     assert duplicates["conflicting"][0]["normal/turned.png"] == "normal"
     assert "WARNING: one picture has two labels: normal/turned.png (normal)" in capsys.readouterr().out
-
-
-def test_pictures_of_one_colour_are_not_near_duplicates():
-    flat = [near_duplicates.signature(np.full((20, 20, 3), value, np.uint8)) for value in (200, 200, 90)]
-    assert near_duplicates.near_pairs(flat).shape == (0, 2)
-    assert near_duplicates.exact_pairs(["a", "b", "a", "a"]).tolist() == [[0, 2], [0, 3]]
 
 
 def test_unusual_images_are_converted_and_listed(tmp_path):
@@ -350,11 +341,3 @@ def test_help_is_quick_and_imports_no_framework():
     assert done.returncode == 0 and "--source=phantom" in done.stdout
     # Processor time, which hardly depends on the load of the machine; 0.4 s where it is idle.
     assert os.times().children_user - before.children_user < 5
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
-def test_real_near_duplicates_are_detected_and_no_others():
-    listed = sorted(REAL.glob("polyp/*.jpg"))
-    pairs = near_duplicates.near_pairs([near_duplicates.signature(images.read_image(path)) for path in listed])
-    assert len(pairs) == 3
-    assert all(listed[one].name[:-7] == listed[other].name[:-7] for one, other in pairs)
