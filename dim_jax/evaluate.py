@@ -39,12 +39,21 @@ def main(arguments: Sequence[str]) -> None:
         action=argparse.BooleanOptionalAction,
         help="average over the flips and turns that the run was trained on (default: config.augment.test_time_views)",
     )
+    parser.add_argument(
+        "--data-root",
+        metavar="FOLDER",
+        type=command_line.path,
+        help="where the images are now, if they were moved; compared by SHA-256, and remembered",
+    )
     options = parser.parse_args(arguments)
     command_line.start_logging()
+    from dim_jax.data.relocation import relocate
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
     from dim_jax.training import hosts
 
     hosts.join()
+    if options.data_root:
+        hosts.on_first_host(lambda: relocate([options.workdir], options.data_root))
     choice = {"criterion": options.choose_by, "offsets": options.offsets}
     choice = {name: value for name, value in choice.items() if value is not None}
     metrics = evaluate_split(

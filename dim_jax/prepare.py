@@ -67,6 +67,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     add("--strict", action="store_true", help="refuse unreadable images instead of leaving them out")
     add("--overwrite", action="store_true", help="prepare anew, in place of what was prepared in --out before")
+    add(
+        "--data-root",
+        metavar="FOLDER",
+        type=command_line.path,
+        help="where the images of the prepared --out are now, if they were moved; compared by SHA-256",
+    )
     add("--data-dir", metavar="FOLDER", help="folder of built TensorFlow Datasets (default: that of TFDS)")
     add("--manual-dir", metavar="FOLDER", help="folder of manual downloads, for tfds:ebhi and others that need them")
     options = vars(parser.parse_args(arguments))
@@ -75,6 +81,14 @@ def main(arguments: Sequence[str]) -> None:
     if options["classes"] is not None:
         options["classes"] = command_line.names(options["classes"])
     options["exclude"] = command_line.comma_separated(options["exclude"])
+    data_root = options.pop("data_root")
+    if data_root:
+        from dim_jax.data.relocation import relocate
+
+        if options["source"] or options["manifest"]:
+            raise ValueError("--data-root is for data that are prepared already; give it with --out alone")
+        relocate([options["out"]], data_root)
+        return
     from dim_jax.data.preparation import prepare_dataset
 
     prepare_dataset(options.pop("source"), options.pop("out"), **options)

@@ -3,6 +3,8 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from dim_jax.cli import command_line
 
@@ -18,6 +20,7 @@ options:
   --config.FIELD=VALUE     sets one field of it, for example --config.train.num_epochs=50 or --config.loss.name=ldam
   --workdir=RUN            run directory: made if it is not there, resumed if it is
   --dry-run                print the data and all options, and start nothing
+  --data-root=FOLDER       where the images are now, if they were moved; compared by SHA-256, and remembered
   --profile=N              write a trace of N dispatches to RUN/profile, for TensorBoard or Perfetto
   --debug                  print the full trace of an error
   --help                   print this
@@ -45,11 +48,29 @@ def main(arguments: Sequence[str]) -> None:
     from dim_jax.training import hosts
 
     hosts.join()
-    config, run, dry_run, profile = hosts.on_first_host(lambda: parse_flags(arguments))
+    config, run, dry_run, profile, data_root = hosts.on_first_host(lambda: parse_flags(arguments))
     name = config.get("trainer", "")
     if name not in TRAINERS:
         raise ValueError(f"config.trainer={name!r} is not a trainer; choose one of {', '.join(TRAINERS)}")
+    if data_root is not None:
+        hosts.on_first_host(lambda: _relocate(config, run, data_root))
     importlib.import_module(TRAINERS[name]).train(config, run, dry_run, profile=profile)
+
+
+def _relocate(config: dict[str, Any], run: Path, data_root: str) -> None:
+    """Makes a run, and the prepared folder that it trains on, read the images from `data_root`."""
+    from dim_jax.data.relocation import relocate
+
+    if config["trainer"] == "experiment":
+        raise ValueError(
+            "--data-root is for one run; tell the prepared folder of an experiment where its images are now with "
+            "python -m dim_jax.prepare --out=EXPERIMENT/SET/data --data-root=FOLDER"
+        )
+    folders = [Path(config.get("data", {}).get("path", "")), run / "data", run]
+    prepared = [folder for folder in folders if (folder / "manifest.json").is_file()]
+    if not prepared:
+        raise ValueError(f"--data-root: neither {run} nor its data were prepared yet; give --config.data.path instead")
+    relocate(prepared, data_root)
 
 
 if __name__ == "__main__":

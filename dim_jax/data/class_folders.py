@@ -110,7 +110,7 @@ def _check_top(root: Path, folders: Collection[Folders]) -> None:
         pictures = [name for name in tops if plain(name) in IMAGE_FOLDERS]
         remedy = f"give --source={root / pictures[0]}" if pictures else "move it elsewhere"
         raise ValueError(
-            f"the folder {masks[0]} in {root} looks like one of masks, not like a class; {remedy}, or give "
+            f"the folder {masks[0]} in {root} looks like a folder of masks, not like a class; {remedy}, or give "
             "--class-folder=1 if it is a class"
         )
 

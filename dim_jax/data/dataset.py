@@ -116,7 +116,7 @@ def open_dataset(
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(manifest)} images listed in {folder} are gone, first {missing[0]}; put them "
-            "back or prepare the data again"
+            "back, give the folder that has them now as --data-root to train or evaluate, or prepare the data again"
         )
     changed = manifests.changed_files(manifest)
     if changed:

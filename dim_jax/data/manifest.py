@@ -205,14 +205,19 @@ def changed_files(manifest: Manifest) -> list[Path]:
         return [path for path in paths if path is not None]
 
 
+def source_file(manifest: Manifest, row: Row) -> Path:
+    """Returns the absolute path of the file that an image was prepared from; of a converted one it may not exist."""
+    return manifest.root / (row.path.removesuffix(".png") if row.converted else row.path)
+
+
 def _changed_file(manifest: Manifest, row: Row) -> Path | None:
-    path = manifest.root / (row.path.removesuffix(".png") if row.converted else row.path)
+    path = source_file(manifest, row)
     try:
         status = path.stat()
         if (status.st_size, status.st_mtime_ns) == (row.size, row.modified_ns):
             return None
         # Manifests written before `size` was added have -1.
-        if row.size in (-1, status.st_size) and _sha256(path, status.st_size, status.st_mtime_ns) == row.sha256:
+        if row.size in (-1, status.st_size) and sha256(path, status.st_size, status.st_mtime_ns) == row.sha256:
             return None
     except OSError:
         return None
@@ -220,7 +225,7 @@ def _changed_file(manifest: Manifest, row: Row) -> Path | None:
 
 
 @cache
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
+def sha256(path: Path, size: int, modified_ns: int) -> str:
     """Returns the digest of a file, cached by its size and time: an experiment opens its data for every run."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -162,6 +162,7 @@ def _is_prepared(out: Path, options: dict[str, Any], remedy: str) -> bool:
     try:
         previous = BEFORE | (files.read_object(out / REPORT_FILE).get("options") or {})
         splits.load(out, manifests.load(out))
+        source_record.read(out)
     except (OSError, ValueError) as error:
         raise ValueError(f"{out} is damaged ({error}); {remedy}") from None
     differing = [

@@ -35,9 +35,15 @@ def read(folder: str | Path) -> dict[str, Facts] | None:
         return None
     record = files.read_object(path)
     rows = record.get("images")
-    if record.get("version") != VERSION or record.get("columns") != list(COLUMNS) or not isinstance(rows, dict):
-        raise ValueError(f"{path} is no record of images; restore it")
+    is_known = record.get("version") == VERSION and record.get("columns") == list(COLUMNS) and isinstance(rows, dict)
+    if not is_known or not all(_is_row(values) for values in rows.values()):
+        raise ValueError(f"{path} is no record of images")
     return {name: dict(zip(COLUMNS, values, strict=True)) for name, values in rows.items()}
+
+
+def _is_row(values: object) -> bool:
+    """Returns whether a value of a record is a number and three texts, as COLUMNS."""
+    return isinstance(values, list) and [type(value) for value in values] == [int, str, str, str]
 
 
 def _facts(listing: Listing) -> dict[str, Facts]:
@@ -87,11 +93,11 @@ def changes(folder: str | Path, list_source: Callable[[], Listing] | None) -> li
         pairs = {path: (before[path], now[new]) for path, new in new_path.items() if new in now}
         for name in ("label", "group", "split"):
             differing = [
-                f"{path} was {old[name] or 'unknown'}, is {new[name] or 'unknown'}"
+                f"{path} from {old[name] or 'unknown'} to {new[name] or 'unknown'}"
                 for path, (old, new) in pairs.items()
                 if spellings.key(old[name], name == "group") != spellings.key(new[name], name == "group")
             ]
-            texts += _text(f"{name} differs", f"{name}s differ", differing)
+            texts += _text(f"{name} was changed", f"{name}s were changed", differing)
         resized = [path for path, (old, new) in pairs.items() if old["size"] != new["size"]]
         removed += moved
     else:

@@ -37,13 +37,13 @@ def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> S
       ValueError: the data are invalid, or were prepared with another number of folds.
     """
     options = config.data
-    if is_prepared(source):
-        site = Site(name, root, Path(source))
-    else:
-        is_phantom = source == PHANTOM
-        if not is_phantom and not source.startswith(TFDS) and not Path(source).is_dir():
-            raise FileNotFoundError(f"config.data: {source}: no such folder")
-        site = Site(name, root, root / plan.DATA)
+    site = Site(name, root, Path(source) if is_prepared(source) else root / plan.DATA)
+    is_phantom = source == PHANTOM
+    is_gone = not is_phantom and not source.startswith(TFDS) and not Path(source).is_dir()
+    if is_gone and not is_prepared(site.data):
+        raise FileNotFoundError(f"config.data: {source}: no such folder")
+    # If images that were prepared have moved, opening the data says so, unless they were found again.
+    if not is_gone and not is_prepared(source):
         prepare_dataset(
             source,
             site.data,
@@ -66,7 +66,7 @@ def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> S
     return site
 
 
-def is_prepared(source: str) -> bool:
+def is_prepared(source: str | Path) -> bool:
     """Returns whether `source` is a folder that `prepare` wrote."""
     return (Path(source) / "manifest.json").is_file()
 

@@ -17,12 +17,12 @@ from dim_jax.runs.schema import TRAINERS
 HINT = "python -m dim_jax.train --help lists the options"
 
 
-def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, int]:
+def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, int, str | None]:
     """Parses the command line of `train`.
 
     Returns:
-      The configuration with its overrides, the run directory, whether this is a dry run, and the number of dispatches
-      to trace.
+      The configuration with its overrides, the run directory, whether this is a dry run, the number of dispatches to
+      trace, and where the images are now, None if they were not moved.
 
     Raises:
       ValueError: an option, field or value is wrong.
@@ -38,6 +38,7 @@ def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, i
     flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
     flags.DEFINE_bool("dry-run", False, "print and start nothing", flag_values=values)
     flags.DEFINE_integer("profile", 0, "dispatches to trace", lower_bound=0, flag_values=values)
+    flags.DEFINE_string("data-root", None, "where the images are now", flag_values=values)
     flags.DEFINE_bool("debug", False, "full trace of an error", flag_values=values)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     try:
@@ -50,7 +51,8 @@ def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, i
         raise ValueError("--workdir is missing; give the run directory, for example --workdir=runs/a")
     fields.check_plain(config.to_dict())
     run = Path(values["workdir"].value)
-    return files.to_json(config.to_dict()), run, values["dry-run"].value, values["profile"].value
+    options = (values[name].value for name in ("dry-run", "profile", "data-root"))
+    return files.to_json(config.to_dict()), run, *options
 
 
 def packaged_configs() -> Path:

@@ -108,9 +108,13 @@ def _check(job: Job, config: Config, run: Path) -> tuple[Path, bool, list[str]]:
     Returns:
       The source of the data, whether it must be prepared first, and what workdir.check_config returns.
     """
-    _check_path(config.data.path)
+    source, prepared = Path(config.data.path), run / PREPARED
+    if config.data.path and not source.is_dir() and (prepared / "manifest.json").is_file():
+        # The images were moved; opening the data says so, unless --data-root has told where they are.
+        source = prepared
+    else:
+        _check_path(config.data.path)
     grown = workdir.check_config(run, fields.to_dict(config), may_grow=job.may_grow)
-    source = Path(config.data.path)
     return source, not (source / "manifest.json").is_file(), grown
 
 
