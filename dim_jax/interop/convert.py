@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 SUMMARY = """\
 Imports a checkpoint of the published PyTorch code (.pth or .safetensors; LRF-CNN, or a GCGAN's pair of networks) as a
 run directory, or with --to exports the weights of a run to such a file. Files are read without PyTorch, and nothing in
-them is executed. What a file does not contain is assumed to be as published: 299 px, the published mean and std, and
-the five classes in the order of the published results; check with evaluate that this is the order of your file.
+them is executed. An export of this package knows its classes and preprocessing. What a file does not tell is assumed to
+be as published: 299 px, the published mean and std, and the five classes in the order of the published results; where
+--data has another order, --classes must say that of the outputs.
 
 With --data, evaluate and report work on the run too. With --config and --data, train continues it: from the step of the
 optimizer's state if the file has one, otherwise from step 0 with these weights."""
@@ -40,7 +41,8 @@ def _import_options(options: argparse.Namespace, overrides: Sequence[str]) -> "I
       ValueError: options contradict each other, or the configuration cannot be read.
     """
     from dim_jax.data.manifest import load
-    from dim_jax.interop.imported_runs import CLASSES, IMAGE_SIZE, MEAN, STD, ImportOptions
+    from dim_jax.interop import export_record
+    from dim_jax.interop.imported_runs import CLASSES, IMAGE_SIZE, MEAN, RESIZE, STD, ImportOptions
     from dim_jax.runs import config_flags
 
     if options.classes and options.label:
@@ -52,27 +54,45 @@ def _import_options(options: argparse.Namespace, overrides: Sequence[str]) -> "I
     if (options.reset_head or overrides) and not options.config:
         option = "--reset-head" if options.reset_head else overrides[0]
         raise ValueError(f"{option} is for continuing training; give --config=configs/published.py and --data=DATA too")
-    if options.config and (options.image_size or options.mean or options.std):
-        raise ValueError("with --config give size, mean and std as --config.data.image_size, .mean and .std")
+    if options.config and (options.image_size or options.resize or options.mean or options.std):
+        raise ValueError("with --config give them as --config.data.image_size, .resize, .mean and .std")
+    record = export_record.read(options.source)
     config = None
     if options.config:
         flags = [f"--config={options.config}", f"--config.data.path={options.data}", f"--workdir={options.out}"]
         flags += [f"--config.gan.label={options.label}"] if options.label else []
         config, *_ = config_flags.parse_flags([*flags, *overrides])
+        if record:
+            export_record.complete(config, record, {name.split("=")[0] for name in overrides})
     classes = tuple(command_line.comma_separated(options.classes or options.label or ""))
-    if not classes:
-        classes = load(options.data).classes if options.reset_head else CLASSES
     if len(set(classes)) != len(classes):
         raise ValueError(f"--classes={options.classes} names a class twice")
+    if record and not options.reset_head and classes != record.classes and set(classes) == set(record.classes):
+        raise ValueError(
+            f"--classes={options.classes} is another order than that of the outputs of {options.source}, which are "
+            f"{', '.join(record.classes)}; leave out --classes"
+        )
+    published = {"classes": CLASSES, "image_size": IMAGE_SIZE, "resize": RESIZE, "mean": MEAN, "std": STD}
+    given = {
+        "classes": classes or (load(options.data).classes if options.reset_head else ()),
+        "image_size": options.image_size,
+        "resize": options.resize,
+        "mean": _three_numbers("--mean", options.mean),
+        "std": _three_numbers("--std", options.std),
+    }
+    recorded = {name: getattr(record, name) for name in published} if record else {}
     return ImportOptions(
         source=options.source,
-        classes=classes,
+        **{name: given[name] or recorded.get(name) or published[name] for name in published},
         data=options.data,
-        image_size=options.image_size or IMAGE_SIZE,
-        mean=_three_numbers("--mean", options.mean) or MEAN,
-        std=_three_numbers("--std", options.std) or STD,
         config=config,
         reset_head=options.reset_head,
+        record=record,
+        assumed=tuple(
+            name
+            for name in published
+            if not given[name] and not recorded.get(name) and (name == "classes" or not options.config)
+        ),
     )
 
 
@@ -104,16 +124,20 @@ def main(arguments: Sequence[str]) -> None:
     )
     add("--to", choices=FORMATS, help="export a run in this format")
     add("--checkpoint", default="best", choices=("best", "newest"), help="to export (default: %(default)s)")
-    add("--classes", help="names of the outputs, in order, with commas (default: the published ones, as in phantom)")
     add("--label", help="the class that an imported GAN generates")
     add(
         "--data",
         default="",
-        help="prepared dataset; for a GAN the one that it was trained on (not verified)",
+        help="prepared dataset; for a GAN the one that it was trained on (verified for exports of this package)",
     )
-    add("--image-size", type=int, help="side of the images in px (default: 299)")
-    add("--mean", default="", help="per channel in [0, 1], with commas (default: the published one)")
-    add("--std", default="", help="per channel, with commas (default: the published one)")
+    add(
+        "--classes",
+        help="names of the outputs, in order, with commas (default: what the file tells, or those of phantom)",
+    )
+    add("--image-size", type=int, help="side of the images in px (default: likewise, or 299)")
+    add("--resize", choices=("squash", "crop", "pad"), help="how they are made square (default: likewise, or squash)")
+    add("--mean", default="", help="per channel in [0, 1], with commas (default: likewise, or the published one)")
+    add("--std", default="", help="per channel, with commas (default: likewise, or the published one)")
     add("--config", help="configuration to continue training with; its fields as --config.FIELD=VALUE")
     add("--reset-head", action="store_true", help="new outputs for the classes of --data, to continue training")
     options, rest = parser.parse_known_args(arguments)

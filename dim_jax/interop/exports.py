@@ -4,17 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.evaluation.classifier_run import open_classifier_run
-from dim_jax.interop import published_files
+from dim_jax.interop import export_record, published_files
+from dim_jax.interop.export_record import ExportRecord
 from dim_jax.interop.published_files import DISCRIMINATOR, GENERATOR
 from dim_jax.models import make_gan
 from dim_jax.models.lrf_cnn import LRFCNN
-from dim_jax.runs import configuration
+from dim_jax.runs import configuration, files
 from dim_jax.training import checkpoints, loop
 from dim_jax.weights import gcgan_names, safetensor_files, torch_names, torch_writer
 
 
 def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: str = "best") -> str:
-    """Writes the weights of a run in the format of the published code.
+    """Writes the weights of a run in the format of the published code, and a JSON beside them (export_record).
 
     Args:
       run: run directory.
@@ -27,26 +28,31 @@ def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: s
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint.
-      ValueError: the published code has no such network, or `out` is a folder.
+      ValueError: the published code has no such network, `out` is a folder, or an export would replace another file.
     """
-    if Path(out).is_dir():
+    out = Path(out)
+    if out.is_dir():
         raise ValueError(f"--out={out} is a folder; give the name of a file, for example {Path(out, 'model.pth')}")
+    paths = (out, export_record.beside(out))
+    files.check_replaceable(paths, export_record.listed(out))
     is_gan = configuration.read_config(run).trainer == "gan"
     tensors: Any
-    tensors, summary = _gan_tensors(run) if is_gan else _classifier_tensors(run, checkpoint)
-    if file_format == "torch":
-        torch_writer.write(out, tensors)
-    elif is_gan:
-        safetensor_files.write(
-            out, {f"{key}.{name}": tensor for key, network in tensors.items() for name, tensor in network.items()}
-        )
-    else:
-        safetensor_files.write(out, tensors)
+    tensors, record, summary = _gan_tensors(run) if is_gan else _classifier_tensors(run, checkpoint)
+    text = export_record.to_text(record)
+    with files.turn(out):
+        files.check_replaceable(paths, export_record.listed(out))
+        if file_format == "torch":
+            torch_writer.write(out, tensors, {f"{export_record.KEY}.json": text})
+        else:
+            if is_gan:
+                tensors = {f"{key}.{name}": array for key, part in tensors.items() for name, array in part.items()}
+            safetensor_files.write(out, tensors, {export_record.KEY: text})
+        export_record.write_beside(out, record)
     return f"{summary}\n{out}"
 
 
-def _classifier_tensors(run: str | Path, checkpoint: str) -> tuple[dict[str, Any], str]:
-    """Returns the PyTorch state dict of a classifier's run, and a summary with its preprocessing."""
+def _classifier_tensors(run: str | Path, checkpoint: str) -> tuple[dict[str, Any], ExportRecord, str]:
+    """Returns the PyTorch state dict of a classifier's run, its record, and a summary with its preprocessing."""
     classifier = open_classifier_run(run, checkpoint)
     if not isinstance(classifier.model, LRFCNN):
         name = classifier.config.model.name
@@ -58,11 +64,11 @@ def _classifier_tensors(run: str | Path, checkpoint: str) -> tuple[dict[str, Any
         f"LRF-CNN at step {classifier.step}; outputs, in order: {', '.join(classifier.classes)}\n"
         f"for images of {data.image_size} px ({data.resize}), scaled to [0, 1], mean {mean}, std {std}"
     )
-    return published_files.with_counters(tensors, classifier.step), summary
+    return published_files.with_counters(tensors, classifier.step), export_record.of_classifier(classifier), summary
 
 
-def _gan_tensors(run: str | Path) -> tuple[dict[str, dict[str, Any]], str]:
-    """Returns the PyTorch state dicts of a GAN's run, with the generator's averaged parameters, and a summary."""
+def _gan_tensors(run: str | Path) -> tuple[dict[str, dict[str, Any]], ExportRecord, str]:
+    """Returns the PyTorch state dicts of a GAN's run, with averaged parameters, its record, and a summary."""
     config = configuration.read_config(run, "gan")
     restored = checkpoints.restore(Path(run, loop.CHECKPOINTS))
     if restored is None:
@@ -79,4 +85,5 @@ def _gan_tensors(run: str | Path) -> tuple[dict[str, dict[str, Any]], str]:
                 variables["params"] = restored.state["ema_params"]
             tensors = gcgan_names.to_torch(variables, name_map(model))
             state_dicts[published_files.KEYS[kind]] = published_files.with_counters(tensors, restored.step)
-    return state_dicts, f"GCGAN of {config.gan.label} at step {restored.step}, averaged generator"
+    summary = f"GCGAN of {config.gan.label} at step {restored.step}, averaged generator"
+    return state_dicts, export_record.of_gan(run, config), summary

@@ -1,5 +1,6 @@
 """Run directories from published checkpoints, to evaluate, predict, generate or continue training."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 
 from dim_jax.data import dataset as datasets
+from dim_jax.interop.export_record import ExportRecord
 from dim_jax.interop.published_files import CLASSIFIER, DISCRIMINATOR, GENERATOR, OptimizerState, PublishedCheckpoint
 from dim_jax.models import make_classifier, make_gan
 from dim_jax.models.layers import Linear
@@ -24,34 +26,43 @@ from dim_jax.weights import gcgan_names, torch_names
 
 CLASSES = ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
 IMAGE_SIZE = 299
+RESIZE = "squash"
 MEAN, STD = (0.5203, 0.3638, 0.6511), (0.2339, 0.2535, 0.1455)
 HEAD = "head"
 
 Tree = Any
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Facts about a checkpoint that its file lacks, from the command line.
+    """Facts about a checkpoint: from the command line, the record of an export, or as published.
 
     Attributes:
       source: path of the file, for messages.
       classes: names of the classifier's outputs, in order; for a GAN, the one class that it generates.
       data: folder of prepared data, or "" for none.
       image_size: side of the classifier's images in px.
+      resize: how images are made square (data.images.resize).
       mean, std: per-channel statistics that its images in [0, 1] are normalised by.
       config: full configuration to continue training with, or None.
       reset_head: initialise a new head for `classes` and start a new optimizer.
+      record: of an export, None if the file has none.
+      assumed: names of the attributes that are as published because nothing tells them.
     """
 
     source: str
     classes: tuple[str, ...] = CLASSES
     data: str = ""
     image_size: int = IMAGE_SIZE
+    resize: str = RESIZE
     mean: Sequence[float] = MEAN
     std: Sequence[float] = STD
     config: dict[str, Any] | None = None
     reset_head: bool = False
+    record: ExportRecord | None = None
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ def build_classifier_run(checkpoint: PublishedCheckpoint, options: ImportOptions
     fields = torch_names.lrf_cnn_fields(network.tensors)
     outputs, depthwise = fields.pop("num_classes"), fields.pop("depthwise")
     published = {"name": "light_lrf_cnn" if depthwise else "lrf_cnn", "width": 1.0, "dtype": "float32", **fields}
+    published |= options.record.network if options.record else {}
     model_options = (options.config or {}).get("model", published)
     if not options.reset_head and outputs != len(options.classes):
         raise ValueError(
@@ -97,11 +109,13 @@ def build_classifier_run(checkpoint: PublishedCheckpoint, options: ImportOptions
     config = options.config or {
         "trainer": "classifier",
         "data": {
-            "path": options.data, "fold": 0, "backend": "tf", "image_size": options.image_size, "resize": "squash",
-            "mean": options.mean, "std": options.std, "cache_gib": 4.0,
+            "path": options.data, "fold": dataset.fold if dataset else 0, "backend": "tf",
+            "image_size": options.image_size, "resize": options.resize, "mean": options.mean, "std": options.std,
+            "cache_gib": 4.0,
         },
         "model": published,
         "train": {"eval_batch_size": 64, "global_batch_size": 8},
+        **({"augment": options.record.augment} if options.record and options.record.augment else {}),
     }  # fmt: skip
     if dataset is None:
         config["classes"] = options.classes
@@ -142,6 +156,7 @@ def build_gan_run(checkpoint: PublishedCheckpoint, options: ImportOptions) -> Ru
     fields = gcgan_names.gcgan_fields(checkpoint.networks[GENERATOR].tensors)
     size = options.config["data"]["image_size"] if options.config else fields["size"]
     published = {name: value for name, value in fields.items() if name != "size"} | {"dtype": "float32"}
+    published |= options.record.network if options.record else {}
     model_options = (options.config or {}).get("model", published)
     try:
         models: dict[str, Any] = dict(zip((GENERATOR, DISCRIMINATOR), make_gan(size, 0, **model_options), strict=True))
@@ -156,17 +171,21 @@ def build_gan_run(checkpoint: PublishedCheckpoint, options: ImportOptions) -> Ru
     params = variables[GENERATOR]["params"]
     average_names = {name: names[GENERATOR][name] for name in checkpoint.average}
     ema_params = gcgan_names.to_flax(checkpoint.average, average_names)["params"] if average_names else params
+    dataset = _open_data(options)
+    statistics = options.record.statistics if options.record else "batch"
     config = options.config or {
         "trainer": "gan",
-        "data": {"path": options.data, "fold": 0, "image_size": size, "resize": "squash"},
-        "gan": {"label": options.classes[0], "conditional": False, "statistics": "batch"},
+        "data": {
+            "path": options.data, "fold": dataset.fold if dataset else 0, "image_size": size, "resize": options.resize,
+        },
+        "gan": {"label": options.classes[0], "conditional": False, "statistics": statistics},
         "model": published,
-    }
+    }  # fmt: skip
     generator = checkpoint.networks[GENERATOR]
     if options.config is None:
         step = generator.step
         state = {**variables, "ema_params": ema_params}
-        return RunContents(config, _open_data(options), {loop.CHECKPOINTS: (step, state)})
+        return RunContents(config, dataset, {loop.CHECKPOINTS: (step, state)})
     if DISCRIMINATOR not in checkpoint.networks:
         raise ValueError(f"{source} holds no discriminator, so it cannot be trained further; leave out --config")
     step = _first_step(source, generator.optimizer, config)
@@ -180,7 +199,7 @@ def build_gan_run(checkpoint: PublishedCheckpoint, options: ImportOptions) -> Ru
     probability: Any = np.float32(0.0 if config["augment"]["adaptive_target"] else 1.0)
     host_step: Any = np.int32(step)
     state = GanState(host_step, **networks, ema_params=ema_params, augment_probability=probability)
-    return RunContents(config, _open_data(options), {loop.CHECKPOINTS: (step, state)})
+    return RunContents(config, dataset, {loop.CHECKPOINTS: (step, state)})
 
 
 def write_run(run: Path, contents: RunContents, facts: Mapping[str, str]) -> None:
@@ -209,9 +228,9 @@ def _open_data(options: ImportOptions) -> datasets.Dataset | None:
     """
     if not options.data:
         return None
-    dataset = datasets.open_dataset(options.data, options.config["data"]["fold"] if options.config else 0)
-    unknown = sorted(set(dataset.classes) - set(options.classes))
     is_gan = len(options.classes) == 1
+    dataset = _fold_of_record(datasets.open_dataset(options.data, _fold(options)), options, is_gan)
+    unknown = sorted(set(dataset.classes) - set(options.classes))
     if is_gan and options.classes[0] not in dataset.classes:
         raise ValueError(f"{options.data} has no class {options.classes[0]!r}, only {', '.join(dataset.classes)}")
     if is_gan:
@@ -221,12 +240,40 @@ def _open_data(options: ImportOptions) -> datasets.Dataset | None:
             f"{options.data} has images of {', '.join(unknown)}, but the outputs of {options.source} are "
             f"{', '.join(options.classes)}; rename its outputs with --classes, or prepare the data under those names"
         )
+    if "classes" in options.assumed and dataset.classes != options.classes:
+        raise ValueError(
+            f"{options.source} does not tell the order of its outputs; {options.data} has "
+            f"{', '.join(dataset.classes)}, published is {', '.join(options.classes)}; give the order of the outputs "
+            f"with --classes, for example --classes={','.join(dataset.classes)}"
+        )
     if options.config and dataset.classes != options.classes:
         raise ValueError(
             f"{options.data} has the classes {', '.join(dataset.classes)} in another order than the outputs of "
             f"{options.source}; to train further, prepare the data with --classes={','.join(options.classes)}"
         )
     return replace(dataset, manifest=replace(dataset.manifest, classes=options.classes))
+
+
+def _fold(options: ImportOptions) -> int:
+    return options.config["data"]["fold"] if options.config else 0
+
+
+def _fold_of_record(dataset: datasets.Dataset, options: ImportOptions, is_gan: bool) -> datasets.Dataset:
+    """Returns the dataset with the fold that an export was trained on; with a configuration, its fold must be that.
+
+    Raises:
+      ValueError: a GAN was trained on another split, so that its images must not be used with this one.
+    """
+    split = options.record.split_sha256 if options.record else ""
+    folds = [dataset.fold] if options.config else range(len(dataset.split.folds))
+    matching = [fold for fold in folds if replace(dataset, fold=fold).split_sha256 == split]
+    if not split or matching:
+        return replace(dataset, fold=matching[0]) if matching else dataset
+    message = f"{options.source} was trained on another split than those of {options.data}"
+    if is_gan:
+        raise ValueError(f"{message}; give the data that it was trained on, or leave out --data")
+    log.warning("%s: images to test it on may have been among its training images", message)
+    return dataset
 
 
 def _check_fit(

@@ -50,6 +50,12 @@ def _summary(checkpoint: PublishedCheckpoint, options: ImportOptions, contents: 
         lines.append(f"moving average of the generator's {len(checkpoint.average)} parameters")
     if CLASSIFIER in checkpoint.networks:
         lines.append(f"outputs, in order: {', '.join(options.classes)}" + (", new" if options.reset_head else ""))
+        if options.config is None:
+            mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (options.mean, options.std))
+            lines.append(f"images of {options.image_size} px ({options.resize}), mean {mean}, std {std}")
+        if options.assumed:
+            names = ", ".join(name.replace("_", " ") for name in options.assumed)
+            lines.append(f"as published, since the file does not tell: {names}")
     if options.config:
         lines.append(f"train --workdir={out} goes on at step {contents.states[loop.CHECKPOINTS][0]}")
     return "\n".join([*lines, str(out)])

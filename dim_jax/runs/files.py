@@ -76,12 +76,12 @@ def remove_leftovers(folder: Path) -> None:
 def turn(folder: str | Path) -> Iterator[None]:
     """Within the block no other process that calls this writes into `folder`; it waits until others have finished.
 
-    The lock is `.NAME.lock` beside the folder, whose parents are created.
+    The lock is `.NAME.turn.lock` beside the folder, whose parents are created.
     """
     folder = Path(os.path.abspath(folder))
     with naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with _writer_lock(folder):
+    with _writer_lock(folder.with_name(f"{folder.name}.turn")):
         yield
 
 
@@ -95,7 +95,7 @@ def _writer_lock(path: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=SECONDS_BEFORE_NOTICE)
         except filelock.Timeout:
-            log.info("waiting for another process that writes %s", path)
+            log.info("waiting for another process that writes %s", path.with_name(path.name.removesuffix(".turn")))
             lock.acquire()
     try:
         yield

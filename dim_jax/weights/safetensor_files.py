@@ -1,5 +1,6 @@
 """Reader and writer of .safetensors files."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,9 +30,34 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def write(path: str | Path, tensors: Mapping[str, np.ndarray]) -> Path:
-    """Writes arrays by name, with the metadata `format: pt`, by which readers expect PyTorch's layout."""
+def metadata(path: str | Path, key: str) -> str | None:
+    """Returns an entry of a file's metadata; None if there is none, or the file is not a .safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as archive:
+            return (archive.metadata() or {}).get(key)
+    except (SafetensorError, OSError, TypeError, AttributeError):
+        return None
+
+
+def write(path: str | Path, tensors: Mapping[str, np.ndarray], more: Mapping[str, str] | None = None) -> Path:
+    """Writes arrays by name, with the metadata `format: pt`, by which readers expect PyTorch's layout.
+
+    Args:
+      more: further metadata.
+    """
     from safetensors.numpy import save
 
     contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    return files.write_bytes(path, save(contiguous, metadata={"format": "pt"}))
+    return files.write_bytes(path, _sorted_metadata(save(contiguous, metadata={"format": "pt", **(more or {})})))
+
+
+def _sorted_metadata(encoded: bytes) -> bytes:
+    """Returns the same file with its metadata in order, so that equal arrays give equal bytes."""
+    end = 8 + int.from_bytes(encoded[:8], "little")
+    header = json.loads(encoded[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + encoded[end:]

@@ -36,6 +36,7 @@ STORAGES = {
     "ComplexFloatStorage": np.dtype("complex64"),
     "ComplexDoubleStorage": np.dtype("complex128"),
 }
+MOST_TEXT = 2**20  # bytes of a further entry
 RESAVE = "save the weights alone with PyTorch: torch.save(model.state_dict(), path)"
 
 
@@ -97,6 +98,21 @@ def read(path: str | Path) -> Any:
         ) from error
     kind = "a web page" if start.startswith(b"<") else "empty" if not start else f"one that begins with {start[:16]!r}"
     raise ValueError(f"{path} is not a .pth of PyTorch but {kind}; download or save it again")
+
+
+def entry(path: str | Path, name: str) -> str | None:
+    """Returns the text of a further entry of the archive; None if there is none, or the file is no ZIP archive.
+
+    Compressed entries, and any of more than MOST_TEXT bytes, count as none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [info for info in archive.infolist() if info.filename.split("/")[1:] == [name]]
+            if len(found) != 1 or found[0].compress_type != zipfile.ZIP_STORED or found[0].file_size > MOST_TEXT:
+                return None
+            return archive.read(found[0]).decode("utf-8")
+    except (OSError, ValueError, LookupError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile):
+        return None
 
 
 class _Refused(ValueError):

@@ -20,12 +20,13 @@ EMPTY_DICT = b"ccollections\nOrderedDict\n)R"
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
 
-def write(path: str | Path, tensors: Mapping[str, Any]) -> Path:
+def write(path: str | Path, tensors: Mapping[str, Any], more: Mapping[str, str] | None = None) -> Path:
     """Writes arrays by name, or nested dicts of them, in the ZIP format of torch.save; equal arrays give equal bytes.
 
     Args:
       path: the file.
       tensors: name -> array in PyTorch's layout, or a nested mapping of the same kind.
+      more: name -> text of further entries of the archive, which PyTorch does not read.
 
     Returns:
       The path.
@@ -36,6 +37,7 @@ def write(path: str | Path, tensors: Mapping[str, Any]) -> Path:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         entries = {"data.pkl": pickletools.optimize(opcodes), "byteorder": b"little"}
         entries |= {f"data/{key}": values for key, values in enumerate(storages)} | {"version": b"3\n"}
+        entries |= {name: text.encode() for name, text in (more or {}).items()}
         for name, entry in entries.items():
             # A new ZipInfo has a fixed date.
             archive.writestr(zipfile.ZipInfo(f"{ROOT}/{name}"), entry)

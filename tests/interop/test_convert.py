@@ -1,5 +1,6 @@
 """Import and export of published checkpoints: bit-exact round trips, continued training, refusal of other files."""
 
+import hashlib
 import json
 import pickle
 import struct
@@ -10,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 from golden_rule import GOLDEN, normal, tensor
+from hypothesis import given
+from hypothesis import strategies as st
 from published_weights import (
     AVERAGE,
     GAN,
@@ -29,13 +32,14 @@ from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import split_evaluation
+from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.gan import pools
-from dim_jax.interop import convert, published_files
+from dim_jax.interop import convert, export_record, published_files
 from dim_jax.models.gcgan import Generator
 from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
-from dim_jax.weights import gcgan_names, safetensor_files, torch_files, torch_names
+from dim_jax.weights import gcgan_names, safetensor_files, torch_files, torch_names, torch_writer
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -379,7 +383,8 @@ def test_a_bad_file_is_refused_in_one_line_and_leaves_nothing(tmp_path, title, m
         (["{file}", "--out={tmp}/run", "--config=configs/published.py"], "give a prepared dataset with --data=DATA"),
         (["{file}", "--out={tmp}/run", "--config.seed=1"], "--config.seed=1 is for continuing training"),
         (["{file}", "--out={tmp}/run", "--width=2"], "--width=2 is not an option"),
-        (["{tmp}/run", "--to=torch", "--out={tmp}/model.pth"], "holds no run"),
+        (["{tmp}/run", "--to=torch", "--out={tmp}/new.pth"], "holds no run"),
+        (["{tmp}/run", "--to=torch", "--out={tmp}/model.pth"], "would overwrite"),
         (["{tmp}/run", "--to=onnx", "--out={tmp}/model"], "--to"),
     ],
 )
@@ -399,3 +404,185 @@ def test_a_network_that_was_not_published_is_not_exported(data, tmp_path, capsys
     assert run(workdir, "--to=torch", f"--out={tmp_path / 'model.pth'}") == 2
     assert "is efficientnet_lite0, which the published code does not have" in error_line(capsys)
     assert not (tmp_path / "model.pth").exists()
+
+
+def exported(folder, to, data="", **facts):
+    """An export of a run with other classes and preprocessing than the published ones."""
+    path = write_state_dict(folder / "model.pth", small_state_dict())
+    options = {"classes": "e,d,c,b,a", "image-size": 32, "resize": "pad", "mean": "0.5,0.4,0.3", "std": "0.3,0.2,0.1"}
+    flags = [f"--{name}={value}" for name, value in (options | facts).items()]
+    assert run(path, f"--out={folder / 'first'}", *flags, *([f"--data={data}"] if data else [])) == 0
+    out = folder / ("model.safetensors" if to == "safetensors" else "export.pth")
+    assert run(folder / "first", f"--to={to}", f"--out={out}") == 0
+    return out
+
+
+@FORMATS
+def test_what_an_export_knows_of_classes_and_images_comes_back(tmp_path, to, capsys):
+    out = exported(tmp_path, to)
+    capsys.readouterr()
+    assert run(out, f"--out={tmp_path / 'again'}") == 0
+    assert "as published" not in capsys.readouterr().out
+    first, again = (files.read_json(tmp_path / name / "config.json") for name in ("first", "again"))
+    assert again["classes"] == list("edcba") == first["classes"]
+    assert again["data"]["image_size"] == 32 and again["data"]["resize"] == "pad"
+    one, other = (open_classifier_run(tmp_path / name) for name in ("first", "again"))
+    assert one.config.model == other.config.model
+    np.testing.assert_array_equal(one.mean, other.mean)
+    np.testing.assert_array_equal(one.std, other.std)
+    assert_same_trees(one.variables, other.variables)
+    record = files.read_json(tmp_path / f"{out.name}.json")
+    assert record["classes"] == list("edcba") and record["resize"] == "pad" and record["file"] == out.name
+    assert record["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    # Without the JSON, which is for people, nothing changes; options of the command line are preferred.
+    (tmp_path / f"{out.name}.json").unlink()
+    assert run(out, f"--out={tmp_path / 'other'}", "--classes=v,w,x,y,z", "--image-size=64") == 0
+    config = files.read_json(tmp_path / "other" / "config.json")
+    assert config["classes"] == list("vwxyz") and config["data"]["image_size"] == 64
+    capsys.readouterr()
+    assert run(out, f"--out={tmp_path / 'order'}", "--classes=a,b,c,d,e") == 2
+    assert "is another order than that of the outputs" in error_line(capsys)
+
+
+def test_a_state_dict_holds_no_entry_of_ours(tmp_path):
+    """load_state_dict(torch.load(path)) is strict about unknown names."""
+    assert set(read(exported(tmp_path, "torch"))) == set(small_state_dict())
+
+
+@FORMATS
+def test_options_of_the_network_that_its_weights_do_not_show_come_back(tmp_path, to):
+    out = exported(tmp_path, to)
+    config = files.read_json(tmp_path / "first" / "config.json")
+    branches = [[3, 0], [3, 2], [5, 4], [5, 6]]
+    config["model"] |= {"branches": branches, "drop_connect": 0.25, "dtype": "bfloat16"}
+    files.write_json(tmp_path / "first" / "config.json", config)
+    assert run(tmp_path / "first", f"--to={to}", f"--out={out}") == 0  # replaces its own export
+    assert run(out, f"--out={tmp_path / 'again'}") == 0
+    model = files.read_json(tmp_path / "again" / "config.json")["model"]
+    assert (model["branches"], model["drop_connect"], model["dtype"]) == (branches, 0.25, "bfloat16")
+
+
+def test_the_data_tell_the_order_of_outputs_or_the_user_does(data, tmp_path, capsys):
+    published = open_dataset(data).classes
+    path = write_state_dict(tmp_path / "model.pth", small_state_dict())
+    other = prepare_dataset("phantom", tmp_path / "other", image_size=32, scale=0.03, classes=sorted(published))
+    capsys.readouterr()
+    assert run(path, f"--out={tmp_path / 'run'}", f"--data={other}") == 2
+    line = error_line(capsys)
+    assert "does not tell the order of its outputs" in line and f"--classes={','.join(sorted(published))}" in line
+    assert not (tmp_path / "run").exists()
+    assert run(path, f"--out={tmp_path / 'a'}", f"--data={data}") == 0
+    out = exported(tmp_path, "torch", other, classes=",".join(sorted(published)))
+    assert run(out, f"--out={tmp_path / 'b'}", f"--data={data}") == 0
+    assert open_classifier_run(tmp_path / "b").classes == tuple(sorted(published))
+
+
+def test_an_export_is_opened_with_the_fold_it_was_trained_on(tmp_path, caplog):
+    folds = prepare_dataset("phantom", tmp_path / "folds", image_size=32, scale=0.03, split="kfold", folds=3)
+    out = exported(tmp_path, "torch", folds, classes=",".join(open_dataset(folds).classes))
+    config = files.read_json(tmp_path / "first" / "config.json")
+    config["data"]["fold"] = 2
+    files.write_json(tmp_path / "first" / "config.json", config)
+    assert run(tmp_path / "first", "--to=torch", f"--out={out}") == 0
+    assert run(out, f"--out={tmp_path / 'again'}", f"--data={folds}") == 0
+    assert files.read_json(tmp_path / "again" / "config.json")["data"]["fold"] == 2
+    assert "another split" not in caplog.text
+    other = prepare_dataset("phantom", tmp_path / "other", image_size=32, scale=0.03, seed=1)
+    assert run(out, f"--out={tmp_path / 'third'}", f"--data={other}") == 0
+    assert "was trained on another split" in caplog.text
+
+
+def test_training_continues_with_the_images_that_an_export_tells(data, tmp_path):
+    classes = ",".join(open_dataset(data).classes)
+    out = exported(tmp_path, "torch", data, classes=classes, **{"image-size": 48})
+    assert run(out, f"--data={data}", *TRAINING, f"--out={tmp_path / 'a'}") == 0
+    config = files.read_json(tmp_path / "a" / "config.json")["data"]
+    assert (config["image_size"], config["resize"]) == (48, "pad")
+    np.testing.assert_allclose(config["mean"], [0.5, 0.4, 0.3], rtol=1e-6)
+    assert run(out, f"--data={data}", *TRAINING, "--config.data.image_size=32", f"--out={tmp_path / 'b'}") == 0
+    assert files.read_json(tmp_path / "b" / "config.json")["data"]["image_size"] == 32
+
+
+@FORMATS
+def test_a_gan_comes_back_with_its_class_policy_and_statistics(data, tmp_path, to, capsys):
+    path = write_gan(tmp_path / "all_12.pth")
+    assert run(path, f"--out={tmp_path / 'gan'}", "--label=polyp", f"--data={data}", "--resize=crop") == 0
+    config = files.read_json(tmp_path / "gan" / "config.json")
+    config["gan"]["statistics"], config["model"]["tanh"] = "recalibrated", True
+    files.write_json(tmp_path / "gan" / "config.json", config)
+    out = tmp_path / f"pair.{'pth' if to == 'torch' else to}"
+    assert run(tmp_path / "gan", f"--to={to}", f"--out={out}") == 0
+    assert run(out, f"--out={tmp_path / 'again'}", f"--data={data}") == 0
+    again = files.read_json(tmp_path / "again" / "config.json")
+    assert again["gan"]["label"] == "polyp" and again["data"]["resize"] == "crop"
+    assert again["gan"]["statistics"] == "recalibrated" and again["model"]["tanh"] is True
+    other = prepare_dataset("phantom", tmp_path / "other", image_size=32, scale=0.03, seed=1)
+    capsys.readouterr()
+    assert run(out, f"--out={tmp_path / 'third'}", f"--data={other}") == 2
+    assert "was trained on another split" in capsys.readouterr().err
+
+
+@FORMATS
+@pytest.mark.parametrize("change", [
+    lambda record: record.update(format=2),
+    lambda record: record.update(classes=["a", "a", "b", "c", "d"]),
+    lambda record: record.update(classes="abcde"),
+    lambda record: record.update(image_size=10**9),
+    lambda record: record.update(resize="stretch"),
+    lambda record: record.update(std=[0.1, 0.2]),
+    lambda record: record.update(network={"name": "os:system"}),
+    lambda record: record.update(network={"branches": 3}),
+    lambda record: record.pop("trainer"),
+])  # fmt: skip
+def test_a_damaged_record_is_refused(tmp_path, to, change, capsys):
+    record = {
+        "format": 1, "trainer": "classifier", "classes": list("abcde"), "image_size": 32, "resize": "pad",
+        "mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1],
+    }  # fmt: skip
+    change(record)
+    write, name = (torch_writer.write, "dim_jax.json") if to == "torch" else (safetensor_files.write, export_record.KEY)
+    path = write(tmp_path / f"a.{'pth' if to == 'torch' else to}", small_state_dict(), {name: json.dumps(record)})
+    assert run(path, f"--out={tmp_path / 'run'}") == 2
+    assert "the record of its classes is damaged" in error_line(capsys) and not (tmp_path / "run").exists()
+
+
+RECORDS = st.builds(
+    export_record.ExportRecord,
+    trainer=st.just("classifier"),
+    classes=st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=2, max_size=6, unique=True).map(tuple),
+    image_size=st.integers(16, 4096),
+    resize=st.sampled_from(["squash", "crop", "pad"]),
+    mean=st.tuples(*[st.floats(0, 1)] * 3),
+    std=st.tuples(*[st.floats(0.01, 1)] * 3),
+    network=st.fixed_dictionaries({"dtype": st.sampled_from(["float32", "bfloat16"])}),
+    fold=st.integers(0, 4),
+    split_sha256=st.sampled_from(["", "ab" * 32]),
+)
+
+
+@FORMATS
+@given(record=RECORDS)
+def test_every_record_survives_the_file(tmp_path_factory, to, record):
+    text, tensors = export_record.to_text(record), {"a": np.ones(2, np.float32)}
+    path = tmp_path_factory.mktemp("records") / f"a.{'pth' if to == 'torch' else to}"
+    if to == "torch":
+        torch_writer.write(path, tensors, {"dim_jax.json": text})
+    else:
+        safetensor_files.write(path, tensors, {export_record.KEY: text})
+    assert export_record.read(path) == record
+
+
+@FORMATS
+def test_an_export_replaces_only_an_unchanged_export(tmp_path, to, capsys):
+    out = exported(tmp_path, to)
+    again = [tmp_path / "first", f"--to={to}", f"--out={out}"]
+    assert run(*again) == 0
+    out.write_bytes(b"mine")
+    capsys.readouterr()
+    assert run(*again) == 2
+    assert f"would overwrite {out}" in error_line(capsys) and out.read_bytes() == b"mine"
+    out.unlink()
+    beside = tmp_path / f"{out.name}.json"
+    beside.write_text("mine")
+    assert run(*again) == 2
+    assert f"would overwrite {beside}" in error_line(capsys) and beside.read_text() == "mine" and not out.exists()

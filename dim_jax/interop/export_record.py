@@ -1,0 +1,175 @@
+"""Record of an export: what its weights alone do not tell, such as classes and preprocessing.
+
+It is inside the file, where PyTorch ignores it (in the metadata of a .safetensors, as an entry of its own in the ZIP
+archive of a .pth), and in a JSON beside it for people and other programs.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
+
+from dim_jax.data import manifest as manifests
+from dim_jax.data import splits
+from dim_jax.data.dataset import Dataset
+from dim_jax.evaluation.classifier_run import ClassifierRun
+from dim_jax.runs import fields, files
+from dim_jax.runs.schema import GENERATOR, MAX_FOLDS, NETWORK, GanConfig, Share
+from dim_jax.weights import safetensor_files, torch_files
+
+KEY = "dim_jax"
+FORMAT = 1
+# Fields of the networks that names and shapes of the weights do not determine.
+UNSEEN = {"classifier": ("branches", "drop_connect", "dtype"), "gan": ("tanh", "dtype")}
+
+
+@dataclass(frozen=True)
+class ExportRecord:
+    """What an export knows about itself.
+
+    Attributes:
+      trainer: of the run that was exported.
+      classes: names of the outputs, in order; of a GAN, the class that it generates.
+      image_size: side of the images in px.
+      resize: how images are made square (data.images.resize).
+      mean, std: per-channel statistics for images in [0, 1]; empty for a GAN.
+      network: options of the network that its weights do not determine.
+      fold: of the data that the run was trained on.
+      split_sha256: Dataset.split_sha256 of its split; "" if unknown.
+      augment: augmentation that takes part in predictions (config.augment.test_time_views), if any.
+      statistics: `config.gan.statistics` of a GAN; "" for a classifier.
+    """
+
+    trainer: Literal["classifier", "gan"]
+    classes: tuple[str, ...]
+    image_size: Annotated[int, Interval(ge=16, le=4096)]
+    resize: Literal["squash", "crop", "pad"]
+    mean: tuple[Share, ...] = ()
+    std: tuple[Share, ...] = ()
+    network: dict[str, Any] = field(default_factory=dict)
+    fold: Annotated[int, Interval(ge=0, le=MAX_FOLDS - 1)] = 0
+    split_sha256: str = ""
+    augment: dict[str, bool] = field(default_factory=dict)
+    statistics: Literal["", "recalibrated", "batch"] = ""
+
+
+def of_classifier(run: ClassifierRun) -> ExportRecord:
+    """Returns the record of a classifier's run; its images are not needed."""
+    data, augment = run.config.data, run.config.augment
+    views = bool(getattr(augment, "test_time_views", False))
+    return ExportRecord(
+        trainer="classifier",
+        classes=run.classes,
+        image_size=data.image_size,
+        resize=data.resize,
+        mean=tuple(map(float, run.mean)),
+        std=tuple(map(float, run.std)),
+        network={name: run.config.model.options[name] for name in UNSEEN["classifier"]},
+        fold=data.fold,
+        split_sha256=_split(run.workdir, data.fold) if data.path else "",
+        augment={"test_time_views": True, "flip": augment.flip, "rotate": augment.rotate} if views else {},
+    )
+
+
+def of_gan(workdir: str | Path, config: GanConfig) -> ExportRecord:
+    """Returns the record of the run of a GAN for one class; its images are not needed."""
+    data = config.data
+    return ExportRecord(
+        trainer="gan",
+        classes=(config.gan.label,),
+        image_size=data.image_size,
+        resize=data.resize,
+        network={name: config.model.options[name] for name in UNSEEN["gan"]},
+        fold=data.fold,
+        split_sha256=_split(workdir, data.fold) if data.path else "",
+        statistics=config.gan.statistics,
+    )
+
+
+def _split(workdir: str | Path, fold: int) -> str:
+    manifest = manifests.load(workdir)
+    return Dataset(manifest, splits.load(workdir, manifest), fold).split_sha256
+
+
+def to_text(record: ExportRecord) -> str:
+    """Returns the record as JSON."""
+    return json.dumps({"format": FORMAT, **files.to_json(vars(record))}, ensure_ascii=False)
+
+
+def read(path: str | Path) -> ExportRecord | None:
+    """Reads the record in a .pth or .safetensors file; None if it has none, or is no such file.
+
+    Raises:
+      ValueError: the record is damaged or of a later version.
+    """
+    is_safetensors = Path(path).suffix == ".safetensors"
+    text = safetensor_files.metadata(path, KEY) if is_safetensors else torch_files.entry(path, f"{KEY}.json")
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise ValueError(f"it is not of format {FORMAT}")
+        record = fields.parse(ExportRecord, values, "record")
+        known = NETWORK.of("lrf_cnn") if record.trainer == "classifier" else GENERATOR.of("")
+        for name, value in record.network.items():
+            if name not in UNSEEN[record.trainer]:
+                raise ValueError(f"record.network.{name} is not one of {', '.join(UNSEEN[record.trainer])}")
+            fields.convert(known[name].annotation, value, f"record.network.{name}")
+        number = len(set(record.classes))
+        if number != len(record.classes) or (number < 2 if record.trainer == "classifier" else number != 1):
+            raise ValueError(f"record.classes={record.classes} are not the outputs of a {record.trainer}")
+        if record.trainer == "classifier" and not (len(record.mean) == len(record.std) == 3 and min(record.std) > 0):
+            raise ValueError("record.mean and record.std are not three numbers each, std above 0")
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: the record of its classes is damaged ({reason}); export it again") from None
+    return record
+
+
+def complete(config: dict[str, Any], record: ExportRecord, given: Collection[str]) -> None:
+    """Sets the fields of a configuration that an export tells, in place, unless they are given as overrides.
+
+    Args:
+      config: configuration to continue training with.
+      record: of the file that it continues.
+      given: overrides without values, such as "--config.data.image_size".
+    """
+    values = {f"data.{name}": getattr(record, name) for name in ("image_size", "resize", "mean", "std")}
+    values |= {f"model.{name}": value for name, value in record.network.items()}
+    for name, value in values.items():
+        group, _, key = name.partition(".")
+        if f"--config.{name}" not in given and value != ():
+            config[group][key] = value
+
+
+def beside(path: str | Path) -> Path:
+    """Returns the path of the JSON beside an export."""
+    return Path(path).with_name(f"{Path(path).name}.json")
+
+
+def write_beside(path: str | Path, record: ExportRecord) -> None:
+    """Writes the JSON beside an export, with the digest of the file."""
+    content = json.loads(to_text(record)) | {"file": Path(path).name, "sha256": _digest(path)}
+    files.write_json(beside(path), content)
+
+
+def listed(path: str | Path) -> set[Path]:
+    """Returns those of an export and its JSON that an earlier export wrote, unchanged since."""
+    try:
+        content = files.read_object(beside(path))
+    except (OSError, ValueError):
+        return set()
+    if content.get("file") != Path(path).name or "sha256" not in content:
+        return set()
+    is_unchanged = Path(path).is_file() and _digest(path) == content["sha256"]
+    return {beside(path), Path(path)} if is_unchanged else {beside(path)}
+
+
+def _digest(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
