@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> None:
     if name not in TRAINERS:
         raise ValueError(f"config.trainer={name!r} is not a trainer; choose one of {', '.join(TRAINERS)}")
     if data_root is not None:
+        if dry_run:
+            raise ValueError("--data-root is remembered and --dry-run writes nothing; give one of them")
         hosts.on_first_host(lambda: _relocate(config, run, data_root))
     importlib.import_module(TRAINERS[name]).train(config, run, dry_run, profile=profile)
 

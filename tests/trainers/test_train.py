@@ -130,7 +130,7 @@ def test_damaged_checkpoints_are_reported_and_the_one_before_is_used_if_any(fini
     assert f"{run / loop.BEST}: every checkpoint is damaged; bring back a copy" in capsys.readouterr().err
 
 
-def test_a_raw_class_folder_is_prepared_inside_the_run(data, tmp_path, capsys):
+def test_a_raw_class_folder_is_prepared_inside_the_run_and_followed_when_it_moves(data, tmp_path, capsys):
     raw = tmp_path / "raw"
     source = manifest.load(data)
     for row in source.rows:
@@ -138,9 +138,29 @@ def test_a_raw_class_folder_is_prepared_inside_the_run(data, tmp_path, capsys):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.root / row.path, target)
     run = tmp_path / "run"
-    assert command_line.run(train.main, [*BASE, f"--config.data.path={raw}", f"--workdir={run}"]) == 0
+    arguments = [*BASE, f"--config.data.path={raw}", f"--workdir={run}"]
+    assert command_line.run(train.main, arguments) == 0
     assert len(manifest.load(run)) == len(source)
     assert (run / "data" / "split.json").is_file() and (run / "eval" / "test" / "metrics.json").is_file()
+
+    relabelled, name = next((raw / "polyp").iterdir()), "normal/relabelled.png"
+    relabelled.rename(raw / name)
+    capsys.readouterr()
+    assert command_line.run(train.main, arguments) == 2
+    assert "1 label was changed" in (error := error_line(capsys)) and "another --workdir" in error
+    (raw / name).rename(relabelled)
+
+    before = files.read_json(run / "eval" / "test" / "metrics.json")["accuracy"]
+    moved = raw.rename(tmp_path / "moved")
+    assert command_line.run(evaluate.main, [f"--workdir={run}"]) == 2
+    assert f"{len(source)} of the {len(source)} images" in (error := error_line(capsys)) and "--data-root" in error
+    assert command_line.run(evaluate.main, [f"--workdir={run}", f"--data-root={moved}"]) == 0
+    assert files.read_json(run / "eval" / "test" / "metrics.json")["accuracy"] == before
+    assert command_line.run(evaluate.main, [f"--workdir={run}"]) == 0  # it is remembered
+    assert command_line.run(train.main, arguments) == 2
+    assert "--data-root" in capsys.readouterr().err
+    assert command_line.run(train.main, [*arguments, f"--data-root={moved}"]) == 0
+    assert command_line.run(train.main, arguments) == 0
 
 
 def test_generated_images_are_trained_on_and_never_evaluated(data, tmp_path):
