@@ -45,6 +45,12 @@ def main(arguments: Sequence[str]) -> None:
         type=command_line.path,
         help="where the images are now, if they were moved; compared by SHA-256, and remembered",
     )
+    parser.add_argument(
+        "--severity",
+        default="",
+        metavar="A,B,C",
+        help="all classes from the least to the most severe: cases are then also answered by their worst image",
+    )
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.data.relocation import relocate
@@ -57,7 +63,12 @@ def main(arguments: Sequence[str]) -> None:
     choice = {"criterion": options.choose_by, "offsets": options.offsets}
     choice = {name: value for name, value in choice.items() if value is not None}
     metrics = evaluate_split(
-        options.workdir, options.split, options.checkpoint, choice=choice or None, use_views=options.views
+        options.workdir,
+        options.split,
+        options.checkpoint,
+        choice=choice or None,
+        use_views=options.views,
+        severity=command_line.comma_separated(options.severity),
     )
     command_line.say(summary(metrics))
 

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dim_jax.cli import command_line
 
 SUMMARY = """\
-Classifies images, in folders of any depth or as single files, with a trained or imported classifier. They are resized
-and normalised as in training. Writes OUT/predictions.csv and OUT/predictions.json with the path, status, predicted
-class and probability of each class, and Grad-CAM overlays into OUT/overlays/. A file that cannot be read is listed with
-the reason, in these files and on the screen; the exit code is 2 only if no file can be read.
+Classifies images, in folders of any depth or as single files, with a trained or imported classifier or an ensemble.
+They are resized and normalised as in training. Writes OUT/predictions.csv and OUT/predictions.json with the path,
+status, predicted class and probability of each class, Grad-CAM overlays into OUT/overlays/, and with --group-regex
+OUT/cases.csv. A file that cannot be read is listed with the reason, in these files and on the screen; the exit code is
+2 only if no file can be read.
 
 Research software, not a medical device."""
 EXAMPLES = """  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions
   python -m dim_jax.predict --workdir=runs/a field1.png field2.png --out=predictions --overlays=-1
-  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions --adjust --coverage=0.9"""
+  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions --adjust --coverage=0.9
+  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions --group-regex='([0-9]+)-[0-9]+\\.png$'"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,6 +58,17 @@ def main(arguments: Sequence[str]) -> None:
         type=float,
         help="abstain on uncertain images, so that this share of validation images gets an answer",
     )
+    add(
+        "--group-regex",
+        metavar="REGEX",
+        help="also answer by case: regular expression of the case in a listed path, its first group, or the match",
+    )
+    add(
+        "--severity",
+        default="",
+        metavar="A,B,C",
+        help="with --group-regex: all classes from the least to the most severe, to answer by the worst image too",
+    )
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.prediction.new_images import predict_images
@@ -71,6 +84,8 @@ def main(arguments: Sequence[str]) -> None:
         adjust=options.adjust,
         calibrate=options.calibrate,
         coverage=options.coverage,
+        group_regex=options.group_regex,
+        severity=command_line.comma_separated(options.severity),
     )
     for image in predictions["images"]:
         if image["status"] == UNREADABLE:

@@ -1,9 +1,9 @@
-"""Evaluation of a checkpoint on a split: eval/<split>/predictions.npz and metrics.json, eval/val/adjustment.json."""
+"""Evaluation of a checkpoint on a split: eval/<split>/predictions.npz, metrics.json and cases.json."""
 
 import io
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import numpy as np
 
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import Dataset, open_run_dataset
-from dim_jax.evaluation import validation
+from dim_jax.evaluation import cases, validation
 from dim_jax.evaluation.classifier_run import ClassifierRun
 from dim_jax.evaluation.ensembles import Classifier, is_ensemble, mean_logits, open_classifier
-from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
+from dim_jax.evaluation.split_scores import score_split
 from dim_jax.runs import files, metrics_file
 from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.steps import grad_cam
@@ -35,6 +35,7 @@ def evaluate_split(
     predictor: Predictor | None = None,
     choice: Mapping[str, Any] | None = None,
     use_views: bool | None = None,
+    severity: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates a run or an ensemble on every image of a split, once each, and writes eval/<split>/.
 
@@ -50,10 +51,11 @@ def evaluate_split(
       choice: `criterion` and `offsets` of adjustment.fit_adjustment; for a split other than "val" the adjustment is
         then chosen again on the stored validation predictions. None: its defaults, and that of the run.
       use_views: whether to average over the flips and turns of training; None for config.augment.test_time_views.
+      severity: class names from the least to the most severe, to answer for a case by its worst image too.
 
     Returns:
-      The content of metrics.json: metrics.classification_metrics, the step of the checkpoint, and timings. "adjusted"
-      has the metrics of the adjusted logits and the adjustment; None if none was chosen for this checkpoint.
+      The content of metrics.json: split_scores.score_split, the step of the checkpoint, and timings. Its "adjusted" is
+      None if no adjustment was chosen for this checkpoint.
 
     Raises:
       FileNotFoundError: there is no run or no checkpoint, or images are gone, or `choice` needs validation predictions.
@@ -65,6 +67,8 @@ def evaluate_split(
     if split not in SPLITS:
         raise ValueError(f"--split={split}: choose one of {', '.join(SPLITS)}")
     classifier, dataset = hosts.on_first_host(lambda: _open(workdir, checkpoint))
+    if severity:
+        cases.read_severity(severity, dataset.classes)
     rows = dataset.rows(split)
     if not len(rows):
         raise ValueError(f"{workdir}: its split has no {split} images")
@@ -83,21 +87,22 @@ def evaluate_split(
             grad_cam_check = _check_grad_cam(predictor, variables, predictions)
 
     def write() -> dict[str, Any]:
-        plain = classification_metrics(predictions.label, predictions.logits, dataset.classes)
         adjustment = _adjustment(classifier, dataset, choice, num_views, predictions if split == "val" else None)
+        scores, answers = score_split(
+            predictions.index, predictions.logits, dataset, classifier.members[0].workdir, adjustment, severity
+        )
         metrics = {
             "split": split,
             "checkpoint": checkpoint,
             "checkpoint_step": classifier.step,
             "views": num_views,
-            **plain,
-            "adjusted": adjustment and _adjusted_metrics(predictions, adjustment, dataset.classes),
+            **scores,
             "training_seconds_per_100_images": config and _training_seconds_per_100_images(workdir, config),
             "test_seconds_per_image": predictions.seconds_per_image,
             "evaluation_seconds": time.perf_counter() - started,
             "grad_cam_check": grad_cam_check,
         }
-        _write(workdir / "eval" / split, predictions, metrics)
+        _write(workdir / "eval" / split, predictions, metrics, answers)
         return metrics
 
     return hosts.on_first_host(write)
@@ -173,17 +178,16 @@ def _adjustment(
     return validation.write_adjustment(workdir, step, num_views, logits, labels, class_counts, **(choice or {}))
 
 
-def _adjusted_metrics(predictions: Predictions, adjustment: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    logits = validation.adjusted(predictions.logits, adjustment)
-    return {"adjustment": adjustment, **classification_metrics(predictions.label, logits, classes)}
-
-
-def _write(folder: Path, predictions: Predictions, metrics: dict[str, Any]) -> None:
+def _write(
+    folder: Path, predictions: Predictions, metrics: dict[str, Any], answers: list[dict[str, Any]] | None
+) -> None:
     buffer = io.BytesIO()
     arrays = {name: getattr(predictions, name) for name in ("index", "label", "logits", "features", "grad_cam")}
     np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
     with files.turn(folder):  # both files are of one evaluation
         files.write_bytes(folder / "predictions.npz", buffer.getvalue())
+        if answers is not None:
+            files.write_json(folder / "cases.json", {"checkpoint_step": metrics["checkpoint_step"], "cases": answers})
         files.write_json(folder / "metrics.json", metrics)
 
 
@@ -219,9 +223,34 @@ def summary(metrics: dict[str, Any]) -> str:
     if adjusted:
         optimistic = ", on the images that chose it" if metrics["split"] == "val" else ""
         lines.append(f"adjusted (tau {adjusted['adjustment']['tau']:g}{optimistic}): {head(adjusted)}")
+    lines += [f"{title}: {text}" for title, text in _interval_lines(metrics)]
     for number, entry in enumerate(metrics["per_class"]):
         recall = "not in this split" if entry["recall"] is None else f"recall {entry['recall']:.4f}"
         if adjusted and entry["recall"] is not None:
             recall += f", adjusted {adjusted['per_class'][number]['recall']:.4f}"
         lines.append(f"  {command_line.printable(entry['class']):<24} {entry['support']:5d} images  {recall}")
     return "\n".join(lines)
+
+
+def _interval_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields what was scored, per image and by case, and its scores with intervals in words."""
+    intervals, by_case = metrics["intervals"], metrics["by_case"]
+    for variant, suffix in (("plain", ""), ("adjusted", ", adjusted")):
+        if intervals[variant]:
+            yield (
+                f"images{suffix}, intervals over {intervals['num_units']} {intervals['unit']}s",
+                _in_words(intervals[variant]),
+            )
+        scored = by_case and by_case[variant]
+        for rule, words in ((cases.MEAN, "mean of their images"), (cases.WORST, "worst image")):
+            if scored and rule in scored:
+                yield f"{scored['num_cases']} cases by the {words}{suffix}", _in_words(scored[rule])
+
+
+def _in_words(scored: Mapping[str, Any]) -> str:
+    parts = []
+    for name in ("accuracy", "macro_f1", "g_mean", "mcc"):
+        score = scored["scores"][name]
+        interval = "" if score["low"] is None else f" ({score['low']:.3f} to {score['high']:.3f})"
+        parts.append(f"{name} {score['value']:.3f}{interval}")
+    return ", ".join(parts)

@@ -7,8 +7,8 @@ from typing import Any
 
 from dim_jax.cli.command_line import say
 from dim_jax.cli.progress import Progress
-from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.image_writer import safe_name
+from dim_jax.evaluation.cases import near_duplicates
 from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import estimate, plan, stages, verdict
 from dim_jax.experiment.arms import Arm
@@ -69,7 +69,7 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
             for site in sites:
                 experiment = stages.Experiment(config, site, arms)
                 results.append(
-                    verdict.judge(experiment, questions, _folds(config), config.seeds, _near_duplicates(site))
+                    verdict.judge(experiment, questions, _folds(config), config.seeds, near_duplicates(site.data))
                     | {"runs": _runs(experiment, names)}
                 )
             experiment_page.write_results(run, results, diverged)
@@ -124,12 +124,6 @@ def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str,
 
 def _folds(config: ExperimentConfig) -> list[int]:
     return list(config.folds) or list(range(config.data.folds))
-
-
-def _near_duplicates(site: Site) -> list[list[str]]:
-    path = site.data / REPORT_FILE
-    duplicates = files.read_json(path).get("duplicates", {}) if path.is_file() else {}
-    return [*duplicates.get("exact", []), *duplicates.get("near", [])]
 
 
 def _sources(config: ExperimentConfig) -> dict[str, str]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.data import splits
 from dim_jax.data.dataset import Dataset
 from dim_jax.evaluation import metrics, statistics
 from dim_jax.evaluation.calibration import probabilities
+from dim_jax.evaluation.cases import units_of_resampling
 from dim_jax.experiment import added_images, stages
 from dim_jax.experiment.archive import Archived
 from dim_jax.experiment.arms import Arm, Question
@@ -108,13 +108,6 @@ def out_of_fold(
     )
 
 
-def cases_of(dataset: Dataset, near_duplicates: Sequence[Sequence[str]]) -> np.ndarray:
-    """Returns the case of every image of the manifest, int32 (N,): its group, merged with those of near-duplicates."""
-    place = {row.path: number for number, row in enumerate(dataset.manifest.rows)}
-    pairs = [[place[path] for path in pair] for pair in near_duplicates if all(path in place for path in pair)]
-    return splits.units_of([row.group for row in dataset.manifest.rows], np.array(pairs, np.int64).reshape(-1, 2))
-
-
 def judge(
     experiment: stages.Experiment,
     questions: Mapping[str, Question],
@@ -133,7 +126,7 @@ def judge(
     """
     config, metric = experiment.config, experiment.config.metric
     dataset = experiment.dataset(folds[0])
-    cases = cases_of(dataset, near_duplicates)
+    cases = units_of_resampling(dataset, near_duplicates)
     pooled = {name: out_of_fold(experiment, arm, folds, seeds, metric) for name, arm in experiment.arms.items()}
     pooled = {name: arm_predictions for name, arm_predictions in pooled.items() if arm_predictions is not None}
     options = {"num_resamples": config.resamples, "seed": config.seed}

@@ -9,9 +9,10 @@ import numpy as np
 
 from dim_jax.evaluation import validation
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
+from dim_jax.evaluation.cases import read_severity
 from dim_jax.evaluation.ensembles import Classifier, is_ensemble, mean_logits, open_classifier
 from dim_jax.evaluation.predictor import Predictor, views_of
-from dim_jax.prediction import output_files
+from dim_jax.prediction import case_answers, output_files
 from dim_jax.prediction.folder_images import FolderImages, find_images
 from dim_jax.training import compilation, parallel
 
@@ -32,6 +33,8 @@ def predict_images(
     adjust: bool = False,
     calibrate: bool = False,
     coverage: float | None = None,
+    group_regex: str | None = None,
+    severity: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Classifies images and writes predictions.csv, predictions.json and overlays/ into `out`.
 
@@ -46,6 +49,8 @@ def predict_images(
       calibrate: divide logits by a temperature fitted on the validation images.
       coverage: abstain on images of low confidence, with a threshold at which this share of the validation images gets
         an answer, in (0, 1]; None: no abstention.
+      group_regex: finds the case in a path, as for `data.groups.from_paths`, to answer by case too; None for not.
+      severity: class names from the least to the most severe, to answer for a case by its worst image too.
 
     Returns:
       The content of predictions.json.
@@ -66,6 +71,10 @@ def predict_images(
             raise ValueError(f"{run.workdir} is a classifier of features, not of images; give runs of image networks")
     if (batch_size is not None and batch_size < 1) or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
+    cases = case_answers.cases_of_paths(paths, group_regex) if group_regex else None
+    if severity and cases is None:
+        raise ValueError("--severity is about cases; give --group-regex, which finds them in the paths")
+    order = read_severity(severity, classifier.classes) if severity else None
     views = [views_of(run.config, run.workdir, use_views) for run in classifier.members]
     num_views = sum(map(len, views))
     adjustment, temperature, abstention = _fit_on_validation(classifier, num_views, adjust, calibrate, coverage)
@@ -102,6 +111,7 @@ def predict_images(
             overlay_names,
         ),
     }
+    results["cases"] = cases and case_answers.answer_cases(results, cases, order)
     output_files.write(out, results, images[0], overlay_names, grad_cam)
     return results
 

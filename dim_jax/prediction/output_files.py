@@ -20,6 +20,7 @@ from dim_jax.runs import files
 
 NOTICE = "Research software, not a medical device: not for diagnosing anyone."
 JSON, CSV, OVERLAYS = "predictions.json", "predictions.csv", "overlays"
+CASES = "cases.csv"
 TABLES = (JSON, CSV)
 ANSWERED, ABSTAINED, UNREADABLE = "answered", "abstained", "unreadable"
 
@@ -52,8 +53,9 @@ def write(
     with files.turn(out):
         listed = _listed(out)
         overlays = {row: out / name for row, name in names.items()}
-        files.check_replaceable([*(out / name for name in TABLES), *overlays.values()], listed)
-        for path in listed - {*overlays.values(), *(out / name for name in TABLES)}:
+        tables = [out / name for name in (*TABLES, *([CASES] if predictions.get("cases") else []))]
+        files.check_replaceable([*tables, *overlays.values()], listed)
+        for path in listed - {*overlays.values(), *tables}:
             path.unlink(missing_ok=True)
         # The list comes first, so that no overlay is unlisted after an interruption.
         files.write_json(out / JSON, predictions)
@@ -61,6 +63,8 @@ def write(
             square = read_square(images.paths[row], images.image_size, images.resize)
             files.write_bytes(path, png_bytes(saliency.overlay(square, maps[place])))
         files.write_text(out / CSV, _csv(predictions["images"], predictions["classes"]))
+        if predictions.get("cases"):
+            files.write_text(out / CASES, _cases_csv(predictions["cases"], predictions["classes"]))
 
 
 def _listed(out: Path) -> set[Path]:
@@ -74,7 +78,7 @@ def _listed(out: Path) -> set[Path]:
     names = [entry.get("overlay") for entry in earlier["images"] if isinstance(entry, dict)]
     # Of a changed list, only names inside the folder count.
     safe = [name for name in names if isinstance(name, str) and re.fullmatch(rf"{OVERLAYS}/[^/\\\0]+\.png", name)]
-    return {out / name for name in (*TABLES, *safe)}
+    return {out / name for name in (*TABLES, *([CASES] if earlier.get("cases") else []), *safe)}
 
 
 def path_text(path: Path) -> str:
@@ -111,6 +115,12 @@ def summary(predictions: dict[str, Any]) -> str:
             f"{rule['error_of_all']:.1%}); checkpoint and threshold were chosen on these images, so expect more errors "
             "on new ones"
         )
+    cases = predictions["cases"]
+    if cases:
+        lines.append(f"{len(cases)} cases, by the mean of their images:")
+        for name in predictions["classes"]:
+            count = sum(case["predicted"] == name for case in cases)
+            lines.append(f"  {command_line.printable(name):<24} {count:5d} cases")
     return "\n".join([head, *lines, NOTICE])
 
 
@@ -125,4 +135,17 @@ def _csv(images: Sequence[dict[str, Any]], classes: Sequence[str]) -> str:
         numbers += [f"{probabilities[name]:.6f}" if probabilities else "" for name in classes]
         texts = [cell(image.get(name, "")) for name in ("path", "status", "predicted", "overlay", "reason")]
         writer.writerow([*texts[:3], *numbers, *texts[3:]])
+    return buffer.getvalue()
+
+
+def _cases_csv(cases: Sequence[dict[str, Any]], classes: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    columns = ["case", "images", "unreadable", "predicted", "confidence", *(["worst"] if "worst" in cases[0] else [])]
+    writer.writerow([*columns, *(cell(f"probability {name}") for name in classes)])
+    for case in cases:
+        numbers = [case["confidence"], *(case["probabilities"][name] for name in classes)]
+        confidence, *shares = ["" if number is None else f"{number:.6f}" for number in numbers]
+        texts = {name: cell(case[name]) for name in columns} | {"confidence": confidence}
+        writer.writerow([*texts.values(), *shares])
     return buffer.getvalue()

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.reporting import figures, wording
+from dim_jax.reporting import figures, interval_scores, wording
 from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 
@@ -93,6 +93,7 @@ def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:
     keys = ("support", "predicted", *SCORES)
     return {
         "split": name,
+        "intervals": interval_scores.view(run, split),
         "confusion": confusion_table,
         "per_class": per_class,
         "absent": [str(name) for name in evaluation.get("absent_classes") or []],

@@ -10,7 +10,7 @@ from hostile_inputs import EVIL, assert_harmless, renamed
 
 from dim_jax.data import splits
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.evaluation import metrics
+from dim_jax.evaluation import cases, metrics
 from dim_jax.experiment import archive, arms, plan, stages, verdict
 from dim_jax.reporting import experiment_page
 from dim_jax.runs import config_flags, files
@@ -176,9 +176,9 @@ def test_near_duplicates_of_different_cases_become_one_case(data):
     dataset = stages.Experiment(CONFIG, plan.Site("set", data.parent, data), ARMS).dataset(0)
     groups = [row.group for row in dataset.manifest.rows]
     other = next(number for number, group in enumerate(groups) if group != groups[0])
-    alone = verdict.cases_of(dataset, [])
+    alone = cases.units_of_resampling(dataset, [])
     np.testing.assert_array_equal(alone, splits.units_of(groups, np.zeros((0, 2), np.int64)))
-    joined = verdict.cases_of(dataset, [[dataset.manifest.rows[0].path, dataset.manifest.rows[other].path]])
+    joined = cases.units_of_resampling(dataset, [[dataset.manifest.rows[0].path, dataset.manifest.rows[other].path]])
     assert joined[0] == joined[other] and len(np.unique(joined)) == len(np.unique(alone)) - 1
 
 

@@ -283,6 +283,38 @@ def test_views_are_averaged_alike_in_evaluation_and_prediction(run, images, data
             np.testing.assert_allclose(list(line["probabilities"].values()), expected[row], atol=5e-3)
 
 
+def test_cases_are_answered_by_the_mean_and_the_worst_of_their_images(run, images, predicted, tmp_path, capsys):
+    out, options = tmp_path / "out", ("--overlays=0", "--batch-size=8")
+    plain = {Path(line["path"]).name: line for line in read_predictions(predicted)["images"]}
+    classes = read_predictions(predicted)["classes"]
+    regex = r"--group-regex=new/(?:[^/]+/)?([^/])[^/]*$"  # the first character of a name
+    assert call(run, images, out, *options, regex, f"--severity={','.join(classes)}") == 0
+    cases = read_predictions(out)["cases"]
+    assert f"{len(cases)} cases" in capsys.readouterr().out
+    assert {case["case"] for case in cases} == {name[0] for name in plain}
+    for case in cases:
+        lines = [line for name, line in plain.items() if name[0] == case["case"]]
+        shares = [list(line["probabilities"].values()) for line in lines if "probabilities" in line]
+        assert (case["images"], case["unreadable"]) == (len(lines), len(lines) - len(shares))
+        if shares:
+            np.testing.assert_allclose(list(case["probabilities"].values()), np.mean(shares, 0))
+            assert case["predicted"] == classes[np.mean(shares, 0).argmax()]
+            assert case["worst"] == classes[np.argmax(shares, 1).max()]
+        else:
+            assert case["predicted"] is case["worst"] is case["confidence"] is None
+    with (out / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["predicted"] for row in rows] == [case["predicted"] or "" for case in cases]
+    assert call(run, images, out, *options) == 0
+    assert not (out / "cases.csv").exists() and read_predictions(out)["cases"] is None
+    capsys.readouterr()
+    assert call(run, images, tmp_path / "x", "--group-regex=(zzz)") == 2
+    assert "finds no group in" in error_line(capsys)
+    assert call(run, images, tmp_path / "x", "--severity=a,b") == 2
+    assert "give --group-regex" in error_line(capsys)
+    assert not (tmp_path / "x").exists()
+
+
 def test_errors_are_one_line_and_write_nothing(run, images, tmp_path, capsys):
     out = tmp_path / "out"
     unevaluated = tmp_path / "run"

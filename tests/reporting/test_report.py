@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_runs import CLASSES, COUNTS, HOSTILE, Page, make_data, make_run
+from report_runs import CLASSES, COUNTS, HOSTILE, Page, links, make_data, make_run
 
 from dim_jax import report
 from dim_jax.cli import command_line
@@ -419,3 +419,29 @@ def test_scores_are_shown_with_and_without_the_adjustment(tmp_path: Path) -> Non
     assert "chosen by macro_f1 of 6 validation images" in page.text
     files.write_json(path, metrics | {"adjusted": None})
     assert "test, adjusted" not in Page(report_files.render_report([run])).text
+
+
+def test_scores_per_image_and_by_case_are_shown_with_intervals(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluated=("test",))
+    path = run / "eval" / "test" / "metrics.json"
+    scored = {"scores": {"macro_f1": {"value": 0.5, "low": 0.25, "high": 0.75}}, "no_interval": None}
+    by_case = {"num_cases": 7, "num_mixed": 2, "mean": scored | {"no_interval": "<b>"}}
+    intervals = {"unit": "case", "num_units": 7, "plain": scored, "adjusted": None}
+    extra = {"intervals": intervals, "by_case": {"severity": None, "plain": by_case, "adjusted": None}}
+    files.write_json(path, files.read_json(path) | extra)
+    answer = {"mean": "polyp", "probabilities": {}}
+    case = {"case": "=1+1", "images": {"normal": 2}, "plain": answer, "adjusted": None}
+    files.write_json(run / "eval" / "test" / "cases.json", {"cases": [case]})
+    html = report_files.render_report([run])
+    page = Page(html)
+    header, *rows = page.table("Scores with 95 % intervals, test")
+    assert header[:3] == ["Scored", "number", "Macro F1"]
+    assert [row[:3] for row in rows] == [
+        ["images", "18", "0.500 (0.250 to 0.750)"],
+        ["cases by the mean of their images", "7", "0.500 (0.250 to 0.750)"],
+    ]
+    assert "2 of the cases have images of several classes" in page.text and "because <b>." in page.text
+    assert links(html)["run_cases_test.csv"][1][:3] == ["'=1+1", "2 normal", "polyp"]
+    for broken in ({"intervals": 3, "by_case": []}, {"intervals": {"plain": {"scores": []}}, "by_case": {"plain": 1}}):
+        files.write_json(path, files.read_json(path) | broken)
+        assert "intervals, test" not in Page(report_files.render_report([run])).text

@@ -1,0 +1,92 @@
+"""Scores with intervals of one run on a split, per image and by case, and the answers by case."""
+
+from typing import Any
+
+from dim_jax.evaluation.cases import MEAN, WORST
+from dim_jax.reporting import wording
+from dim_jax.reporting.run_directory import RunRecords
+from dim_jax.reporting.tables import Table
+from dim_jax.runs import files
+from dim_jax.runs.metrics_file import is_number
+
+SCORES = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
+RULES = {MEAN: "mean of their images", WORST: "worst image"}
+VARIANTS = {"plain": "", "adjusted": ", adjusted"}
+
+
+def view(run: RunRecords, split: str) -> dict[str, Any] | None:
+    """Template data of the table of scores with intervals, or None for an evaluation without them.
+
+    Args:
+      run: the run.
+      split: one of `run.evaluations`.
+    """
+    evaluation = run.evaluations[split]
+    rows, numbers, notes = [], [], []
+    for title, count, entry in _entries(evaluation):
+        scores = entry["scores"]
+        values = [scores.get(name) if isinstance(scores.get(name), dict) else {} for name in SCORES]
+        rows.append((title, [wording.number(count), *map(_text, values)]))
+        numbers.append((title, count, *(value.get(key) for value in values for key in ("value", "low", "high"))))
+        if isinstance(entry.get("no_interval"), str):
+            notes.append(f"{title}: no interval, because {entry['no_interval']}.")
+    if not rows:
+        return None
+    by_case = evaluation.get("by_case")
+    plain = by_case.get("plain") if isinstance(by_case, dict) else None
+    mixed = plain.get("num_mixed") if isinstance(plain, dict) else None
+    if isinstance(mixed, int) and mixed:
+        notes.append(
+            f"{mixed} of the cases have images of several classes; their class is that of most of their images, or for "
+            "the worst image the most severe one."
+        )
+    unit = evaluation["intervals"].get("unit") if isinstance(evaluation.get("intervals"), dict) else None
+    columns = ("scored", "number", *(f"{name}{part}" for name in SCORES for part in ("", " low", " high")))
+    title = f"scores with 95 % intervals, {wording.split_name(split)} split"
+    return {
+        "title": f"Scores with 95 % intervals, {wording.split_name(split)}",
+        "columns": ["number", *map(wording.label, SCORES)],
+        "rows": rows,
+        "notes": [f"The intervals are of a bootstrap that resamples whole {unit or 'image'}s.", *dict.fromkeys(notes)],
+        "csv": Table(f"intervals_{split}", title, columns, numbers),
+        "cases": _case_table(run, split),
+    }
+
+
+def _entries(evaluation: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
+    """Returns (title, number of images or cases, result of cases.interval_scores), as far as they are in the file."""
+    found: list[tuple[str, Any, Any]] = []
+    intervals, by_case = evaluation.get("intervals"), evaluation.get("by_case")
+    for variant, suffix in VARIANTS.items():
+        entry = intervals.get(variant) if isinstance(intervals, dict) else None
+        found.append((f"images{suffix}", evaluation.get("num_images"), entry))
+    for rule, words in RULES.items():
+        for variant, suffix in VARIANTS.items():
+            scored = by_case.get(variant) if isinstance(by_case, dict) else None
+            if isinstance(scored, dict):
+                found.append((f"cases by the {words}{suffix}", scored.get("num_cases"), scored.get(rule)))
+    return [entry for entry in found if isinstance(entry[2], dict) and isinstance(entry[2].get("scores"), dict)]
+
+
+def _text(value: dict[str, Any]) -> str:
+    text = wording.number(value.get("value"))
+    if is_number(value.get("low")) and is_number(value.get("high")):
+        text += f" ({wording.number(value['low'])} to {wording.number(value['high'])})"
+    return text
+
+
+def _case_table(run: RunRecords, split: str) -> Table | None:
+    """Returns the table of the answers by case in eval/<split>/cases.json, or None if there are none."""
+    try:
+        entries = wording.dicts(files.read_object(run.folder / "eval" / split / "cases.json").get("cases"))
+    except (OSError, ValueError):
+        return None
+    rows = []
+    for entry in entries:
+        images = entry.get("images") if isinstance(entry.get("images"), dict) else {}
+        answers = [entry.get(variant) if isinstance(entry.get(variant), dict) else {} for variant in VARIANTS]
+        labels = "; ".join(f"{count} {name}" for name, count in images.items())
+        rows.append((entry.get("case"), labels, *(answer.get(rule) for answer in answers for rule in RULES)))
+    columns = [f"{words}{suffix}" for suffix in VARIANTS.values() for words in RULES.values()]
+    title = f"answers by case, {wording.split_name(split)} split"
+    return Table(f"cases_{split}", title, ("case", "images", *columns), rows)
