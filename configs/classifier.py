@@ -63,6 +63,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.warmup_epochs = 1.0  # linear rise from 0
     config.optimizer.decay_epochs = 20.0  # step only
     config.optimizer.decay_rate = 0.5  # step only
+    config.optimizer.backbone_learning_rate_scale = 1.0  # multiplies the learning rate of all layers but the head
 
     config.train = ml_collections.ConfigDict()
     config.train.num_epochs = 100.0  # passes over the images that are drawn from
@@ -75,7 +76,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train.best_metric = "macro_f1"  # on validation images, chooses the checkpoint that is tested
     config.train.tensorboard = True  # write TensorBoard events beside metrics.jsonl
     config.train.report = True  # write report.html at the end
-    config.train.initial_weights = "random"  # imagenet: published ones and a fresh head, of efficientnet_lite0 alone
+    config.train.initial_weights = "random"  # imagenet (efficientnet_lite0) or the path of a run; both with a new head
+    config.train.head_only_share = 0.0  # share of the run in which the head alone is trained, before all layers
     config.train.ema_decay = 0.0  # evaluate a moving average of the weights, such as 0.999; 0: the weights themselves
     config.train.rebalance = "none"  # for the last part of the run: class weights, sampling or an offset of the logits
     config.train.rebalance_from = 0.8  # share of the run after which that part begins

@@ -16,7 +16,7 @@ import optax
 from dim_jax.data import dataset as datasets
 from dim_jax.interop.export_record import ExportRecord
 from dim_jax.interop.published_files import CLASSIFIER, DISCRIMINATOR, GENERATOR, OptimizerState, PublishedCheckpoint
-from dim_jax.models import make_classifier, make_gan
+from dim_jax.models import HEAD, make_classifier, make_gan
 from dim_jax.models.layers import Linear
 from dim_jax.runs import workdir
 from dim_jax.training import checkpoints, loop
@@ -28,7 +28,6 @@ CLASSES = ("normal", "polyp", "low_grade_in", "high_grade_in", "adenocarcinoma")
 IMAGE_SIZE = 299
 RESIZE = "squash"
 MEAN, STD = (0.5203, 0.3638, 0.6511), (0.2339, 0.2535, 0.1455)
-HEAD = "head"
 
 Tree = Any
 

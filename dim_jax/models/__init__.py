@@ -25,6 +25,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "linear": LinearClassifier,
 }
 DTYPES = ("float32", "bfloat16")
+HEAD = "head"  # name of the last layer of each of them
 
 
 _NOT_OPTIONS = {"num_classes", "axis_name", "dtype", "parent", "name"}

@@ -1,9 +1,32 @@
 """Linear classifier of a frozen network's features: multinomial logistic regression."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from dim_jax.models.layers import Linear
+
+
+def tau_normalize(head: Mapping[str, jax.Array], tau: float) -> dict[str, jax.Array]:
+    """tau-normalisation: the weights w of each class become w / |w|^tau.
+
+    The weights of frequent classes are longer; equal lengths make decisions fairer to rare classes. The bias is kept,
+    where the published classifier has none.
+
+    Args:
+      head: `kernel` (F, C) and `bias` (C,) of a last layer.
+      tau: strength, usually in [0, 1], chosen on validation images; 0 changes nothing, 1 makes all lengths 1.
+
+    Returns:
+      the head with the new `kernel`.
+
+    Reference: Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020, section
+    4.2, eq. 5.
+    """
+    norm = jnp.linalg.norm(head["kernel"], axis=0)
+    return {**head, "kernel": head["kernel"] / jnp.where(norm > 0, norm, 1.0) ** tau}
 
 
 class LinearClassifier(nn.Module):

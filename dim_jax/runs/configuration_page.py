@@ -59,7 +59,8 @@ An import path takes the place of a name: nothing in this package needs to chang
 - A **model** is a class of `flax.linen` with a field `num_classes` whose call
   `(images, train=False, example_keys=None)` returns `(logits, features)`; `example_keys` holds a random key for each
   image in training. Its other fields have defaults and are its options. If it has them, `axis_name` is the device axis
-  for batch statistics and `dtype` the dtype of the computation.
+  for batch statistics and `dtype` the dtype of the computation. What `train.head_only_share` trains alone is its module
+  named `head`.
 - An **augmentation** is a function `blur(key, image)` of a random key and one image, (S, S, 3) float32 in [0, 1], that
   returns such an image. It runs under `jit` and `vmap`, in training alone, after flips, rotations and stain jitter.
 

@@ -7,11 +7,12 @@ are read from its signature. An option added to a loss or a model later must def
 Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, initial weights, reports, gradual
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
-deferred re-balancing, test-time views.
+deferred re-balancing, rates and phases of the head, test-time views.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from dim_jax.runs.fields import Added, Choice, Option, Options
 
 MAX_FOLDS = 1000  # as in data/splits.py
 OF_IMAGES = ("flip", "rotate", "stain_jitter", "function")  # augmentations that features cannot have
+INITIAL_WEIGHTS = ("random", "imagenet")  # or a path
 
 
 def _options(read: Callable[[str], dict[str, tuple[Any, Any]]]) -> Callable[[str], dict[str, Option]]:
@@ -111,6 +113,7 @@ class ClassifierOptimizer(OptimizerFields):
     warmup_epochs: Annotated[float, Interval(ge=0, le=1e6)]
     decay_epochs: Epochs
     decay_rate: Annotated[float, Interval(gt=0, le=1)]
+    backbone_learning_rate_scale: Annotated[Scale, Added(6, before=1.0)]
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class ClassifierTrain(TrainFields):
     eval_every_epochs: Epochs
     checkpoint_every_epochs: Epochs
     best_metric: Literal["macro_f1", "accuracy", "balanced_accuracy", "g_mean", "mcc", "macro_auroc"]
-    initial_weights: Annotated[Literal["random", "imagenet"], Added(2, before="random")]
+    initial_weights: Annotated[str, Added(2, before="random")]
+    head_only_share: Annotated[Share, Added(6, before=0.0)]
     ema_decay: Annotated[float, Interval(ge=0, lt=1), Added(6, before=0.0)]
     rebalance: Annotated[
         Literal["none", "inverse_frequency", "effective_number", "sampling", "logit_offset"], Added(6, before="none")
@@ -164,14 +168,7 @@ class ClassifierConfig:
             raise ValueError(
                 f"{of_images[0]} changes images, and config.data.backend=features has none; leave it unset"
             )
-        statistics = (*data.mean, *data.std)
-        if self.train.initial_weights == "imagenet" and not (
-            len(statistics) == 6 and np.allclose(statistics, PIXEL_MEAN + PIXEL_STD, atol=1e-4)
-        ):
-            raise ValueError(
-                f"config.train.initial_weights=imagenet needs config.data.mean={PIXEL_MEAN} and .std={PIXEL_STD}, by "
-                "which those weights were trained; --config=configs/classifier.py:finetune sets them"
-            )
+        self._check_initial_weights()
         if self.augment.mixing != "none" and not losses.takes_mixed_labels(losses.get_loss(self.loss.name)):
             able = [name for name, loss in losses.LOSSES.items() if losses.takes_mixed_labels(loss)]
             raise ValueError(
@@ -189,6 +186,26 @@ class ClassifierConfig:
             )
         if self.augment.function:
             augmentation.get_function(self.augment.function)
+
+    def _check_initial_weights(self) -> None:
+        weights, statistics = self.train.initial_weights, (*self.data.mean, *self.data.std)
+        if weights not in INITIAL_WEIGHTS and Path(weights).name == weights:
+            raise ValueError(
+                f"config.train.initial_weights={weights!r} must be one of {', '.join(INITIAL_WEIGHTS)}, or the path of "
+                f"a run, such as runs/base{fields.nearest(weights, INITIAL_WEIGHTS)}"
+            )
+        if weights == "imagenet" and not (
+            len(statistics) == 6 and np.allclose(statistics, PIXEL_MEAN + PIXEL_STD, atol=1e-4)
+        ):
+            raise ValueError(
+                f"config.train.initial_weights=imagenet needs config.data.mean={PIXEL_MEAN} and .std={PIXEL_STD}, by "
+                "which those weights were trained; --config=configs/classifier.py:finetune sets them"
+            )
+        if self.train.head_only_share and weights == "random":
+            raise ValueError(
+                f"config.train.head_only_share={self.train.head_only_share} trains a head on frozen features, and "
+                "config.train.initial_weights=random has none that were learned; choose imagenet or the path of a run"
+            )
 
 
 @dataclass(frozen=True)

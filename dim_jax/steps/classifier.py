@@ -57,6 +57,9 @@ def make_train_step(
     function: Augmentation | None = None,
     mixing: Callable[[jax.Array, jax.Array, jax.Array], Mixed] | None = None,
     ema_decay: float = 0.0,
+    trained_module: str | None = None,
+    first_step: int = 0,
+    steps_after: int = 0,
 ) -> Callable[[TrainState, Batch, Constants, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `train_step(state, batch, constants, pixels) -> (state, metrics)`.
 
@@ -73,6 +76,9 @@ def make_train_step(
       mixing: (key, image, partner) -> mixed image and the partner's share of the label, as augmentation.mixing has
         them; None for no mixing. The loss must take mixed labels.
       ema_decay: of the averages of an AveragedTrainState, in [0, 1).
+      trained_module: the top-level module that alone is trained, the others being in inference mode; None for all.
+      first_step: step at which the schedule of the learning rate and the state of the optimizer begin.
+      steps_after: steps of the run after the end of that schedule.
     """
     cross_replica_sum: CrossReplicaSum = lambda x: x if axis_name is None else lax.psum(x, axis_name)  # noqa: E731
 
@@ -94,35 +100,45 @@ def make_train_step(
         num_examples = cross_replica_sum(mask.sum())
         loss_parameters = dict(constants.loss_parameters)
         if follows_progress(loss):
-            loss_parameters["progress"] = state.step / constants.schedule.num_train_steps
+            num_train_steps = first_step + constants.schedule.num_train_steps + steps_after
+            loss_parameters["progress"] = state.step / num_train_steps
 
         def of_labels(value: Callable[[jax.Array], jax.Array]) -> jax.Array:
             """Returns a per-example value that depends on the label; of mixed examples the mean over both labels."""
             values = value(labels)
             return values if mixing is None else values + partner_shares * (value(partner["label"]) - values)
 
-        def local_loss(params: Any) -> tuple[jax.Array, Any]:
+        def local_loss(trained: Any) -> tuple[jax.Array, Any]:
             # This device's term of the masked mean: the sum over devices is the loss, also for gradients.
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            (logits, _), updates = model.apply(variables, images, True, keys[:, 1], mutable=["batch_stats"])
+            variables = {"params": {**state.params, **trained}, "batch_stats": state.batch_stats}
+            if trained_module is None:
+                (logits, _), updates = model.apply(variables, images, True, keys[:, 1], mutable=["batch_stats"])
+            else:
+                (logits, _), updates = model.apply(variables, images), {"batch_stats": state.batch_stats}
             per_example = of_labels(
                 lambda labels: loss(logits, labels, mask, constants.class_counts, cross_replica_sum, **loss_parameters)
             )
             return (per_example * mask).sum() / num_examples, (logits, updates.get("batch_stats", {}))
 
-        (device_loss, (logits, batch_stats)), gradient = jax.value_and_grad(local_loss, has_aux=True)(state.params)
+        trained = state.params if trained_module is None else {trained_module: state.params[trained_module]}
+        (device_loss, (logits, batch_stats)), gradient = jax.value_and_grad(local_loss, has_aux=True)(trained)
         gradient = cross_replica_sum(gradient)
+        if trained_module is not None:
+            gradient = {**jax.tree.map(jnp.zeros_like, state.params), **gradient}
         updates, opt_state = make_optimizer(constants.schedule).update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        if trained_module is not None:  # weight decay must not change the others either
+            params = {**state.params, trained_module: params[trained_module]}
         correct = of_labels(lambda labels: (logits.argmax(-1) == labels) * mask).sum()
         metrics = {
             "loss": cross_replica_sum(device_loss),
             "accuracy": cross_replica_sum(correct) / num_examples,
             "gradient_norm": global_norm(gradient),
-            "learning_rate": jnp.asarray(constants.schedule(state.step), jnp.float32),
+            "learning_rate": jnp.asarray(constants.schedule(state.step - first_step), jnp.float32),
         }
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
         )

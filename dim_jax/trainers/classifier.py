@@ -1,7 +1,8 @@
 """Trains a classifier on a prepared dataset, then evaluates its best checkpoint on validation and test images."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dim_jax import losses
 from dim_jax.augmentation import get_function, mixing
@@ -19,15 +21,15 @@ from dim_jax.evaluation import metrics, split_evaluation
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.gan import pools
 from dim_jax.losses import deferred
-from dim_jax.models import make_classifier
+from dim_jax.models import HEAD, make_classifier
 from dim_jax.runs import files
 from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.steps.classifier import Constants, make_train_step
-from dim_jax.trainers import job
-from dim_jax.training import hosts, initial_weights, loop, parallel
-from dim_jax.training.learning_rates import make_learning_rate
-from dim_jax.training.optimizers import make_optimizer
+from dim_jax.trainers import head_first, initial_run, job
+from dim_jax.training import checkpoints, hosts, initial_weights, loop, parallel
+from dim_jax.training.learning_rates import LearningRate, make_learning_rate
+from dim_jax.training.optimizers import make_optimizer, scale_other_modules
 from dim_jax.training.state import AveragedTrainState, TrainState
 from dim_jax.weights import pretrained
 
@@ -68,7 +70,7 @@ def make_task(
     config: ClassifierConfig, run: Path, data: datasets.Dataset, sampler: Sampler
 ) -> tuple[loop.Task, loop.LoopSchedule, Predictor]:
     """Builds the task of the training loop from a configuration: model, loss, optimizer, steps and evaluation."""
-    options, optimizer_options, augment = config.train, config.optimizer, config.augment
+    options, augment = config.train, config.augment
     batch_size = options.global_batch_size
     parallel.check_batch_size("config.train.global_batch_size", batch_size)
     steps_per_epoch = sampler.epoch_size / batch_size
@@ -78,53 +80,54 @@ def make_task(
         eval_every=options.eval_every_epochs * steps_per_epoch,
         checkpoint_every=options.checkpoint_every_epochs * steps_per_epoch,
     )
-    learning_rate = make_learning_rate(
-        optimizer_options.schedule,
-        job.learning_rate(config),
-        num_train_steps=schedule.num_train_steps,
-        warmup_steps=round(optimizer_options.warmup_epochs * steps_per_epoch),
-        decay_steps=round(optimizer_options.decay_epochs * steps_per_epoch),
-        decay_rate=optimizer_options.decay_rate,
-    )
-    optimizer = partial(
-        make_optimizer,
-        optimizer_options.name,
-        weight_decay=optimizer_options.weight_decay,
-        momentum=optimizer_options.momentum,
-        clip_norm=optimizer_options.clip_norm,
-    )
+    # On all hosts at the same time, before anything that may fail on one of them.
+    earlier = _initial_run(config, run, data)
+    optimizer = _optimizer(config)
     model = make_classifier(config.model.name, len(data.classes), axis_name=parallel.AXIS, **config.model.options)
-    loss = losses.get_loss(config.loss.name)
-    loss_parameters = losses.hyper_parameters(config.loss.name, config.loss.options)
-    draws: Sampler | SwitchedSampler = sampler
-    if options.rebalance != "none":
-        loss = deferred.rebalanced(loss, options.rebalance)
-        loss_parameters |= {"rebalance_from": options.rebalance_from, "rebalance_tau": options.rebalance_tau}
-    if options.rebalance == deferred.SAMPLING:
-        balanced = _sampler(config, data, class_balanced=True)
-        draws = SwitchedSampler(sampler, balanced, _first_step(options.rebalance_from, schedule.num_train_steps))
-    class_counts = sampler.class_counts(data.labels, len(data.classes))
     partners = _partner_sampler(config, data)
-    if augment.mixing == "balanced_mixup":
-        own, of_partners = class_counts, partners.class_counts(data.labels, len(data.classes))
-        class_counts = own + mixing.balanced_share(augment.mixing_alpha) * (of_partners - own)
+    loss, loss_parameters, class_counts = _objective(config, data, sampler, partners)
     predictor = make_predictor(config, data)
     mean, std = predictor.statistics
-    constants = Constants(jax.random.key(config.seed), mean, std, class_counts, loss_parameters, learning_rate)
-    dispatch = parallel.pmap_train_step(
-        make_train_step(
-            model,
-            loss,
-            optimizer,
-            axis_name=parallel.AXIS,
-            flip=augment.flip,
-            rotate=augment.rotate,
-            stain_jitter=augment.stain_jitter,
-            function=get_function(augment.function) if augment.function else None,
-            mixing=partial(mixing.METHODS[augment.mixing], alpha=augment.mixing_alpha) if partners else None,
-            ema_decay=options.ema_decay,
+
+    def program(learning_rate: LearningRate, **phase: Any) -> head_first.Dispatch:
+        """Returns a dispatch that is compiled at its first call."""
+        constants = Constants(jax.random.key(config.seed), mean, std, class_counts, loss_parameters, learning_rate)
+        dispatch = parallel.pmap_train_step(
+            make_train_step(
+                model,
+                loss,
+                optimizer,
+                axis_name=parallel.AXIS,
+                flip=augment.flip,
+                rotate=augment.rotate,
+                stain_jitter=augment.stain_jitter,
+                function=get_function(augment.function) if augment.function else None,
+                mixing=partial(mixing.METHODS[augment.mixing], alpha=augment.mixing_alpha) if partners else None,
+                ema_decay=options.ema_decay,
+                **phase,
+            )
         )
+        return lambda state, batches: dispatch(state, batches, constants, predictor.pixels)
+
+    num_train_steps = schedule.num_train_steps
+    head_dispatches = math.ceil(options.head_only_share * num_train_steps / options.steps_per_dispatch)
+    num_head_steps = head_dispatches * options.steps_per_dispatch
+    num_other_steps = num_train_steps - num_head_steps
+    learning_rate = partial(
+        make_learning_rate,
+        config.optimizer.schedule,
+        job.learning_rate(config),
+        warmup_steps=round(config.optimizer.warmup_epochs * steps_per_epoch),
+        decay_steps=round(config.optimizer.decay_epochs * steps_per_epoch),
+        decay_rate=config.optimizer.decay_rate,
     )
+    rate = learning_rate(num_train_steps=num_other_steps)
+    dispatch = program(rate, first_step=num_head_steps)
+    if num_head_steps:
+        head_rate = learning_rate(num_train_steps=num_head_steps)
+        head_alone = program(head_rate, trained_module=HEAD, steps_after=num_other_steps)
+        restart = parallel.pmap_once(lambda state: state.replace(opt_state=optimizer(rate).init(state.params)))
+        dispatch = head_first.head_first(head_alone, dispatch, restart, num_head_steps)
 
     # A loss that depends on `progress` is evaluated as at the end of the run, so that evaluations are comparable.
     @jax.jit
@@ -143,18 +146,29 @@ def make_task(
         values = metrics.classification_metrics(predictions.label, predictions.logits, data.classes)
         return {"loss": float(per_example.mean()), **metrics.scalars(values)}
 
-    state, facts = _initial_state(model, optimizer(learning_rate), config.seed, predictor.images.shape), {}
+    state, facts = _initial_state(model, optimizer(rate), config.seed, predictor.images.shape), {}
     if config.data.backend == "features":
         facts["features"] = predictor.images.space
+    if _treats_head_apart(config):
+        head_first.check_parts(state.params, HEAD, config.model.name)
     if options.initial_weights == "imagenet":
         variables, facts["initial weights"] = pretrained.with_imagenet_weights(state.variables)
         state = state.replace(**variables)
+    elif earlier is not None:
+        weights, facts["initial weights"] = earlier
+        state = state.replace(**initial_run.with_weights(state.variables, weights, HEAD, options.initial_weights))
     if options.ema_decay:
         state = AveragedTrainState.starting_from(state)
     task = loop.Task(
         state=state,
-        dispatch=lambda state, batches: dispatch(state, batches, constants, predictor.pixels),
-        batches=partial(job.training_batches, predictor.images, draws, schedule, partners=partners),
+        dispatch=dispatch,
+        batches=partial(
+            job.training_batches,
+            predictor.images,
+            _with_deferred_sampling(config, data, sampler, num_train_steps),
+            schedule,
+            partners=partners,
+        ),
         evaluate=validate,
         best_metric=options.best_metric,
         images_per_step=batch_size,
@@ -164,10 +178,54 @@ def make_task(
     return task, schedule, predictor
 
 
-def _first_step(share: float, num_train_steps: int) -> int:
-    """Returns the first step at which the progress of the run, in the arithmetic of a training step, is `share`."""
-    progress = np.arange(num_train_steps, dtype=np.float32) / np.float32(num_train_steps)
-    return int(np.count_nonzero(progress < np.float32(share)))
+def _optimizer(config: ClassifierConfig) -> Callable[[LearningRate], optax.GradientTransformation]:
+    """Returns the optimizer of a configuration as a function of the learning rate."""
+    options = config.optimizer
+
+    def optimizer(learning_rate: LearningRate) -> optax.GradientTransformation:
+        transformation = make_optimizer(
+            options.name,
+            learning_rate,
+            weight_decay=options.weight_decay,
+            momentum=options.momentum,
+            clip_norm=options.clip_norm,
+        )
+        scale = options.backbone_learning_rate_scale
+        return transformation if scale == 1 else scale_other_modules(transformation, HEAD, scale)
+
+    return optimizer
+
+
+def _objective(
+    config: ClassifierConfig, data: datasets.Dataset, sampler: Sampler, partners: Sampler | None
+) -> tuple[Callable[..., jax.Array], dict[str, float], np.ndarray]:
+    """Returns the loss, its hyper-parameters, and the examples of each class per epoch, float32 (C,)."""
+    options, augment = config.train, config.augment
+    loss = losses.get_loss(config.loss.name)
+    parameters = losses.hyper_parameters(config.loss.name, config.loss.options)
+    if options.rebalance != "none":
+        loss = deferred.rebalanced(loss, options.rebalance)
+        parameters |= {"rebalance_from": options.rebalance_from, "rebalance_tau": options.rebalance_tau}
+    class_counts = sampler.class_counts(data.labels, len(data.classes))
+    if partners is not None and augment.mixing == "balanced_mixup":
+        of_partners = partners.class_counts(data.labels, len(data.classes))
+        class_counts += mixing.balanced_share(augment.mixing_alpha) * (of_partners - class_counts)
+    return loss, parameters, class_counts
+
+
+def _initial_run(config: ClassifierConfig, run: Path, data: datasets.Dataset) -> tuple[dict[str, Any], str] | None:
+    """Returns the variables and a description of the run to start from; None if there is none, or no need any more."""
+    source = config.train.initial_weights
+    if source in ("random", "imagenet"):
+        return None
+    # A run that resumes does not need the earlier one, which may be gone.
+    folders = (run / loop.CHECKPOINTS, run / loop.BEST)
+    return hosts.on_first_host(lambda: None if any(map(checkpoints.steps, folders)) else initial_run.read(source, data))
+
+
+def _treats_head_apart(config: ClassifierConfig) -> bool:
+    is_from_run = config.train.initial_weights not in ("random", "imagenet")
+    return bool(config.train.head_only_share) or config.optimizer.backbone_learning_rate_scale != 1 or is_from_run
 
 
 def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]) -> TrainState:
@@ -207,6 +265,18 @@ def _sampler(config: ClassifierConfig, data: datasets.Dataset, **options: Any) -
         "generated_weight": config.data.generated_weight,
     }
     return make_sampler(data, **own | options)
+
+
+def _with_deferred_sampling(
+    config: ClassifierConfig, data: datasets.Dataset, sampler: Sampler, num_train_steps: int
+) -> Sampler | SwitchedSampler:
+    """Returns the sampler of a run that may draw all classes equally often in its last part."""
+    if config.train.rebalance != deferred.SAMPLING:
+        return sampler
+    # The progress of the run in the arithmetic of a training step, so that sampler and loss change at the same step.
+    progress = np.arange(num_train_steps, dtype=np.float32) / np.float32(num_train_steps)
+    from_step = int(np.count_nonzero(progress < np.float32(config.train.rebalance_from)))
+    return SwitchedSampler(sampler, _sampler(config, data, class_balanced=True), from_step)
 
 
 def _partner_sampler(config: ClassifierConfig, data: datasets.Dataset) -> Sampler | None:

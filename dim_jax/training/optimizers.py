@@ -1,5 +1,8 @@
 """Optimizers from optax, with PyTorch's arithmetic."""
 
+from typing import Any
+
+import jax
 import optax
 
 from dim_jax.training.joined_updates import join_small_tensors
@@ -45,3 +48,27 @@ def make_optimizer(
         optax.scale_by_learning_rate(learning_rate),
     )
     return optax.GradientTransformation(transformation.init, join_small_tensors(transformation.update))
+
+
+def scale_other_modules(
+    transformation: optax.GradientTransformation, module: str, factor: float
+) -> optax.GradientTransformation:
+    """Returns a transformation whose updates of all top-level modules but one are multiplied by a factor.
+
+    This is a learning rate of its own for those modules; decoupled weight decay is scaled with it.
+
+    Args:
+      transformation: its state stays the same.
+      module: name of the module that keeps its updates, as in the parameters.
+      factor: above 0.
+
+    Reference: Howard & Ruder, "Universal language model fine-tuning for text classification", ACL 2018, section 3.2
+    (discriminative fine-tuning).
+    """
+
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = transformation.update(gradient, state, params)
+        scaled = {name: jax.tree.map(lambda value: factor * value, part) for name, part in updates.items()}
+        return scaled | {module: updates[module]}, state
+
+    return optax.GradientTransformation(transformation.init, update)

@@ -12,7 +12,8 @@ LATER = {
     "classifier": {
         "data.mean": [], "data.std": [], "augment.function": "", "augment.mixing": "none",
         "augment.test_time_views": False, "augment.mixing_alpha": 0.2, "train.report": True,
-        "train.initial_weights": "random", "train.ema_decay": 0.0, "train.rebalance": "none",
+        "train.initial_weights": "random", "train.ema_decay": 0.0, "train.head_only_share": 0.0,
+        "optimizer.backbone_learning_rate_scale": 1.0, "train.rebalance": "none",
         "train.rebalance_from": 0.8, "train.rebalance_tau": 1.0, "optimizer.learning_rate_scaling": "none",
         "optimizer.reference_batch_size": 32, "loss.adaptive": 1.0, "model.drop_connect": 0.5,
     },

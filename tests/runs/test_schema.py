@@ -78,6 +78,8 @@ def test_a_value_that_is_not_a_whole_number_in_range_is_refused(value):
     ("classifier", "data.backend", "features", "linear takes features, every other model images"),
     ("classifier", "train.initial_weights", "imagenet", r"needs config\.data\.mean="),
     ("classifier", "train.rebalance_from", 1.0, "rebalance_from=1.0 must be a number of at least 0 and below 1"),
+    ("classifier", "train.head_only_share", 0.3, "initial_weights=random has none that were learned"),
+    ("classifier", "train.initial_weights", "imagnet", "must be one of random, imagenet, or .*; did you mean"),
     ("classifier", "augment.mixing", "mix", "must be one of none, mixup, cutmix, balanced_mixup"),
     ("classifier", "augment.mixing_alpha", 0.0, "mixing_alpha=0.0 must be a number above 0"),
     ("classifier", "loss.gamma", 2.0, "config.loss.gamma is not an option of the loss fafl; it has alpha0, beta0, m"),

@@ -12,7 +12,7 @@ from dim_jax.cli import command_line
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import split_evaluation
 from dim_jax.evaluation.classifier_run import open_classifier_run
-from dim_jax.runs import metrics_file
+from dim_jax.runs import files, metrics_file
 from dim_jax.training import checkpoints, loop
 
 ROOT = Path(__file__).parents[2]
@@ -66,13 +66,70 @@ def test_averaged_weights_are_evaluated(finished):
     assert in_training["cross_entropy"] == pytest.approx(afterwards["cross_entropy"], rel=1e-5)
 
 
-def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    first, *later = checkpoints.steps(run / loop.CHECKPOINTS)
-    for step in later:
-        shutil.rmtree(run / loop.CHECKPOINTS / str(step))
-    shutil.rmtree(run / loop.BEST)
+def cut(run, target, step):
+    """A copy of a run as it was at a step."""
+    shutil.copytree(run, target)
+    for later in checkpoints.steps(target / loop.CHECKPOINTS):
+        if later > step:
+            shutil.rmtree(target / loop.CHECKPOINTS / str(later))
+    shutil.rmtree(target / loop.BEST)
+    return target
+
+
+def assert_resumes_with_the_same_bits(run, whole):
+    before = final_state(run)["step"]
     assert command_line.run(train.main, [f"--workdir={run}"]) == 0
-    assert first < final_state(run)["step"] == final_state(finished)["step"]
-    jax.tree.map(np.testing.assert_array_equal, final_state(run), final_state(finished))
+    assert before < final_state(run)["step"] == final_state(whole)["step"]
+    jax.tree.map(np.testing.assert_array_equal, final_state(run), final_state(whole))
+
+
+def test_a_resumed_run_ends_with_the_same_bits(finished, tmp_path):
+    run = cut(finished, tmp_path / "run", checkpoints.steps(finished / loop.CHECKPOINTS)[0])
+    assert_resumes_with_the_same_bits(run, finished)
+
+
+def test_the_head_of_an_earlier_run_is_trained_alone_and_then_all_layers(finished, data, tmp_path):
+    """Up to the step between the phases all else keeps its bits; resumed from there, also without the earlier run."""
+    base = tmp_path / "base"
+    shutil.copytree(finished, base)
+    earlier = open_classifier_run(base).variables
+    options = [
+        f"--config.train.initial_weights={base}", "--config.train.head_only_share=0.5",
+        "--config.optimizer.backbone_learning_rate_scale=0.1", "--config.optimizer.weight_decay=0.1",
+        "--config.train.checkpoint_every_epochs=0.01", "--config.train.keep_checkpoints=99",
+    ]  # fmt: skip
+    whole = trained(data, tmp_path / "whole", *options)
+    assert str(base) in files.read_json(whole / "environment.json")["initial weights"]
+    last = checkpoints.steps(whole / loop.CHECKPOINTS)[-1]
+    run = cut(whole, tmp_path / "run", last // 2 + last // 2 % 2)
+    between, after = final_state(run), final_state(whole)
+    assert last // 2 <= between["step"] < last
+    jax.tree.map(np.testing.assert_array_equal, between["batch_stats"], earlier["batch_stats"])
+    for name, module in earlier["params"].items():
+        for state, changes in ((between, name == "head"), (after, True)):
+            same = jax.tree.map(np.array_equal, state["params"][name], module)
+            assert all(jax.tree.leaves(same)) != changes, name
+    # Each phase has a cosine of its own: the rate falls, and begins again at its peak.
+    rates = {line["step"]: line["learning_rate"] for line in metrics_file.read(whole) if line["split"] == "train"}
+    assert rates[int(between["step"])] < 0.5 * rates[int(between["step"]) + 2]
+    shutil.rmtree(base)
+    assert_resumes_with_the_same_bits(run, whole)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--config.train.initial_weights={tmp}/none"], "none holds no run"),
+    (["--config.train.initial_weights={run}", "--config.model.stages=((16,),)"], "is of another model"),
+    (["--config.train.initial_weights={run}", "--config.data.path={other}"], "was trained on another split"),
+    (["--config.train.initial_weights={run}", "--config.data.mean=(.1,.1,.1)", "--config.data.std=(.1,.1,.1)"],
+     "normalises images by other statistics; set config.data.mean=("),
+])  # fmt: skip
+def test_weights_that_do_not_fit_are_refused(options, message, finished, data, tmp_path, capsys):
+    other = tmp_path / "other"
+    if "{other}" in options[-1]:
+        prepare_dataset("phantom", other, image_size=32, scale=0.03, seed=1)
+    given = [option.format(run=finished, tmp=tmp_path, other=other) for option in options]
+    run = tmp_path / "run"
+    assert command_line.run(train.main, [*BASE, f"--config.data.path={data}", f"--workdir={run}", *given]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1] and lines[-1].startswith("error: ")
+    assert not run.exists()

@@ -47,12 +47,11 @@ def initial_state():
     return jax.device_get(TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state))
 
 
-def make_dispatch(name, optimizer="sgd", model=None, flip=True, rotate=True, stain_jitter=0.1, **options):
+def make_dispatch(name, optimizer="sgd", model=None, weight_decay=0.0, **options):
     model = model or LRFCNN(3, stem_width=4, stages=((6,),), attention_width=4, axis_name=parallel.AXIS)
-    step = make_train_step(
-        model, losses.LOSSES[name], partial(make_optimizer, optimizer), axis_name=parallel.AXIS,
-        flip=flip, rotate=rotate, stain_jitter=stain_jitter, **options,
-    )  # fmt: skip
+    options = {"flip": True, "rotate": True, "stain_jitter": 0.1} | options
+    make = partial(make_optimizer, optimizer, weight_decay=weight_decay)
+    step = make_train_step(model, losses.LOSSES[name], make, axis_name=parallel.AXIS, **options)
     values = {
         "alpha0": 0.5, "beta0": 3, "m": 4, "tau": 1, "adaptive": 1, "keep_share": 0.6, "metric_weight": 1,
         "max_margin": 5, "scale": 1, "effective_number_beta": 0.99, "reweight_from": 0.5,
@@ -143,6 +142,33 @@ def test_averages_agree_on_eight_devices_and_leave_the_training_as_it_is(linear_
     for step in (1, 2, 3, 4):
         expected += (1 - (1 + step) / (10 + step)) * (1 + step - expected)
     np.testing.assert_allclose(one.ema_batch_stats["calls"], expected, rtol=1e-6)
+
+
+def test_the_head_alone_changes_and_agrees_on_eight_devices(initial_state, monkeypatch):
+    dispatch = make_dispatch("fafl", trained_module="head", weight_decay=0.1)
+    one, metrics = train(dispatch, initial_state, monkeypatch, 1)
+    eight, _ = train(dispatch, initial_state, monkeypatch, 8)
+    for ours, theirs in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+    assert metrics["loss"][0] != metrics["loss"][1]
+    for state in (one, eight):
+        jax.tree.map(np.testing.assert_array_equal, state.batch_stats, initial_state.batch_stats)
+        for name, module in state.params.items():
+            same = jax.tree.map(np.array_equal, module, initial_state.params[name])
+            assert set(jax.tree.leaves(same)) == {name != "head"}, name
+
+
+def test_a_phase_has_a_schedule_of_its_own_and_the_progress_of_the_run(linear_state, monkeypatch):
+    """Half of the run is before this phase of four steps, and a quarter after it."""
+
+    def progress_itself(logits, labels, mask, class_counts, cross_replica_sum, *, progress):
+        return jnp.full(labels.shape, progress)
+
+    monkeypatch.setitem(losses.LOSSES, "progress_itself", progress_itself)
+    dispatch = make_dispatch("progress_itself", model=LinearClassifier(), first_step=8, steps_after=4)
+    state, metrics = train(dispatch, linear_state.replace(step=np.int32(8)), monkeypatch, 1)
+    np.testing.assert_allclose(metrics["loss"], np.arange(8, 12) / 16, rtol=1e-6)
+    assert state.step == 12
 
 
 @pytest.mark.parametrize("method", mixing.METHODS)

@@ -6,7 +6,7 @@ import pytest
 from dim_jax.training import joined_updates
 from dim_jax.training.joined_updates import SMALL, global_norm
 from dim_jax.training.learning_rates import make_learning_rate, scaled_learning_rate
-from dim_jax.training.optimizers import make_optimizer
+from dim_jax.training.optimizers import make_optimizer, scale_other_modules
 
 
 def test_warmup_rises_from_zero_and_cosine_ends_at_zero():
@@ -80,6 +80,22 @@ def test_decoupled_decay_shrinks_parameters_whatever_the_gradient():
         reference = optax.apply_updates(reference, updates)
     ours = updated("adamw", params, gradients, weight_decay=0.2)
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5), ours, reference)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_other_modules_have_a_rate_of_their_own(name):
+    """The head moves as without the scale, the backbone as at a rate multiplied by it; the state keeps its layout."""
+    params = {"head": {"kernel": np.float32([1, -2])}, "stem": {"kernel": np.float32([[3.0]])}, "top": np.float32([5])}
+    gradient = jax.tree.map(lambda value: 0.3 * value, params)
+    whole, slow = make_optimizer(name, 0.1), make_optimizer(name, 0.01)
+    parts = scale_other_modules(whole, "head", 0.1)
+    (ours, state), (fast, plain_state), (slow, _) = (
+        one.update(gradient, one.init(params), params) for one in (parts, whole, slow)
+    )
+    np.testing.assert_array_equal(ours["head"]["kernel"], fast["head"]["kernel"])
+    np.testing.assert_allclose(ours["stem"]["kernel"], slow["stem"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(ours["top"], slow["top"], rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, state, plain_state)
 
 
 @pytest.mark.parametrize("options", [
