@@ -12,10 +12,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
-from dim_jax.cli import stopping
+from dim_jax.cli import errors, stopping
 
-# STOPPED is EX_TEMPFAIL of sysexits.h: the same command continues the work.
-FAILED, BAD_INPUT, STOPPED = 1, 2, 75
+# FAULT and STOPPED are EX_SOFTWARE and EX_TEMPFAIL of sysexits.h: after the latter the same command continues the work.
+DIVERGED, BAD_INPUT, FAULT, STOPPED = 1, 2, 70, 75
 _FREE_SPACE = "free space on that disk and run the same command again; files written before are complete"
 _ALLOW_WRITING = "allow this user to write there, or choose another place"
 REMEDIES = {
@@ -154,15 +154,18 @@ def _shortened(text: str) -> str:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in REMEDIES and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}; {REMEDIES[error.errno]}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}); use a smaller batch or smaller images"
     return str(error)
 
 
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
     """Runs `main(arguments)` and returns the exit code.
 
-    ValueError and OSError are errors that the user can fix: they are printed as one line, with exit code 2. A training
-    run that diverges (ArithmeticError) is printed as one line, with exit code 1. SIGTERM and SIGINT stop the program at
-    a point from which it can continue, with exit code 75; a second signal ends it at once.
+    Errors that the user can fix (errors.is_reported) are printed as one line, with exit code 2, and a training run that
+    diverges as one line with exit code 1. Any other error is a fault of the program: its trace is printed, with exit
+    code 70. SIGTERM and SIGINT stop the program at a point from which it can continue, with exit code 75; a second
+    signal ends it at once.
 
     Args:
       main: the command, a function of its arguments.
@@ -172,13 +175,16 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     try:
         with stopping.on_signals():
             main(arguments)
-    except (ValueError, OSError, ArithmeticError) as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
+    except Exception as error:
+        is_reported = errors.is_reported(error)
+        if "--debug" in arguments or not is_reported:
+            say(traceback.format_exc().rstrip(), file=sys.stderr)
         else:
             say("error: " + _shortened(" ".join(_message(error).split())), file=sys.stderr)
-        # A training run that diverged is not bad input.
-        return FAILED if isinstance(error, ArithmeticError) else BAD_INPUT
+        if not is_reported:
+            say("this is a fault of dim_jax and not of your input; please report it with the trace", file=sys.stderr)
+            return FAULT
+        return DIVERGED if isinstance(error, errors.Diverged) else BAD_INPUT
     except KeyboardInterrupt as stopped:
         position = f" {stopped}" if str(stopped) else ""
         say(f"stopped{position}; run the same command again to continue", file=sys.stderr)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.cli.command_line import say
+from dim_jax.cli.errors import Diverged
 from dim_jax.cli.progress import Progress
 from dim_jax.data.image_writer import safe_name
 from dim_jax.evaluation.cases import near_duplicates
@@ -97,7 +98,7 @@ def _train_planned_runs(experiments: Sequence[stages.Experiment], names: Sequenc
                 # It may have been trained meanwhile to select an image list.
                 if experiment.archived(run) is None:
                     experiment.train(run)
-            except FloatingPointError as error:
+            except Diverged as error:
                 log.error("%s diverged: %s", run, error)
                 diverged.append(f"{experiment.site.name}, {run}: {error}")
             progress.update(len(planned) - len(waiting) + number, f"done: {run}")

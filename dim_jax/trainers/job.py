@@ -59,7 +59,7 @@ def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool =
 
     Raises:
       FileNotFoundError, ValueError: the configuration or the data are invalid.
-      FloatingPointError: training diverged.
+      Diverged: training diverged.
     """
     compilation.configure_compilation()
     source, is_raw, grown = hosts.on_first_host(lambda: _check(job, config, run))

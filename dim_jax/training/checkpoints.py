@@ -153,7 +153,7 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
     """
     folders = [Path(os.path.abspath(path)) for path in (folder, *more)]
     checkpoint_paths = [path / str(step) for path in folders for step in steps(path)]
-    reason = ""
+    reasons = []
     for path in sorted(checkpoint_paths, key=lambda path: -int(path.name)):
         reason = "its files do not match their digests"
         if is_undamaged(path):
@@ -167,9 +167,11 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
                         f"{path} does not fit this model or optimizer ({_reason(error)}); use another workdir"
                     ) from error
         logging.getLogger(__name__).warning("%s is damaged (%s); not used", path, reason)
+        reasons.append(f"{path}: {reason}")
     if checkpoint_paths:
         raise ValueError(
-            f"{folders[0]}: every checkpoint is damaged ({reason}); bring back a copy, or train in another --workdir"
+            f"{folders[0]}: every checkpoint is damaged; bring back a copy, or train in another --workdir "
+            f"({reasons[0]})"
         )
     return None
 

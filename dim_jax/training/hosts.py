@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dim_jax.cli import command_line
+from dim_jax.cli.errors import Diverged, is_reported
 from dim_jax.training import parallel
 
 # Environment variables of a job without a scheduler: address and port of host 0, number of hosts, index of this host.
@@ -209,8 +210,8 @@ def _plain(error: Exception | None) -> Exception | None:
     """Returns a picklable error of the same kind with the same message."""
     if error is None:
         return None
-    for kind in (ArithmeticError, OSError, ValueError):
-        if isinstance(error, kind):
+    for kind in (Diverged, OSError, ValueError):
+        if isinstance(error, kind) and is_reported(error):
             return kind(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import stopping
+from dim_jax.cli.errors import Diverged
 from dim_jax.cli.progress import Progress
 from dim_jax.training import checkpoints, hosts, instruments, parallel
 from dim_jax.training.writers import MetricWriter, NoMetricWriter
@@ -115,7 +116,7 @@ def fit(
       The best evaluation, {"step": ..., "value": ..., "metric": ...}, or None if the task has no best metric.
 
     Raises:
-      FloatingPointError: a loss is not finite; the metrics of that step are in metrics.jsonl.
+      Diverged: a loss is not finite; the metrics of that step are in metrics.jsonl.
       Stopped: a signal arrived; a checkpoint of the last step was saved.
     """
     workdir = Path(workdir)
@@ -248,7 +249,7 @@ def _stop_if_not_finite(
         values = {name: float(value[bad[0]]) for name, value in metrics.items()}
         writer.write(step, "diverged", {name: repr(value) for name, value in values.items()})
         figures = ", ".join(f"{name}={value:g}" for name, value in values.items())
-        raise FloatingPointError(
+        raise Diverged(
             f"{' or '.join(losses)} is not finite at step {step} ({figures}); lower "
             "config.optimizer.learning_rate or set clip_norm"
         )

@@ -34,6 +34,8 @@ def metadata(path: str | Path, key: str) -> str | None:
     """Returns an entry of a file's metadata; None if there is none, or the file is not a .safetensors file."""
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).is_file():
+        return None
     try:
         with safe_open(path, framework="numpy") as archive:
             return (archive.metadata() or {}).get(key)

@@ -105,6 +105,8 @@ def entry(path: str | Path, name: str) -> str | None:
 
     Compressed entries, and any of more than MOST_TEXT bytes, count as none.
     """
+    if not Path(path).is_file():
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
             found = [info for info in archive.infolist() if info.filename.split("/")[1:] == [name]]

@@ -1,15 +1,18 @@
 """Messages, errors and arguments shared by all commands."""
 
 import argparse
+import contextlib
 import io
+import json
 import logging
 
+import numpy as np
 import pytest
 from hostile_inputs import EVIL, assert_harmless
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, errors
 
 
 @given(st.text() | st.sampled_from(EVIL) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
@@ -50,3 +53,73 @@ def test_a_log_line_stays_one_line():
 def test_an_empty_or_undecodable_path_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError):
         command_line.path(text)
+
+
+def unpack():
+    first, second = [1]
+    return first, second
+
+
+def raise_library_error():
+    np.zeros((2, 3)) + np.zeros((3, 2))
+
+
+def reported(error):
+    def main(arguments):
+        raise error
+
+    return main
+
+
+FAULTS = [
+    lambda: 1 // 0,
+    lambda: {}["missing"],
+    lambda: [][0],
+    lambda: None.missing,
+    lambda: len(3),
+    lambda: int("x"),
+    lambda: next(iter(())),
+    unpack,
+    raise_library_error,
+    lambda: json.loads("{"),
+    lambda: 2.0**10000,
+    lambda: np.array([1.0]).reshape(3),
+]
+
+
+@given(st.sampled_from(FAULTS), st.integers(0, 3))
+def test_a_fault_of_the_program_is_a_trace_and_neither_divergence_nor_bad_input(fault, depth):
+    def main(arguments, left=depth):
+        return fault() if left == 0 else main(arguments, left - 1)
+
+    stream = io.StringIO()
+    with contextlib.redirect_stderr(stream):
+        assert command_line.run(main, []) == command_line.FAULT == 70
+    assert "Traceback" in stream.getvalue() and "error: " not in stream.getvalue().splitlines()[-1]
+    assert stream.getvalue().splitlines()[-1].startswith("this is a fault of dim_jax")
+
+
+@pytest.mark.parametrize(("error", "code", "words"), [
+    (ValueError("--keep=0 must be at least 1"), 2, "error: --keep=0 must be"),
+    (FileNotFoundError("no such file"), 2, "error: no such file"),
+    (MemoryError("of 3 GB"), 2, "error: not enough memory"),
+    (errors.Diverged("loss is not finite"), 1, "error: loss is not finite"),
+    (FloatingPointError("underflow"), 70, "Traceback"),
+    (KeyboardInterrupt("at step 3"), 75, "stopped at step 3"),
+])  # fmt: skip
+def test_every_kind_of_error_has_its_exit_code(error, code, words, capfd):
+    assert command_line.run(reported(error), []) == code
+    assert words in capfd.readouterr().err
+
+
+def test_an_error_that_names_its_cause_is_one_line(capfd):
+    def main(arguments):
+        try:
+            int("x")
+        except ValueError as error:
+            raise ValueError("--size=x must be a number") from error
+
+    assert command_line.run(main, []) == 2
+    assert capfd.readouterr().err == "error: --size=x must be a number\n"
+    assert command_line.run(main, ["--debug"]) == 2
+    assert "Traceback" in capfd.readouterr().err

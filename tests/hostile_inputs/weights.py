@@ -95,7 +95,7 @@ def with_odd_names(best: Path) -> None:
 
 checkpoint_case("no_checkpoint", emptied, "holds no checkpoint yet; train the run first")
 checkpoint_case("checkpoint_of_something_else", foreign_folder, "every checkpoint is damaged; bring back a copy")
-checkpoint_case("checkpoint_with_digests_but_no_arrays", foreign_with_digests, "best/7", "does not fit")
+checkpoint_case("checkpoint_with_digests_but_no_arrays", foreign_with_digests, "best/7", "are not whole")
 checkpoint_case("checkpoint_behind_a_link", linked)
 checkpoint_case("folders_beside_checkpoints", with_odd_names)
 checkpoint_case("checkpoint_that_links_to_itself", linked_in_a_circle, "every checkpoint is damaged")

@@ -1,0 +1,32 @@
+"""Errors that are reported as one line, as opposed to faults of the program, which are not the user's to mend."""
+
+import dis
+import site
+import sysconfig
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), site.getusersitepackages())
+
+
+class Diverged(FloatingPointError):
+    """Training whose loss is no longer finite."""
+
+
+def is_reported(error: BaseException) -> bool:
+    """Whether an error is a message to the user, which names what is wrong and how to mend it.
+
+    These are system errors, `Diverged`, a lack of memory, and any ValueError of a `raise` statement outside libraries.
+    A ValueError of a library, or of an operation such as unpacking, comes from a fault of the program.
+    """
+    if isinstance(error, OSError | Diverged | MemoryError):
+        return True
+    trace = error.__traceback__
+    if not isinstance(error, ValueError) or trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    file = Path(code.co_filename)
+    is_library = any(file.is_relative_to(folder) for folder in LIBRARIES) and not file.is_relative_to(PACKAGE)
+    return not is_library and dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
