@@ -28,12 +28,21 @@ def draw(*shape):
 
 def assert_same(ours, theirs, x, kernel):
     """Compares values, and both gradients of a weighted sum of the outputs."""
-    expected = theirs(x, kernel)
-    np.testing.assert_allclose(ours(x, kernel), expected, rtol=1e-5, atol=1e-5)
-    weights = draw(*expected.shape)
-    gradients = [jax.grad(lambda x, k, f=f: (f(x, k) * weights).sum(), (0, 1))(x, kernel) for f in (ours, theirs)]
-    for got, expected in zip(*gradients, strict=True):
+    (value, *gradients), (expected, *expected_gradients) = (values_and_gradients(f, x, kernel) for f in (ours, theirs))
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    for got, expected in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def values_and_gradients(form, x, kernel):
+    """Outputs and both gradients of a weighted sum of them, in one program: op by op, compiling takes much longer."""
+
+    @jax.jit
+    def outputs(x, kernel):
+        value, pull = jax.vjp(form, x, kernel)
+        return value, *pull(draw(*value.shape).astype(jnp.bfloat16).astype(value.dtype))  # no rounding of its own
+
+    return outputs(x, kernel)
 
 
 # The last kernels are as large as the map, or larger.
@@ -145,7 +154,7 @@ def test_doubling(height, width):
 @pytest.mark.parametrize(("height", "width"), [(9, 11), (12, 6), (1, 2)])
 def test_winograd(height, width, dilation):
     x, kernel = draw(2, height, width, 4), draw(3, 3, 4, 6)
-    ours = winograd.winograd_convolution(x, winograd.transform_kernel(kernel), dilation)
+    ours = jax.jit(lambda x, k: winograd.winograd_convolution(x, winograd.transform_kernel(k), dilation))(x, kernel)
     np.testing.assert_allclose(ours, reference(x, kernel, dilation=dilation), rtol=1e-5, atol=1e-5)
 
 
@@ -156,16 +165,11 @@ def relative_error(got, expected):
 
 def errors_in_bfloat16(ours, theirs, x, kernel):
     """Relative errors of values and both gradients of `ours` in bfloat16 against `theirs` in float32."""
-    x, kernel, weights = (array.astype(jnp.bfloat16) for array in (x, kernel, draw(*theirs(x, kernel).shape)))
-    exact = [array.astype(jnp.float32) for array in (x, kernel)]
-
-    def outputs(form, arguments):
-        value, pull = jax.vjp(form, *arguments)
-        return value, *pull(weights.astype(value.dtype))
-
-    got = outputs(ours, (x, kernel))
+    x, kernel = (array.astype(jnp.bfloat16) for array in (x, kernel))
+    got = values_and_gradients(ours, x, kernel)
     assert all(array.dtype == jnp.bfloat16 for array in got)
-    return [relative_error(*pair) for pair in zip(got, outputs(theirs, exact), strict=True)]
+    exact = values_and_gradients(theirs, *(array.astype(jnp.float32) for array in (x, kernel)))
+    return [relative_error(*pair) for pair in zip(got, exact, strict=True)]
 
 
 @pytest.mark.parametrize("algorithm", convolutions.Algorithm)
@@ -249,7 +253,7 @@ def test_second_order_gradients_match_xla(ours, theirs, size):
     def penalty(convolve):
         return lambda k: jnp.square(jax.grad(lambda x: jnp.sin(convolve(x, k)).sum())(x)).sum()
 
-    got, expected = (jax.grad(penalty(f))(kernel) for f in (ours, theirs))
+    got, expected = (jax.jit(jax.grad(penalty(f)))(kernel) for f in (ours, theirs))
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * float(jnp.abs(expected).max()))
 
 
@@ -270,7 +274,7 @@ def test_gradients_are_the_same_in_a_scan(convolve, size):
         return jax.grad(lambda k: jnp.square(convolve(x, k)).sum())(k)
 
     scanned = jax.jit(lambda k: jax.lax.scan(lambda carry, _: (carry, gradient(carry)), k, None, length=2)[1])(kernel)
-    np.testing.assert_allclose(scanned[1], gradient(kernel), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(scanned[1], jax.jit(gradient)(kernel), rtol=1e-5, atol=1e-4)
 
 
 def test_fused_separable_layers_equal_the_single_layers():
@@ -298,7 +302,7 @@ def test_the_gradient_of_batch_normalisation_matches_autodiff():
 
     np.testing.assert_allclose(ours(x, scale, bias), definition(x, scale, bias), rtol=1e-4, atol=1e-5)
     gradients = [
-        jax.grad(lambda *arguments, f=f: (f(*arguments) * weights).sum(), (0, 1, 2))(x, scale, bias)
+        jax.jit(jax.grad(lambda *arguments, f=f: (f(*arguments) * weights).sum(), (0, 1, 2)))(x, scale, bias)
         for f in (ours, definition)
     ]
     for got, expected in zip(*gradients, strict=True):
@@ -307,7 +311,7 @@ def test_the_gradient_of_batch_normalisation_matches_autodiff():
     def penalty(f, x, scale):
         return jnp.square(jax.grad(lambda x: (jnp.sin(f(x, scale, bias)) * weights).sum())(x)).sum()
 
-    seconds = [jax.grad(partial(penalty, f), (0, 1))(x, scale) for f in (ours, definition)]
+    seconds = [jax.jit(jax.grad(partial(penalty, f), (0, 1)))(x, scale) for f in (ours, definition)]
     for got, expected in zip(*seconds, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * float(jnp.abs(expected).max()))
 
