@@ -8,7 +8,8 @@ from dim_jax.cli import command_line
 
 EXAMPLES = """  python -m dim_jax.evaluate --workdir=runs/a --split=test
   python -m dim_jax.evaluate --workdir=runs/a --split=val --checkpoint=newest
-  python -m dim_jax.evaluate --workdir=runs/a --split=test --choose-by=g_mean --offsets=class"""
+  python -m dim_jax.evaluate --workdir=runs/a --split=test --choose-by=g_mean --offsets=class
+  python -m dim_jax.evaluate --workdir=runs/a --split=test --cost=COSTS.csv"""
 SPLITS = ("train", "val", "test")
 CRITERIA = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
 
@@ -28,6 +29,12 @@ def main(arguments: Sequence[str]) -> None:
         "--choose-by",
         choices=CRITERIA,
         help="score of validation images that chooses the adjustment of the logits (default: macro_f1, or as before)",
+    )
+    parser.add_argument(
+        "--cost",
+        metavar="CSV",
+        type=command_line.path,
+        help="choose the adjustment by the mean cost instead: a table of truth x answer; a column abstain is optional",
     )
     parser.add_argument(
         "--offsets",
@@ -54,13 +61,19 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.data.relocation import relocate
+    from dim_jax.evaluation.costs import read_costs
+    from dim_jax.evaluation.ensembles import open_classifier
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
     from dim_jax.training import hosts
 
     hosts.join()
     if options.data_root:
         hosts.on_first_host(lambda: relocate([options.workdir], options.data_root))
+    if options.cost and options.choose_by:
+        raise ValueError("--cost and --choose-by both say what chooses the adjustment; give one of them")
     choice = {"criterion": options.choose_by, "offsets": options.offsets}
+    if options.cost:
+        choice["criterion"] = read_costs(options.cost, open_classifier(options.workdir).classes)
     choice = {name: value for name, value in choice.items() if value is not None}
     metrics = evaluate_split(
         options.workdir,

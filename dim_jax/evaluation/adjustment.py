@@ -11,6 +11,7 @@ import numpy as np
 
 from dim_jax.evaluation import statistics
 from dim_jax.evaluation.calibration import fit_temperature
+from dim_jax.evaluation.costs import Costs
 
 CRITERIA = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
 OFFSETS = ("prior", "class")
@@ -72,11 +73,12 @@ def fit_adjustment(
     logits: np.ndarray,
     labels: np.ndarray,
     class_counts: np.ndarray,
-    criterion: str = "macro_f1",
+    criterion: str | Costs = "macro_f1",
     offsets: str = "prior",
 ) -> Adjustment:
     """Chooses tau, or an offset per class, by a score of the predicted classes, and then fits the temperature.
 
+    With costs, what is minimised is the mean cost of the answers of least expected cost, calibrated for each candidate.
     Of equal scores the smallest tau is chosen. Offsets per class are searched from the chosen tau on, one class at a
     time; they have as many degrees of freedom as there are classes and need more validation images.
 
@@ -84,7 +86,7 @@ def fit_adjustment(
       logits: of validation images, (N, C), finite.
       labels: true classes, (N,) int.
       class_counts: training images of each class, (C,), or (N, C) as for `Adjustment`.
-      criterion: one of CRITERIA, to be maximised.
+      criterion: one of CRITERIA, to be maximised, or costs.
       offsets: "prior" for tau alone, or "class".
 
     Returns:
@@ -96,13 +98,16 @@ def fit_adjustment(
     Reference: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, section 4.2; Lipton et al., "Optimal
     thresholding of classifiers to maximize F1 measure", ECML PKDD 2014, for thresholds of macro-F1.
     """
-    if criterion not in CRITERIA:
+    if isinstance(criterion, str) and criterion not in CRITERIA:
         raise ValueError(f"the criterion {criterion!r} is unknown; choose one of {', '.join(CRITERIA)}")
     if offsets not in OFFSETS:
         raise ValueError(f"offsets of kind {offsets!r} are unknown; choose one of {', '.join(OFFSETS)}")
 
     def score(candidate: Adjustment) -> float:
-        return score_of(candidate(logits, class_counts), labels, criterion)
+        adjusted = candidate(logits, class_counts)
+        if isinstance(criterion, str):
+            return score_of(adjusted, labels, criterion)
+        return -criterion.mean_of_logits(adjusted / fit_temperature(adjusted, labels), labels)
 
     chosen = max((Adjustment(tau=float(tau)) for tau in TAUS), key=score)
     if offsets == "class":

@@ -176,6 +176,29 @@ def interval_scores(labels: np.ndarray, predicted: np.ndarray, units: np.ndarray
     return {"scores": scores, "no_interval": None}
 
 
+def interval_mean(values: np.ndarray, labels: np.ndarray, units: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """Mean over images with a 95 % bootstrap interval over units, strata as in `statistics.bootstrap_weights`.
+
+    Args:
+      values: of the images, (N,).
+      labels: true classes, (N,) int.
+      units: what is resampled, such as cases, (N,).
+      num_classes: number of classes.
+
+    Returns:
+      JSON-ready: value, low and high; the last two are None where a class has fewer than two units.
+    """
+    numbers = np.unique(units, return_inverse=True)[1].reshape(-1)
+    counts, sums = _counts(labels, numbers, num_classes), np.bincount(numbers, values)
+    value = {"value": float(values.mean())}
+    try:
+        weights, _ = statistics.bootstrap_weights(counts, NUM_RESAMPLES, np.random.default_rng(0))
+    except ValueError:
+        return {**value, "low": None, "high": None}
+    low, high = np.quantile(weights @ sums / (weights @ counts.sum(1)), (0.025, 0.975))
+    return {**value, "low": float(low), "high": float(high)}
+
+
 def _counts(labels: np.ndarray, cases: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns the images of each class in each case, (K, C) int."""
     counts = np.zeros((int(cases.max()) + 1, num_classes), int)

@@ -49,7 +49,7 @@ def evaluate_split(
       checkpoint: "best" on validation, or "newest".
       predictor: predictor of the same run, to avoid a compilation.
       choice: `criterion` and `offsets` of adjustment.fit_adjustment; for a split other than "val" the adjustment is
-        then chosen again on the stored validation predictions. None: its defaults, and that of the run.
+        then chosen again on the stored validation predictions. None: as before, or else its defaults.
       use_views: whether to average over the flips and turns of training; None for config.augment.test_time_views.
       severity: class names from the least to the most severe, to answer for a case by its worst image too.
 
@@ -175,7 +175,8 @@ def _adjustment(
         else (val.logits, val.label)
     )
     class_counts = np.bincount(dataset.labels[dataset.rows("train")], minlength=num_classes)
-    return validation.write_adjustment(workdir, step, num_views, logits, labels, class_counts, **(choice or {}))
+    choice = validation.stored_choice(workdir) if choice is None else choice
+    return validation.write_adjustment(workdir, step, num_views, logits, labels, class_counts, **choice)
 
 
 def _write(
@@ -224,6 +225,12 @@ def summary(metrics: dict[str, Any]) -> str:
         optimistic = ", on the images that chose it" if metrics["split"] == "val" else ""
         lines.append(f"adjusted (tau {adjusted['adjustment']['tau']:g}{optimistic}): {head(adjusted)}")
     lines += [f"{title}: {text}" for title, text in _interval_lines(metrics)]
+    if metrics["cost"]:
+        plain, least = metrics["cost"]["plain"], metrics["cost"]["least_expected"]
+        lines.append(
+            f"mean cost {_interval(plain)} of the most probable class, {_interval(least)} of the answers of least "
+            f"expected cost after adjustment, which abstain from {least['abstained']:.1%} of the images"
+        )
     for number, entry in enumerate(metrics["per_class"]):
         recall = "not in this split" if entry["recall"] is None else f"recall {entry['recall']:.4f}"
         if adjusted and entry["recall"] is not None:
@@ -250,7 +257,10 @@ def _interval_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _in_words(scored: Mapping[str, Any]) -> str:
     parts = []
     for name in ("accuracy", "macro_f1", "g_mean", "mcc"):
-        score = scored["scores"][name]
-        interval = "" if score["low"] is None else f" ({score['low']:.3f} to {score['high']:.3f})"
-        parts.append(f"{name} {score['value']:.3f}{interval}")
+        parts.append(f"{name} {_interval(scored['scores'][name])}")
     return ", ".join(parts)
+
+
+def _interval(score: Mapping[str, Any]) -> str:
+    interval = "" if score["low"] is None else f" ({score['low']:.3f} to {score['high']:.3f})"
+    return f"{score['value']:.3f}{interval}"

@@ -9,6 +9,7 @@ import numpy as np
 from dim_jax.data.dataset import Dataset
 from dim_jax.evaluation import cases, validation
 from dim_jax.evaluation.calibration import probabilities
+from dim_jax.evaluation.costs import Costs
 from dim_jax.evaluation.metrics import classification_metrics
 
 
@@ -32,8 +33,9 @@ def score_split(
 
     Returns:
       Part of metrics.json: metrics.classification_metrics of the logits; "adjusted", the same of the adjusted ones with
-      the adjustment; "intervals", scores with intervals over cases; and "by_case", cases.score_by_case. The last three
-      hold "plain" and "adjusted"; what is not known is None. And the answers by case, None if no case is known.
+      the adjustment; "intervals", scores with intervals over cases; "by_case", cases.score_by_case; and "cost", if the
+      adjustment was chosen by costs. "intervals" and "by_case" hold "plain" and "adjusted"; what is not known is None.
+      And the answers by case, None if no case is known.
 
     Raises:
       ValueError: logits are not finite, or `severity` does not list the classes.
@@ -42,6 +44,7 @@ def score_split(
     variants: dict[str, np.ndarray | None] = {"plain": logits, "adjusted": None}
     adjusted_metrics = None
     metrics = classification_metrics(labels, logits, classes)
+    costs = validation.costs_of(adjustment) if adjustment else None
     order = cases.read_severity(severity, classes) if severity else None
     if adjustment:
         variants["adjusted"] = adjusted = validation.adjusted(logits, adjustment)
@@ -60,7 +63,10 @@ def score_split(
             **each(lambda shares: cases.interval_scores(labels, shares.argmax(-1), units, len(classes))),
         },
         "by_case": None,
+        "cost": None,
     }
+    if costs is not None:
+        metrics["cost"] = _cost(costs, labels, logits, variants["adjusted"], units)
     if names is None:
         return metrics, None
     case_list, numbers = np.unique(names, return_inverse=True)
@@ -77,6 +83,32 @@ def score_split(
         }
         for number, name in enumerate(case_list)
     ]
+
+
+def _cost(
+    costs: Costs, labels: np.ndarray, plain: np.ndarray, adjusted: np.ndarray, units: np.ndarray
+) -> dict[str, Any]:
+    """Returns the mean cost of the most probable classes without adjustment, and of the answers of least expected cost.
+
+    Args:
+      costs: the costs by which the adjustment was chosen.
+      labels: (N,).
+      plain, adjusted: logits, (N, C).
+      units: what the intervals resample, (N,).
+    """
+    num_classes = plain.shape[-1]
+    answers = costs.answers(probabilities(adjusted))
+    confusion = np.zeros((num_classes, num_classes + 1), int)
+    np.add.at(confusion, (labels, answers), 1)
+    return {
+        "matrix": costs.matrix,
+        "plain": cases.interval_mean(costs.of(labels, plain.argmax(-1)), labels, units, num_classes),
+        "least_expected": {
+            **cases.interval_mean(costs.of(labels, answers), labels, units, num_classes),
+            "abstained": float((answers == num_classes).mean()),
+            "confusion_matrix": confusion.tolist(),
+        },
+    }
 
 
 def _named(answer: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:

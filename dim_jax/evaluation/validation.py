@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.evaluation.adjustment import Adjustment, fit_adjustment
+from dim_jax.evaluation import costs
+from dim_jax.evaluation.adjustment import CRITERIA, OFFSETS, Adjustment, fit_adjustment
+from dim_jax.evaluation.costs import Costs
 from dim_jax.runs import files
 from dim_jax.runs.metrics_file import is_number
 
-FILE_NAME = "adjustment.json"
+FILE_NAME, COST = "adjustment.json", "cost"
 
 
 def folder(workdir: str | Path) -> Path:
@@ -68,7 +70,8 @@ def write_adjustment(
     logits: np.ndarray,
     labels: np.ndarray,
     class_counts: Sequence[int] | np.ndarray,
-    **choice: Any,
+    criterion: str | Costs = "macro_f1",
+    offsets: str = "prior",
 ) -> dict[str, Any]:
     """Chooses the adjustment of a checkpoint on its validation predictions, and writes eval/val/adjustment.json.
 
@@ -78,17 +81,19 @@ def write_adjustment(
       num_views: views of an image over which predictions are averaged.
       logits, labels: validation predictions, (N, C) and (N,).
       class_counts: real training images of each class, (C,).
-      choice: `criterion` and `offsets` of `fit_adjustment`.
+      criterion, offsets: as for `fit_adjustment`.
 
     Returns:
       The content of the file.
     """
-    adjustment = fit_adjustment(logits, labels, np.asarray(class_counts), **choice)
+    adjustment = fit_adjustment(logits, labels, np.asarray(class_counts), criterion, offsets)
     content = {
         "checkpoint_step": step,
         "views": num_views,
         "num_images": len(labels),
-        **{"criterion": "macro_f1", "offsets": "prior", **choice},
+        "criterion": criterion if isinstance(criterion, str) else COST,
+        "costs": None if isinstance(criterion, str) else criterion.matrix,
+        "offsets": offsets,
         "class_counts": np.asarray(class_counts),
         **vars(adjustment),
     }
@@ -116,6 +121,7 @@ def read_adjustment(workdir: str | Path, step: int, num_classes: int, num_views:
         and isinstance(shifts, list)
         and len(shifts) in (0, num_classes)
         and all(map(is_number, shifts))
+        and (content.get("criterion") == COST) == (costs_of(content) is not None)
     )
     if not is_valid:
         raise ValueError(
@@ -123,6 +129,25 @@ def read_adjustment(workdir: str | Path, step: int, num_classes: int, num_views:
             "--split=val again"
         )
     return content if (content.get("checkpoint_step"), content.get("views")) == (step, num_views) else None
+
+
+def stored_choice(workdir: str | Path) -> dict[str, Any]:
+    """Returns the `criterion` and `offsets` of an adjustment that was chosen before; {} if there is no valid one."""
+    path = folder(workdir) / FILE_NAME
+    try:
+        content = files.read_object(path) if path.is_file() else {}
+    except ValueError:
+        return {}
+    criterion = costs_of(content) if content.get("criterion") == COST else content.get("criterion")
+    if content.get("offsets") not in OFFSETS or not (isinstance(criterion, Costs) or criterion in CRITERIA):
+        return {}
+    return {"criterion": criterion, "offsets": content["offsets"]}
+
+
+def costs_of(adjustment: dict[str, Any]) -> Costs | None:
+    """Returns the costs by which an adjustment was chosen, if it was."""
+    counts = adjustment.get("class_counts")
+    return costs.from_json(adjustment.get("costs"), len(counts) if isinstance(counts, list) else 0)
 
 
 def adjusted(logits: np.ndarray, content: dict[str, Any]) -> np.ndarray:

@@ -19,6 +19,7 @@ from dim_jax.training import compilation, parallel
 if TYPE_CHECKING:
     from dim_jax.evaluation.calibration import Abstention
     from dim_jax.evaluation.classifier_run import ClassifierRun
+    from dim_jax.evaluation.costs import Costs
     from dim_jax.evaluation.predictor import Predictions
 
 
@@ -107,6 +108,7 @@ def predict_images(
             index,
             probabilities(logits),
             classifier.classes,
+            validation.costs_of(adjustment) if adjustment else None,
             abstention.threshold if abstention else 0.0,
             overlay_names,
         ),
@@ -147,6 +149,7 @@ def _image_entries(
     index: np.ndarray,
     probability: np.ndarray,
     classes: Sequence[str],
+    costs: "Costs | None",
     threshold: float,
     overlay_names: dict[int, str],
 ) -> list[dict[str, Any]]:
@@ -157,6 +160,7 @@ def _image_entries(
       index: rows of the N images that could be read, (N,).
       probability: (N, C).
       classes: names of the C classes.
+      costs: the answer is that of least expected cost, which may be to abstain; None: the most probable class.
       threshold: smallest confidence of an answer.
       overlay_names: row -> path of its overlay.
     """
@@ -164,16 +168,22 @@ def _image_entries(
         row: {"path": output_files.path_text(images.paths[row]), "status": output_files.UNREADABLE, "reason": reason}
         for row, reason in images.reasons.items()
     }
+    num_classes = len(classes)
     for row, shares in zip(index.tolist(), probability, strict=True):
-        confidence = float(shares.max())
+        expected = None if costs is None else costs.expected(shares)
+        answer = int(shares.argmax() if expected is None else expected[:num_classes].argmin())
+        confidence = float(shares[answer])
+        is_answered = confidence >= threshold if expected is None else expected.argmin() < num_classes
         entries[row] = {
             "path": output_files.path_text(images.paths[row]),
-            "status": output_files.ANSWERED if confidence >= threshold else output_files.ABSTAINED,
-            "predicted": classes[int(shares.argmax())],
+            "status": output_files.ANSWERED if is_answered else output_files.ABSTAINED,
+            "predicted": classes[answer],
             "confidence": confidence,
             "probabilities": dict(zip(classes, shares.tolist(), strict=True)),
             "overlay": overlay_names.get(row, ""),
         }
+        if expected is not None:
+            entries[row]["expected_cost"] = float(expected.min())
     return [entries[row] for row in range(len(images.paths))]
 
 
@@ -194,6 +204,11 @@ def _fit_on_validation(
         raise FileNotFoundError(
             f"{validation.folder(workdir)} has no adjustment of the checkpoint of step {step}; run python -m "
             f"dim_jax.evaluate --workdir={workdir} --split=val"
+        )
+    if coverage is not None and adjustment and adjustment["criterion"] == validation.COST:
+        raise ValueError(
+            f"--coverage={coverage}: the adjustment was chosen by costs, which decide on abstention by their column "
+            "abstain; drop --coverage"
         )
     if coverage is None and (adjust or not calibrate):
         return adjustment, adjustment["temperature"] if adjustment else 1.0, None

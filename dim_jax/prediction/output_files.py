@@ -105,6 +105,8 @@ def summary(predictions: dict[str, Any]) -> str:
     adjustment = predictions["adjustment"]
     if adjustment:
         head += f"\nlogits adjusted as chosen by validation {adjustment['criterion']} (tau {adjustment['tau']:g})"
+        if adjustment["costs"]:
+            head += ", answers of least expected cost"
     if predictions["temperature"] != 1.0:
         head += f"\ntemperature {predictions['temperature']:.3f}, fitted on validation images"
     rule = predictions["abstention"]

@@ -1,7 +1,9 @@
-"""Scores with intervals of one run on a split, per image and by case, and the answers by case."""
+"""Scores with intervals of one run on a split, per image and by case, the answers by case, and costs."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from dim_jax.evaluation import costs
 from dim_jax.evaluation.cases import MEAN, WORST
 from dim_jax.reporting import wording
 from dim_jax.reporting.run_directory import RunRecords
@@ -50,6 +52,32 @@ def view(run: RunRecords, split: str) -> dict[str, Any] | None:
         "notes": [f"The intervals are of a bootstrap that resamples whole {unit or 'image'}s.", *dict.fromkeys(notes)],
         "csv": Table(f"intervals_{split}", title, columns, numbers),
         "cases": _case_table(run, split),
+    }
+
+
+def cost_view(evaluation: dict[str, Any], classes: Sequence[str], split: str) -> dict[str, Any] | None:
+    """Template data of the costs and the mean cost of the answers; None for an evaluation without costs."""
+    cost = evaluation.get("cost")
+    if not isinstance(cost, dict) or costs.from_json(cost.get("matrix"), len(classes)) is None:
+        return None
+    plain, least = (value if isinstance(value, dict) else {} for value in map(cost.get, ("plain", "least_expected")))
+    answers = [*classes, costs.ABSTAIN][: len(cost["matrix"][0])]
+    rows = [(name, [f"{value:g}" for value in row]) for name, row in zip(classes, cost["matrix"], strict=True)]
+    abstained = least.get("abstained")
+    title = f"costs of answers, {wording.split_name(split)} split"
+    return {
+        "title": f"Costs of answers, {wording.split_name(split)}",
+        "columns": answers,
+        "rows": rows,
+        "sentence": f"Mean cost per image, with 95 % intervals: {_text(plain)} of the most probable class without "
+        f"adjustment, {_text(least)} of the answer of least expected cost with it"
+        + (f", which abstains from {abstained:.1%} of the images." if is_number(abstained) else "."),
+        "csv": Table(
+            f"costs_{split}",
+            title,
+            ("true class", *answers),
+            [(name, *row) for name, row in zip(classes, cost["matrix"], strict=True)],
+        ),
     }
 
 

@@ -94,6 +94,7 @@ def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:
     return {
         "split": name,
         "intervals": interval_scores.view(run, split),
+        "cost": interval_scores.cost_view(evaluation, classes, split),
         "confusion": confusion_table,
         "per_class": per_class,
         "absent": [str(name) for name in evaluation.get("absent_classes") or []],

@@ -41,8 +41,8 @@ LABELS = {
 }
 TIMES = ("training_seconds_per_100_images", "test_seconds_per_image")
 NOT_METRICS = (
-    "num_images", "checkpoint_step", "seed", "evaluation_seconds", "views", "adjusted", "by_case", "grad_cam_check",
-    *TIMES,
+    "num_images", "checkpoint_step", "seed", "evaluation_seconds", "views", "adjusted", "by_case", "cost",
+    "grad_cam_check", *TIMES,
 )  # fmt: skip
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 

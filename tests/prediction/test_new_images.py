@@ -20,7 +20,7 @@ from dim_jax import predict
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.evaluation import adjustment, calibration, split_evaluation
+from dim_jax.evaluation import adjustment, calibration, costs, split_evaluation, validation
 from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.evaluation.predictor import make_predictor
 from dim_jax.interop import convert
@@ -253,6 +253,24 @@ def test_the_stored_adjustment_is_applied_on_request_and_to_the_test_split(
     values = split_evaluation.evaluate_split(copied, "test", predictor=predictor, choice=choice)
     assert values["adjusted"]["adjustment"]["num_images"] == len(evaluated["label"])
     assert files.read_json(copied / "eval" / "val" / "adjustment.json") == values["adjusted"]["adjustment"]
+    # By costs, which decide on abstention.
+    matrix = (1.0 - np.eye(5)).tolist()
+    for row in matrix:
+        row.append(0.25)
+    priced = costs.Costs(tuple(map(tuple, matrix)))
+    values = split_evaluation.evaluate_split(copied, "test", predictor=predictor, choice={"criterion": priced})
+    logits = validation.adjusted(test["logits"], values["adjusted"]["adjustment"])
+    shares = calibration.probabilities(logits)
+    assert values["cost"]["least_expected"]["abstained"] == (shares.max(-1) < 0.75).mean()
+    assert values["cost"]["plain"]["value"] == pytest.approx((test["logits"].argmax(-1) != test["label"]).mean())
+    assert call(copied, images, tmp_path / "out", "--adjust", "--overlays=0", "--batch-size=8") == 0
+    for line in read_predictions(tmp_path / "out")["images"]:
+        if line["status"] != "unreadable":
+            assert line["status"] == ("abstained" if line["confidence"] < 0.75 else "answered")
+            assert line["expected_cost"] == pytest.approx(min(0.25, 1 - line["confidence"]))
+    capsys.readouterr()
+    assert call(copied, images, tmp_path / "out", "--adjust", "--coverage=0.9") == 2
+    assert "drop --coverage" in error_line(capsys)
     (copied / "eval" / "val" / "adjustment.json").unlink()  # as in a run of an earlier version
     assert split_evaluation.evaluate_split(copied, "test", predictor=predictor)["adjusted"] is None
     assert call(copied, images, tmp_path / "out", "--adjust") == 2

@@ -445,3 +445,19 @@ def test_scores_per_image_and_by_case_are_shown_with_intervals(tmp_path: Path) -
     for broken in ({"intervals": 3, "by_case": []}, {"intervals": {"plain": {"scores": []}}, "by_case": {"plain": 1}}):
         files.write_json(path, files.read_json(path) | broken)
         assert "intervals, test" not in Page(report_files.render_report([run])).text
+
+
+def test_costs_are_shown_with_the_mean_cost_of_the_answers(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluated=("test",))
+    path = run / "eval" / "test" / "metrics.json"
+    matrix = [[0, 1, 1, 0.25], [1, 0, 1, 0.25], [20, 20, 0, 0.25]]
+    least = {"value": 0.125, "low": None, "high": None, "abstained": 0.5}
+    cost = {"matrix": matrix, "plain": {"value": 0.5, "low": 0.25, "high": 0.75}, "least_expected": least}
+    files.write_json(path, files.read_json(path) | {"cost": cost})
+    page = Page(report_files.render_report([run]))
+    header, *rows = page.table("Costs of answers, test")
+    assert header == ["True class", *CLASSES, "abstain"] and rows[2] == ["adenocarcinoma", "20", "20", "0", "0.25"]
+    assert "0.500 (0.250 to 0.750) of the most probable class" in page.text and "0.125 of the answer" in page.text
+    assert "abstains from 50.0% of the images" in page.text
+    files.write_json(path, files.read_json(path) | {"cost": {"matrix": [[0]]}})
+    assert "Costs of answers" not in Page(report_files.render_report([run])).text
