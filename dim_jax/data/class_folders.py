@@ -16,6 +16,7 @@ MASK_FOLDERS = frozenset({
     "mask", "masks", "label", "labels", "annotation", "annotations", "seg", "segmentation", "segmentations", "gt",
     "ground_truth", "ground-truth", "ground truth", "groundtruth",
 })  # fmt: skip
+MASK_WORDS = frozenset({"mask", "masks", "annotation", "annotations", "segmentation", "segmentations"})
 # The end of a mask's name after its image's: benign (1)_mask.png, benign (1)_mask_1.png.
 _MASK_SUFFIX = re.compile(r"[ _.-]+(?:mask|seg|segmentation|label|annotation)s?(?:[ _.-]*[0-9]+)?$", re.IGNORECASE)
 TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx")
@@ -103,9 +104,10 @@ def read(
 
 
 def _check_top(root: Path, folders: Collection[Folders]) -> None:
-    """Raises ValueError if a folder in `root` is named as one of masks."""
+    """Raises ValueError if a folder in `root` is named as one of masks, or as the masks of another."""
     tops = sorted({parents[0] for parents in folders})
-    masks = [name for name in tops if plain(name) in MASK_FOLDERS]
+    # A word in the name is not enough here: with_mask and without_mask may be classes.
+    masks = [name for name in tops if plain(name) in MASK_FOLDERS or _image_of(name) in tops]
     if masks:
         pictures = [name for name in tops if plain(name) in IMAGE_FOLDERS]
         remedy = f"give --source={root / pictures[0]}" if pictures else "move it elsewhere"
@@ -120,16 +122,25 @@ def _masks(folders: dict[str, Folders]) -> set[str]:
     stems = {os.path.splitext(name)[0] for name in folders}
     owners, parents = {}, set()
     for name, own in folders.items():
-        stem = os.path.splitext(name)[0]
         # The folder of a class itself is not one of masks.
-        inner = next((place for place in range(1, len(own)) if plain(own[place]) in MASK_FOLDERS), None)
+        inner = next((place for place in range(1, len(own)) if _is_for_masks(own[place])), None)
         if inner is not None:
             owners[name] = own[:inner]
-        elif _MASK_SUFFIX.sub("", stem) in stems - {stem} if _MASK_SUFFIX.search(stem) else False:
+        elif _image_of(os.path.splitext(name)[0]) in stems:
             owners[name] = own
         else:
             parents |= {own[:length] for length in range(1, len(own) + 1)}
     return {name for name, owner in owners.items() if owner in parents}
+
+
+def _is_for_masks(folder: str) -> bool:
+    name = plain(folder)
+    return name in MASK_FOLDERS or not MASK_WORDS.isdisjoint(re.split("[ _.-]+", name))
+
+
+def _image_of(name: str) -> str | None:
+    """Returns the name of the image whose mask has this name; None if it is not named as a mask."""
+    return _MASK_SUFFIX.sub("", name) if _MASK_SUFFIX.search(name) else None
 
 
 def _part(folder: str) -> str:

@@ -24,7 +24,7 @@ NEEDED = "needed are path,label[,group][,split]"
 SYNONYMS = {
     "path": "file filename filepath image imagepath imagefile img imgpath imagename picture",
     "label": "class classname category target diagnosis klasse diagnose y",
-    "group": "patient case slide wsi subject donor specimen person patientin grp",
+    "group": "patient pat case slide wsi subject donor specimen biopsy person patientin mrn grp",
     "split": "subset set partition fold part phase datasplit usage",
 }
 SEPARATORS = (",", ";", "\t", "|")
@@ -34,6 +34,7 @@ MARKS = (  # UTF-32 first, as its mark begins with that of UTF-16
 )  # fmt: skip
 LARGEST = 2**30  # bytes
 MOST_SHOWN = 8  # columns in a message
+MOST_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Table:
     Attributes:
       records: line of the file and the cells of COLUMNS of each image, "" where there are none.
       columns: the columns of COLUMNS that the table has.
-      others: names of the other columns that are not empty.
+      others: names of the other columns that are not empty, and their values in small letters, MOST_VALUES at most.
     """
 
     records: list[tuple[int, dict[str, str]]]
     columns: tuple[str, ...]
-    others: list[str]
+    others: dict[str, set[str]]
 
 
 def read(
@@ -99,7 +100,7 @@ def read(
         listed[relative] = ListedImage(relative, cells["label"], cells["group"], part, where)
     warnings = []
     if table.others:
-        warnings.append(f"columns of {path.name} that are not read: {named(table.others, MOST_SHOWN)}")
+        warnings.append(f"columns of {path.name} that are not read: {named(list(table.others), MOST_SHOWN)}")
     if respelled:
         warnings.append(
             f"{len(respelled)} paths in {path.name} differ from the names of the files in capitals or Unicode form, "
@@ -199,26 +200,29 @@ def _read_cells(path: Path) -> Table:
         names = [plain(name) for name in header]
         _check_header(path, names, header)
         columns = {name: names.index(name) for name in COLUMNS if name in names}
-        records, used = [], set()
+        records: list[tuple[int, dict[str, str]]] = []
+        values: dict[int, set[str]] = {}
         for row in reader:
             line = reader.line_num + bool(mark)
-            filled = {number for number, cell in enumerate(row) if cell and not cell.isspace()}
+            filled = [number for number, cell in enumerate(row) if cell and not cell.isspace()]
             if not filled:
                 continue
-            if max(filled) >= len(header):
+            if filled[-1] >= len(header):
                 raise ValueError(f"{path}, line {line}: more cells than columns; put quotes around cells with commas")
-            used |= filled
+            for number in filled:
+                if len(known := values.setdefault(number, set())) < MOST_VALUES:
+                    known.add(row[number].strip().lower())
             cells = {name: row[column].strip() for name, column in columns.items() if column < len(row)}
             records.append((line, dict.fromkeys(COLUMNS, "") | cells))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a UTF-8 CSV file ({error}); save it again as CSV UTF-8") from None
     if not records:
         raise ValueError(f"{path} lists no images; it needs one line for each, as path,label[,group][,split]")
-    others = [
-        name.strip() or f"number {number + 1}, without a name"
+    others = {
+        name.strip() or f"number {number + 1}, without a name": values.get(number, set())
         for number, name in enumerate(header)
-        if number not in columns.values() and (name.strip() or number in used)
-    ]
+        if number not in columns.values() and (name.strip() or number in values)
+    }
     return Table(records, tuple(columns), others)
 
 
@@ -254,12 +258,16 @@ def _check_other_columns(path: Path, table: Table, has_group_regex: bool, uses_s
         ("group", not has_group_regex, "the patient or case", "give --group-regex"),
         ("split", uses_split, "train, val or test", "give --split=group to split anew"),
     ):
-        near = [other for other in table.others if _is_near(other, name)]
+        near = [
+            other
+            for other, values in table.others.items()
+            if _is_near(other, name) or (name == "split" and "train" in values and values <= SPLIT_NAMES.keys())
+        ]
         if is_used and near and name not in table.columns:
             doubts.append(f"call the column {near[0]!r} {name} if it says {meaning}, or else drop it or {option}")
     if doubts:
         raise ValueError(
-            f"{path} has columns that are not read: {named(table.others, MOST_SHOWN)}; {'; '.join(doubts)}"
+            f"{path} has columns that are not read: {named(list(table.others), MOST_SHOWN)}; {'; '.join(doubts)}"
         )
 
 

@@ -27,7 +27,7 @@ def put(root, *names):
     st.fixed_dictionaries({part: st.sampled_from(words) for part, words in PARTS.items()}),
     st.sampled_from(["{part}/{label}/{number}.png", "{label}/{part}/{number}.png", "{part}/{label}/P{number}/x.jpg"]),
     st.sampled_from(["", "images", "img"]),
-    st.sampled_from(["", "mask", "Labels", "annotations", "ground_truth"]),
+    st.sampled_from(["", "mask", "Labels", "annotations", "ground_truth", "png masks"]),
 )
 def test_folders_of_a_split_are_the_split_and_masks_are_left_out(words, pattern, images, masks):
     with tempfile.TemporaryDirectory() as folder:
@@ -78,6 +78,7 @@ def test_the_class_is_the_folder_of_that_number(labels, depth, has_direct_images
     (("a/train/1.png", "a/test/1.png", "b/1.png"), "in no such folder"),
     (("images/a/1.png", "masks/a/1.png"), "looks like a folder of masks.*--source=.*images"),
     (("a/1.png", "b/1.png", "annotations/1.png"), "looks like a folder of masks.*move it elsewhere"),
+    (("a/1.png", "a_mask/1.png", "b/1.png", "b_mask/1.png"), "folder a_mask .*looks like a folder of masks"),
     (("all/a/1.png", "all/b/1.png"), "--class-folder=2 if the inner folders are"),
 ])  # fmt: skip
 def test_folders_that_may_mean_something_else_are_refused(tmp_path, names, message):
@@ -93,6 +94,7 @@ def test_folders_that_may_mean_something_else_are_refused(tmp_path, names, messa
     ("a/40x/1.png", "b/40x/1.png"),
     ("a/images/1.png", "b/images/1.png"),
     ("label/1.png", "b/1.png"),
+    ("with_mask/1.png", "without_mask/2.png"),
 ])  # fmt: skip
 def test_the_first_folder_is_the_class_where_nothing_else_is_meant(tmp_path, names):
     put(tmp_path, *names)

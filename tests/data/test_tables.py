@@ -101,6 +101,17 @@ def test_other_columns_are_only_named(tmp_path, column):
     assert f"columns of manifest.csv that are not read: {column}" in tables.read(tmp_path / "manifest.csv").warnings
 
 
+def test_a_column_with_the_values_of_a_split_is_asked_about(tmp_path):
+    images_in(tmp_path, 3)
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        rows = [
+            (f"{label}/tile {number};|.png", "a", ("Train", "test")[number % 2]) for number, label in enumerate(LABELS)
+        ]
+        csv.writer(file).writerows([("path", "label", "used for"), *rows])
+    with pytest.raises(ValueError, match="call the column 'used for' split if"):
+        tables.read(tmp_path / "manifest.csv")
+
+
 def test_columns_of_other_names_are_suggested(tmp_path):
     (tmp_path / "manifest.csv").write_text("file_name,class\na.png,a\n")
     with pytest.raises(ValueError, match="rename file_name to path or class to label"):
