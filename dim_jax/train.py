@@ -68,7 +68,8 @@ def _relocate(config: dict[str, Any], run: Path, data_root: str) -> None:
             "--data-root is for one run; tell the prepared folder of an experiment where its images are now with "
             "python -m dim_jax.prepare --out=EXPERIMENT/SET/data --data-root=FOLDER"
         )
-    folders = [Path(config.get("data", {}).get("path", "")), run / "data", run]
+    data = config["data"]["path"]
+    folders = [*([Path(data)] if data else []), run / "data", run]
     prepared = [folder for folder in folders if (folder / "manifest.json").is_file()]
     if not prepared:
         raise ValueError(f"--data-root: neither {run} nor its data were prepared yet; give --config.data.path instead")

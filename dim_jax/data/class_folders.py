@@ -81,7 +81,7 @@ def read(
     if class_folder is None and (choices := _nested_classes(folders.values())):
         if not has_group_regex:
             raise ValueError(
-                f"{choices}; if the inner folders are patients, give --class-folder=1 --group-regex='^[^/]+/([^/]+)/'"
+                f"{choices}; if the inner folders are patients, add --group-regex='^[^/]+/([^/]+)/' to the first"
             )
         warnings.append(choices)
     depth = class_folder or 1
@@ -112,8 +112,8 @@ def _check_top(root: Path, folders: Collection[Folders]) -> None:
         pictures = [name for name in tops if plain(name) in IMAGE_FOLDERS]
         remedy = f"give --source={root / pictures[0]}" if pictures else "move it elsewhere"
         raise ValueError(
-            f"the folder {masks[0]} in {root} looks like a folder of masks, not like a class; {remedy}, or give "
-            "--class-folder=1 if it is a class"
+            f"the folder {masks[0]} in {root} looks like a folder of masks, not like a class; {remedy}, or prepare "
+            "with --class-folder=1 if it is a class"
         )
 
 
@@ -171,7 +171,7 @@ def _split_level(root: Path, folders: Collection[Folders], split: str) -> int | 
         if missing and split in ("auto", "manifest"):
             raise ValueError(
                 f"the folders {shown} in {root} look like a split without {' and '.join(missing)}; add what is "
-                "missing, or give --split=group to pool all images and split them anew"
+                "missing, or prepare with --split=group to pool all images and split them anew"
             )
         return level
     return None
@@ -191,9 +191,10 @@ def _nested_classes(folders: Collection[Folders]) -> str:
     examples = sorted({
         "/".join((top, *parents[: number - 1])) for top, inner in below.items() for parents in inner
     })  # fmt: skip
+    tops = named(sorted(below))
     return (
-        f"the images are in folders below {named(sorted(below))}: {named(examples)}; give --class-folder=1 if "
-        f"{named(sorted(below))} are the classes, --class-folder={number} if the inner folders are"
+        f"the images are in folders below {tops}: {named(examples)}; prepare with --class-folder=1 if {tops} are the "
+        f"classes, with --class-folder={number} if the inner folders are"
     )
 
 

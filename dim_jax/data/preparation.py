@@ -24,7 +24,7 @@ TFDS = "tfds:"
 MOST_SIDE, MOST_SCALE = 4096, 100
 REMEDY = "choose another --out, or add --overwrite to prepare the data again in its place"
 # Values of options in reports from before the options were added.
-BEFORE = {"exclude": [], "class_folder": None}
+BEFORE: dict[str, Any] = {"exclude": [], "class_folder": None}
 
 
 def prepare_dataset(

@@ -33,6 +33,7 @@ MARKS = (  # UTF-32 first, as its mark begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"),
 )  # fmt: skip
 LARGEST = 2**30  # bytes
+SAMPLE = 256  # bytes by which an encoding without a byte order mark is recognised
 MOST_SHOWN = 8  # columns in a message
 MOST_VALUES = 8
 
@@ -155,11 +156,16 @@ class _Folder:
 
         Args:
           listed: relative paths of the listed images.
-          is_whole: whether all of the folder holds images of the table, or only the folders of listed ones.
+          is_whole: whether the folder was given as that of the images; otherwise, only the folders in it that have
+            listed images are searched, as a table may be in a folder of everything.
         """
-        tops = {name.split("/")[0] if "/" in name else "" for name in listed}
-        names = [name for name in self.names if name not in listed]
-        return [name for name in names if is_whole or (name.split("/")[0] if "/" in name else "") in tops]
+        if is_whole:
+            return [name for name in self.names if name not in listed]
+        tops = {name.partition("/")[0] if "/" in name else "" for name in listed}
+        paths = [path for top in tops - {""} for path in files_below(self.root / top, must_be_readable=False)]
+        if "" in tops:
+            paths += [path for path in self.root.iterdir() if path.is_file() and not path.name.startswith(".")]
+        return sorted({path.relative_to(self.root).as_posix() for path in paths} - set(listed))
 
 
 def _folder(path: Path, source: str | Path | None, first: str) -> _Folder:
@@ -227,13 +233,16 @@ def _read_cells(path: Path) -> Table:
 
 
 def _text(path: Path) -> str:
-    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 as its byte order mark or first letter tells."""
+    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 as its byte order mark or its null bytes tell."""
     if path.stat().st_size > LARGEST:
         raise ValueError(f"{path} is larger than {LARGEST // 2**20} MiB; it is hardly a table of images")
     content = path.read_bytes()
-    encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and len(content) > 1 and not all(content[:2]):
-        encoding = "utf-16-le" if content[0] else "utf-16-be"
+    encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), "")
+    if not encoding:
+        # In UTF-16, every other byte of common letters is 0.
+        first, second = content[:SAMPLE:2].count(0), content[1:SAMPLE:2].count(0)
+        is_utf16 = 8 * max(first, second) > len(content[:SAMPLE])
+        encoding = "utf-8" if not is_utf16 else "utf-16-be" if first > second else "utf-16-le"
     return content.decode(encoding).lstrip("\ufeff")
 
 
@@ -255,8 +264,8 @@ def _check_other_columns(path: Path, table: Table, has_group_regex: bool, uses_s
     """Raises ValueError if a column that is not read may be meant as the group or the split, and there is none."""
     doubts = []
     for name, is_used, meaning, option in (
-        ("group", not has_group_regex, "the patient or case", "give --group-regex"),
-        ("split", uses_split, "train, val or test", "give --split=group to split anew"),
+        ("group", not has_group_regex, "the patient or case", "prepare with --group-regex"),
+        ("split", uses_split, "train, val or test", "prepare with --split=group"),
     ):
         near = [
             other

@@ -62,7 +62,7 @@ def test_the_class_is_the_folder_of_that_number(labels, depth, has_direct_images
         if depth == 1:
             assert {item.label for item in class_folders.read(root).images} == set(labels)
         else:
-            with pytest.raises(ValueError, match=r"--class-folder=1 if x, y are the classes, --class-folder=2"):
+            with pytest.raises(ValueError, match=r"--class-folder=1 if x, y are the classes, with --class-folder=2"):
                 class_folders.read(root)
             if has_direct_images:  # then the folders below are no classes
                 put(root, "x/0.png", "y/0.png")

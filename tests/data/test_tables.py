@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dim_jax.data import tables
@@ -25,6 +25,10 @@ def images_in(folder, count=6):
 
 
 @settings(max_examples=60)
+@example(
+    encoding="utf-16-le", separator=",", end="\n", quoting=csv.QUOTE_ALL, names_separator=False, backslashes=False,
+    empty_columns=0, empty_rows=0, header=("ｐａｔｈ", "label"), other="",
+)  # fmt: skip
 @given(
     encoding=st.sampled_from(ENCODINGS),
     separator=st.sampled_from(tables.SEPARATORS),
