@@ -55,7 +55,8 @@ An import path takes the place of a name: nothing in this package needs to chang
 - A **loss** is a function of the signature in `dim_jax/losses/signature.py`: `mine(logits, labels, mask, class_counts,
   cross_replica_sum, *, strength=1.0)` returns one loss per example, (N,) float32. Keywords are its options, each with a
   default; `typing.Annotated[float, annotated_types.Interval(ge=0)]` gives one a range. Options are traced. A keyword
-  `progress` is the share of the run that is done, and no option.
+  `progress` is the share of the run that is done, and no option. A loss that counts or ranks the examples of a batch
+  annotates `labels` as `BatchLabels` of that file; it is refused where examples are mixed.
 - A **model** is a class of `flax.linen` with a field `num_classes` whose call
   `(images, train=False, example_keys=None)` returns `(logits, features)`; `example_keys` holds a random key for each
   image in training. Its other fields have defaults and are its options. If it has them, `axis_name` is the device axis

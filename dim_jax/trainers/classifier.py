@@ -1,7 +1,6 @@
 """Trains a classifier on a prepared dataset, then evaluates its best checkpoint on validation and test images."""
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -110,21 +109,12 @@ def make_task(
         return lambda state, batches: dispatch(state, batches, constants, predictor.pixels)
 
     num_train_steps = schedule.num_train_steps
-    head_dispatches = math.ceil(options.head_only_share * num_train_steps / options.steps_per_dispatch)
-    num_head_steps = head_dispatches * options.steps_per_dispatch
+    num_head_steps = _num_head_steps(config, num_train_steps)
     num_other_steps = num_train_steps - num_head_steps
-    learning_rate = partial(
-        make_learning_rate,
-        config.optimizer.schedule,
-        job.learning_rate(config),
-        warmup_steps=round(config.optimizer.warmup_epochs * steps_per_epoch),
-        decay_steps=round(config.optimizer.decay_epochs * steps_per_epoch),
-        decay_rate=config.optimizer.decay_rate,
-    )
-    rate = learning_rate(num_train_steps=num_other_steps)
+    rate = _learning_rate(config, num_other_steps, steps_per_epoch)
     dispatch = program(rate, first_step=num_head_steps)
     if num_head_steps:
-        head_rate = learning_rate(num_train_steps=num_head_steps)
+        head_rate = _learning_rate(config, num_head_steps, steps_per_epoch)
         head_alone = program(head_rate, trained_module=HEAD, steps_after=num_other_steps)
         restart = parallel.pmap_once(lambda state: state.replace(opt_state=optimizer(rate).init(state.params)))
         dispatch = head_first.head_first(head_alone, dispatch, restart, num_head_steps)
@@ -176,6 +166,26 @@ def make_task(
         facts=facts,
     )
     return task, schedule, predictor
+
+
+def _num_head_steps(config: ClassifierConfig, num_train_steps: int) -> int:
+    """Returns how many steps train the head alone, in whole dispatches."""
+    per_dispatch = config.train.steps_per_dispatch
+    dispatches = config.train.head_only_share * num_train_steps / per_dispatch
+    return per_dispatch * max(round(dispatches), 1) if dispatches else 0
+
+
+def _learning_rate(config: ClassifierConfig, num_train_steps: int, steps_per_epoch: float) -> LearningRate:
+    """Returns the schedule of a run, or of a phase of it, of `num_train_steps`."""
+    options = config.optimizer
+    return make_learning_rate(
+        options.schedule,
+        job.learning_rate(config),
+        num_train_steps=num_train_steps,
+        warmup_steps=round(options.warmup_epochs * steps_per_epoch),
+        decay_steps=round(options.decay_epochs * steps_per_epoch),
+        decay_rate=options.decay_rate,
+    )
 
 
 def _optimizer(config: ClassifierConfig) -> Callable[[LearningRate], optax.GradientTransformation]:

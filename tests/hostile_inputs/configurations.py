@@ -60,6 +60,11 @@ config_case("negative_cache", ("--config.data.cache_gib=-1",), "config.data.cach
 config_case("jitter_beyond_1", ("--config.augment.stain_jitter=40",), "config.augment.stain_jitter=40.0 must be")
 config_case("momentum_beyond_1", ("--config.optimizer.momentum=3",), "config.optimizer.momentum=3.0 must be")
 config_case("words_for_the_mean", ("--config.data.mean=('a','b','c')",), "config.data.mean=")
+config_case(
+    "mixing_for_a_loss_that_ranks", ("--config.augment.mixing=mixup", "--config.loss.name=soft_f1"), "counts or"
+)
+config_case("head_first_on_random_weights", ("--config.train.head_only_share=0.2",), "none that were learned")
+config_case("initial_weights_of_no_run", ("--config.train.initial_weights=no/run",), "no/run holds no run")
 config_case("fold_that_is_none", ("--config.data.fold=-1",), "config.data.fold=-1 must be")
 config_case("trainer_with_a_path", ("--config.trainer=../../evil",), "is not a trainer")
 config_case("model_with_a_dunder", ("--config.model.name=__class__",), "is not a model")

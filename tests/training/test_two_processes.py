@@ -25,7 +25,8 @@ COMMON = ["--config.optimizer.name=sgd", "--config.train.report=False", "--confi
 CLASSIFIER = [
     f"--config={ROOT / 'configs' / 'classifier.py'}:test", "--config.model.stages=((32,),)",
     "--config.optimizer.warmup_epochs=0", "--config.optimizer.learning_rate=0.05",
-    "--config.train.checkpoint_every_epochs=0.3", *COMMON,
+    "--config.train.checkpoint_every_epochs=0.3", "--config.train.ema_decay=0.9",
+    "--config.augment.mixing=balanced_mixup", "--config.loss.name=cross_entropy", *COMMON,
 ]  # fmt: skip
 GAN = [
     f"--config={ROOT / 'configs' / 'gan.py'}:test", "--config.gan.label=low_grade_in", "--config.model.width=0.015625",
