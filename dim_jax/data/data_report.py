@@ -28,8 +28,8 @@ def build(
       manifest, split: the prepared data.
       units: unit of each row (splits.units_of), shape (N,).
       exact, near: pairs of rows that are exact copies and near-duplicates, shape (P, 2) each.
-      facts: entries known to the preparation only: "options", "converted", "unreadable", "ignored", "notes",
-        "warnings" and "seconds".
+      facts: entries known to the preparation only: "options", "converted", "doubtful", "unreadable",
+        "ignored", "notes", "warnings" and "seconds".
     """
     labels, classes = manifest.labels, manifest.classes
     counts = _per_class(labels, classes)
@@ -143,6 +143,8 @@ def _warnings(report: dict[str, Any], folds: int) -> list[str]:
         warnings.append(
             f"{len(report['unreadable'])} unreadable images are left out: {names}{_more(report['unreadable'], 3)}"
         )
+    for doubt, paths in _by_doubt(report["doubtful"]).items():
+        warnings.append(f"{len(paths)} images are doubtful ({doubt}): {', '.join(paths[:3])}{_more(paths, 3)}")
     if report["method"] == "random_image":
         warnings.append("the random image split ignores patients and near-duplicates: its test results are too good")
     elif report["method"] != "manifest" and not report["groups"]["number"]:
@@ -195,6 +197,13 @@ def _group_warnings(groups: dict[str, Any], images: int) -> list[str]:
     return warnings
 
 
+def _by_doubt(doubtful: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+    paths = defaultdict(list)
+    for item in doubtful:
+        paths[item["doubt"].partition(" (")[0]].append(item["path"])  # without the numbers of each image
+    return paths
+
+
 def _more(items: Sequence, shown: int) -> str:
     return f" and {len(items) - shown} more" if len(items) > shown else ""
 
@@ -229,6 +238,7 @@ def text(report: dict[str, Any]) -> str:
     lines += _section("same file twice", [", ".join(paths) for paths in duplicates["exact"]])
     lines += _section("near-duplicates", [", ".join(paths) for paths in duplicates["near"]])
     lines += _section("converted", [f"{item['path']} ({item['reason']})" for item in report["converted"]])
+    lines += _section("doubtful", [f"{item['path']} ({item['doubt']})" for item in report["doubtful"]])
     lines += _section("unreadable", [f"{item['path']} ({item['reason']})" for item in report["unreadable"]])
     lines += _section("ignored files", report["ignored"])
     lines += [f"note: {note}" for note in report["notes"]]

@@ -27,6 +27,7 @@ class ScannedImage:
       listed: the image as the source lists it.
       row: its row of the manifest.
       conversion: why it was converted; "" if it was not.
+      doubt: why it may not show what it should; "" if nothing says so.
       moments: mean and mean square per channel in [0, 1] of the image resized by "squash", float64 of shape (2, 3).
       signature: signature for the search for near-duplicates.
     """
@@ -34,6 +35,7 @@ class ScannedImage:
     listed: ListedImage
     row: Row
     conversion: str
+    doubt: str
     moments: np.ndarray
     signature: Signature
 
@@ -101,7 +103,8 @@ def _scan_image(item: ListedImage, root: Path, converted: Path, image_size: int)
         modified_ns=status.st_mtime_ns,
     )
     moments = np.stack([values.mean(0), (values**2).mean(0)])
-    return ScannedImage(item, row, inspected.conversion, moments, near_duplicates.signature(pixels))
+    signature = near_duplicates.signature(pixels)
+    return ScannedImage(item, row, inspected.conversion, inspected.doubt, moments, signature)
 
 
 def _converted_name(path: str) -> str:

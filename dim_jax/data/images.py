@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2"})
+from dim_jax.data import deep_images, doubts, encodings
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
 POLICIES = ("squash", "crop", "pad")
 WHITE = 255  # the background of a slide: the colour behind transparency and around padded images
 EXIF_ORIENTATION = 0x0112
+LEAST_OPAQUE = 16  # opacity of the most opaque pixel, of 255, below which nothing is seen
 # Formats are detected by content, not suffix: Pillow would pass an .eps named .png to Ghostscript.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 # Bounds that a single field never reaches: a small file can declare a huge image, and an elongated one has huge
@@ -33,27 +39,31 @@ class Inspected:
       pixels: upright RGB, uint8 of shape (H, W, 3).
       conversion: why a plain decoder (8-bit RGB or greyscale JPEG or PNG, upright, one frame) would not give these
         pixels, for example "CMYK"; "" if it would.
+      doubt: why the pixels may not show what they should, for example "nearly one colour"; "" if nothing says so.
       kind: Pillow's name of the format, for example "PNG".
       texts: text metadata of the file, by name.
     """
 
     pixels: np.ndarray
     conversion: str
+    doubt: str
     kind: str
     texts: dict[str, str]
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads the first frame of an image as upright RGB, uint8 of shape (H, W, 3).
+    """Reads an image as upright RGB, uint8 of shape (H, W, 3).
 
-    Transparent images are composited over white; 16-bit grey is scaled to 8 bits by its full range.
+    Of several pages or frames the first is read; three grey pages of one size are the channels of a colour image.
+    Transparent images are composited over white. More than 8 bits are scaled by the fewest of 8, 10, 12, 14 and 16 bits
+    that hold the largest value.
 
     Raises:
       FileNotFoundError: the file does not exist.
       ValueError: the file is empty, truncated, too large to be one field, or not an image of a known format.
     """
     path = Path(path)
-    return inspect(read_bytes(path), str(path)).pixels
+    return _inspect(read_bytes(path), str(path), np.asarray, is_checked=False).pixels
 
 
 def read_square(path: str | Path, size: int, policy: str = "squash") -> np.ndarray:
@@ -70,9 +80,22 @@ def read_square(path: str | Path, size: int, policy: str = "squash") -> np.ndarr
     Raises:
       FileNotFoundError, ValueError: as `read_image` and `resize`.
     """
+    return inspect_square(path, size, policy, is_checked=False).pixels
+
+
+def inspect_square(path: str | Path, size: int, policy: str = "squash", *, is_checked: bool = True) -> Inspected:
+    """Returns `inspect` of a file with the pixels of `read_square`.
+
+    Args:
+      path, size, policy: as for `read_square`.
+      is_checked: False skips the search for faults and doubts, in files that were searched by `prepare`.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read_image` and `resize`.
+    """
     _check_square(size, policy)
     path = Path(path)
-    return _inspect(read_bytes(path), str(path), lambda upright: _squared(upright, size, policy)).pixels
+    return _inspect(read_bytes(path), str(path), lambda image: _squared(image, size, policy), is_checked)
 
 
 def read_squares(paths: Sequence[str | Path], size: int, policy: str = "squash") -> Iterator[np.ndarray]:
@@ -105,38 +128,62 @@ def read_bytes(path: Path) -> bytes:
 
 
 def inspect(encoded: bytes, name: str) -> Inspected:
-    """Decodes an image file, with the reason why a plain decoder would give other pixels, if it would.
+    """Decodes an image file, with the reason why a plain decoder would give other pixels, if it would, and doubts.
 
     Args:
       encoded: bytes of the file.
       name: name of the file, for error messages.
 
     Raises:
-      ValueError: as `read_image`.
+      ValueError: as `read_image`, and if rows are missing.
     """
-    return _inspect(encoded, name, np.asarray)
+    return _inspect(encoded, name, np.asarray, is_checked=True)
 
 
-def _inspect(encoded: bytes, name: str, to_pixels: Callable[[Image.Image], np.ndarray]) -> Inspected:
+def _inspect(encoded: bytes, name: str, to_pixels: Callable[[Image.Image], np.ndarray], is_checked: bool) -> Inspected:
     """Returns the Inspected image whose pixels are `to_pixels` of the upright RGB image."""
     if not encoded:
         raise ValueError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with _open(encoded) as image:
             _check_size(image, encoded)
-            conversion = _conversion(image, encoded)
-            image.load()
+            fault = _fault(image, encoded) if is_checked else ""
+            upright, reasons, remarks = _decode(image, encoded)
             texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
-            ImageOps.exif_transpose(image, in_place=True)  # no copy if there is nothing to rotate
-            pixels = to_pixels(_to_rgb(image))
+            if is_checked:
+                remarks += _doubts(upright, image.format, fault)
+            pixels = to_pixels(upright)
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{name}: not an image of a known kind") from None
+        is_known = encoded.startswith((encodings.PNG_MAGIC, encodings.JPEG_MAGIC))
+        reason = "cannot be decoded (its header is damaged)" if is_known else "not an image of a known kind"
+        raise ValueError(f"{name}: {reason}") from None
     except (_TooLarge, Image.DecompressionBombError, MemoryError) as error:
-        reason = error if isinstance(error, _TooLarge) else f"more than {MOST_PIXELS:,} pixels"
+        reason = str(error) if isinstance(error, _TooLarge) else f"more than {MOST_PIXELS:,} pixels"
         raise ValueError(f"{name}: too large to read as one field ({reason}); cut it into fields") from None
     except Exception as error:  # on broken files Pillow's plugins raise OSError, SyntaxError, struct.error and more
         raise ValueError(f"{name}: cannot be decoded ({' '.join(str(error).split())})") from None
-    return Inspected(pixels, conversion, str(image.format), texts)  # type: ignore[arg-type]  # Pillow: names are str, but for dpi
+    conversion = ", ".join(reasons + ([fault] if fault else []))
+    return Inspected(pixels, conversion, ", ".join(remarks), str(image.format), texts)  # type: ignore[arg-type]  # Pillow: names are str, but for dpi
+
+
+def _open(encoded: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded), formats=FORMATS)
+
+
+def _fault(image: Image.Image, encoded: bytes) -> str:
+    """Returns why other decoders may read other pixels from the same file, or ""."""
+    if image.format == "PNG":
+        return encodings.png_fault(encoded)
+    return encodings.jpeg_fault(encoded) if image.format == "JPEG" else ""
+
+
+def _doubts(upright: Image.Image, kind: str | None, fault: str) -> list[str]:
+    if fault == encodings.INCOMPLETE:
+        return ["blurred, because scans are missing"]
+    if kind == "JPEG" and doubts.is_cut_off(upright):
+        return ["cut off: its lower right has the grey of missing data"]
+    doubt = doubts.of_pixels(upright)
+    return [doubt] if doubt else []
 
 
 class _TooLarge(ValueError):
@@ -154,36 +201,51 @@ def _check_size(image: Image.Image, encoded: bytes) -> None:
         raise _TooLarge(f"more than {MOST_SCANS} scans")
 
 
-def _conversion(image: Image.Image, encoded: bytes) -> str:
+def _decode(image: Image.Image, encoded: bytes) -> tuple[Image.Image, list[str], list[str]]:
+    """Returns the upright RGB image, why a plain decoder would give other pixels, and doubts about how it was read."""
+    reasons, remarks = _conversion(image, encoded), []
+    pages = deep_images.pages_of_one_size(image) if getattr(image, "is_animated", False) else 0
+    if image.format == "TIFF" and pages > 1 and deep_images.is_grey(image):
+        if pages != deep_images.PLANES:
+            raise ValueError("several grey pages of one size; save it as one colour image")
+        reasons.append("three grey pages as one colour image")
+        deep = deep_images.read_planes(image)
+    else:
+        if pages:
+            reasons.append("first of several frames")
+        if pages > 1:
+            remarks.append("the first of several pictures in one file")
+        deep = deep_images.read(image, lambda: _open(encoded))
+    if deep and deep.unused:
+        reasons.append(deep.unused)
+        if not deep.is_told:
+            remarks.append(f"{deep.unused}, by its largest value")
+    upright = deep.image if deep else deep_images.upright(image)
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        if upright.getextrema()[3][1] < LEAST_OPAQUE:
+            remarks.append("fully transparent")
+        background = Image.new("RGBA", upright.size, (WHITE, WHITE, WHITE, 255))
+        upright = Image.alpha_composite(background, upright)
+    return upright if upright.mode == "RGB" else upright.convert("RGB"), reasons, remarks  # convert would copy
+
+
+def _conversion(image: Image.Image, encoded: bytes) -> list[str]:
     reasons = []
     if image.format not in ("JPEG", "PNG"):
         reasons.append(str(image.format))
-    if getattr(image, "is_animated", False):  # n_frames would seek through all frames
-        reasons.append("first of several frames")
     if image.mode not in ("L", "RGB"):
         reasons.append("palette" if image.mode == "P" else image.mode)
     elif image.format == "PNG" and encoded[24] != 8:
         # Byte 24 of a PNG is the bit depth; Pillow gives 16-bit RGB and 2-bit grey the plain modes.
         reasons.append(f"{encoded[24]}-bit")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels; save it with 8 bits per channel")
     if "transparency" in image.info:
         reasons.append("transparency")
     if image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
         reasons.append("EXIF rotation")
-    return ", ".join(reasons)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("integer pixels beyond 16 bits; save it with 8 bits per channel")
-        return Image.fromarray(((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels; save it with 8 bits per channel")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, 255)), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image
+    return reasons
 
 
 def resize(image: np.ndarray, size: int, policy: str = "squash") -> np.ndarray:

@@ -76,6 +76,7 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
     facts: dict[str, Any] = {
         "options": options,
         "converted": [{"path": image.listed.path, "reason": image.conversion} for image in scanned if image.conversion],
+        "doubtful": [{"path": image.listed.path, "doubt": image.doubt} for image in scanned if image.doubt],
         "unreadable": unreadable,
         "ignored": listing.ignored,
         "notes": listing.notes,

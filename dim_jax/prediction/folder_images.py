@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.data.class_folders import files_below
-from dim_jax.data.images import SUFFIXES, read_square
+from dim_jax.data.images import SUFFIXES, inspect_square
 
 
 def find_images(sources: Sequence[str | Path]) -> tuple[list[Path], int]:
@@ -53,6 +53,7 @@ class FolderImages:
       resize: how images are made square, see `data.images.resize`.
       mean, std: normalisation per channel, in [0, 1], float32 (3,).
       reasons: row -> why its file could not be read; filled by `batches`.
+      doubts: row -> why its image may not show what it should; filled by `batches`.
     """
 
     paths: Sequence[Path]
@@ -61,6 +62,7 @@ class FolderImages:
     mean: np.ndarray
     std: np.ndarray
     reasons: dict[int, str] = field(default_factory=dict)
+    doubts: dict[int, str] = field(default_factory=dict)
     pixels: None = None
 
     @property
@@ -93,7 +95,10 @@ class FolderImages:
         if row < 0:
             return None
         try:
-            return read_square(self.paths[row], self.image_size, self.resize)
+            inspected = inspect_square(self.paths[row], self.image_size, self.resize)
         except (OSError, ValueError) as error:
             self.reasons[row] = " ".join(str(error).split()).removeprefix(f"{self.paths[row]}: ")
             return None
+        if inspected.doubt:
+            self.doubts[row] = inspected.doubt
+        return inspected.pixels

@@ -156,7 +156,7 @@ def _image_entries(
     """Returns the entries of predictions.json, in the order of the files.
 
     Args:
-      images: the images, with the reasons why some could not be read.
+      images: the images, with the reasons why some could not be read or are doubtful.
       index: rows of the N images that could be read, (N,).
       probability: (N, C).
       classes: names of the C classes.
@@ -181,6 +181,7 @@ def _image_entries(
             "confidence": confidence,
             "probabilities": dict(zip(classes, shares.tolist(), strict=True)),
             "overlay": overlay_names.get(row, ""),
+            "doubt": images.doubts.get(row, ""),
         }
         if expected is not None:
             entries[row]["expected_cost"] = float(expected.min())

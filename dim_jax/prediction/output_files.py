@@ -22,6 +22,7 @@ NOTICE = "Research software, not a medical device: not for diagnosing anyone."
 JSON, CSV, OVERLAYS = "predictions.json", "predictions.csv", "overlays"
 CASES = "cases.csv"
 TABLES = (JSON, CSV)
+MOST_SHOWN = 5  # doubtful images on the screen
 ANSWERED, ABSTAINED, UNREADABLE = "answered", "abstained", "unreadable"
 
 
@@ -87,7 +88,7 @@ def path_text(path: Path) -> str:
 
 
 def summary(predictions: dict[str, Any]) -> str:
-    """Summary for the screen: files per status, images per predicted class, and the abstention rule.
+    """Summary for the screen: files per status, images per predicted class, doubtful images, the abstention rule.
 
     Args:
       predictions: content of predictions.json.
@@ -123,6 +124,11 @@ def summary(predictions: dict[str, Any]) -> str:
         for name in predictions["classes"]:
             count = sum(case["predicted"] == name for case in cases)
             lines.append(f"  {command_line.printable(name):<24} {count:5d} cases")
+    doubtful = [f"{image['path']} ({image['doubt']})" for image in predictions["images"] if image.get("doubt")]
+    if doubtful:
+        more = f" and {len(doubtful) - MOST_SHOWN} more, marked in {CSV}" if len(doubtful) > MOST_SHOWN else ""
+        shown = command_line.printable(", ".join(doubtful[:MOST_SHOWN]))
+        lines.append(f"WARNING: {len(doubtful)} images are doubtful: {shown}{more}")
     return "\n".join([head, *lines, NOTICE])
 
 
@@ -130,12 +136,13 @@ def _csv(images: Sequence[dict[str, Any]], classes: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = ["path", "status", "predicted", "confidence"]
-    writer.writerow([*columns, *(cell(f"probability {name}") for name in classes), "overlay", "reason"])
+    writer.writerow([*columns, *(cell(f"probability {name}") for name in classes), "overlay", "reason", "doubt"])
     for image in images:
         probabilities = image.get("probabilities", {})
         numbers = [f"{image['confidence']:.6f}"] if probabilities else [""]
         numbers += [f"{probabilities[name]:.6f}" if probabilities else "" for name in classes]
-        texts = [cell(image.get(name, "")) for name in ("path", "status", "predicted", "overlay", "reason")]
+        names = ("path", "status", "predicted", "overlay", "reason", "doubt")
+        texts = [cell(image.get(name, "")) for name in names]
         writer.writerow([*texts[:3], *numbers, *texts[3:]])
     return buffer.getvalue()
 

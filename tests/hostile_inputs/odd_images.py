@@ -179,7 +179,7 @@ def progressive_jpeg():
     return jpeg(progressive=True)
 
 
-@image("odd.jpg", "", np.full((SIDE, SIDE, 3), 128, np.uint8))
+@image("odd.jpg", "arithmetic coding", np.full((SIDE, SIDE, 3), 128, np.uint8))
 def arithmetic_jpeg():
     def segment(marker: int, content: bytes) -> bytes:
         return struct.pack(">BBH", 255, marker, len(content) + 2) + content
