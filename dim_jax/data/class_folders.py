@@ -35,7 +35,8 @@ def read(
       root: folder of the images.
       split: requested split method; the folders of a split are used for "auto" and "manifest", otherwise passed over.
       class_folder: number of the folder below `root` that names the class, from 1, or -1 for the innermost; folders of
-        a split do not count. None is 1, and refuses folders of which others may be the classes.
+        a split and inner ones called images do not count. None is 1, and refuses folders of which others may be the
+        classes.
       has_group_regex: whether groups are read from the paths, which folders below the classes may be for.
 
     Returns:
@@ -78,11 +79,16 @@ def read(
         else:
             notes.append(f"the folders {shown} are not used as the split because of --split={split}")
         folders = {name: parents[:level] + parents[level + 1 :] for name, parents in folders.items()}
+    folders = {
+        name: parents[:1] + tuple(inner for inner in parents[1:] if plain(inner) not in IMAGE_FOLDERS)
+        for name, parents in folders.items()
+    }
+    outside = [name for name, parents in folders.items() if not parents]
+    if outside:
+        raise ValueError(f"{named(outside)} below {root}: in the folder of a split but of no class; move it into one")
     if class_folder is None and (choices := _nested_classes(folders.values())):
         if not has_group_regex:
-            raise ValueError(
-                f"{choices}; if the inner folders are patients, add --group-regex='^[^/]+/([^/]+)/' to the first"
-            )
+            raise ValueError(f"{choices}; if the inner folders are patients, add a --group-regex that finds them")
         warnings.append(choices)
     depth = class_folder or 1
     listed = []
@@ -181,8 +187,7 @@ def _nested_classes(folders: Collection[Folders]) -> str:
     """Returns a text on which folders may be the classes if no image is directly in the first ones; else ""."""
     below: dict[str, set[Folders]] = {}
     for parents in folders:
-        inner = tuple(name for name in parents[1:] if plain(name) not in IMAGE_FOLDERS)
-        below.setdefault(parents[0], set()).add(inner)
+        below.setdefault(parents[0], set()).add(parents[1:])
     # A folder that all images of a class are in says nothing about them.
     several = {top: _shared(inner) for top, inner in below.items() if len(inner) > 1}
     if not several or any(min(map(len, inner)) == several.get(top, 0) for top, inner in below.items()):

@@ -76,6 +76,7 @@ def test_the_class_is_the_folder_of_that_number(labels, depth, has_direct_images
     (("train/a/1.png", "train/b/1.png"), "look like a split without val and test"),
     (("train/a/1.png", "test/a/1.png", "docs/1.png"), r"images outside them \(docs\)"),
     (("a/train/1.png", "a/test/1.png", "b/1.png"), "in no such folder"),
+    (("train/1.png", "val/2.png", "test/a/3.png"), "train/1.png, val/2.png below .*: in the folder of a split but of no"),
     (("images/a/1.png", "masks/a/1.png"), "looks like a folder of masks.*--source=.*images"),
     (("a/1.png", "b/1.png", "annotations/1.png"), "looks like a folder of masks.*move it elsewhere"),
     (("a/1.png", "a_mask/1.png", "b/1.png", "b_mask/1.png"), "folder a_mask .*looks like a folder of masks"),
