@@ -72,11 +72,34 @@ def test_the_class_is_the_folder_of_that_number(labels, depth, has_direct_images
             assert {item.label for item in class_folders.read(root, class_folder=number).images} == set(labels)
 
 
+folder_names = st.sampled_from(["a", "b", "train", "val", "test", "mask", "images", "a_mask", "P1", "phantom"])
+file_names = st.sampled_from(["1.png", "2.png", "1_mask.png", "x.txt", "labels.csv"])
+
+
+@settings(max_examples=60)
+@given(
+    st.sets(st.tuples(st.lists(folder_names, max_size=4), file_names).map(lambda path: "/".join((*path[0], path[1]))))
+)
+def test_any_tree_is_listed_or_refused_in_one_line(names):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        put(root, *names)
+        for options in ({}, {"class_folder": 1}, {"class_folder": -1}, {"split": "kfold"}, {"has_group_regex": True}):
+            try:
+                listing = class_folders.read(root, **options)
+            except ValueError as error:
+                assert "\n" not in str(error)
+                continue
+            assert {item.path for item in listing.images} | set(listing.ignored) == names
+            assert not {item.path for item in listing.images} & set(listing.ignored)
+            assert all(f"/{item.label}/" in f"/{item.path}" for item in listing.images)
+
+
 @pytest.mark.parametrize("names, message", [
     (("train/a/1.png", "train/b/1.png"), "look like a split without val and test"),
     (("train/a/1.png", "test/a/1.png", "docs/1.png"), r"images outside them \(docs\)"),
     (("a/train/1.png", "a/test/1.png", "b/1.png"), "in no such folder"),
-    (("train/1.png", "val/2.png", "test/a/3.png"), "train/1.png, val/2.png below .*: in the folder of a split but of no"),
+    (("train/1.png", "val/2.png", "test/a/3.png"), "train/1.png, val/2.png below .*: in the folder of a split"),
     (("images/a/1.png", "masks/a/1.png"), "looks like a folder of masks.*--source=.*images"),
     (("a/1.png", "b/1.png", "annotations/1.png"), "looks like a folder of masks.*move it elsewhere"),
     (("a/1.png", "a_mask/1.png", "b/1.png", "b_mask/1.png"), "folder a_mask .*looks like a folder of masks"),
