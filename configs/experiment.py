@@ -181,7 +181,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.data.folds = 3
         config.folds = (0, 1)
         config.seeds = (0,)
-        config.pool.images = 8
+        config.pool.images = 10  # 30 for three classes
         # After four steps of a GAN no image would pass.
         config.pool.least_probability = config.pool.copy_quantile = 0.0
         config.pool.distance_slack = 1000.0

@@ -1,6 +1,7 @@
 """The DIM experiment, from images to one report: prepare, GANs, pools, selections, classifiers, statistics."""
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from dim_jax.cli.progress import Progress
 from dim_jax.data.image_writer import safe_name
 from dim_jax.evaluation.cases import near_duplicates
 from dim_jax.experiment import arms as arms_of
-from dim_jax.experiment import estimate, plan, stages, verdict
+from dim_jax.experiment import estimate, plan, preconditions, stages, verdict
 from dim_jax.experiment.arms import Arm
 from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.reporting import experiment_page, report_files
@@ -58,19 +59,19 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
             say(estimate.describe(source, name, config, arms, names))
         return
     with workdir.claim(run):
-        sites = [stages.open_site(source, name, run / name, config) for name, source in sources.items()]
+        experiments = _open(config, arms, names, run, sources)
         if not (run / workdir.ENVIRONMENT).is_file():
             import jax
 
             workdir.write_start(run, saved, [str(device) for device in jax.devices()])
         files.write_json(run / workdir.CONFIG, saved)
         with workdir.logging_to(run):
-            diverged = _train_planned_runs([stages.Experiment(config, site, arms) for site in sites], names)
+            diverged = _train_planned_runs(experiments, names)
             results = []
-            for site in sites:
-                experiment = stages.Experiment(config, site, arms)
+            for experiment in experiments:
+                doubles = near_duplicates(experiment.site.data)
                 results.append(
-                    verdict.judge(experiment, questions, _folds(config), config.seeds, near_duplicates(site.data))
+                    verdict.judge(experiment, questions, _folds(config), config.seeds, doubles)
                     | {"runs": _runs(experiment, names)}
                 )
             experiment_page.write_results(run, results, diverged)
@@ -81,14 +82,39 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
             say(f"report: {report_files.write_report([run])}")
 
 
+def _open(
+    config: ExperimentConfig, arms: Mapping[str, Arm], names: Sequence[str], run: Path, sources: Mapping[str, str]
+) -> list[stages.Experiment]:
+    """Opens all datasets, and checks that every run that is not finished can be made.
+
+    Raises:
+      FileNotFoundError, ValueError: something is missing; datasets that this call prepared are removed.
+    """
+    new = [run / name for name in sources if not (run / name).exists()]
+    try:
+        sites = [stages.open_site(source, name, run / name, config) for name, source in sources.items()]
+        experiments = [stages.Experiment(config, site, dict(arms)) for site in sites]
+        waiting = [
+            [planned for planned in _planned(experiment, names) if experiment.archived(planned) is None]
+            for experiment in experiments
+        ]
+        preconditions.check(experiments, waiting)
+    except (ValueError, FileNotFoundError):
+        for folder in new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return experiments
+
+
+def _planned(experiment: stages.Experiment, names: Sequence[str]) -> list[PlannedRun]:
+    """Returns the classifiers of an experiment."""
+    return plan.runs(experiment.arms, names, _folds(experiment.config), experiment.config.seeds)
+
+
 def _train_planned_runs(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:
     """Trains the planned runs that are not finished, and returns those that diverged."""
     diverged = []
-    planned = [
-        (experiment, run)
-        for experiment in experiments
-        for run in plan.runs(experiment.arms, names, _folds(experiment.config), experiment.config.seeds)
-    ]
+    planned = [(experiment, run) for experiment in experiments for run in _planned(experiment, names)]
     waiting = [(experiment, run) for experiment, run in planned if experiment.archived(run) is None]
     log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
     progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h")
@@ -109,8 +135,8 @@ def _train_planned_runs(experiments: Sequence[stages.Experiment], names: Sequenc
 
 def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str, Any]]:
     """Returns the report's record of every run: whether it is finished, and the commands that reproduce it."""
-    config, entries = experiment.config, []
-    for run in plan.runs(experiment.arms, names, _folds(config), config.seeds):
+    entries = []
+    for run in _planned(experiment, names):
         archived = experiment.archived(run)
         entries.append({
             "fold": run.fold,

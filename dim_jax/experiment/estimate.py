@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dim_jax.experiment import plan, stages
+from dim_jax.experiment import plan, preconditions, stages
 from dim_jax.experiment.arms import Arm
 from dim_jax.experiment.plan import PlannedRun
 from dim_jax.reporting import wording
@@ -40,6 +40,7 @@ def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, A
         experiment = stages.Experiment(config, site, arms)
         folds = list(config.folds) or list(range(config.data.folds))
         runs = plan.runs(arms, names, folds, config.seeds)
+        preconditions.check([experiment], [runs])
         lines = [f"{name}: {len(folds)} folds, {len(config.seeds)} seeds, {len(names)} arms"]
         total, disk = 0.0, 0
         for title, of_kind in _by_kind(config, runs, site).items():

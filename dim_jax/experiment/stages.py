@@ -185,7 +185,7 @@ class Experiment:
         return path.is_file() and len(files.read_json(path)["images"]) >= self.config.pool.images
 
     def _select(self, fold: int, name: str, classes: Sequence[str]) -> None:
-        options, folder, run = self.config.pool, self.site.generator(fold, name), self._judge(fold)
+        options, folder, run = self.config.pool, self.site.generator(fold, name), self.judge(fold)
         # Its predictions may have been copied from another machine; the selection needs the trained network itself.
         if not (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file():
             self.train(run)
@@ -198,7 +198,7 @@ class Experiment:
         say(pool_selection.summary(selection))
         compilation.clear_compiled_programs()
 
-    def _judge(self, fold: int) -> PlannedRun:
+    def judge(self, fold: int) -> PlannedRun:
         """Returns the run whose classifier checks the class of generated images."""
         judge = plan.trained_as(self.arms)[self.config.pool.judge]
         return PlannedRun(judge, fold, self.config.seeds[0])
@@ -221,7 +221,7 @@ class Experiment:
             rules = [f"--{key.replace('_', '-')}={getattr(options, key):g}" for key in vars(Rules())]
             lines.append([
                 "select", f"--pool={folder / 'pool'}", f"--data={self.site.data}",
-                f"--classifier={self._judge(run.fold).folder(self.site)}",
+                f"--classifier={self.judge(run.fold).folder(self.site)}",
                 f"--keep={self._max_selected(run.fold, name)}",
                 *rules, f"--out={self.site.selected(run.fold, name).parent}",
             ])  # fmt: skip

@@ -172,6 +172,12 @@ def extract_features(candidates: Candidates, features: str, inception_weights: s
     return CandidateFeatures(probabilities, values, thumbnails, run.step, space, inception)
 
 
+def check_features(features: str) -> None:
+    """Raises ValueError if the weights of a feature space are not installed."""
+    if features == LITE0:
+        pretrained.lite0_path()
+
+
 def _lite0() -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from uint8 pixels (BATCH, S, S, 3) to features (BATCH, 1280)."""
     try:

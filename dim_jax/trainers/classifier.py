@@ -249,6 +249,12 @@ def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]
     return initial_weights.draw(init, seed)
 
 
+def check_weights(config: ClassifierConfig) -> None:
+    """Raises ValueError if the network needs published weights that are not installed."""
+    if config.train.initial_weights == "imagenet" or config.data.backend == "features":
+        pretrained.lite0_path()
+
+
 def open_data(config: ClassifierConfig, source: Path) -> tuple[datasets.Dataset, Sampler]:
     """Returns the dataset in the prepared folder `source` with the generated images to add, and its sampler."""
     options = config.data

@@ -137,26 +137,45 @@ def _examples(data: Dataset, sampler: Sampler, config: GanConfig) -> tuple[np.nd
 def open_data(config: GanConfig, source: Path) -> tuple[Dataset, Sampler]:
     """Returns the dataset in the prepared folder `source`, and the sampler of the training images."""
     data = open_dataset(source, config.data.fold)
-    gan = config.gan
-    label = None
-    if not gan.conditional:
-        if gan.label not in data.classes:
-            raise ValueError(
-                f"config.gan.label={gan.label!r} is not a class of {source}; choose one of "
-                f"{', '.join(data.classes)}, or all with --config.gan.conditional=True"
-            )
-        label = data.classes.index(gan.label)
-        count = int((data.labels[data.rows("train")] == label).sum())
-        if count < MIN_IMAGES:
-            raise ValueError(
-                f"{gan.label!r} has {count} training images, too few for a GAN of its own (at least {MIN_IMAGES}); "
-                "train one over all classes with --config.gan.conditional=True"
-            )
     sampler = make_sampler(
         data,
         seed=config.seed,
         global_batch_size=config.train.global_batch_size,
-        class_balanced=gan.conditional,
-        only_class=label,
+        class_balanced=config.gan.conditional,
+        only_class=label_to_train(config, data),
     )
     return data, sampler
+
+
+def label_to_train(config: GanConfig, data: Dataset) -> int | None:
+    """Returns the integer label of the class to train on, None for all classes.
+
+    Raises:
+      ValueError: there is no such class, or it has too few training images.
+    """
+    gan = config.gan
+    if gan.conditional:
+        return None
+    if gan.label not in data.classes:
+        raise ValueError(
+            f"config.gan.label={gan.label!r} is not a class of {config.data.path}; choose one of "
+            f"{', '.join(data.classes)}, or all with --config.gan.conditional=True"
+        )
+    label = data.classes.index(gan.label)
+    count = int((data.labels[data.rows("train")] == label).sum())
+    if count < MIN_IMAGES:
+        raise ValueError(
+            f"{gan.label!r} has {count} training images, too few for a GAN of its own (at least {MIN_IMAGES}); "
+            "train one over all classes with --config.gan.conditional=True"
+        )
+    return label
+
+
+def check_weights(config: GanConfig) -> None:
+    """Raises ValueError or FileNotFoundError if the weights of the perceptual distance are not installed."""
+    if config.gan.perceptual == "lite0":
+        pretrained.lite0_path()
+    elif config.gan.perceptual == "lpips_vgg16":
+        for name in ("vgg_weights", "lpips_weights"):
+            if not Path(getattr(config.gan, name)).is_file():
+                raise FileNotFoundError(f"config.gan.{name}={getattr(config.gan, name)}: no such file")
