@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "evaluate a classifier on a split",
     "ensemble": "average several classifiers of one split",
     "predict": "classify new images",
+    "label_issues": "rank images whose labels look wrong",
     "report": "write an HTML report of one or more runs",
     "interop.convert": "convert checkpoints from and to the published PyTorch code",
 }

@@ -51,6 +51,12 @@ def main(arguments: Sequence[str]) -> None:
     )
     add("--classes", metavar="A,B,C", help="class names in label order (sorted by default); quote a name with a comma")
     add("--exclude", metavar="A,B", default="", help="classes to leave out")
+    add(
+        "--exclude-list",
+        metavar="FILE",
+        type=command_line.path,
+        help="CSV with the columns path and label of images to leave out, such as that of label_issues",
+    )
     add("--image-size", metavar="N", type=int, default=299, help="side at which mean and std are measured (299)")
     add("--split", metavar="METHOD", help="group (default), kfold, random_image (ignores patients), or manifest")
     add("--folds", metavar="K", type=int, default=5, help="number of folds of kfold (5)")

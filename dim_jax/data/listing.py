@@ -94,6 +94,32 @@ def without_classes(listing: Listing, exclude: Sequence[str], classes: Sequence[
     return replace(listing, classes=class_order(images, order), images=images, notes=[*listing.notes, note])
 
 
+def without_images(listing: Listing, paths: Sequence[str], name: str) -> Listing:
+    """Returns the listing without the images at some paths, with a note of it.
+
+    Args:
+      listing: all images.
+      paths: paths as in the listing; backslashes are taken for slashes where no file has them.
+      name: where the paths are listed, for messages.
+
+    Raises:
+      ValueError: a path is not in the listing, or a class is left without images.
+    """
+    listed = {item.path for item in listing.images}
+    # Tables for spreadsheets begin text that looks like a formula with an apostrophe.
+    forms = [(path, path.replace("\\", "/"), path.removeprefix("'")) for path in paths]
+    excluded = {next((form for form in of_path if form in listed), of_path[0]) for of_path in forms}
+    unknown = sorted(excluded - listed)
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} paths of {name} are not among the images, such as {unknown[0]!r}; write them relative to "
+            "the same folder as those of the source"
+        )
+    images = [item for item in listing.images if item.path not in excluded]
+    note = f"{len(excluded)} images are left out because of {name}"
+    return replace(listing, classes=class_order(images, listing.classes), images=images, notes=[*listing.notes, note])
+
+
 def class_order(listed: Sequence[ListedImage], names: Sequence[str] | None) -> tuple[str, ...]:
     """Returns the class names in label order, as the labels of the images spell them.
 

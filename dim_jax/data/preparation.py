@@ -13,10 +13,10 @@ from typing import Any
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import progress_callback
-from dim_jax.data import groups, images, phantom, prepared_folder, source_record, sources, splits, tfds_source
+from dim_jax.data import groups, images, phantom, prepared_folder, source_record, sources, splits, tables, tfds_source
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
-from dim_jax.data.listing import ListedImage, Listing, class_order, with_checked_labels, without_classes
+from dim_jax.data.listing import ListedImage, Listing, class_order, with_checked_labels, without_classes, without_images
 from dim_jax.runs import files
 
 PHANTOM = "phantom"
@@ -24,7 +24,7 @@ TFDS = "tfds:"
 MOST_SIDE, MOST_SCALE = 4096, 100
 REMEDY = "choose another --out, or add --overwrite to prepare the data again in its place"
 # Values of options in reports from before the options were added.
-BEFORE: dict[str, Any] = {"exclude": [], "class_folder": None}
+BEFORE: dict[str, Any] = {"exclude": [], "exclude_list": None, "class_folder": None}
 
 
 def prepare_dataset(
@@ -36,6 +36,7 @@ def prepare_dataset(
     class_folder: int | None = None,
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    exclude_list: str | Path | None = None,
     image_size: int = 299,
     split: str | None = None,
     folds: int = 5,
@@ -61,6 +62,7 @@ def prepare_dataset(
       class_folder: number of the folder below `source` that names the class; see `class_folders.read`.
       classes: class names in label order; None sorts them, or takes the clinical order of the phantom.
       exclude: classes to leave out.
+      exclude_list: CSV whose column path lists images to leave out, such as that of dim_jax.label_issues.
       image_size: side in px at which mean and std are measured, and at which phantom images are rendered.
       split: "group", "random_image", "kfold" or "manifest"; None takes the split column of the CSV, or else "group".
       folds: number of folds of "kfold", at least 3.
@@ -99,6 +101,7 @@ def prepare_dataset(
         "class_folder": class_folder,
         "classes": None if classes is None else list(classes),
         "exclude": list(exclude),
+        "exclude_list": None if exclude_list is None else os.path.abspath(exclude_list),
         "image_size": image_size,
         "split": split or "auto",
         "folds": folds if split == "kfold" else None,
@@ -219,6 +222,9 @@ def _list_images(folder: Path, options: dict[str, Any], tfds_folders: dict[str, 
     classes, exclude = options["classes"], options["exclude"]
     listing = _list_all(folder, options | {"classes": None if exclude else classes}, tfds_folders)
     listing = with_checked_labels(groups.checked(listing))
+    if options["exclude_list"]:
+        paths = tables.read_paths(options["exclude_list"])
+        listing = without_images(listing, paths, f"--exclude-list={options['exclude_list']}")
     return without_classes(listing, exclude, classes) if exclude else listing
 
 

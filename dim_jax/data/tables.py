@@ -118,6 +118,23 @@ def read(
     return Listing(folder.root, images, has_split="split" in table.columns, ignored=ignored, warnings=warnings)
 
 
+def read_paths(path: str | Path) -> list[str]:
+    """Returns the column path of a table with the columns path and label, such as a list of images to leave out.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no such table, or a path is empty.
+    """
+    path = Path(os.path.abspath(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a CSV of path,label")
+    records = _read_cells(path).records
+    for line, cells in records:
+        if not cells["path"]:
+            raise ValueError(f"{path}, line {line}: the path is empty; fill it in or drop the line")
+    return [cells["path"] for _, cells in records]
+
+
 @dataclass(frozen=True)
 class _Folder:
     """The folder that the paths of a table are relative to."""

@@ -53,7 +53,7 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
     _check_runs(config, arms)
     saved = fields.to_dict(config)
     workdir.check_config(run, saved, MAY_DIFFER)
-    sources = _sources(config)
+    sources = sources_of(config)
     if dry_run:
         for name, source in sources.items():
             say(estimate.describe(source, name, config, arms, names))
@@ -71,7 +71,7 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
             for experiment in experiments:
                 doubles = near_duplicates(experiment.site.data)
                 results.append(
-                    verdict.judge(experiment, questions, _folds(config), config.seeds, doubles)
+                    verdict.judge(experiment, questions, folds_of(config), config.seeds, doubles)
                     | {"runs": _runs(experiment, names)}
                 )
             experiment_page.write_results(run, results, diverged)
@@ -108,7 +108,7 @@ def _open(
 
 def _planned(experiment: stages.Experiment, names: Sequence[str]) -> list[PlannedRun]:
     """Returns the classifiers of an experiment."""
-    return plan.runs(experiment.arms, names, _folds(experiment.config), experiment.config.seeds)
+    return plan.runs(experiment.arms, names, folds_of(experiment.config), experiment.config.seeds)
 
 
 def _train_planned_runs(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:
@@ -149,11 +149,12 @@ def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str,
     return entries
 
 
-def _folds(config: ExperimentConfig) -> list[int]:
+def folds_of(config: ExperimentConfig) -> list[int]:
+    """Returns the folds that an experiment works on."""
     return list(config.folds) or list(range(config.data.folds))
 
 
-def _sources(config: ExperimentConfig) -> dict[str, str]:
+def sources_of(config: ExperimentConfig) -> dict[str, str]:
     """Returns the sources of images by the name of their folder."""
     sources: dict[str, str] = {}
     for source in [config.data.path, *config.data.more]:

@@ -239,6 +239,25 @@ def test_excluded_classes_are_left_out_and_noted_in_the_report(tmp_path, capsys)
     assert manifests.load(data).classes == ("c", "a")
 
 
+def test_listed_images_are_left_out_and_unknown_ones_are_named(tmp_path, capsys):
+    source = class_folders(tmp_path / "s", counts=(("a", 6), ("b", 7)))
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.png"))
+    table = tmp_path / "issues.csv"
+    table.write_text("path,label,suggested\n" + names[0] + ",a,b\n" + names[8].replace("/", "\\") + ",b,a\n")
+    arguments = [f"--source={source}", f"--out={tmp_path / 'd'}", f"--exclude-list={table}", "--image-size=16"]
+    assert run(*arguments) == 0
+    left = {row.path for row in manifests.load(tmp_path / "d").rows}
+    assert left == set(names) - {names[0], names[8]}
+    assert "2 images are left out because of --exclude-list=" in capsys.readouterr().out
+    assert run(*arguments) == 0 and "nothing to do" in capsys.readouterr().out
+    table.write_text(f"path,label\n{names[0]},a\n")
+    assert run(*arguments) == 2  # an image more
+    table.write_text("path,label\nb/none.png,b\n")
+    assert run(*arguments[:1], f"--out={tmp_path / 'e'}", *arguments[2:]) == 2
+    assert "such as 'b/none.png'" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
+
+
 def test_an_interrupted_preparation_leaves_nothing(tmp_path, monkeypatch):
     source = class_folders(tmp_path / "source")
     monkeypatch.setattr(splits, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

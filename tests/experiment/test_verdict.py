@@ -11,7 +11,8 @@ from hostile_inputs import EVIL, assert_harmless, renamed
 from dim_jax.data import splits
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import cases, metrics
-from dim_jax.experiment import archive, arms, plan, stages, verdict
+from dim_jax.evaluation.calibration import probabilities
+from dim_jax.experiment import archive, arms, finished, plan, stages, verdict
 from dim_jax.reporting import experiment_page
 from dim_jax.runs import config_flags, files
 from dim_jax.runs.configuration import parse_config
@@ -91,6 +92,28 @@ def test_pooled_scores_are_those_of_the_concatenated_predictions(experiment):
         metrics.classification_metrics(dataset.labels, logits, dataset.classes)["macro_f1"] for logits in pooled.logits
     ]
     assert results["arms"][0]["scores"]["macro_f1"]["value"] == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_a_finished_experiment_is_opened_by_its_folder_and_its_seeds_are_averaged(experiment):
+    root, data = experiment.site.root.parent, READY["data"] | {"folds": 3, "path": str(experiment.site.data)}
+    assert not finished.is_experiment(root)
+    arm = {"title": "CE", "set": {"loss": {"name": "cross_entropy"}}}
+    settings = {"arms": {"waiting": arm | {"set": {"loss": {"name": "focal"}}}, "ce": arm}, "order": ("waiting", "ce")}
+    settings |= {"questions": {}, "primary": "", "seeds": SEEDS, "generators": {}, "data": data}
+    settings["pool"] = READY["pool"] | {"judge": "ce"}
+    files.write_json(root / "config.json", READY | settings)
+    experiment.site.root.rename(root / experiment.site.data.name)
+    experiment.site = dataclasses.replace(experiment.site, root=root / experiment.site.data.name)
+    assert finished.is_experiment(root)
+    (opened,) = finished.open_experiments(root)
+    source, pooled = finished.pool_arm(opened)
+    assert "CE" in source and "2 seed(s)" in source
+    expected = verdict.out_of_fold(experiment, ARMS["ce"], FOLDS, SEEDS, "macro_f1")
+    np.testing.assert_allclose(pooled.probability, np.mean(probabilities(expected.logits), 0), atol=1e-6)
+    with pytest.raises(ValueError, match="--arm=dim is not an arm"):
+        finished.pool_arm(opened, "dim")
+    with pytest.raises(ValueError, match="no seed of waiting is finished"):
+        finished.pool_arm(opened, "waiting")
 
 
 def test_permuting_test_labels_changes_no_decision(experiment, monkeypatch):
