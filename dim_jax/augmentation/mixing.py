@@ -87,7 +87,7 @@ def balanced_share(alpha: float) -> float:
     return alpha / (1.0 + alpha)
 
 
-METHODS: dict[str, Callable[[jax.Array, jax.Array, jax.Array, float], Mixed]] = {
+METHODS: dict[str, Callable[..., Mixed]] = {
     "mixup": mixup,
     "cutmix": cutmix,
     "balanced_mixup": balanced_mixup,

@@ -14,7 +14,7 @@ from dim_jax.losses.signature import CrossReplicaSum
 
 Loss = Callable[..., jax.Array]
 
-WEIGHTS = {
+WEIGHTS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "inverse_frequency": class_weights.inverse_frequency,
     "effective_number": partial(class_weights.effective_number, beta=0.9999),
 }

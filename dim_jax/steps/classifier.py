@@ -121,8 +121,8 @@ def make_train_step(
             return (per_example * mask).sum() / num_examples, (logits, updates.get("batch_stats", {}))
 
         trained = state.params if trained_module is None else {trained_module: state.params[trained_module]}
-        (device_loss, (logits, batch_stats)), gradient = jax.value_and_grad(local_loss, has_aux=True)(trained)
-        gradient = cross_replica_sum(gradient)
+        (device_loss, (logits, batch_stats)), local_gradient = jax.value_and_grad(local_loss, has_aux=True)(trained)
+        gradient: Any = cross_replica_sum(local_gradient)
         if trained_module is not None:
             gradient = {**jax.tree.map(jnp.zeros_like, state.params), **gradient}
         updates, opt_state = make_optimizer(constants.schedule).update(gradient, state.opt_state, state.params)
