@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--num", type=int, default=64, help="number of images (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
-    parser.add_argument("--label", help="class to generate, for a class-conditional GAN")
+    parser.add_argument("--label", type=command_line.class_name, help="class to generate, for a class-conditional GAN")
     parser.add_argument(
         "--truncation",
         type=float,

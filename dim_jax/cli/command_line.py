@@ -100,13 +100,18 @@ def path(text: str) -> str:
     return text
 
 
+def class_name(text: str) -> str:
+    """Returns a class name in an option in Unicode's composed form, as labels are; a `type` for `add_argument`."""
+    return unicodedata.normalize("NFC", text)
+
+
 def names(text: str) -> list[str]:
     """Returns the names in A, B, "C, with a comma", without surrounding spaces and in Unicode's composed form.
 
     Raises:
       ValueError: a quote is not closed.
     """
-    text = unicodedata.normalize("NFC", text)
+    text = class_name(text)
     if '"' not in text:
         return [name.strip() for name in text.split(",")]
     try:

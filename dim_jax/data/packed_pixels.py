@@ -62,9 +62,9 @@ def read(manifest: Manifest, image_size: int, resize: str) -> np.ndarray | None:
             pixels = archive["images"]
     except files.NOT_AN_ARCHIVE as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: {reason}; prepare the data again, or delete the file") from None
+        raise ValueError(f"{path}: {reason}; prepare the data again with --overwrite, or delete the file") from None
     if pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: it holds {pixels.dtype}; prepare the data again")
+        raise ValueError(f"{path}: it holds {pixels.dtype}; prepare the data again with --overwrite")
     return pixels
 
 

@@ -113,7 +113,9 @@ class TfImages:
             path = self.dataset.file(int(row))
             images.read_image(path)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{path}: cannot be decoded ({reason}); prepare the data again") from error
+            raise ValueError(
+                f"{path}: cannot be decoded ({reason}); prepare the data again with --overwrite"
+            ) from error
 
     def _read(self, path: "tf.Tensor") -> "tf.Tensor":
         tf = _tensorflow()

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     add("--to", choices=FORMATS, help="export a run in this format")
     add("--checkpoint", default="best", choices=("best", "newest"), help="to export (default: %(default)s)")
-    add("--label", help="the class that an imported GAN generates")
+    add("--label", type=command_line.class_name, help="the class that an imported GAN generates")
     add(
         "--data",
         default="",

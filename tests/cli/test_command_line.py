@@ -123,3 +123,21 @@ def test_an_error_that_names_its_cause_is_one_line(capfd):
     assert capfd.readouterr().err == "error: --size=x must be a number\n"
     assert command_line.run(main, ["--debug"]) == 2
     assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("a, b", ["a", "b"]),
+    ("a,", ["a", ""]),
+    ('normal, "adenoma, low grade","x"', ["normal", "adenoma, low grade", "x"]),
+    ('say ""hi"",b', ['say ""hi""', "b"]),
+    ('"say ""hi""",b', ['say "hi"', "b"]),
+    ("ade\u0301nome", ["ad\u00e9nome"]),
+])  # fmt: skip
+def test_names_may_be_quoted_and_are_composed(text, expected):
+    assert command_line.names(text) == expected
+    assert command_line.comma_separated(text) == [name for name in expected if name]
+
+
+def test_an_open_quote_is_refused():
+    with pytest.raises(ValueError, match="is not a list of names"):
+        command_line.names('"a,b')
