@@ -165,7 +165,7 @@ def interval_scores(labels: np.ndarray, predicted: np.ndarray, units: np.ndarray
     Returns:
       JSON-ready: "scores", name -> value, low and high; and "no_interval", None or why low and high are None.
     """
-    confusions = statistics.case_confusions(labels, predicted[None], units, num_classes)
+    confusions = statistics.case_confusions(labels, predicted[None], units.tolist(), num_classes)
     try:
         estimates = statistics.estimates(confusions, num_resamples=NUM_RESAMPLES)
     except ValueError as error:

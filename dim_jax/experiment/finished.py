@@ -1,6 +1,7 @@
 """Opening an experiment to read its predictions: no stage is run and nothing is written."""
 
 from pathlib import Path
+from typing import Any
 
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.out_of_fold import OutOfFoldProbabilities, pool
@@ -25,7 +26,7 @@ def open_experiments(run: str | Path) -> list[stages.Experiment]:
       ValueError: its configuration is broken.
     """
     run = Path(run)
-    config = parse_config(configuration.read_saved(run / configuration.FILE_NAME))
+    config: Any = parse_config(configuration.read_saved(run / configuration.FILE_NAME))
     sites = [
         Site(name, run / name, Path(source) if stages.is_prepared(source) else run / name / plan.DATA)
         for name, source in sources_of(config).items()

@@ -9,7 +9,7 @@ import numpy as np
 from dim_jax.data.dataset import Dataset
 from dim_jax.evaluation import metrics, statistics
 from dim_jax.evaluation.calibration import probabilities
-from dim_jax.evaluation.cases import units_of_resampling
+from dim_jax.evaluation.cases import case_names, mean_probabilities, most_frequent, units_of_resampling
 from dim_jax.experiment import added_images, stages
 from dim_jax.experiment.archive import Archived
 from dim_jax.experiment.arms import Arm, Question
@@ -180,12 +180,6 @@ def _arm(
     """Returns the entry of one arm in results.json."""
     labels = dataset.labels[arm_predictions.rows]
     confusions = _confusions(arm_predictions, dataset, cases, arm_predictions.seeds)
-    refused = None
-    try:
-        scores = {name: asdict(estimate) for name, estimate in statistics.estimates(confusions, **options).items()}
-    except ValueError as error:
-        refused = str(error)
-        scores = {name: _bare(values) for name, values in statistics.scores(confusions.sum(1)).items()}
     of_seeds = [metrics.classification_metrics(labels, logits, dataset.classes) for logits in arm_predictions.logits]
     mean_probabilities = np.mean([probabilities(logits) for logits in arm_predictions.logits], axis=0)
     added = [facts["added"] for facts in arm_predictions.facts]
@@ -199,8 +193,8 @@ def _arm(
         "tuned": arm.tuned,
         "chosen": list(arm_predictions.chosen) if arm.tuned else [],
         "seeds": list(arm_predictions.seeds),
-        "scores": scores,
-        "no_interval": refused,
+        **_scores(confusions, options),
+        "by_case": _by_case(arm_predictions, dataset, options),
         **{name: _mean([scores_of_seed[name] for scores_of_seed in of_seeds]) for name in POOLED},
         "confusion_matrix": (confusions.sum((0, 1)) / len(arm_predictions.seeds)).tolist(),
         "reliability": metrics.reliability_bins(mean_probabilities, labels),
@@ -209,6 +203,29 @@ def _arm(
         ),
         "seconds_per_test_image": _mean([facts["test_seconds_per_image"] for facts in arm_predictions.facts]),
     }
+
+
+def _scores(confusions: np.ndarray, options: Mapping[str, int]) -> dict[str, Any]:
+    """Returns the scores with intervals, or without them and why."""
+    try:
+        scores = {name: asdict(estimate) for name, estimate in statistics.estimates(confusions, **options).items()}
+    except ValueError as error:
+        bare = {name: _bare(values) for name, values in statistics.scores(confusions.sum(1)).items()}
+        return {"scores": bare, "no_interval": str(error)}
+    return {"scores": scores, "no_interval": None}
+
+
+def _by_case(arm_predictions: OutOfFold, dataset: Dataset, options: Mapping[str, int]) -> dict[str, Any] | None:
+    """Returns the scores of the answers by case, as cases.score_by_case but over seeds; None if no case is known."""
+    names = case_names(dataset, arm_predictions.rows)
+    if names is None:
+        return None
+    labels, num_classes = dataset.labels[arm_predictions.rows], len(dataset.classes)
+    numbers = np.unique(names, return_inverse=True)[1]
+    truth = most_frequent(labels, numbers, num_classes)
+    predicted = [mean_probabilities(probabilities(logits), numbers).argmax(-1) for logits in arm_predictions.logits]
+    confusions = statistics.case_confusions(truth, np.array(predicted), range(len(truth)), num_classes)
+    return {"num_cases": len(truth), **_scores(confusions, options)}
 
 
 def _bare(values: np.ndarray) -> dict[str, Any]:

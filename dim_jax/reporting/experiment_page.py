@@ -82,6 +82,7 @@ def _site(number: int, site: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "cautions": _cautions(site),
         "not_run": list(site["not_run"].items()),
         "arms": experiment_tables.arm_table(arms),
+        "by_case": experiment_tables.case_table(arms),
         "forest": _markup(_forest(arms, metric, prefix)) if arms else None,
         "contrasts": experiment_tables.contrast_table(site["answers"], titles, metric),
         "added": _added_curves(arms, metric, prefix),

@@ -38,6 +38,18 @@ def arm_table(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def case_table(arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same of the answers by case, without `pooled`; empty if no case is known or the results are of before it.
+
+    Args:
+      arms: the entries of the arms in results.json.
+    """
+    by_case = [{**arm, **arm["by_case"]} for arm in arms if arm.get("by_case")]
+    return [
+        {**row, "pooled": [], "cases": arm["num_cases"]} for row, arm in zip(arm_table(by_case), by_case, strict=True)
+    ]
+
+
 def contrast_table(
     answers: Sequence[Mapping[str, Any]], titles: Mapping[str, str], metric: str
 ) -> list[dict[str, Any]]:

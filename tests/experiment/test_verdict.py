@@ -77,6 +77,9 @@ def test_every_test_image_is_scored_once_and_the_better_arm_wins(experiment):
     entries = {entry["name"]: entry for entry in results["arms"]}
     assert entries["tuned"]["chosen"] == [4.0, 4.0, 4.0]
     assert np.sum(entries["ce"]["confusion_matrix"]) == pytest.approx(results["num_images"])
+    by_case = {name: entry["by_case"] for name, entry in entries.items()}
+    assert by_case["ce"]["num_cases"] == len({row.group for row in experiment.dataset(0).manifest.rows})
+    assert by_case["tuned"]["scores"]["accuracy"]["value"] > by_case["ce"]["scores"]["accuracy"]["value"]
     first, second = results["answers"]
     assert first["is_primary"] and not second["is_primary"]
     assert "FAFL changed Macro F1 by +" in first["sentence"] and first["sentence"].endswith("shown to help.")
@@ -219,6 +222,10 @@ def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experi
     results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {"gcgan": [entry]}}
     experiment_page.write_results(tmp_path, [results], [])
     page, _, names = experiment_page.render(tmp_path)
+    assert "By case" in page
+    earlier = [{name: value for name, value in arm.items() if name != "by_case"} for arm in results["arms"]]
+    experiment_page.write_results(tmp_path, [results | {"arms": earlier}], [])
+    assert "By case" not in experiment_page.render(tmp_path)[0]
     assert names == ["set"] and "Images of gcgan" in page and "96%" in page
 
 
