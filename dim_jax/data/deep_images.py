@@ -64,8 +64,18 @@ def is_grey(image: Image.Image) -> bool:
     return image.mode == "L" or image.mode.startswith("I")
 
 
-def read_planes(image: Image.Image) -> DeepImage:
+def sample_layout(image: Image.Image) -> str:
+    """Returns Pillow's name of how an opened image stores its samples, such as "RGB;16B"; loading it forgets this."""
+    args = image.tile[0].args if image.tile else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def read_planes(image: Image.Image, layout: str) -> DeepImage:
     """Returns the colour image of a file with three grey pages of one size, red first.
+
+    Args:
+      image: the opened image.
+      layout: its `sample_layout`.
 
     Raises:
       ValueError: the file describes its pages as something else than colours.
@@ -73,7 +83,7 @@ def read_planes(image: Image.Image) -> DeepImage:
     tags = getattr(image, "tag_v2", {})
     if STACK.search(str(tags.get(DESCRIPTION, ""))):
         raise ValueError("its grey pages are a stack, no colours; save each as an image")
-    levels, bits = [], _told_bits(image)
+    levels, bits = [], _told_bits(layout)
     for page in range(PLANES):
         image.seek(page)
         levels.append(np.asarray(upright(image.copy())))
@@ -81,22 +91,23 @@ def read_planes(image: Image.Image) -> DeepImage:
     return DeepImage(Image.fromarray(samples)) if samples.dtype == np.uint8 else _scaled(samples, bits)
 
 
-def read(image: Image.Image, reopen: Callable[[], Image.Image]) -> DeepImage | None:
+def read(image: Image.Image, layout: str, reopen: Callable[[], Image.Image]) -> DeepImage | None:
     """Returns an image of more than 8 bits per sample in 8 bits; None if it has no more.
 
     Args:
       image: the opened image; it is loaded if it has more.
+      layout: its `sample_layout`.
       reopen: function that opens the file again.
 
     Raises:
       ValueError: its samples are negative or beyond 16 bits.
     """
     if image.mode.startswith("I"):
-        bits, is_inverted = _told_bits(image), getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+        bits, is_inverted = _told_bits(layout), getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
         transparent = image.info.get("transparency")
         deep = _scaled(np.asarray(upright(image)), bits, transparent)
         return replace(deep, image=ImageOps.invert(deep.image)) if is_inverted else deep
-    if image.mode not in DEEP_MODES or not DEEP.search(str(image.tile)):
+    if image.mode not in DEEP_MODES or not DEEP.search(layout):
         return None
     transparent, low = image.info.get("transparency"), reopen()
     low.tile = [tile._replace(args=_swapped(tile.args)) for tile in low.tile]
@@ -111,9 +122,9 @@ def _swapped(args: object) -> object:
     return tuple(map(_swapped, args)) if isinstance(args, tuple) else args
 
 
-def _told_bits(image: Image.Image) -> int | None:
+def _told_bits(layout: str) -> int | None:
     """Returns the bits per sample of a file with packed samples."""
-    match = re.search(r"I;(1[0-5])", str(image.tile))
+    match = re.fullmatch(r"I;(1[0-5]).*", layout)
     return int(match[1]) if match else None
 
 

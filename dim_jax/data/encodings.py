@@ -9,7 +9,7 @@ import struct
 import zlib
 
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-INCOMPLETE = "incomplete scans"
+CUT_OFF, INCOMPLETE = "cut off", "incomplete scans"
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of a PNG -> samples per pixel
 # First row and column, and steps, of the passes of an interlaced PNG.
@@ -25,7 +25,7 @@ PROCESSES = {
 HUFFMAN_TABLES, SCAN, END = 0xC4, 0xDA, 0xD9
 WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # in the data of a scan
-COEFFICIENTS = 64
+COEFFICIENTS, UNKNOWN = 64, -1
 
 
 def png_fault(encoded: bytes) -> str:
@@ -41,7 +41,7 @@ def png_fault(encoded: bytes) -> str:
         kind, content = encoded[place + 4 : place + 8], encoded[place + 8 : place + 8 + length]
         checksum = encoded[place + 8 + length : place + 12 + length]
         if checksum != struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))):
-            faults.add("wrong checksums" if len(checksum) == 4 else "cut off")
+            faults.add("wrong checksums" if len(checksum) == 4 else CUT_OFF)
         if not kind[0] & 0x20 and kind not in CRITICAL:
             faults.add("unknown chunks")
         if kind == b"IDAT":
@@ -52,7 +52,7 @@ def png_fault(encoded: bytes) -> str:
         kinds.append(kind)
         place += 12 + length
     if b"IEND" not in kinds:
-        faults.add("cut off")
+        faults.add(CUT_OFF)
     size, is_whole = _inflated_size(data)
     expected = _png_size(header)
     if size < expected:
@@ -91,7 +91,7 @@ def _png_size(header: bytes) -> int:
 def jpeg_fault(encoded: bytes) -> str:
     """Returns why decoders may differ about a JPEG file, for example "lossless"; "" if they do not."""
     place, kind, has_tables = 2, None, False
-    accuracy: dict[int, list[int]] = {}  # component -> bits that each coefficient still lacks; -1 before its first scan
+    accuracy: dict[int, list[int]] = {}  # component -> bits that each coefficient still lacks
     while place + 4 <= len(encoded):
         if encoded[place] != 0xFF:
             return "damaged"
@@ -113,14 +113,14 @@ def jpeg_fault(encoded: bytes) -> str:
             if kind is not None or len(content) < 6 or content[0] != 8:
                 return "several frames" if kind is not None else f"{content[0] if content else 0} bits"
             kind = marker
-            accuracy = {component: [-1] * COEFFICIENTS for component in content[6::3]}
+            accuracy = {component: [UNKNOWN] * COEFFICIENTS for component in content[6::3]}
         has_tables |= marker == HUFFMAN_TABLES
         if marker == SCAN:
             if kind is None or not has_tables or not _enter_scan(accuracy, content):
                 return "damaged"
             end = NEXT_MARKER.search(encoded, place)
             if not end:
-                return "cut off"
+                return CUT_OFF
             place = end.start()
     return "" if accuracy and not any(map(any, accuracy.values())) else INCOMPLETE
 
@@ -130,9 +130,12 @@ def _enter_scan(accuracy: dict[int, list[int]], header: bytes) -> bool:
     count = header[0] if header else 0
     if len(header) < 2 * count + 4 or not count:
         return False
-    first, last, bits = header[2 * count + 1], header[2 * count + 2], header[2 * count + 3] & 15
+    first, last, bits = header[2 * count + 1 : 2 * count + 4]
+    before, after = bits >> 4 or UNKNOWN, bits & 15
     for component in header[1 : 2 * count + 1 : 2]:
         if component not in accuracy or not first <= last < COEFFICIENTS:
             return False
-        accuracy[component][first : last + 1] = [bits] * (last + 1 - first)
+        bits_of = accuracy[component]
+        # A scan that refines what no earlier one began leaves a gap for ever.
+        bits_of[first : last + 1] = [after if bits == before else UNKNOWN for bits in bits_of[first : last + 1]]
     return True

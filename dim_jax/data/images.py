@@ -150,6 +150,8 @@ def _inspect(encoded: bytes, name: str, to_pixels: Callable[[Image.Image], np.nd
             fault = _fault(image, encoded) if is_checked else ""
             upright, reasons, remarks = _decode(image, encoded)
             texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
+            if is_checked and not fault and image.format == "JPEG" and doubts.is_cut_off(upright):
+                fault = encodings.CUT_OFF
             if is_checked:
                 remarks += _doubts(upright, image.format, fault)
             pixels = to_pixels(upright)
@@ -180,7 +182,7 @@ def _fault(image: Image.Image, encoded: bytes) -> str:
 def _doubts(upright: Image.Image, kind: str | None, fault: str) -> list[str]:
     if fault == encodings.INCOMPLETE:
         return ["blurred, because scans are missing"]
-    if kind == "JPEG" and doubts.is_cut_off(upright):
+    if kind == "JPEG" and fault == encodings.CUT_OFF:
         return ["cut off: its lower right has the grey of missing data"]
     doubt = doubts.of_pixels(upright)
     return [doubt] if doubt else []
@@ -203,19 +205,20 @@ def _check_size(image: Image.Image, encoded: bytes) -> None:
 
 def _decode(image: Image.Image, encoded: bytes) -> tuple[Image.Image, list[str], list[str]]:
     """Returns the upright RGB image, why a plain decoder would give other pixels, and doubts about how it was read."""
+    layout = deep_images.sample_layout(image)
     reasons, remarks = _conversion(image, encoded), []
     pages = deep_images.pages_of_one_size(image) if getattr(image, "is_animated", False) else 0
     if image.format == "TIFF" and pages > 1 and deep_images.is_grey(image):
         if pages != deep_images.PLANES:
             raise ValueError("several grey pages of one size; save it as one colour image")
         reasons.append("three grey pages as one colour image")
-        deep = deep_images.read_planes(image)
+        deep = deep_images.read_planes(image, layout)
     else:
         if pages:
             reasons.append("first of several frames")
         if pages > 1:
             remarks.append("the first of several pictures in one file")
-        deep = deep_images.read(image, lambda: _open(encoded))
+        deep = deep_images.read(image, layout, lambda: _open(encoded))
     if deep and deep.unused:
         reasons.append(deep.unused)
         if not deep.is_told:

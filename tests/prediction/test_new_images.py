@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from odd_inputs.corpus import tissue
 from PIL import Image
 from published_weights import SMALL, small_state_dict
 from torch_pickles import write_state_dict
@@ -115,6 +116,21 @@ def test_the_csv_agrees_with_the_json(predicted):
         assert row["status"] == line["status"] and row["reason"] == line.get("reason", "")
         for name, share in line.get("probabilities", {}).items():
             assert float(row[f"probability {name}"]) == pytest.approx(share, abs=1e-6)
+
+
+def test_doubtful_images_are_marked(run, images, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    Image.new("RGB", (40, 40), "white").save(folder / "blank.png")
+    Image.fromarray(tissue(3, 40)[..., 0].astype(np.uint16) * 16).save(folder / "deep.png")
+    assert call(run, folder, tmp_path / "out", "--overlays=0") == 0
+    doubts = {"blank.png": "one colour", "deep.png": "12 of 16 bits, by its largest value"}
+    lines = {Path(line["path"]).name: line for line in read_predictions(tmp_path / "out")["images"]}
+    assert {name: line["doubt"] for name, line in lines.items() if line.get("doubt")} == doubts
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert {Path(row["path"]).name: row["doubt"] for row in csv.DictReader(file) if row["doubt"]} == doubts
+    output = capsys.readouterr().out
+    assert "WARNING: 2 images are doubtful: " in output and "deep.png (12 of 16 bits, by its largest value)" in output
 
 
 def test_the_number_of_overlays_is_the_requested_one_and_old_ones_are_removed(predicted, run, images):
