@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import records
+
 from dim_jax.cli import command_line
 
 SUMMARY = """\
@@ -242,7 +244,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--image-size", type=int, help="px (default 299, of a GAN 256)")
     parser.add_argument("--batch-size", type=int, default=8, help="images per device (default 8)")
     parser.add_argument("--devices", type=int, default=2, help="fake devices to compile for (default 2)")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--json", metavar="FILE", type=records.json_path, help="also write the results to this file")
     options = vars(parser.parse_args(arguments))
     options["image_size"] = options["image_size"] or (256 if options["model"] == "gan" else 299)
     if options["devices"] < 2 or options["batch_size"] < 1:

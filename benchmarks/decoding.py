@@ -154,7 +154,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     add("--image-size", type=int, default=299, metavar="PX", help="side of the pixels wanted (default 299)")
     add("--rounds", type=int, default=5, help="measured turns of each reader (default 5)")
     add("--readers", default=",".join(READERS), help="which to measure (default tf,resident)")
-    add("--json", metavar="OUT", help="also write everything measured to this file")
+    add("--json", metavar="OUT", type=records.json_path, help="also write everything measured to this file")
     options: dict[str, Any] = vars(parser.parse_args(arguments))
     width, _, height = options["picture"].partition("x")
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 64):

@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> None:
     add("--steps-per-dispatch", type=int, default=8, metavar="N", help="our scan (default 8)")
     add("--cache-gib", type=float, default=4.0, help="memory in which tf keeps decoded pixels (default 4)")
     add("--backends", default=",".join(BACKENDS), help="which to measure (default tf,resident)")
-    add("--json", metavar="OUT", help="also write everything measured to this file")
+    add("--json", metavar="OUT", type=records.json_path, help="also write everything measured to this file")
     options: dict[str, Any] = vars(parser.parse_args(arguments))
     backends = options["backends"].split(",")
     if unknown := sorted(set(backends) - set(BACKENDS)):

@@ -43,7 +43,9 @@ def parser(
     result.add_argument("--torch-mode", choices=TORCH_MODES, default="eager", help="default eager")
     result.add_argument("--channels-last", action="store_true", help="PyTorch's images and weights channels-last")
     result.add_argument("--sides", choices=SIDES, default="both", help="measure one side alone (default both)")
-    result.add_argument("--json", metavar="OUT", help="also write everything measured to this file")
+    result.add_argument(
+        "--json", metavar="OUT", type=records.json_path, help="also write everything measured to this file"
+    )
     return result
 
 

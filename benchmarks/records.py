@@ -1,5 +1,6 @@
 """JSON records of benchmarks: spread of the numbers, machine, versions and options."""
 
+import argparse
 import datetime
 import importlib.metadata
 import os
@@ -58,6 +59,22 @@ def _cpu_name() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def json_path(text: str) -> str:
+    """Returns the path in --json; a `type` for `add_argument`.
+
+    Raises:
+      argparse.ArgumentTypeError: it is a file that no benchmark wrote.
+    """
+    if os.path.lexists(text):
+        try:
+            is_ours = "options" in files.read_object(text)
+        except (OSError, ValueError):
+            is_ours = False
+        if not is_ours:
+            raise argparse.ArgumentTypeError(f"{text} would be overwritten, which no benchmark wrote; choose another")
+    return text
 
 
 def write(benchmark: str, options: Mapping[str, Any], results: Mapping[str, Any]) -> None:

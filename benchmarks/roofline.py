@@ -310,7 +310,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     add("--rounds", type=int, default=5, help="measured rounds of each part, of about 0.2 s (default 5)")
     add("--dtype", choices=paired.DTYPES, default="float32", help="of the computation (default float32)")
     add("--platform", choices=paired.PLATFORMS, default="default", help="default: a GPU where there is one")
-    add("--json", metavar="OUT", help="also write everything measured to this file")
+    add("--json", metavar="OUT", type=records.json_path, help="also write everything measured to this file")
     options = vars(parser.parse_args(arguments))
     if options["image_size"] is None:
         options["image_size"] = 256 if options["network"] == "gcgan" else 299

@@ -168,7 +168,7 @@ def main(arguments: Sequence[str]) -> None:
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="another field of the configuration")
     add("--commands", default=",".join(COMMANDS), help="commands whose help is timed (default: all)")
     add("--rounds", type=int, default=3, help="measured rounds (default 3)")
-    add("--json", metavar="OUT", help="also write everything measured to this file")
+    add("--json", metavar="OUT", type=records.json_path, help="also write everything measured to this file")
     options: dict[str, Any] = vars(parser.parse_args(arguments))
     options["commands"] = command_line.comma_separated(options["commands"])
     if unknown := sorted(set(options["commands"]) - set(COMMANDS)):

@@ -528,3 +528,12 @@ def test_spread_of_known_values():
 def test_sides_are_those_asked_for(asked, names):
     chosen = {"torch_mode": "eager", "channels_last": False, "sides": asked}
     assert list(paired.sides(chosen, counting, counting_b)) == names
+
+
+def test_a_file_that_no_benchmark_wrote_is_not_overwritten(tmp_path, capsys):
+    out = tmp_path / "notes.json"
+    out.write_text('{"mine": 1}')
+    error = error_line("decoding.py", [f"--json={out}"], capsys)
+    assert "would be overwritten, which no benchmark wrote" in error and out.read_text() == '{"mine": 1}'
+    out.write_text('{"benchmark": "decoding", "options": {}}')
+    assert importlib.import_module("records").json_path(str(out)) == str(out)
