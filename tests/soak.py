@@ -53,8 +53,8 @@ def watch(options, run):
       seconds: seconds per step, (N,).
     """
     command = [sys.executable, "-m", "dim_jax.train", *options, f"--workdir={run}"]
-    environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent), "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
+    one_device = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=1"  # the last counts
+    environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": one_device}
     samples = []
     with (run.parent / f"{run.name}.txt").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)

@@ -187,7 +187,8 @@ def test_resident_training_needs_no_tensorflow(folder, tmp_path):
         f"--config={ROOT / 'configs' / 'classifier.py'}:test", f"--config.data.path={folder}",
         "--config.data.backend=resident", f"--workdir={tmp_path / 'run'}", "--config.train.tensorboard=True",
     ]  # fmt: skip
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    one_device = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"  # the last of two counts
+    environment = {**os.environ, "XLA_FLAGS": one_device, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
     )

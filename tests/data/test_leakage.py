@@ -18,7 +18,8 @@ from dim_jax.training import checkpoints, loop
 
 def final_params(data, run):
     arguments = ["--config=configs/classifier.py:test", "--config.train.global_batch_size=8"]
-    arguments += ["--config.optimizer.warmup_epochs=0", f"--config.data.path={data}", f"--workdir={run}"]
+    arguments += ["--config.optimizer.warmup_epochs=0", "--config.train.report=False"]
+    arguments += [f"--config.data.path={data}", f"--workdir={run}"]
     assert command_line.run(train.main, arguments) == 0
     return checkpoints.restore(run / loop.CHECKPOINTS).state
 

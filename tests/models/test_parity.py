@@ -16,7 +16,7 @@ noted.
 | Adam and RMSprop, 60 steps | 2e-6 of a weight of order 1 | rounding adds up over the steps |
 | metrics | 1e-12 | counts and float64 |
 
-More sizes, and the gradients of GCGAN, take minutes: `python -m pytest -m slow tests/models/test_parity.py`.
+More sizes, and all gradients, take minutes: `python -m pytest -m slow tests/models/test_parity.py`.
 """
 
 import json
@@ -139,9 +139,10 @@ def lrf_cnn_gradient(dtype):
 # In float64 every tensor must agree. In float32 an activation near 0 may fall on the other side of a ReLU, changing a
 # few small entries: there norms and samples are compared relative to the largest of all, like the float32 errors of the
 # published code's own golden numbers, and each norm by itself with a larger tolerance.
+@pytest.mark.slow  # compiling the whole network's gradient takes most of a minute
 @pytest.mark.parametrize(
     ("dtype", "value_tolerance", "norm_tolerance", "sample_tolerance"),
-    [pytest.param(np.float32, 1e-5, 1e-2, 5e-3, marks=pytest.mark.slow), (np.float64, 1e-8, 1e-7, 1e-6)],
+    [(np.float32, 1e-5, 1e-2, 5e-3), (np.float64, 1e-8, 1e-7, 1e-6)],
 )
 def test_lrf_cnn_with_fafl_learns_as_published(dtype, value_tolerance, norm_tolerance, sample_tolerance):
     with jax.enable_x64(dtype is np.float64):
