@@ -12,6 +12,8 @@ from dim_jax.runs import files
 
 CSV, HTML = "label_issues.csv", "label_issues.html"
 MOST_PICTURES, MOST_LINES = 200, 10
+PLAUSIBLE = 0.2  # share of wrong labels
+WEAK = "so many disagreements are a sign of a weak network rather than of wrong labels; train a better one first"
 COLUMNS = ("path", "label", "suggested", "probability of label", "probability of suggested", "group", "models")
 
 
@@ -85,6 +87,7 @@ def render(pooled: OutOfFoldProbabilities, issues: LabelIssues, source: str) -> 
         num_judged=len(pooled.rows),
         num_images=len(manifest),
         source=source,
+        warning=WEAK if len(issues.places) > PLAUSIBLE * len(pooled.rows) else "",
         classes=manifest.classes,
         joint=list(zip(manifest.classes, issues.joint.tolist(), strict=True)),
         table=issue_table(pooled, issues),
@@ -96,6 +99,8 @@ def render(pooled: OutOfFoldProbabilities, issues: LabelIssues, source: str) -> 
 def summary(pooled: OutOfFoldProbabilities, issues: LabelIssues) -> str:
     """Summary for the screen: how many labels look wrong, and the most doubtful ones."""
     lines = [f"{len(issues.places)} of {len(pooled.rows)} labels look wrong"]
+    if len(issues.places) > PLAUSIBLE * len(pooled.rows):
+        lines.append(WEAK)
     num_unjudged = len(pooled.manifest) - len(pooled.rows)
     if num_unjudged:
         lines.append(f"{num_unjudged} images are in no test part of these runs and are not judged")

@@ -1,5 +1,7 @@
 """Labels that look wrong: planted ones are found in the pooled predictions of several runs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from report_runs import Page, links
@@ -11,6 +13,7 @@ from dim_jax.data import phantom, splits, tables
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.label_issues import find_label_issues
 from dim_jax.evaluation.out_of_fold import pool_runs
+from dim_jax.reporting import label_issues_page
 from dim_jax.runs import files
 
 FOLDS = 3
@@ -113,6 +116,7 @@ def test_the_command_writes_pictures_and_a_table_that_prepare_takes(runs, flippe
     page = Page(html)
     assert "image file not found" in page.text and "Networks are wrong too" in page.text
     assert len(next(iter(links(html).values()))) == 1 + len(issues.places)
+    assert "weak network" not in page.text
     assert call(*runs[:1], f"--out={out}") == 0  # replaces what it wrote
     assert "are in no test part of these runs" in capsys.readouterr().out
 
@@ -135,3 +139,10 @@ def test_what_cannot_be_judged_is_one_line(runs, tmp_path, capsys):
     for line, (_, words) in zip(errors, cases, strict=True):
         assert words in line
     assert not (tmp_path / "x").exists()
+
+
+def test_a_network_that_disagrees_with_most_labels_is_doubted_itself(runs):
+    pooled = pool_runs(runs)
+    guess = dataclasses.replace(pooled, probability=np.random.default_rng(0).dirichlet(np.ones(5), len(pooled.rows)))
+    issues = find_label_issues(pooled.manifest.labels[pooled.rows], guess.probability)
+    assert "sign of a weak network" in label_issues_page.summary(guess, issues)
