@@ -283,6 +283,19 @@ def preprocessing(pools: Sequence[Pool]) -> dict[str, int | str]:
     return {"image_size": min(pool.image_size for pool in pools), "resize": next(iter(policies), "")}
 
 
+def marked_images(paths: Iterable[Path]) -> dict[str, int]:
+    """Returns the entry `image_size` for images of a list without it: the smallest side of those marked as synthetic.
+
+    Images that are not marked, such as copies of real ones, may be of any size.
+    """
+    sides = []
+    for path in paths:
+        with Image.open(path) as image:  # reads the header alone
+            if image.info.get("synthetic") == "true":
+                sides.append(min(image.size))
+    return {"image_size": min(sides)} if sides else {}
+
+
 def check_preprocessing(record: Mapping[str, Any], source: str | Path, image_size: int, resize: str) -> None:
     """Checks that generated images suit a classifier: they may be larger than its input, but not smaller.
 

@@ -39,9 +39,9 @@ def replacement(path: str | Path, *, is_folder: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        was_there = is_folder and path.exists()
+        was_filled = is_folder and _is_filled(path)
         with _writer_lock(path):
-            if is_folder and path.exists() and not was_there:
+            if is_folder and _is_filled(path) and not was_filled:
                 raise ValueError(f"{path} was written by another process meanwhile; run the same command again")
             _make_empty(temporary, is_folder)
             try:
@@ -123,6 +123,10 @@ def check_replaceable(paths: Iterable[str | Path], listed: Collection[Path] = ()
             f"would overwrite {foreign[0]}{more}, which no earlier call of this command listed; move it, or choose "
             "another --out"
         )
+
+
+def _is_filled(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def _make_empty(path: Path, is_folder: bool) -> None:

@@ -267,7 +267,7 @@ def open_data(config: ClassifierConfig, source: Path) -> tuple[datasets.Dataset,
         std=options.std,
     )
     if options.generated:
-        record = files.read_object(options.generated)
+        record = pools.marked_images([path for path, _ in data.generated]) | files.read_object(options.generated)
         pools.check_preprocessing(record, options.generated, options.image_size, options.resize)
     return data, _sampler(config, data)
 

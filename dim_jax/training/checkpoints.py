@@ -169,6 +169,8 @@ def restore(folder: str | Path, template: Tree | None = None, more: Sequence[str
         logging.getLogger(__name__).warning("%s is damaged (%s); not used", path, reason)
         reasons.append(f"{path}: {reason}")
     if checkpoint_paths:
+        if checkpoint_paths != [path / str(step) for path in folders for step in steps(path)]:
+            return restore(folder, template, more)  # the run is being trained, and has replaced what was listed
         raise ValueError(
             f"{folders[0]}: every checkpoint is damaged; bring back a copy, or train in another --workdir "
             f"({reasons[0]})"

@@ -267,3 +267,11 @@ def test_images_of_another_policy_are_not_mixed_in(tmp_path):
     write_pool(tmp_path / "earlier", seeds=(9,), resize="pad")  # an earlier version's pool records none
     (pool,) = pools.load(tmp_path / "earlier")
     assert pool.resize == "pad"
+
+
+def test_small_generated_images_are_recognised_in_a_list_that_records_no_size(tmp_path):
+    write_pool(tmp_path)
+    (pool,) = pools.load(tmp_path)
+    Image.fromarray(pixels(1, size=4)[0]).save(tmp_path / "real.png")
+    paths = [*(image.path for image in pool.images), tmp_path / "real.png"]
+    assert pools.marked_images(paths) == {"image_size": 8} and pools.marked_images(paths[-1:]) == {}

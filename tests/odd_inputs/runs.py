@@ -1,14 +1,20 @@
 """Folders of any name, what exports know, files of the user's in output folders, and two calls into one folder."""
 
+import contextlib
+import io
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from published_weights import small_state_dict, write_gan
 from torch_pickles import write_state_dict
 
+from dim_jax.data.dataset import open_dataset
+from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.gan import generation, pools
 from dim_jax.gan.gan_run import GanRun
@@ -16,6 +22,13 @@ from dim_jax.runs import files
 from odd_inputs.corpus import Result, odd_input, run, snapshot, write_classes, write_image
 
 CLASSES = "normal,polyp,low_grade_in,high_grade_in,adenocarcinoma"
+
+
+def at_once(function: Callable[[int], Any], arguments: tuple[int, ...]) -> list[Any]:
+    """Calls a function with all arguments at the same time, without what it prints."""
+    silenced = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with silenced[0], silenced[1], ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(function, arguments))
 
 
 def weights(folder: Path) -> Path:
@@ -196,6 +209,23 @@ def fault_of_the_program(folder: Path) -> str:
 
 
 @odd_input("two calls")
+def two_preparations_of_one_folder(folder: Path) -> str:
+    write_classes(folder / "slides", 12)
+
+    def prepare(number: int) -> str:
+        try:
+            return str(prepare_dataset(folder / "slides", folder / "data", image_size=16))
+        except ValueError as error:
+            return f"error: {error}"
+
+    done, refused = sorted(at_once(prepare, (1, 2)), key=len)
+    assert done == str(folder / "data") and len(open_dataset(folder / "data")) == 24
+    assert sorted(os.listdir(folder)) == ["data", "slides"]
+    assert "was written by another process meanwhile" in refused or refused == done, refused
+    return f"one prepares; the other: {refused}"
+
+
+@odd_input("two calls")
 def two_calls_into_one_pool(folder: Path) -> str:
     """Seeds 8 to 15 and 16 to 23, of a generator of noise."""
 
@@ -206,9 +236,7 @@ def two_calls_into_one_pool(folder: Path) -> str:
     synthesizer, open_run = SimpleNamespace(images=noise, model_hash="ab" * 32), generation.open_gan_run
     generation.open_gan_run = lambda workdir: GanRun(Path(workdir), 7, synthesizer, ("a",), "", "a", "squash")
     try:
-        with ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(generation.generate_pool, "gan", folder / "pool", 8, first) for first in (8, 16)]:
-                done.result()
+        at_once(lambda first: generation.generate_pool("gan", folder / "pool", 8, first), (8, 16))
     finally:
         generation.open_gan_run = open_run
     (made,) = pools.load(folder / "pool")

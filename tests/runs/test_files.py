@@ -70,7 +70,10 @@ def test_concurrent_writes_of_one_file_are_atomic(tmp_path):
     assert states <= set(contents) and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_another_process_writes_meanwhile_is_not_replaced(tmp_path):
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_that_another_process_writes_meanwhile_is_not_replaced(tmp_path, is_there):
+    if is_there:
+        (tmp_path / "a").mkdir()
     barrier = threading.Barrier(2)
 
     def write(content):

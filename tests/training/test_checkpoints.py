@@ -317,3 +317,18 @@ def test_the_documented_recipe_rescues_a_run_that_an_earlier_version_could_not_r
     exec(recipe.replace('"runs/a"', repr(str(run))), {})
     assert_bits_equal(checkpoints.restore(run / "checkpoints", make_state(1)).state, make_state(4))
     assert_bits_equal(checkpoints.restore(run / "best", make_state(1)).state, make_state(2))
+
+
+def test_a_checkpoint_that_the_run_replaces_while_it_is_read_is_not_called_damaged(folder, monkeypatch):
+    """Prediction with a run that is being trained."""
+    is_undamaged = checkpoints.is_undamaged
+
+    def replaced_meanwhile(path):
+        if checkpoints.steps(folder) == [4, 8]:
+            monkeypatch.setattr(checkpoints, "is_undamaged", is_undamaged)
+            checkpoints.save(folder, 12, make_state(12), {}, keep=1)
+            monkeypatch.setattr(checkpoints, "is_undamaged", replaced_meanwhile)
+        return is_undamaged(path)
+
+    monkeypatch.setattr(checkpoints, "is_undamaged", replaced_meanwhile)
+    assert checkpoints.restore(folder, make_state(1)).step == 12
