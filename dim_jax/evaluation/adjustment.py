@@ -4,7 +4,7 @@ Training on imbalanced classes favours the frequent ones. Subtracting tau log(pr
 per class, moves the decisions towards the rare classes without training again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,23 @@ class Adjustment:
         if self.shifts:
             logits = logits + np.array(self.shifts)
         return logits / self.temperature
+
+
+@dataclass(frozen=True)
+class FoldValidation:
+    """Predictions of the model of one fold for its validation images.
+
+    Attributes:
+      rows: rows of the manifest, (N,).
+      logits: (N, C).
+      labels: true classes, (N,) int.
+      class_counts: training images of each class in this fold, (C,).
+    """
+
+    rows: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+    class_counts: np.ndarray
 
 
 def log_prior(class_counts: np.ndarray) -> np.ndarray:
@@ -114,6 +131,38 @@ def fit_adjustment(
         chosen = _with_shifts(chosen, logits.shape[-1], score)
     temperature = fit_temperature(chosen(logits, class_counts), labels)
     return Adjustment(chosen.tau, chosen.shifts, temperature)
+
+
+def fit_on_other_folds(
+    validations: Sequence[FoldValidation],
+    test_rows: np.ndarray,
+    criterion: str | Costs = "macro_f1",
+    offsets: str = "prior",
+) -> Adjustment:
+    """Chooses the adjustment of one fold on the validation images of all folds that are not its test images.
+
+    A fold of a cross-validation has few validation images of rare classes. Those of other folds may be used too, except
+    folds that validate on what this one is tested on, which are left out as a whole.
+
+    Args:
+      validations: validation predictions of every fold, of the same kind of model.
+      test_rows: rows of the images that the fold is tested on.
+      criterion, offsets: as for `fit_adjustment`.
+
+    Raises:
+      ValueError: no fold is left, or as for `fit_adjustment`.
+    """
+    allowed = [part for part in validations if not np.isin(part.rows, test_rows).any()]
+    if not allowed:
+        raise ValueError("every fold validates on images of this test part, so there is nothing to choose on")
+    counts = [np.broadcast_to(part.class_counts, part.logits.shape) for part in allowed]
+    return fit_adjustment(
+        np.concatenate([part.logits for part in allowed]),
+        np.concatenate([part.labels for part in allowed]),
+        np.concatenate(counts),
+        criterion,
+        offsets,
+    )
 
 
 def score_of(logits: np.ndarray, labels: np.ndarray, criterion: str) -> float:

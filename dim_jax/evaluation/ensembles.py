@@ -144,6 +144,8 @@ def make_ensemble(runs: Sequence[str | Path], out: str | Path) -> Classifier:
                 f"{member.workdir} was trained on another split than {members[0].workdir}, so test images of one are "
                 "training images of the other; give runs of one split and fold"
             )
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out} is a file; choose a folder")
     if out.is_dir() and any(path.name != workdir.LOCK for path in out.iterdir()) and not is_ensemble(out):
         raise ValueError(f"--out={out} is not empty and holds no ensemble; choose another")
     config = {

@@ -49,6 +49,8 @@ def write(out: str | Path, pooled: OutOfFoldProbabilities, issues: LabelIssues, 
       ValueError: `out` has a file of such a name that no earlier call wrote; nothing is written.
     """
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out} is a file; choose a folder")
     text = issue_table(pooled, issues).text
     page = render(pooled, issues, source)
     with files.turn(out):

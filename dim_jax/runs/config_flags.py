@@ -117,6 +117,8 @@ def _saved_config(arguments: Sequence[str]) -> ConfigDict:
         if not path.is_file():
             raise FileNotFoundError(f"{value} holds no run to resume (no config.json); give --config=FILE")
         saved = configuration.read_saved(path)
+        if saved.get("trainer") == "ensemble":
+            raise ValueError(f"{value} is an ensemble, which is not trained; train its members and make it again")
         if "optimizer" not in saved and saved.get("trainer") != "experiment":
             raise ValueError(f"{value} was imported for use alone; import it again with --config=FILE and --data=DATA")
         if not isinstance(saved.get("trainer"), str):

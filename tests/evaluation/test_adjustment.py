@@ -1,11 +1,22 @@
 """Post-hoc adjustment of logits: identities, and its choice on validation images."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dim_jax.evaluation.adjustment import CRITERIA, TAUS, Adjustment, fit_adjustment, log_prior, score_of
+from dim_jax.evaluation.adjustment import (
+    CRITERIA,
+    TAUS,
+    Adjustment,
+    FoldValidation,
+    fit_adjustment,
+    fit_on_other_folds,
+    log_prior,
+    score_of,
+)
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.losses.margins import adjust_logits
@@ -87,3 +98,30 @@ def test_unknown_choices_are_named():
         fit_adjustment(logits, labels, COUNTS, "f2")
     with pytest.raises(ValueError, match="offsets of kind 'image'"):
         fit_adjustment(logits, labels, COUNTS, offsets="image")
+
+
+def cross_validation(seed=0, folds=5, size=100):
+    """Validation predictions of every fold; fold i is tested on part i and validated on part i + 1."""
+    parts = []
+    for fold in range(folds):
+        logits, labels = imbalanced(seed + fold, size)
+        rows = np.arange(size) + size * ((fold + 1) % folds)
+        parts.append(FoldValidation(rows, logits, labels, COUNTS + fold))
+    return parts
+
+
+def test_folds_that_validate_on_the_test_images_choose_nothing():
+    parts = cross_validation()
+    test_rows = parts[1].rows  # what fold 1 validates on is what fold 2 is tested on
+    chosen = fit_on_other_folds(parts, test_rows)
+    wrong = dataclasses.replace(parts[1], labels=(parts[1].labels + 1) % 3)
+    assert fit_on_other_folds([parts[0], wrong, *parts[2:]], test_rows) == chosen
+    kept = [part for number, part in enumerate(parts) if number != 1]
+    logits, labels = (np.concatenate([getattr(part, name) for part in kept]) for name in ("logits", "labels"))
+    counts = np.repeat([part.class_counts for part in kept], 100, axis=0)
+    assert fit_adjustment(logits, labels, counts) == chosen
+    assert fit_on_other_folds(parts[:1], parts[3].rows) == fit_adjustment(
+        parts[0].logits, parts[0].labels, parts[0].class_counts
+    )
+    with pytest.raises(ValueError, match="nothing to choose on"):
+        fit_on_other_folds(parts[1:2], test_rows)

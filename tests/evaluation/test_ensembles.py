@@ -8,7 +8,7 @@ import pytest
 from published_weights import small_state_dict
 from torch_pickles import write_state_dict
 
-from dim_jax import ensemble, evaluate, predict
+from dim_jax import ensemble, evaluate, predict, train
 from dim_jax.cli import command_line
 from dim_jax.data import manifest as manifests
 from dim_jax.data import splits
@@ -105,6 +105,8 @@ def test_what_is_no_ensemble_is_refused(both, runs, data, tmp_path, capsys):
     assert "given twice" in error_of(capsys, ensemble.main, runs / "a", runs / "a", f"--out={tmp_path / 'x'}")
     assert "is an ensemble" in error_of(capsys, ensemble.main, both, runs / "a", f"--out={tmp_path / 'x'}")
     assert "holds no ensemble" in error_of(capsys, ensemble.main, runs / "a", f"--out={runs / 'b'}")
+    assert "is a file" in error_of(capsys, ensemble.main, runs / "a", f"--out={runs / 'a.pth'}")
+    assert "train its members" in error_of(capsys, train.main, f"--workdir={both}")
     assert "drop --checkpoint" in error_of(capsys, evaluate.main, f"--workdir={both}", "--checkpoint=newest")
     other = tmp_path / "other"
     shutil.copytree(runs / "b", other)

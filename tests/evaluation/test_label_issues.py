@@ -132,6 +132,7 @@ def test_what_cannot_be_judged_is_one_line(runs, tmp_path, capsys):
         (call(tmp_path / "none", f"--out={tmp_path / 'x'}"), "holds no run"),
         (call(unevaluated, f"--out={tmp_path / 'x'}"), "dim_jax.evaluate --workdir="),
         (call(runs[0], "--arm=dim", f"--out={tmp_path / 'x'}"), "--arm=dim is of an experiment"),
+        (call(runs[0], f"--out={runs[0] / 'config.json'}"), "is a file"),
         (call(runs[0], f"--out={tmp_path / 'mine'}"), "no earlier call of this command listed"),
     ]
     errors = capsys.readouterr().err.splitlines()
