@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from dim_jax.cli.errors import is_reported
 from dim_jax.data import splits
 from dim_jax.experiment import added_images, plan
 from dim_jax.experiment.arms import Arm
@@ -71,6 +72,8 @@ def _errors(name: str, check: Callable[[], object]) -> Iterator[str]:
     try:
         check()
     except (ValueError, FileNotFoundError) as error:
+        if not is_reported(error):
+            raise
         yield f"{name}: {error}"
 
 

@@ -114,9 +114,14 @@ def check_replaceable(paths: Iterable[str | Path], listed: Collection[Path] = ()
       listed: files of earlier calls.
 
     Raises:
-      ValueError: a file exists that is not among `listed`.
+      ValueError: a file exists that is not among `listed`, or in the place of a folder.
     """
-    foreign = [str(path) for path in map(Path, paths) if os.path.lexists(path) and path not in listed]
+    foreign = []
+    for path in map(Path, paths):
+        first = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+        if (first == path and path not in listed) or (first != path and not first.is_dir()):
+            foreign.append(first)
+    foreign = list(dict.fromkeys(foreign))
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise ValueError(

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,20 @@ def test_concurrent_writes_of_one_file_are_atomic(tmp_path):
         states = {path.read_bytes() for _ in range(200)}
         assert all(len(future.result()) == 20 for future in futures)
     assert states <= set(contents) and list(tmp_path.iterdir()) == [path]
+
+
+def test_only_listed_files_and_new_ones_may_be_written(tmp_path):
+    ours, mine = files.write_text(tmp_path / "a.txt", "ours"), files.write_text(tmp_path / "b.txt", "mine")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "nowhere")
+    files.check_replaceable([ours, tmp_path / "new" / "c.txt"], {ours})
+    files.check_replaceable(["no such folder/new.txt"])
+    for foreign in (mine, tmp_path / "link.txt", tmp_path):
+        with pytest.raises(ValueError, match=f"would overwrite {re.escape(str(foreign))}, which no earlier call"):
+            files.check_replaceable([ours, foreign], {ours})
+    with pytest.raises(ValueError, match=f"would overwrite {re.escape(str(mine))}, which"):
+        files.check_replaceable([mine / "in a file" / "c.txt"])
+    with pytest.raises(ValueError, match=f"would overwrite {re.escape(str(mine))} and 1 more, which"):
+        files.check_replaceable([mine, tmp_path / "link.txt"])
 
 
 @pytest.mark.parametrize("is_there", [False, True])
