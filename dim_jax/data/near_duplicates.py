@@ -6,12 +6,12 @@ angles or mirrored, cropped or moved by up to about 5 % of a side. They are foun
 1. Candidates have similar descriptors, the low frequencies of a locally normalised thumbnail, in one of eight
    orientations. Local normalisation leaves out where the background is, which unrelated fields of one shape share.
 2. Patches of the two thumbnails must correlate at places that one scaling and shift explains.
-3. The same on larger images, aligned by that scaling and shift: the local correlation must be at least 0.25 in three
+3. The same on larger images, aligned by that scaling and shift: the local correlation must be at least 0.3 in three
    quarters of the cells that have structure.
 
-In two public sets the last number was at most 0.10 for different tissue and at least 0.4 for the same
-(`benchmarks/near_duplicates.py` repeats it). Fields that overlap by less than about 85 % are not detected; groups are
-for them.
+In two public sets that correlation was at most 0.1 for different tissue and at least 0.45 for the same; what is joined
+there, and how many copies are found, is measured by `benchmarks/near_duplicates.py`. Fields that overlap by less than
+about 90 % are not detected; groups are for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ THUMBNAIL = 64  # side of the images of the first two steps, in px
 DETAILS = (64, 128, 256)  # sides of the images of the third: the first that is not smaller than one of the two files
 FREQUENCIES = 12  # per axis, of a descriptor: fewer are alike by chance, more change with a crop of 5 %
 LEAST_SIMILARITY = 0.4
-LEAST_AGREEMENT = 0.4
-LEAST_CORRELATION = 0.25
+LEAST_AGREEMENT, MOST_NEEDED = 0.62, 10  # share of the patches with structure, and number, weighted by correlation
+LEAST_CORRELATION = 0.3
 LEAST_CELLS = 3  # cells with structure, without which nothing can be confirmed
 FINE, COARSE = 1.5, 6.0  # limits of the band of structures, standard deviations in px
 NOISE = 3.0  # contrast in grey levels below which normalisation fades out
@@ -92,9 +92,10 @@ def near_pairs(
 ) -> np.ndarray:
     """Returns pairs of near-duplicates that connect all images of the same tissue, int64 of shape (P, 2).
 
-    Pairs are confirmed in the order of their similarity, and only those that connect images not yet connected by
-    others; so twenty copies give nineteen pairs. Comparing descriptors takes about 20 s on two cores for 20,000 images,
-    and is quadratic in their number.
+    Every pair is confirmed. A chain of pairs connects its ends: of fields that were moved step by step each shares
+    tissue with the next, so none may be on another side of a split. Pairs of images that others connect are skipped,
+    and the most similar come first, so that twenty copies give nineteen pairs. Comparing descriptors takes about 30 s
+    on two cores for 20,000 images, and is quadratic in their number.
 
     Args:
       signatures: signature of each image.
@@ -204,7 +205,7 @@ def _align(image: np.ndarray, other: np.ndarray, reach: int) -> Placement | None
     agrees = (np.abs(displacements[None] - displacements[:, None] - strains * gaps) <= tolerance).astype(np.float32)
     votes = np.einsum("aij,bij,j->abi", agrees[..., 0], agrees[..., 1], weights)
     scale_y, scale_x, anchor = np.unravel_index(votes.argmax(), votes.shape)
-    if votes.max() < LEAST_AGREEMENT * len(places):
+    if votes.max() < min(LEAST_AGREEMENT * len(places), MOST_NEEDED):
         return None
     inside = (agrees[scale_y, anchor, :, 0] * agrees[scale_x, anchor, :, 1]).astype(bool)
     scale, shift = np.array([SCALES[scale_y], SCALES[scale_x]]), np.zeros(2)

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from dim_jax.cli import command_line
+from dim_jax.data import phantom
 from dim_jax.data.preparation import prepare_dataset
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -108,7 +110,7 @@ def test_bad_options_of_the_input_pipeline_are_told_in_one_line(arguments, messa
     "program",
     [
         "train_step.py", "inference.py", "input_pipeline.py", "gan_step.py", "roofline.py", "decoding.py", "start.py",
-        "communication.py",
+        "communication.py", "near_duplicates.py",
     ],
 )  # fmt: skip
 def test_help_shows_examples_and_loads_nothing_heavy(program):
@@ -147,6 +149,8 @@ def test_help_shows_examples_and_loads_nothing_heavy(program):
         ("decoding.py", ["--repeats=0"], "--repeats=0"),
         ("start.py", ["--commands=train,learn"], "learn"),
         ("start.py", ["--rounds=0"], "--rounds=0"),
+        ("near_duplicates.py", ["absent"], "absent: no such folder"),
+        ("near_duplicates.py", [".", "--copies=0"], "--copies=0"),
         ("gpu.py", ["out", "--budget=0"], "--budget=0"),
         ("gpu.py", [], "OUT"),
     ],
@@ -222,6 +226,30 @@ def test_decoding_is_measured_beside_libjpeg_turbo(tmp_path):
     for name, row in found.items():
         assert row["share_of_libjpeg_turbo"]["median"] == pytest.approx(row["images_per_second"]["median"] / alone)
         assert name in done.stdout
+
+
+def test_joined_pairs_are_compared_with_a_list_and_copies_are_searched(tmp_path, capsys):
+    slides, out, judged = tmp_path / "slides", tmp_path / "out.json", tmp_path / "pairs.csv"
+    for number, label in enumerate(phantom.CLASSES):
+        picture = Image.fromarray(phantom.draw(phantom.PhantomImage(label, "case0001", 1), 64))
+        (slides / label).mkdir(parents=True)
+        picture.save(slides / label / f"{number}.png")
+        picture.transpose(Image.Transpose.ROTATE_90).save(slides / label / f"{number}-turned.png")
+    first, second = phantom.CLASSES[:2]
+    lines = ["first,second,tissue", f"{first}/0.png,{first}/0-turned.png,same", f"{first}/0.png,{second}/1.png,other"]
+    judged.write_text("\n".join(lines))
+    module = importlib.import_module("near_duplicates")
+    arguments = [str(slides), f"--judged={judged}", "--copies=2", f"--json={out}"]
+    assert command_line.run(module.main, arguments) == 0
+    pairs = json.loads(out.read_text())["pairs"]
+    assert (pairs["joined"], pairs["right"], pairs["wrong"], len(pairs["not_judged"])) == (
+        len(phantom.CLASSES),
+        1,
+        0,
+        4,
+    )
+    assert (pairs["judged_same_and_joined"], pairs["judged_other_and_joined"]) == (1, 0)
+    assert "turned or mirrored alone" in capsys.readouterr().out
 
 
 def test_a_second_start_finds_the_first_ones_programs(tmp_path):

@@ -1,5 +1,6 @@
 """Near-duplicates: copies are found, unrelated fields of one shape are not joined."""
 
+import csv
 import io
 from functools import cache
 from pathlib import Path
@@ -122,6 +123,21 @@ def test_a_chain_of_overlapping_fields_is_joined():
     wide = phantom.draw(phantom.PhantomImage("low_grade_in", "case0001", 1), 160)
     fields = [np.ascontiguousarray(wide[:, start : start + 128]) for start in (0, 7, 14, 21, 28)]
     assert pairs_of([*fields, tissue(0)]) == [[row, row + 1] for row in range(4)]
+
+
+@pytest.mark.parametrize("folder, name", [("oscc-224", "oscc"), ("ebhi-seg-224", "ebhi-seg")])
+def test_real_images_are_joined_as_judged_by_eye(folder, name):
+    with JUDGED.open(newline="") as file:
+        judged = [row for row in csv.DictReader(file) if row["set"] == name]
+    if not (REAL / folder).is_dir():
+        pytest.skip("the real images are not here")
+    names = sorted({row[key] for row in judged for key in ("first", "second")})
+    pairs = pairs_of([images.read_image(REAL / folder / name) for name in names])
+    same = {frozenset((row["first"], row["second"])) for row in judged if row["tissue"] == "same"}
+    other = {frozenset((row["first"], row["second"])) for row in judged if row["tissue"] == "other"}
+    found = {frozenset((names[first], names[second])) for first, second in pairs}
+    assert len(judged) >= 29 and found <= same and not found & other
+    assert len(found) >= 0.8 * len(same)
 
 
 def test_many_copies_give_one_pair_less_and_exact_copies_none():
