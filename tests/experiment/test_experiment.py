@@ -65,16 +65,30 @@ def kill_at(pattern, workdir):
     return process.returncode
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_killed_at_random_stages_it_ends_with_the_same_findings(finished, tmp_path, kills):
-    workdir = tmp_path / "killed"
-    stages = sorted(np.random.default_rng(20).choice(len(STAGES), kills, replace=False))
+def assert_resumes_after_kills(workdir, stages, finished):
+    """Kills the experiment at the stages, and compares its results at the end with those of the finished one."""
     for stage in stages:
         assert kill_at(STAGES[stage], workdir) == -signal.SIGKILL
         assert not (workdir / "results.json").exists()
     assert run(workdir) == 0
     assert results_without_places_and_times(workdir) == results_without_places_and_times(finished)
     assert not list(workdir.rglob("*.tmp"))
+
+
+def test_killed_in_its_last_fold_it_ends_with_the_same_results(finished, tmp_path):
+    """The first fold is that of the finished experiment, as if it had been killed between the folds before."""
+    workdir = shutil.copytree(finished, tmp_path / "killed")
+    for path in (workdir / "results.json", workdir / "report.html"):
+        path.unlink()
+    for path in workdir.rglob("fold1"):
+        shutil.rmtree(path)
+    assert_resumes_after_kills(workdir, [2], finished)
+
+
+@pytest.mark.slow
+def test_killed_at_random_stages_it_ends_with_the_same_results(finished, tmp_path):
+    stages = sorted(np.random.default_rng(20).choice(len(STAGES), 3, replace=False))
+    assert_resumes_after_kills(tmp_path / "killed", stages, finished)
 
 
 def test_the_page_leads_with_one_sentence_and_shows_what_it_rests_on(finished):
