@@ -102,7 +102,7 @@ def evaluate_split(
             "evaluation_seconds": time.perf_counter() - started,
             "grad_cam_check": grad_cam_check,
         }
-        _write(workdir / "eval" / split, predictions, metrics, answers)
+        _write(workdir, split, predictions, metrics, answers, adjustment)
         return metrics
 
     return hosts.on_first_host(write)
@@ -165,7 +165,7 @@ def _adjustment(
     num_views: int,
     val: Predictions | None,
 ) -> dict[str, Any] | None:
-    """Chooses and stores the adjustment if there are new validation predictions or a `choice`, or else reads it."""
+    """Chooses the adjustment if there are new validation predictions or a `choice`, or else reads it."""
     workdir, step, num_classes = classifier.workdir, classifier.step, len(dataset.classes)
     if val is None and choice is None:
         return validation.read_adjustment(workdir, step, num_classes, num_views)
@@ -176,19 +176,27 @@ def _adjustment(
     )
     class_counts = np.bincount(dataset.labels[dataset.rows("train")], minlength=num_classes)
     choice = validation.stored_choice(workdir) if choice is None else choice
-    return validation.write_adjustment(workdir, step, num_views, logits, labels, class_counts, **choice)
+    return validation.choose_adjustment(step, num_views, logits, labels, class_counts, **choice)
 
 
 def _write(
-    folder: Path, predictions: Predictions, metrics: dict[str, Any], answers: list[dict[str, Any]] | None
+    workdir: Path,
+    split: str,
+    predictions: Predictions,
+    metrics: dict[str, Any],
+    answers: list[dict[str, Any]] | None,
+    adjustment: dict[str, Any] | None,
 ) -> None:
+    folder = workdir / "eval" / split
     buffer = io.BytesIO()
     arrays = {name: getattr(predictions, name) for name in ("index", "label", "logits", "features", "grad_cam")}
     np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
-    with files.turn(folder):  # both files are of one evaluation
+    with files.turn(folder):  # all files are of one evaluation
         files.write_bytes(folder / "predictions.npz", buffer.getvalue())
         if answers is not None:
             files.write_json(folder / "cases.json", {"checkpoint_step": metrics["checkpoint_step"], "cases": answers})
+        if adjustment is not None:
+            validation.write_adjustment(workdir, adjustment)
         files.write_json(folder / "metrics.json", metrics)
 
 

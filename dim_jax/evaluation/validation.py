@@ -1,5 +1,6 @@
 """Validation predictions of a run, and the post-hoc adjustment that is chosen on them: eval/val/adjustment.json."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,7 @@ def read_predictions(
     return logits, labels
 
 
-def write_adjustment(
-    workdir: str | Path,
+def choose_adjustment(
     step: int,
     num_views: int,
     logits: np.ndarray,
@@ -73,10 +73,9 @@ def write_adjustment(
     criterion: str | Costs = "macro_f1",
     offsets: str = "prior",
 ) -> dict[str, Any]:
-    """Chooses the adjustment of a checkpoint on its validation predictions, and writes eval/val/adjustment.json.
+    """Chooses the adjustment of a checkpoint on its validation predictions.
 
     Args:
-      workdir: run directory.
       step: step of the checkpoint.
       num_views: views of an image over which predictions are averaged.
       logits, labels: validation predictions, (N, C) and (N,).
@@ -84,7 +83,7 @@ def write_adjustment(
       criterion, offsets: as for `fit_adjustment`.
 
     Returns:
-      The content of the file.
+      The content of adjustment.json.
     """
     adjustment = fit_adjustment(logits, labels, np.asarray(class_counts), criterion, offsets)
     content = {
@@ -97,8 +96,16 @@ def write_adjustment(
         "class_counts": np.asarray(class_counts),
         **vars(adjustment),
     }
-    files.write_json(folder(workdir) / FILE_NAME, content)
     return files.to_json(content)
+
+
+def write_adjustment(workdir: str | Path, adjustment: dict[str, Any]) -> None:
+    """Writes eval/val/adjustment.json, unless it holds just that."""
+    path, current = folder(workdir) / FILE_NAME, None
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged one is replaced
+        current = files.read_json(path)
+    if current != adjustment:
+        files.write_json(path, adjustment)
 
 
 def read_adjustment(workdir: str | Path, step: int, num_classes: int, num_views: int) -> dict[str, Any] | None:

@@ -62,7 +62,8 @@ def test_the_adjustment_with_costs_has_the_least_mean_cost_of_all_tau():
 
 def test_the_stored_adjustment_keeps_the_costs_and_what_chose_it(tmp_path):
     logits, labels = images()
-    written = validation.write_adjustment(tmp_path, 5, 1, logits, labels, [20, 70, 10], MISSED)
+    written = validation.choose_adjustment(5, 1, logits, labels, [20, 70, 10], MISSED)
+    validation.write_adjustment(tmp_path, written)
     assert validation.read_adjustment(tmp_path, 5, 3, 1) == written and written["criterion"] == "cost"
     assert validation.costs_of(written) == MISSED
     assert validation.stored_choice(tmp_path) == {"criterion": MISSED, "offsets": "prior"}
@@ -74,7 +75,8 @@ def test_the_stored_adjustment_keeps_the_costs_and_what_chose_it(tmp_path):
             validation.read_adjustment(tmp_path, 5, 3, 1)
     path.write_text("{")
     assert validation.stored_choice(tmp_path) == {}
-    by_score = validation.write_adjustment(tmp_path, 5, 1, logits, labels, [20, 70, 10], "g_mean", "class")
+    by_score = validation.choose_adjustment(5, 1, logits, labels, [20, 70, 10], "g_mean", "class")
+    validation.write_adjustment(tmp_path, by_score)
     assert by_score["costs"] is None and validation.stored_choice(tmp_path)["criterion"] == "g_mean"
 
 
