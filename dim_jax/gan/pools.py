@@ -328,7 +328,7 @@ def _read(folder: Path) -> Pool:
         version = record.get("format") if isinstance(record, dict) else None
         raise ValueError(f"{path} has format {version!r}, expected {FORMAT}; generate the images again")
     types = {"class": str, "model": dict, "split_sha256": str, "image_size": int, "truncation": float | int}
-    record = {"resize": ""} | record  # not recorded by earlier versions
+    record.setdefault("resize", "")  # not recorded by earlier versions
     _check_types(record, types | {"resize": str, "images": list}, str(path))
     if not record["images"] or record["image_size"] < 1:
         raise ValueError(f"{path} lists no images, or an image_size below 1; generate the images again")

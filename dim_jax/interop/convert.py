@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dim_jax.cli import command_line
 
@@ -60,7 +60,8 @@ def _import_options(options: argparse.Namespace, overrides: Sequence[str]) -> "I
     config = None
     if options.config:
         flags = [f"--config={options.config}", f"--config.data.path={options.data}", f"--workdir={options.out}"]
-        flags += [f"--config.gan.label={options.label}"] if options.label else []
+        label = options.label or (record.classes[0] if record and record.trainer == "gan" else "")
+        flags += [f"--config.gan.label={label}"] if label else []
         config, *_ = config_flags.parse_flags([*flags, *overrides])
         if record:
             export_record.complete(config, record, {name.split("=")[0] for name in overrides})
@@ -72,15 +73,21 @@ def _import_options(options: argparse.Namespace, overrides: Sequence[str]) -> "I
             f"--classes={options.classes} is another order than that of the outputs of {options.source}, which are "
             f"{', '.join(record.classes)}; leave out --classes"
         )
-    published = {"classes": CLASSES, "image_size": IMAGE_SIZE, "resize": RESIZE, "mean": MEAN, "std": STD}
-    given = {
+    published: dict[str, Any] = {
+        "classes": CLASSES,
+        "image_size": IMAGE_SIZE,
+        "resize": RESIZE,
+        "mean": MEAN,
+        "std": STD,
+    }
+    given: dict[str, Any] = {
         "classes": classes or (load(options.data).classes if options.reset_head else ()),
         "image_size": options.image_size,
         "resize": options.resize,
         "mean": _three_numbers("--mean", options.mean),
         "std": _three_numbers("--std", options.std),
     }
-    recorded = {name: getattr(record, name) for name in published} if record else {}
+    recorded: dict[str, Any] = {name: getattr(record, name) for name in published} if record else {}
     return ImportOptions(
         source=options.source,
         **{name: given[name] or recorded.get(name) or published[name] for name in published},

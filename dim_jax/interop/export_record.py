@@ -140,6 +140,7 @@ def complete(config: dict[str, Any], record: ExportRecord, given: Collection[str
       given: overrides without values, such as "--config.data.image_size".
     """
     values = {f"data.{name}": getattr(record, name) for name in ("image_size", "resize", "mean", "std")}
+    values |= {"gan.statistics": record.statistics} if record.trainer == "gan" else {}
     values |= {f"model.{name}": value for name, value in record.network.items()}
     for name, value in values.items():
         group, _, key = name.partition(".")

@@ -121,7 +121,8 @@ def check_folder(folder: str | Path) -> None:
       OSError: it cannot be written.
       ValueError: it cannot be read back.
     """
-    tree, trial = {"kernel": np.arange(6, dtype=np.float32), "step": np.int32(1)}, Path(folder, TRIAL)
+    tree: Tree = {"kernel": np.arange(6, dtype=np.float32), "step": np.int32(1)}
+    trial = Path(folder, TRIAL)
     try:
         shutil.rmtree(trial, ignore_errors=True)  # of a killed run
         save(trial, 1, tree, {}, keep=1)

@@ -516,6 +516,11 @@ def test_a_gan_comes_back_with_its_class_policy_and_statistics(data, tmp_path, t
     again = files.read_json(tmp_path / "again" / "config.json")
     assert again["gan"]["label"] == "polyp" and again["data"]["resize"] == "crop"
     assert again["gan"]["statistics"] == "recalibrated" and again["model"]["tanh"] is True
+    training = [f"--config={CONFIGS / 'gan.py'}:published,test", "--config.gan.perceptual=pixels", f"--data={data}"]
+    training += [f"--config.model.width={NARROW}", "--config.data.image_size=64"]
+    assert run(out, f"--out={tmp_path / 'on'}", *training) == 0
+    on = files.read_json(tmp_path / "on" / "config.json")
+    assert on["gan"]["label"] == "polyp" and on["gan"]["statistics"] == "recalibrated" and on["model"]["tanh"] is True
     other = prepare_dataset("phantom", tmp_path / "other", image_size=32, scale=0.03, seed=1)
     capsys.readouterr()
     assert run(out, f"--out={tmp_path / 'third'}", f"--data={other}") == 2
