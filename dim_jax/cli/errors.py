@@ -1,12 +1,12 @@
 """Errors that are reported as one line, as opposed to faults of the program, which are not the user's to mend."""
 
 import dis
-import site
 import sysconfig
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), site.getusersitepackages())
+STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+LIBRARIES = {"site-packages", "dist-packages"}
 
 
 class Diverged(FloatingPointError):
@@ -27,6 +27,12 @@ def is_reported(error: BaseException) -> bool:
     while trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
-    file = Path(code.co_filename)
-    is_library = any(file.is_relative_to(folder) for folder in LIBRARIES) and not file.is_relative_to(PACKAGE)
-    return not is_library and dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+    return not _is_library(code.co_filename) and dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _is_library(name: str) -> bool:
+    """Whether a source file is part of Python or of another installed package."""
+    file = Path(name)
+    if file.is_relative_to(PACKAGE):
+        return False
+    return name.startswith("<frozen") or file.is_relative_to(STANDARD_LIBRARY) or bool(LIBRARIES & set(file.parts))
