@@ -13,11 +13,11 @@ from PIL import Image, ImageOps
 
 BITS = (8, 10, 12, 14, 16)  # of cameras and converters
 SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-DEEP = re.compile(r";16([BLN])")
-DEEP_MODES = ("RGB", "RGBA", "RGBX")
+DEEP = re.compile(r"(RGB[AXa]?);16([BLN])")
 PLANES = 3
 WHITE_IS_ZERO = 0
-PHOTOMETRIC, DESCRIPTION = 262, 270
+BITS_PER_SAMPLE, PHOTOMETRIC, DESCRIPTION, PLANAR = 258, 262, 270, 284
+SEPARATE = 2
 # ImageJ's and OME's words for pages that are no colours.
 STACK = re.compile(r"\b(?:slices|frames)=[2-9]|\bSize[ZT]=\"(?!1\")")
 
@@ -100,14 +100,17 @@ def read(image: Image.Image, layout: str, reopen: Callable[[], Image.Image]) -> 
       reopen: function that opens the file again.
 
     Raises:
-      ValueError: its samples are negative or beyond 16 bits.
+      ValueError: its samples are negative or beyond 16 bits, or stored in a way that Pillow reads wrongly.
     """
     if image.mode.startswith("I"):
         bits, is_inverted = _told_bits(layout), getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
         transparent = image.info.get("transparency")
         deep = _scaled(np.asarray(upright(image)), bits, transparent)
         return replace(deep, image=ImageOps.invert(deep.image)) if is_inverted else deep
-    if image.mode not in DEEP_MODES or not DEEP.search(layout):
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(PLANAR) == SEPARATE and max(tags.get(BITS_PER_SAMPLE, (8,))) > 8:
+        raise ValueError("its channels of 16 bits are stored one after the other; save it with 8 bits per channel")
+    if not DEEP.fullmatch(layout):
         return None
     transparent, low = image.info.get("transparency"), reopen()
     low.tile = [tile._replace(args=_swapped(tile.args)) for tile in low.tile]
@@ -118,7 +121,7 @@ def read(image: Image.Image, layout: str, reopen: Callable[[], Image.Image]) -> 
 def _swapped(args: object) -> object:
     """Returns a decoder's arguments with the other order of bytes: Pillow keeps the first one read, the high byte."""
     if isinstance(args, str):
-        return DEEP.sub(lambda match: f";16{SWAPPED[match[1]]}", args)
+        return DEEP.sub(lambda match: f"{match[1]};16{SWAPPED[match[2]]}", args)
     return tuple(map(_swapped, args)) if isinstance(args, tuple) else args
 
 

@@ -247,7 +247,7 @@ def load_generated(path: str | Path, classes: Sequence[str], split_sha256: str |
     Raises:
       FileNotFoundError: the list or an image in it does not exist.
       ValueError: the list is malformed, has an unknown label or names another split; or an image differs from its
-        digest or, in a list without digests, cannot be read.
+        digest or, in a list without digests, cannot be read or is not plain (images.inspect).
     """
     path = Path(os.path.abspath(path))
     record = files.read_json(path)
@@ -274,8 +274,8 @@ def load_generated(path: str | Path, classes: Sequence[str], split_sha256: str |
             raise FileNotFoundError(f"{where}: {image} does not exist; generate or select the images again")
         try:
             encoded = images.read_bytes(image)
-            if "sha256" not in entry:
-                images.inspect(encoded, str(image))
+            if "sha256" not in entry and (fault := images.inspect(encoded, str(image)).conversion):
+                raise ValueError(f"{image}: decoders read it differently ({fault}); save it as an RGB PNG of 8 bits")
         except (OSError, ValueError) as error:
             raise ValueError(f"{where}: {error}; generate or select the images again") from None
         if "sha256" in entry and hashlib.sha256(encoded).hexdigest() != entry["sha256"]:

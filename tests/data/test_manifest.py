@@ -96,6 +96,17 @@ def test_paths_of_generated_images_are_relative_to_their_list(tmp_path):
         manifests.load_generated(path, ("a", "b"))
 
 
+@pytest.mark.parametrize("mode, message", [("RGBA", "RGBA"), ("P", "palette"), ("RGB", "")])
+def test_a_listed_image_that_decoders_read_differently_is_refused(tmp_path, mode, message):
+    Image.new("RGB", (4, 4), "red").convert(mode).save(tmp_path / "a.png")
+    path = files.write_json(tmp_path / "selected.json", {"images": [{"path": "a.png", "label": "a"}]})
+    if not message:
+        assert manifests.load_generated(path, ("a", "b")) == [(tmp_path / "a.png", 0)]
+        return
+    with pytest.raises(ValueError, match=rf"a\.png: decoders read it differently \({message}"):
+        manifests.load_generated(path, ("a", "b"))
+
+
 letters = st.characters(codec="utf-8", exclude_characters="/\\", exclude_categories=["Cc", "Zs", "Zl", "Zp"])
 names = st.text(letters, min_size=1, max_size=12).filter(lambda name: name not in (".", "..") and name == name.strip())
 

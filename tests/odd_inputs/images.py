@@ -72,38 +72,48 @@ def interlaced_png(samples: np.ndarray) -> bytes:
     return encodings.PNG_MAGIC + header(samples, interlace=1) + data + END
 
 
-def tiff(pages: list[np.ndarray], photometric: int | None = None, description: str = "", order: str = "<") -> bytes:
+def tiff(
+    pages: list[np.ndarray],
+    photometric: int | None = None,
+    description: str = "",
+    order: str = "<",
+    *,
+    is_planar: bool = False,
+) -> bytes:
     """Returns an uncompressed TIFF with pages of unsigned integers, of shape (H, W) or (H, W, C)."""
     content = {"<": b"II*\0", ">": b"MM\0*"}[order] + bytes(4)
     pointer = 4
+
+    def add(data: bytes) -> int:
+        nonlocal content
+        content += data + bytes(len(data) % 2)
+        return len(content) - len(data) - len(data) % 2
+
     for samples in pages:
         height, width = samples.shape[:2]
         channels = 1 if samples.ndim == 2 else samples.shape[2]
-        data_at = len(content)
-        content += samples.astype(f"{order}u{samples.itemsize}").tobytes()
-        bits_at = len(content)
-        content += struct.pack(f"{order}{channels}H", *[8 * samples.itemsize] * channels)
-        text_at = len(content)
-        content += description.encode() + b"\0\0"
-        content += bytes(len(content) % 2)
+        strips = [samples[..., channel] for channel in range(channels)] if is_planar else [samples]
+        places = [add(strip.astype(f"{order}u{samples.itemsize}").tobytes()) for strip in strips]
+        bits = struct.pack(f"{order}{channels}H", *[8 * samples.itemsize] * channels)
         interpretation = (1 if channels == 1 else 2) if photometric is None else photometric
+        # Tag, type (3 is 16 and 4 is 32 bits), number of values, and the only value or the place of several.
         entries = [
             (256, 4, 1, width), (257, 4, 1, height),
-            (258, 3, channels, 8 * samples.itemsize if channels == 1 else bits_at), (259, 3, 1, 1),
-            (262, 3, 1, interpretation), (273, 4, 1, data_at), (277, 3, 1, channels), (278, 4, 1, height),
-            (279, 4, 1, samples.nbytes), (284, 3, 1, 1),
+            (258, 3, channels, 8 * samples.itemsize if channels == 1 else add(bits)), (259, 3, 1, 1),
+            (262, 3, 1, interpretation), (277, 3, 1, channels), (278, 4, 1, height), (284, 3, 1, 2 if is_planar else 1),
         ]  # fmt: skip
+        for tag, values in ((273, places), (279, [strip.nbytes for strip in strips])):
+            several = struct.pack(f"{order}{len(values)}I", *values)
+            entries.append((tag, 4, len(values), values[0] if len(values) == 1 else add(several)))
         if description:
-            entries.insert(5, (270, 2, len(description) + 1, text_at))
+            entries.append((270, 2, len(description) + 1, add(description.encode() + b"\0")))
         if channels == 4:
             entries.append((338, 3, 1, 2))
         content = content[:pointer] + struct.pack(f"{order}I", len(content)) + content[pointer + 4 :]
         content += struct.pack(f"{order}H", len(entries))
         for tag, kind, count, value in sorted(entries):
-            short = kind == 3 and count == 1
-            content += struct.pack(
-                f"{order}HHI{'HH' if short else 'I'}", tag, kind, count, *([value, 0] if short else [value])
-            )
+            values, layout = ([value, 0], "HH") if kind == 3 and count == 1 else ([value], "I")
+            content += struct.pack(f"{order}HHI{layout}", tag, kind, count, *values)
         pointer = len(content)
         content += bytes(4)
     return content
@@ -192,6 +202,8 @@ image("ten_bits_colour_png", "a.png", lambda: png(DEEP * 4), "(10 of 16 bits", P
 image("fourteen_bits_colour_png", "a.png", lambda: png(DEEP * 64), "(14 of 16 bits", PICTURE)
 image("sixteen_bits_colour_png", "a.png", lambda: png(DEEP * 257), "(16-bit)", PICTURE)
 image("sixteen_bits_colour_tiff", "a.tif", lambda: tiff([DEEP * 257]), "(TIFF)", PICTURE)
+image("sixteen_bits_in_planes_tiff", "a.tif", lambda: tiff([DEEP * 257], is_planar=True), "one after the other", None)
+image("eight_bits_in_planes_tiff", "a.tif", lambda: tiff([PICTURE], is_planar=True), "(TIFF)", PICTURE)
 SBIT = chunk(b"sBIT", bytes([12] * 3))
 image("twelve_bits_shifted_up_png", "a.png", lambda: png(DEEP * 256, before=SBIT), "(16-bit)", PICTURE, 2)
 image(
