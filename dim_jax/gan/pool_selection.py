@@ -98,9 +98,14 @@ def select_images(
 
 
 def _check_folder(out: Path) -> None:
-    """Raises ValueError if the folder holds anything and no selection."""
-    if out.is_dir() and any(out.iterdir()) and not any(_is_ours(out / name) for name in (SELECTED, REJECTED)):
+    """Raises ValueError if the folder holds anything and no selection, or a file that no selection wrote."""
+    ours = [name for name in (SELECTED, REJECTED) if _is_ours(out / name)]
+    if out.is_dir() and any(out.iterdir()) and not ours:
         raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
+    names = [SELECTED, REJECTED, REPORT, CLOSEST]
+    # Every selection has a rejected.json; a selected.json alone may be a copy.
+    listed = names if REJECTED in ours else ours
+    files.check_replaceable([out / name for name in names], {out / name for name in listed})
 
 
 def _is_ours(path: Path) -> bool:

@@ -299,6 +299,14 @@ def test_a_folder_with_other_files_is_not_written_to(pool, data, classifier, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_page_beside_a_copied_list_is_not_overwritten(finished, pool, data, classifier, tmp_path, capsys):
+    shutil.copyfile(finished / "selected.json", tmp_path / "selected.json")
+    (tmp_path / "report.html").write_text("mine")
+    assert command_line.run(select.main, arguments(pool, data, classifier, tmp_path)) == 2
+    assert f"would overwrite {tmp_path / 'report.html'}" in error_line(capsys)
+    assert (tmp_path / "report.html").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_missing_weights_package_is_reported_with_what_to_do(pool, data, classifier, tmp_path, capsys, monkeypatch):
 
     def missing():
