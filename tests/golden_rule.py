@@ -35,6 +35,11 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values * np.float32(np.sqrt(2 / np.prod(shape[1:])))
 
 
+def lite_images(network: str, side: int) -> np.ndarray:
+    """One image (1, H, W, 3), normalised, for the golden numbers of an EfficientNet-Lite with its published weights."""
+    return np.tanh(normal(f"{network}.{side}", (1, side, side, 3)))
+
+
 def eight_samples(name: str, value: np.ndarray) -> np.ndarray:
     """The eight values of a PyTorch-layout tensor that the golden files record."""
     flat = value.flatten()

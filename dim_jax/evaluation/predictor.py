@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,8 @@ def make_predictor(config: ClassifierConfig, dataset: "Dataset") -> Predictor:
     """Returns a predictor with the model, preprocessing and batch size of a configuration."""
     data, network = config.data, None
     if data.backend == "features":
-        network = FrozenNetwork(pretrained.feature_space(), pretrained.pixel_features)
+        name = data.feature_network
+        network = FrozenNetwork(pretrained.feature_space(name), partial(pretrained.pixel_features, name))
     model = make_classifier(config.model.name, len(dataset.classes), **config.model.options)
     images = make_images(
         data.backend,

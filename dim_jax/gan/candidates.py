@@ -175,7 +175,7 @@ def extract_features(candidates: Candidates, features: str, inception_weights: s
 def check_features(features: str) -> None:
     """Raises ValueError if the weights of a feature space are not installed."""
     if features == LITE0:
-        pretrained.lite0_path()
+        pretrained.lite_path()
 
 
 def _lite0() -> Callable[[np.ndarray], np.ndarray]:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from dim_jax.models import efficientnet_lite
 from dim_jax.models.coatnet import CoAtNet
-from dim_jax.models.efficientnet_lite import EfficientNetLite0
 from dim_jax.models.gcgan import Discriminator, Generator
 from dim_jax.models.linear import LinearClassifier
 from dim_jax.models.lrf_cnn import LRFCNN
@@ -19,7 +19,7 @@ from dim_jax.models.wavemix import WaveMix
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "lrf_cnn": LRFCNN,
     "light_lrf_cnn": partial(LRFCNN, depthwise=True),
-    "efficientnet_lite0": EfficientNetLite0,
+    **{name: network.make for name, network in efficientnet_lite.PUBLISHED.items()},
     "wavemix": WaveMix,
     "coatnet": CoAtNet,
     "linear": LinearClassifier,

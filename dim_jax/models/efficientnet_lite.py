@@ -1,6 +1,8 @@
-"""EfficientNet-Lite0: a small classifier; with ImageNet weights also a feature extractor."""
+"""EfficientNet-Lite: small classifiers; with ImageNet weights also feature extractors."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -48,6 +50,23 @@ STAGES = (
     Stage(4, 192, 5, 2, 6),
     Stage(1, 320, 3, 1, 6),
 )
+
+
+def scaled_stages(width: float, depth: float) -> tuple[Stage, ...]:
+    """Returns the stages of a variant of Lite0 by the rule of its authors, which leaves stem and top as they are.
+
+    Args:
+      width: multiplies the channels, which are rounded to a multiple of 8, but not below nine tenths.
+      depth: multiplies the number of blocks, rounded up, of all stages but the first and the last.
+    """
+
+    def scaled(stage: Stage, is_inner: bool) -> Stage:
+        features = stage.features * width
+        rounded = max(int(features + 4) // 8 * 8, 8)
+        rounded += 8 * (rounded < 0.9 * features)
+        return stage._replace(features=rounded, blocks=math.ceil(stage.blocks * (depth if is_inner else 1)))
+
+    return tuple(scaled(stage, 0 < index < len(STAGES) - 1) for index, stage in enumerate(STAGES))
 
 
 def scale_pixels(images: jax.Array) -> jax.Array:
@@ -132,8 +151,10 @@ def _norm(module: nn.Module, name: str) -> BatchNorm:
     return BatchNorm(module.axis_name, epsilon=1e-3, dtype=module.dtype, parent=module, name=name)
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (4,652,008 parameters for 1000 classes): no squeeze-and-excitation, ReLU6 throughout.
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite, by default Lite0: no squeeze-and-excitation, ReLU6 throughout.
+
+    For 1000 classes Lite0 has 4,652,008 parameters and Lite2 6,092,072.
 
     Attributes:
       num_classes: number of logits.
@@ -147,7 +168,7 @@ class EfficientNetLite0(nn.Module):
       dtype: dtype of the computation; logits and features are float32.
 
     Reference: Tan & Le, "EfficientNet: rethinking model scaling for convolutional neural networks", ICML 2019, table 1;
-    the Lite variant is defined in its authors' repository.
+    the Lite variants are defined in their authors' repository.
     """
 
     num_classes: int = 1000
@@ -185,7 +206,7 @@ class EfficientNetLite0(nn.Module):
         if not (self.width > 0 and 0 <= self.drop_connect < 1):
             raise ValueError(f"width={self.width} must be above 0 and drop_connect={self.drop_connect} in [0, 1)")
         if train and self.drop_connect > 0 and example_keys is None:
-            raise ValueError("EfficientNetLite0 needs example_keys in training: one random key per image")
+            raise ValueError("EfficientNetLite needs example_keys in training: one random key per image")
 
         def scaled(channels: int) -> int:
             return max(round(channels * self.width), 1)
@@ -224,7 +245,29 @@ class EfficientNetLite0(nn.Module):
             self.sow(INTERMEDIATES, TAPS, x)
 
 
-def map_taps(model: EfficientNetLite0, variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, ...]:
+class Published(NamedTuple):
+    """A variant with published ImageNet weights.
+
+    Attributes:
+      title: its name in the literature.
+      make: constructor of the network.
+      image_size: side in px of the images that it was evaluated on.
+    """
+
+    title: str
+    make: Callable[..., EfficientNetLite]
+    image_size: int
+
+
+# By the name of the model in a configuration. Both expect the scaling of PIXEL_MEAN and PIXEL_STD.
+LITE0, LITE2 = "efficientnet_lite0", "efficientnet_lite2"
+PUBLISHED = {
+    LITE0: Published("EfficientNet-Lite0", EfficientNetLite, 224),
+    LITE2: Published("EfficientNet-Lite2", partial(EfficientNetLite, stages=scaled_stages(1.1, 1.2)), 260),
+}
+
+
+def map_taps(model: EfficientNetLite, variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, ...]:
     """Returns the last map at each of the strides 2, 4, 8, 16 and 32, in inference mode.
 
     Args:
@@ -233,6 +276,6 @@ def map_taps(model: EfficientNetLite0, variables: Mapping[str, Any], images: jax
       images: (N, H, W, 3), normalised as for a call of `model`.
 
     Returns:
-      per stride (N, ceil(H / stride), ceil(W / stride), C), C = 16, 24, 40, 112, 320 at full width.
+      per stride (N, ceil(H / stride), ceil(W / stride), C); C = 16, 24, 40, 112, 320 of Lite0 at full width.
     """
     return model.apply(variables, images, mutable=[INTERMEDIATES])[1][INTERMEDIATES][TAPS]

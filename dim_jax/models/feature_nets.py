@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dim_jax.models.efficientnet_lite import EfficientNetLite0, map_taps, scale_pixels
+from dim_jax.models.efficientnet_lite import LITE0, PUBLISHED, EfficientNetLite, map_taps, scale_pixels
 from dim_jax.models.inception import InceptionV3
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import Conv, Dtype
@@ -23,7 +23,6 @@ VGG16_GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 51
 # LPIPS normalises images in [-1, 1] by these.
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
-FEATURE_SIDE = 224
 INCEPTION_SIDE = 299
 
 
@@ -99,13 +98,13 @@ def lite0_distance(variables: Mapping[str, Any], a: jax.Array, b: jax.Array) -> 
     comparable with each other but not with LPIPS.
 
     Args:
-      variables: `params` and `batch_stats` of EfficientNetLite0.
+      variables: `params` and `batch_stats` of EfficientNet-Lite0.
       a, b: (N, H, W, 3) in [-1, 1].
 
     Returns:
       (N,), 0 for equal images.
     """
-    model = EfficientNetLite0()
+    model = EfficientNetLite()
 
     def unit_taps(images: jax.Array) -> list[jax.Array]:
         return [_unit_vectors(tap) for tap in map_taps(model, variables, scale_pixels(images))]
@@ -136,22 +135,24 @@ def _unit_vectors(x: jax.Array) -> jax.Array:
     return x * jnp.where(squares > 0, 1 / length, 0.0)
 
 
-def lite0_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """ImageNet logits and pooled features of EfficientNet-Lite0, for images of any size.
+def lite_features(variables: Mapping[str, Any], images: jax.Array, network: str = LITE0) -> tuple[jax.Array, jax.Array]:
+    """ImageNet logits and pooled features of an EfficientNet-Lite, for images of any size.
 
-    Preprocessing: both sides are resized to 224 px (no crop) by Keys' bicubic kernel with antialiasing, clipped to
-    [-1, 1], and scaled to (p - 127) / 128 of pixels p in 0..255.
+    Preprocessing: both sides are resized to the network's own image size (no crop) by Keys' bicubic kernel with
+    antialiasing, clipped to [-1, 1], and scaled to (p - 127) / 128 of pixels p in 0..255.
 
     Args:
-      variables: `params` and `batch_stats` of EfficientNetLite0.
+      variables: `params` and `batch_stats` of the network.
       images: (N, H, W, 3) in [-1, 1].
+      network: key of efficientnet_lite.PUBLISHED.
 
     Returns:
       logits (N, 1000) and features (N, 1280), float32.
     """
-    shape = (images.shape[0], FEATURE_SIDE, FEATURE_SIDE, images.shape[-1])
+    published = PUBLISHED[network]
+    shape = (images.shape[0], published.image_size, published.image_size, images.shape[-1])
     resized = jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), -1, 1)
-    outputs: Any = EfficientNetLite0().apply(variables, scale_pixels(resized))
+    outputs: Any = published.make().apply(variables, scale_pixels(resized))
     return outputs
 
 

@@ -7,7 +7,8 @@ are read from its signature. An option added to a loss or a model later must def
 Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, initial weights, reports, gradual
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
-deferred re-balancing, rates and phases of the head, test-time views.
+deferred re-balancing, rates and phases of the head, test-time views; 7 the frozen network whose features are
+classified.
 """
 
 from collections.abc import Callable
@@ -83,6 +84,9 @@ class TrainFields:
 @dataclass(frozen=True)
 class ClassifierData(DataFields):
     backend: Literal["tf", "resident", "features"]
+    feature_network: Annotated[
+        Literal["efficientnet_lite0", "efficientnet_lite2"], Added(7, before="efficientnet_lite0")
+    ]
     mean: Annotated[tuple[Share, ...], Added(2, before=())]
     std: Annotated[tuple[Share, ...], Added(2, before=())]
     generated: str

@@ -142,7 +142,7 @@ def make_task(
     if _treats_head_apart(config):
         head_first.check_parts(state.params, HEAD, config.model.name)
     if options.initial_weights == "imagenet":
-        variables, facts["initial weights"] = pretrained.with_imagenet_weights(state.variables)
+        variables, facts["initial weights"] = pretrained.with_imagenet_weights(config.model.name, state.variables)
         state = state.replace(**variables)
     elif earlier is not None:
         weights, facts["initial weights"] = earlier
@@ -251,8 +251,10 @@ def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]
 
 def check_weights(config: ClassifierConfig) -> None:
     """Raises ValueError if the network needs published weights that are not installed."""
-    if config.train.initial_weights == "imagenet" or config.data.backend == "features":
-        pretrained.lite0_path()
+    if config.train.initial_weights == "imagenet":
+        pretrained.check_imagenet_weights(config.model.name)
+    if config.data.backend == "features":
+        pretrained.lite_path(config.data.feature_network)
 
 
 def open_data(config: ClassifierConfig, source: Path) -> tuple[datasets.Dataset, Sampler]:

@@ -174,7 +174,7 @@ def label_to_train(config: GanConfig, data: Dataset) -> int | None:
 def check_weights(config: GanConfig) -> None:
     """Raises ValueError or FileNotFoundError if the weights of the perceptual distance are not installed."""
     if config.gan.perceptual == "lite0":
-        pretrained.lite0_path()
+        pretrained.lite_path()
     elif config.gan.perceptual == "lpips_vgg16":
         for name in ("vgg_weights", "lpips_weights"):
             if not Path(getattr(config.gan, name)).is_file():

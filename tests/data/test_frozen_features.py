@@ -109,8 +109,8 @@ def test_a_damaged_cache_is_named_and_an_unwritable_one_is_not_an_error(folder, 
 
 def test_a_linear_model_is_trained_evaluated_and_reported(folder, tmp_path, monkeypatch, capsys):
     network, run = Network(), tmp_path / "run"
-    monkeypatch.setattr(pretrained, "feature_space", lambda: "mean colours")
-    monkeypatch.setattr(pretrained, "pixel_features", network.load)
+    monkeypatch.setattr(pretrained, "feature_space", lambda _: "mean colours")
+    monkeypatch.setattr(pretrained, "pixel_features", lambda _: network.load())
     arguments = [CONFIG, f"--config.data.path={folder}", "--config.train.num_epochs=60", "--config.data.image_size=16"]
     assert command_line.run(train.main, [*arguments, f"--workdir={run}"]) == 0
     metrics = files.read_json(run / "eval" / "val" / "metrics.json")

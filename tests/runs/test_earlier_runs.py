@@ -10,6 +10,7 @@ from dim_jax.runs import config_flags, configuration, fields, files, schema, wor
 
 LATER = {
     "classifier": {
+        "data.feature_network": "efficientnet_lite0",
         "data.mean": [], "data.std": [], "augment.function": "", "augment.mixing": "none",
         "augment.test_time_views": False, "augment.mixing_alpha": 0.2, "train.report": True,
         "train.initial_weights": "random", "train.ema_decay": 0.0, "train.head_only_share": 0.0,

