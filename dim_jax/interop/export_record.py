@@ -159,7 +159,7 @@ def write_beside(path: str | Path, record: ExportRecord) -> None:
     files.write_json(beside(path), content)
 
 
-def listed(path: str | Path) -> set[Path]:
+def own_files(path: str | Path) -> set[Path]:
     """Returns those of an export and its JSON that an earlier export wrote, unchanged since."""
     try:
         content = files.read_object(beside(path))

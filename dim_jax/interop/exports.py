@@ -34,13 +34,13 @@ def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: s
     if out.is_dir():
         raise ValueError(f"--out={out} is a folder; give the name of a file, for example {Path(out, 'model.pth')}")
     paths = (out, export_record.beside(out))
-    files.check_replaceable(paths, export_record.listed(out))
+    files.check_replaceable(paths, export_record.own_files(out))
     is_gan = configuration.read_config(run).trainer == "gan"
     tensors: Any
     tensors, record, summary = _gan_tensors(run) if is_gan else _classifier_tensors(run, checkpoint)
     text = export_record.to_text(record)
     with files.turn(out):
-        files.check_replaceable(paths, export_record.listed(out))
+        files.check_replaceable(paths, export_record.own_files(out))
         if file_format == "torch":
             torch_writer.write(out, tensors, {f"{export_record.KEY}.json": text})
         else:

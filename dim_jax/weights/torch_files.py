@@ -109,10 +109,10 @@ def entry(path: str | Path, name: str) -> str | None:
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            found = [info for info in archive.infolist() if info.filename.split("/")[1:] == [name]]
-            if len(found) != 1 or found[0].compress_type != zipfile.ZIP_STORED or found[0].file_size > MOST_TEXT:
+            matches = [info for info in archive.infolist() if info.filename.split("/")[1:] == [name]]
+            if len(matches) != 1 or matches[0].compress_type != zipfile.ZIP_STORED or matches[0].file_size > MOST_TEXT:
                 return None
-            return archive.read(found[0]).decode("utf-8")
+            return archive.read(matches[0]).decode("utf-8")
     except (OSError, ValueError, LookupError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile):
         return None
 
