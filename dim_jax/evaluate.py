@@ -73,7 +73,9 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError("--cost and --choose-by both say what chooses the adjustment; give one of them")
     choice = {"criterion": options.choose_by, "offsets": options.offsets}
     if options.cost:
-        choice["criterion"] = read_costs(options.cost, open_classifier(options.workdir).classes)
+        choice["criterion"] = hosts.on_first_host(
+            lambda: read_costs(options.cost, open_classifier(options.workdir).classes)
+        )
     choice = {name: value for name, value in choice.items() if value is not None}
     metrics = evaluate_split(
         options.workdir,

@@ -24,10 +24,12 @@ class Classifier:
     Attributes:
       workdir: run directory, or directory of the ensemble.
       members: the classifiers whose probabilities are averaged, with the same classes; one for a run.
+      is_ensemble: whether this is an ensemble, perhaps of one member, and not a run.
     """
 
     workdir: Path
     members: tuple[ClassifierRun, ...]
+    is_ensemble: bool
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,7 +82,7 @@ def open_classifier(folder: str | Path, checkpoint: str = "best") -> Classifier:
     """
     folder = Path(folder)
     if not is_ensemble(folder):
-        return Classifier(folder, (open_classifier_run(folder, checkpoint),))
+        return Classifier(folder, (open_classifier_run(folder, checkpoint),), is_ensemble=False)
     if checkpoint != "best":
         raise ValueError(f"{folder} is an ensemble of the best checkpoints; drop --checkpoint={checkpoint}")
     path = folder / configuration.FILE_NAME
@@ -103,7 +105,7 @@ def open_classifier(folder: str | Path, checkpoint: str = "best") -> Classifier:
             )
         if member.classes != members[0].classes:
             raise ValueError(f"{member.workdir} and {members[0].workdir} have other classes; {_remedy(folder)}")
-    return Classifier(folder, members)
+    return Classifier(folder, members, is_ensemble=True)
 
 
 def is_ensemble(folder: Path) -> bool:
@@ -157,4 +159,4 @@ def make_ensemble(runs: Sequence[str | Path], out: str | Path) -> Classifier:
     with workdir.claim(out):
         datasets.save(data[0], members[0].workdir, out)
         workdir.write_start(out, config, [str(device) for device in jax.devices()])
-    return Classifier(out, members)
+    return Classifier(out, members, is_ensemble=True)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
-from dim_jax.data.dataset import Dataset, open_run_dataset
+from dim_jax.data.dataset import Dataset, open_dataset, open_run_dataset
 from dim_jax.evaluation import cases, validation
 from dim_jax.evaluation.classifier_run import ClassifierRun
-from dim_jax.evaluation.ensembles import Classifier, is_ensemble, mean_logits, open_classifier
+from dim_jax.evaluation.ensembles import Classifier, mean_logits, open_classifier
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.evaluation.split_scores import score_split
 from dim_jax.runs import files, metrics_file
@@ -74,7 +74,7 @@ def evaluate_split(
         raise ValueError(f"{workdir}: its split has no {split} images")
     num_views = sum(len(views_of(member.config, member.workdir, use_views)) for member in classifier.members)
     grad_cam_check, config = None, None
-    if is_ensemble(workdir):
+    if classifier.is_ensemble:
         predictions = _average_members(classifier, split, rows, dataset, use_views)
     else:
         (run,) = classifier.members
@@ -88,9 +88,7 @@ def evaluate_split(
 
     def write() -> dict[str, Any]:
         adjustment = _adjustment(classifier, dataset, choice, num_views, predictions if split == "val" else None)
-        scores, answers = score_split(
-            predictions.index, predictions.logits, dataset, classifier.members[0].workdir, adjustment, severity
-        )
+        scores, answers = score_split(predictions.index, predictions.logits, dataset, workdir, adjustment, severity)
         metrics = {
             "split": split,
             "checkpoint": checkpoint,
@@ -110,7 +108,10 @@ def evaluate_split(
 
 def _open(workdir: Path, checkpoint: str) -> tuple[Classifier, Dataset]:
     classifier = open_classifier(workdir, checkpoint)
-    return classifier, open_run_dataset(classifier.members[0].workdir, classifier.members[0].config)
+    config = classifier.members[0].config
+    if classifier.is_ensemble:
+        return classifier, open_dataset(workdir, config.data.fold)
+    return classifier, open_run_dataset(workdir, config)
 
 
 def _average_members(

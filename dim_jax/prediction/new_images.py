@@ -10,7 +10,7 @@ import numpy as np
 from dim_jax.evaluation import validation
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
 from dim_jax.evaluation.cases import read_severity
-from dim_jax.evaluation.ensembles import Classifier, is_ensemble, mean_logits, open_classifier
+from dim_jax.evaluation.ensembles import Classifier, mean_logits, open_classifier
 from dim_jax.evaluation.predictor import Predictor, views_of
 from dim_jax.prediction import case_answers, output_files
 from dim_jax.prediction.folder_images import FolderImages, find_images
@@ -97,8 +97,8 @@ def predict_images(
         "checkpoint_step": classifier.step,
         "classes": classifier.classes,
         "views": num_views,
-        "members": [run.workdir for run in classifier.members] if is_ensemble(classifier.workdir) else None,
-        "preprocessing": preprocessing if is_ensemble(classifier.workdir) else preprocessing[0],
+        "members": [run.workdir for run in classifier.members] if classifier.is_ensemble else None,
+        "preprocessing": preprocessing if classifier.is_ensemble else preprocessing[0],
         "adjustment": adjustment,
         "temperature": temperature,
         "abstention": vars(abstention) if abstention else None,
