@@ -144,7 +144,8 @@ def _warnings(report: dict[str, Any], folds: int) -> list[str]:
             f"{len(report['unreadable'])} unreadable images are left out: {names}{_more(report['unreadable'], 3)}"
         )
     for doubt, paths in _by_doubt(report["doubtful"]).items():
-        warnings.append(f"{len(paths)} images are doubtful ({doubt}): {', '.join(paths[:3])}{_more(paths, 3)}")
+        number = "1 image is" if len(paths) == 1 else f"{len(paths)} images are"
+        warnings.append(f"{number} doubtful ({doubt}): {', '.join(paths[:3])}{_more(paths, 3)}")
     if report["method"] == "random_image":
         warnings.append("the random image split ignores patients and near-duplicates: its test results are too good")
     elif report["method"] != "manifest" and not report["groups"]["number"]:

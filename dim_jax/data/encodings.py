@@ -34,27 +34,27 @@ def png_fault(encoded: bytes) -> str:
     Raises:
       ValueError: rows are missing, which some decoders leave black.
     """
-    faults, kinds, data = set(), [], []
-    place, header = len(PNG_MAGIC), b""
-    while place + 12 <= len(encoded) and b"IEND" not in kinds:
+    faults, data, expected = set(), [], 0
+    place, kind = len(PNG_MAGIC), b""
+    while place + 12 <= len(encoded) and kind != b"IEND":
         (length,) = struct.unpack_from(">I", encoded, place)
-        kind, content = encoded[place + 4 : place + 8], encoded[place + 8 : place + 8 + length]
+        before, kind = kind, encoded[place + 4 : place + 8]
+        content = encoded[place + 8 : place + 8 + length]
         checksum = encoded[place + 8 + length : place + 12 + length]
         if checksum != struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))):
             faults.add("wrong checksums" if len(checksum) == 4 else CUT_OFF)
         if not kind[0] & 0x20 and kind not in CRITICAL:
             faults.add("unknown chunks")
+        if kind == b"IHDR":
+            expected = _png_size(content)
         if kind == b"IDAT":
-            data.append(content)
-            if kinds[-1] != b"IDAT" and b"IDAT" in kinds:
+            if data and before != b"IDAT":
                 faults.add("divided data")
-        header = content if kind == b"IHDR" else header
-        kinds.append(kind)
+            data.append(content)
         place += 12 + length
-    if b"IEND" not in kinds:
+    if kind != b"IEND":
         faults.add(CUT_OFF)
-    size, is_whole = _inflated_size(data)
-    expected = _png_size(header)
+    size, is_whole = _inflated_size(data, expected)
     if size < expected:
         raise ValueError(f"rows are missing: {size:,} of {expected:,} bytes of pixels are there")
     if size > expected or not is_whole:
@@ -62,12 +62,17 @@ def png_fault(encoded: bytes) -> str:
     return ", ".join(sorted(faults))
 
 
-def _inflated_size(data: list[bytes]) -> tuple[int, bool]:
-    """Returns the size of the inflated data in bytes, and whether the stream has its end and nothing behind it."""
+def _inflated_size(data: list[bytes], most: int) -> tuple[int, bool]:
+    """Returns the size of the inflated data in bytes, and whether the stream has its end and nothing behind it.
+
+    Args:
+      data: pieces of a zlib stream.
+      most: size above which no more is inflated.
+    """
     stream, size = zlib.decompressobj(), 0
     try:
         for piece in data:
-            while piece:
+            while piece and size <= most:
                 size += len(stream.decompress(piece, PIECE))
                 piece = stream.unconsumed_tail
     except zlib.error as error:

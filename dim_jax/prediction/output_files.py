@@ -128,7 +128,8 @@ def summary(predictions: dict[str, Any]) -> str:
     if doubtful:
         more = f" and {len(doubtful) - MOST_SHOWN} more, marked in {CSV}" if len(doubtful) > MOST_SHOWN else ""
         shown = command_line.printable(", ".join(doubtful[:MOST_SHOWN]))
-        lines.append(f"WARNING: {len(doubtful)} images are doubtful: {shown}{more}")
+        number = "1 image is" if len(doubtful) == 1 else f"{len(doubtful)} images are"
+        lines.append(f"WARNING: {number} doubtful: {shown}{more}")
     return "\n".join([head, *lines, NOTICE])
 
 

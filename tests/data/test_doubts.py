@@ -88,7 +88,7 @@ def test_the_report_counts_and_names_doubtful_images(tmp_path, capsys):
     ]
     output = capsys.readouterr().out
     assert "doubtful: 2\n  a/blank.png (one colour)" in output
-    assert "WARNING: 1 images are doubtful (nearly black): b/dark.png" in output
+    assert "WARNING: 1 image is doubtful (nearly black): b/dark.png" in output
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2)])

@@ -192,7 +192,7 @@ def colours(grey: np.ndarray) -> np.ndarray:
 # --- more than 8 bits ------------------------------------------------------------------------------------------------
 
 DEEP = PICTURE.astype(np.uint16)
-TWELVE = "WARNING: 1 images are doubtful (12 of 16 bits"
+TWELVE = "WARNING: 1 image is doubtful (12 of 16 bits"
 image("twelve_bits_grey_tiff", "a.tif", lambda: tiff([DEEP[..., 1] * 16]), TWELVE, colours(GREY))
 image("twelve_bits_colour_tiff", "a.tif", lambda: tiff([DEEP * 16]), TWELVE, PICTURE)
 image("twelve_bits_colour_tiff_big_endian", "a.tif", lambda: tiff([DEEP * 16], order=">"), TWELVE, PICTURE)
