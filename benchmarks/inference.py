@@ -1,4 +1,4 @@
-"""Images classified per second by LRF-CNN, ours and PyTorch's, measured in turn on one device."""
+"""Images classified per second, ours and PyTorch's, measured in turn on one device."""
 
 import sys
 from collections.abc import Sequence
@@ -11,9 +11,10 @@ from processes import Options, Side
 from dim_jax.cli import command_line
 
 SUMMARY = """\
-Times inference of LRF-CNN (uint8 image to logits and features), ours through the pmapped step that `evaluate` runs,
-PyTorch's through benchmarks/torch_baseline.py. The batch is on the device beforehand. Ours also computes each
-image's Grad-CAM map, as in evaluation; PyTorch's does not."""
+Times inference of LRF-CNN or EfficientNet-Lite (uint8 image to logits and features), ours through the pmapped step
+that `evaluate` runs, PyTorch's through benchmarks/torch_baseline.py, with the network of the package
+efficientnet-lite-pytorch. The batch is on the device beforehand. Ours also computes each image's
+Grad-CAM map, as in evaluation; PyTorch's does not."""
 EXAMPLES = """\
   python benchmarks/inference.py --image-size=64 --width=0.25 --batch-size=64 --json=inference.json
   python benchmarks/inference.py --batch-size=1 --steps=32 --latency --torch-mode=compiled  # how long one image takes
@@ -85,8 +86,8 @@ def main(arguments: Sequence[str]) -> None:
     options: dict[str, Any] = vars(parser.parse_args(arguments))
     networks.check(options)
     title = (
-        f"LRF-CNN inference: {options['image_size']} px, batch {options['batch_size']}, width {options['width']:g}, "
-        f"{options['dtype']}{', each step waited for' if options['latency'] else ''}"
+        f"{networks.MODELS[options['model']]} inference: {options['image_size']} px, batch {options['batch_size']}, "
+        f"width {options['width']:g}, {options['dtype']}{', each step waited for' if options['latency'] else ''}"
     )
     paired.report("inference", title, paired.sides(options, build_ours, build_torch), options)
 

@@ -14,13 +14,17 @@ NUM_CLASSES = 5
 MEAN = np.array((0.5203, 0.3638, 0.6511), np.float32)
 STD = np.array((0.2339, 0.2535, 0.1455), np.float32)
 STAGES = "64,128/192,224,256,288,320/320,384"
+LRF_CNN = "lrf_cnn"
+# --model and what tables call it.
+MODELS = {LRF_CNN: "LRF-CNN", "efficientnet_lite0": "EfficientNet-Lite0", "efficientnet_lite2": "EfficientNet-Lite2"}
 GAN_SIZES = (64, 128, 256, 512, 1024)
 
 
 def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser:
-    """Returns a parser with the options that all paired benchmarks of LRF-CNN share."""
+    """Returns a parser with the options that all paired benchmarks of classifiers share."""
     result = paired.parser(program, summary, examples)
-    result.add_argument("--stages", default=STAGES, help="channels of the blocks, stages parted by /")
+    result.add_argument("--model", choices=MODELS, default=LRF_CNN, help=f"default {LRF_CNN}")
+    result.add_argument("--stages", default=STAGES, help="channels of LRF-CNN's blocks, stages parted by /")
     return result
 
 
@@ -31,6 +35,9 @@ def check(options: dict[str, Any]) -> None:
       ValueError: an option makes no sense.
     """
     paired.check(options)
+    model = options.get("model", LRF_CNN)
+    if model != LRF_CNN and (options["width"] != 1 or options["stages"] != STAGES):
+        raise ValueError(f"--model={model} has its published widths and stages; leave out --width and --stages")
     try:
         stages = tuple(tuple(int(channels) for channels in part.split(",")) for part in options["stages"].split("/"))
     except ValueError:
@@ -104,14 +111,8 @@ def ours(options: Options) -> tuple[Any, dict[str, Any], dict[str, str]]:
     from dim_jax.models import make_classifier
     from dim_jax.training import initial_weights, parallel
 
-    model = make_classifier(
-        "lrf_cnn",
-        NUM_CLASSES,
-        dtype=options["dtype"],
-        axis_name=parallel.AXIS,
-        width=options["width"],
-        stages=options["stages"],
-    )
+    fields = {name: options[name] for name in ("width", "stages")} if options["model"] == LRF_CNN else {}
+    model = make_classifier(options["model"], NUM_CLASSES, dtype=options["dtype"], axis_name=parallel.AXIS, **fields)
     shape = (1, options["image_size"], options["image_size"], 3)
     drawn = initial_weights.draw(lambda key: model.init(key, jnp.zeros(shape)), 0)
     variables = {name: drawn[name] for name in ("params", "batch_stats")}
@@ -192,12 +193,19 @@ def theirs(options: Options) -> tuple[Any, str, dict[str, str]]:
     """Returns PyTorch's model on its device, the device's name, and a description of this side.
 
     Raises:
-      ValueError: as in `their_device`.
+      ValueError: as in `their_device`, or the package of EfficientNet-Lite is not installed.
     """
     device, about = their_device(options)
     import torch_baseline
 
-    model = torch_baseline.LRFCNN(NUM_CLASSES, options["width"], stages=options["stages"])
+    if options["model"] == LRF_CNN:
+        model = torch_baseline.LRFCNN(NUM_CLASSES, options["width"], stages=options["stages"])
+    else:
+        try:
+            from torch_efficientnet_lite import EfficientNetLite
+        except ImportError:
+            raise ValueError("efficientnet-lite-pytorch is not installed; pip install -e '.[torch]'") from None
+        model = EfficientNetLite.named(options["model"], NUM_CLASSES)
     return torch_baseline.placed(model, device, options["channels_last"]), device, about
 
 

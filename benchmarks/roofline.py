@@ -117,7 +117,7 @@ def lrf_cnn(options: Options) -> Iterator[list[Part]]:
 
     from dim_jax.models.lrf_cnn import LRFCNN
 
-    model, variables, _ = networks.ours(options)
+    model, variables, _ = networks.ours(options | {"model": networks.LRF_CNN})
     count, size = options["batch_size"], options["image_size"]
     arguments = (jax.ShapeDtypeStruct((count, size, size, 3), "float32"), True, _keys(count))
     yield parts_of(Part(("lrf_cnn",), model.clone(axis_name=None), variables, arguments), (LRFCNN,))

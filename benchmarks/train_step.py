@@ -1,4 +1,4 @@
-"""Training steps of LRF-CNN per second, ours and PyTorch's, measured in turn on one device."""
+"""Training steps of a classifier per second, ours and PyTorch's, measured in turn on one device."""
 
 import functools
 import itertools
@@ -13,11 +13,13 @@ from processes import Options, Side
 from dim_jax.cli import command_line
 
 SUMMARY = """\
-Times training steps of LRF-CNN (forward, backward, Adam with L2, batch statistics; no augmentation), ours through the
-pmapped and scanned step that `train` runs, PyTorch's through benchmarks/torch_baseline.py. Batches lie on the device
+Times training steps of LRF-CNN or EfficientNet-Lite (forward, backward, Adam with L2, batch statistics; no
+augmentation), ours through the pmapped and scanned step that `train` runs, PyTorch's through
+benchmarks/torch_baseline.py, with the network of the package efficientnet-lite-pytorch. Batches lie on the device
 beforehand. Ours also computes accuracy and the gradient's norm at every step, as in training; PyTorch's does not."""
 EXAMPLES = """\
   python benchmarks/train_step.py --image-size=64 --width=0.25 --batch-size=16 --json=train_step.json
+  python benchmarks/train_step.py --model=efficientnet_lite0 --image-size=160 --batch-size=16 --channels-last
   python benchmarks/train_step.py --dtype=bfloat16 --torch-mode=compiled --channels-last --batch-size=64
 """
 LOSSES = ("published_fafl", "cross_entropy")
@@ -97,8 +99,8 @@ def main(arguments: Sequence[str]) -> None:
     networks.check(options)
     paired.settle_scan_option(options)
     title = (
-        f"LRF-CNN training step: {options['image_size']} px, batch {options['batch_size']}, "
-        f"width {options['width']:g}, {options['dtype']}, {options['loss']}, "
+        f"{networks.MODELS[options['model']]} training step: {options['image_size']} px, "
+        f"batch {options['batch_size']}, width {options['width']:g}, {options['dtype']}, {options['loss']}, "
         f"{options['steps_per_dispatch']} steps per dispatch"
     )
     paired.report("train_step", title, paired.sides(options, build_ours, build_torch), options)

@@ -55,6 +55,7 @@ def error_line(program, arguments, capsys):
     [
         ("train_step.py", ["--stages=40", "--loss=cross_entropy"]),
         ("inference.py", ["--stages=40"]),
+        ("inference.py", ["--model=efficientnet_lite0", "--width=1"]),
         ("gan_step.py", ["--image-size=64", "--width=0.02", "--reconstruction=none"]),
     ],
 )
@@ -135,6 +136,7 @@ def test_help_shows_examples_and_loads_nothing_heavy(program):
         ("train_step.py", ["--width=0"], "--width=0.0"),
         ("train_step.py", ["--stages=8,x"], "--stages=8,x"),
         ("train_step.py", ["--stages="], "--stages="),
+        ("train_step.py", ["--model=efficientnet_lite0", "--width=0.5"], "leave out --width"),
         ("train_step.py", ["--threads=100000"], "--threads=100000"),
         ("train_step.py", ["--steps=3", "--steps-per-dispatch=2"], "--steps-per-dispatch=2"),
         ("train_step.py", ["--steps-per-dispatch=0"], "--steps-per-dispatch=0"),
