@@ -32,6 +32,7 @@ def view(runs: Sequence[RunRecords]) -> dict[str, Any]:
         "split": None,
         "metrics": [],
         "scores": [],
+        "adjusted": [],
         "classes": [],
         "recalls": [],
         "curves": [],
@@ -50,6 +51,7 @@ def _of_classifiers(runs: Sequence[RunRecords]) -> dict[str, Any]:
     splits = {split for run in runs for split in run.evaluations}
     split = next((name for name in (*run_directory.SPLIT_ORDER, *sorted(splits)) if name in splits), None)
     evaluations = [run.evaluations.get(split, {}) for run in runs]
+    adjusted = [entry if isinstance(entry := item.get("adjusted"), dict) else {} for item in evaluations]
     metrics = [*wording.metric_names(runs), *wording.TIMES]
     metrics = [key for key in metrics if any(evaluation.get(key) is not None for evaluation in evaluations)]
     class_rows = [_per_class(evaluation) for evaluation in evaluations]
@@ -63,6 +65,9 @@ def _of_classifiers(runs: Sequence[RunRecords]) -> dict[str, Any]:
         "split": None if split is None else wording.split_name(split),
         "metrics": [{"title": wording.label(key), "note": ""} for key in metrics],
         "scores": _table([[item.get(key) for key in metrics] for item in evaluations], metrics, unranked),
+        "adjusted": _table([[item.get(key) for key in metrics] for item in adjusted], metrics, unranked)
+        if any(adjusted)
+        else [],
         "classes": [{"title": name, "note": f"{wording.number(supports[name])} images"} for name in classes],
         "recalls": _table([[recall.get(name) for name in classes] for recall in recalls], ["recall"] * len(classes)),
         "cautions": _cautions(runs, split),
@@ -74,6 +79,14 @@ def _of_classifiers(runs: Sequence[RunRecords]) -> dict[str, Any]:
                 ("run", *metrics),
                 [(name, *map(item.get, metrics)) for name, item in zip(names, evaluations, strict=True)],
             ),
+            "adjusted": Table(
+                f"summary_metrics_{split}_adjusted",
+                "summary metrics of adjusted logits",
+                ("run", *metrics),
+                [(name, *map(item.get, metrics)) for name, item in zip(names, adjusted, strict=True)],
+            )
+            if any(adjusted)
+            else None,
             "recalls": Table(
                 f"recall_per_class_{split}",
                 "recall per class",

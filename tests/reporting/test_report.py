@@ -417,6 +417,10 @@ def test_scores_are_shown_with_and_without_the_adjustment(tmp_path: Path) -> Non
     values = {row[0]: row[1:] for row in rows}
     assert values["Macro F1"][:2] == [f"{metrics['macro_f1']:.3f}", "0.988"] and "adjusted" not in values
     assert "chosen by macro_f1 of 6 validation images" in page.text
+    other = make_run(tmp_path / "other")
+    rows = Page(report_files.render_report([run, other])).table("Summary metrics, logits adjusted on validation images")
+    column = rows[0].index("Macro F1")
+    assert [row[column] for row in rows[1:]] == ["0.988", "–"]
     files.write_json(path, metrics | {"adjusted": None})
     assert "test, adjusted" not in Page(report_files.render_report([run])).text
 
