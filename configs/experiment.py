@@ -1,5 +1,6 @@
-"""The DIM experiment: do GCGAN's images and FAFL help on these data? One command from images to a report.
+"""Experiments: what to train on these data, and do GCGAN's images and FAFL help? One command from images to a report.
 
+    python -m dim_jax.train --config=configs/experiment.py:recipe --config.data.path=DATA --workdir=runs/recipe
     python -m dim_jax.train --config=configs/experiment.py --config.data.path=DATA --workdir=runs/dim
 
 Every arm is trained on the folds of a cross-validation by case, with every seed; the predictions of the test parts are
@@ -8,12 +9,14 @@ any test prediction was read. `--dry-run` prints the plan and starts nothing. Ru
 or folds may be asked for later.
 
 Variants, after a colon; several are joined by commas:
+  recipe       what to train: methods for small and imbalanced sets on a fine-tuned EfficientNet-Lite0, and an ensemble
+  quick        with recipe: one split, one seed, no choice of method, in well under an hour on two CPU cores
   small        64 px, a quarter of the widths, five networks a fold, one seed: for two CPU cores; see docs/results.md
   linear       every loss as a linear head on frozen EfficientNet-Lite0 features, five seeds: minutes per fold
   paper        {CE, GCGAN, FAFL, both} on every model there is, as in the published figure
   sensitivity  FAFL's parts alone, and its alpha0, beta0 and m around the published values
   demo         a small one on synthetic tissue
-  test         the same job in seconds
+  test         the same job in seconds; also with recipe
 """
 
 import importlib.util
@@ -54,11 +57,15 @@ LOSSES = {
 CROSS_ENTROPY = {"loss": {"name": "cross_entropy"}}
 FAFL = {"loss": {"name": "fafl", "m": 4.0}}
 PUBLISHED_FAFL = {"loss": {"name": "published_fafl", "m": 1.0}}
+# Averaged weights, and flips and turns at test time: what the methods of `recipe` are added to.
+AVERAGED = {"train": {"ema_decay": 0.99}, "augment": {"test_time_views": True}}
 UNAUGMENTED = {"augment": {"flip": False, "rotate": False, "stain_jitter": 0.0}}
 
 
-def arm(title: str, *settings: dict, added: str = "", count: int = 0, tune: dict | None = None, tau: float = 0.0):
-    """One arm: fields of the classifier's configuration that it sets, and the images it adds.
+def arm(
+    title: str, *settings: dict, added: str = "", count: int = 0, tune: dict | None = None, tau: float = 0.0, **more
+) -> ml_collections.ConfigDict:
+    """One arm: fields of the classifier's configuration that it sets, and the images it adds; or what it is made of.
 
     Args:
       title: what tables call it.
@@ -69,12 +76,16 @@ def arm(title: str, *settings: dict, added: str = "", count: int = 0, tune: dict
       tune: {"field": ..., "values": ...}: one field ("set.loss.m", "count" or "tau") whose value is chosen in every
         fold by the validation images.
       tau: strength of post-hoc logit adjustment.
+      **more: adjust=True, to choose that strength in every fold by the validation images; start=ARM, to start from the
+        weights of that arm's run of the same fold and seed; seeds=N, to train with the first N seeds alone. Instead of
+        settings, members=(ARM, ...): an ensemble; or choices=(ARM, ...): the one of them that validation prefers.
     """
     merged = ml_collections.ConfigDict()
     for setting in settings:
         merged.update(ml_collections.ConfigDict(setting))
     fields = {"title": title, "set": merged, "added": added, "count": count, "tau": tau}
     fields["tune"] = ml_collections.ConfigDict(tune or {"field": "", "values": ()})
+    fields |= {"start": "", "members": (), "choices": (), "adjust": False, "seeds": 0} | more
     return ml_collections.ConfigDict(fields)
 
 
@@ -129,18 +140,24 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.questions = ml_collections.ConfigDict()
     config.order = ()  # of arms and questions in tables; the first arm is what others are shown against
     config.primary = "dim"  # the question that was fixed in advance, "" for none; all others are exploratory
+    config.recommended = ""  # the arm that the page advises to train and that is made ready for predict; "" for none
     # What the published figure shows and this system cannot run, and why.
     config.not_run = ml_collections.ConfigDict()
 
     names = list(filter(None, variant.split(",")))
     if "linear" in names and len(names) > 1:
         raise ValueError("configs/experiment.py:linear goes with no other variant: it has one size")
-    known = ("small", "linear", "paper", "sensitivity", "demo", "test")
+    others = set(names) - {"recipe", "quick", "test"}
+    if ("recipe" in names and others) or ("quick" in names and "recipe" not in names):
+        raise ValueError(f"configs/experiment.py:{variant}: recipe goes with quick or test, and quick with recipe")
+    known = ("recipe", "quick", "small", "linear", "paper", "sensitivity", "demo", "test")
     for name in names:
         if name not in known:
             raise ValueError(f"configs/experiment.py has no variant {name!r}; use {', '.join(known)}")
     if "linear" in names:
         _losses_on_frozen_features(config, classifier)
+    elif "recipe" in names:
+        _recipe(config, classifier, gan, names)
     elif "paper" in names:
         _published_grid(config, gan)
     elif "sensitivity" in names:
@@ -185,7 +202,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         # After four steps of a GAN no image would pass.
         config.pool.least_probability = config.pool.copy_quantile = 0.0
         config.pool.distance_slack = 1000.0
-        config.only = "cross_entropy,dim"
+        config.only = "" if "recipe" in names else "cross_entropy,dim"
         config.resamples = 200
     return config
 
@@ -355,3 +372,87 @@ def _sensitivity(config) -> None:
                 f"Is FAFL ({title}) better than cross-entropy?", f"FAFL, {title}", name, "cross_entropy"
             )
     _keep(config, arms, ask)
+
+
+def _recipe(config, classifier, gan, names) -> None:
+    """What to train: part 2 of docs/protocol.md. Every arm is shown without and with the adjustment of its logits."""
+    config.classifier = classifier.get_config("finetune")
+    config.classifier.data.image_size = 160
+    config.classifier.data.backend = "resident"
+    config.classifier.train.global_batch_size = 16
+    config.classifier.train.num_epochs = 10.0
+    config.classifier.train.tensorboard = False
+    config.gan = gan.get_config("small")  # not used; its size is that of no image here
+    arms, ask = {}, {}
+
+    def add(name: str, title: str, *settings: dict, **more) -> None:
+        own = (CROSS_ENTROPY, *settings) if settings or name == "base" else ()
+        arms[name] = arm(title, *own, **more)
+        arms[f"{name}_adjusted"] = arm(f"{title}, adjusted", *own, **more, adjust=True)
+
+    new_head = {
+        "train": {"head_only_share": 1.0},
+        "data": {"class_balanced": True},
+        "optimizer": {"learning_rate": 1e-3},
+    }
+    from_scratch = {
+        "model": {"name": "lrf_cnn", "width": 0.25},
+        "data": {"image_size": 64, "mean": (), "std": ()},
+        "optimizer": {"learning_rate": 1e-3},
+        "train": {"initial_weights": "random", "num_epochs": 25.0},
+    }
+    add("base", "fine-tuned Lite0")
+    if "test" in names:
+        add("crt", "new head", new_head, start="base", seeds=1)
+        add("chosen", "chosen recipe", choices=("base", "crt"))
+        add("ensemble", "ensemble", members=("chosen", "base", "crt"))
+    elif "quick" in names:
+        add("averaged", "Lite0, EMA and views", AVERAGED)
+        add("lrf_cnn", "LRF-CNN, 64 px, EMA and views", AVERAGED, from_scratch)
+        add("ensemble", "ensemble of the two", members=("averaged", "lrf_cnn"))
+        config.folds, config.seeds = (0,), (0,)
+        config.not_run = ml_collections.ConfigDict({
+            "Other folds": "a fifth of the images is tested, so intervals are wide, and rare classes have few images",
+            "Other seeds": "how much a second training of the same network differs is unknown",
+            "MixUp, deferred re-balancing and other methods": "what each adds is not measured; :recipe compares them",
+        })  # fmt: skip
+    else:
+        methods = {
+            "mixup": ("MixUp", {"augment": {"mixing": "mixup"}}),
+            "balanced_mixup": ("Balanced-MixUp", {"augment": {"mixing": "balanced_mixup"}}),
+            "deferred": ("deferred offset", {"train": {"rebalance": "logit_offset", "rebalance_from": 0.8}}),
+            "crt": ("new head on classes drawn equally often (cRT)", new_head),
+        }
+        add("averaged", "Lite0, EMA and views", AVERAGED, seeds=1)
+        for name, (title, own) in methods.items():
+            start = "averaged" if name == "crt" else ""
+            add(name, f"Lite0, EMA, views, {title}", AVERAGED, own, start=start, seeds=1)
+        add("lite2", "Lite2, EMA and views", AVERAGED, {"model": {"name": "efficientnet_lite2"}}, seeds=1)
+        add("lrf_cnn", "LRF-CNN, 64 px, EMA and views", AVERAGED, from_scratch, seeds=1)
+        add("chosen", "chosen recipe", choices=("base", "averaged", *methods, "lite2"))
+        add("ensemble", "ensemble", members=("averaged", "chosen", "lite2", "lrf_cnn"))
+
+    def compare(name: str, text: str, subject: str, than: str) -> None:
+        if name in arms and than in arms:
+            ask[name.removesuffix("_adjusted")] = question(text, subject, name, than)
+
+    compare("ensemble_adjusted", "What should I train: the ensemble or a plain fine-tuned network?",
+            "The adjusted ensemble instead of plain fine-tuning", "base")  # fmt: skip
+    compare("base_adjusted", "What does adjusting the logits afterwards give?", "Adjusting the logits", "base")
+    compare("averaged_adjusted", "What do averaged weights and test-time views give?",
+            "EMA and views, beside adjusting", "base_adjusted")  # fmt: skip
+    for name, (title, _) in methods.items() if "averaged_adjusted" in arms and "chosen" in arms else ():
+        compare(f"{name}_adjusted", f"What does this give: {title}?", f"{title}, beside EMA, views and adjusting",
+                "averaged_adjusted")  # fmt: skip
+    compare("lite2_adjusted", "What does a larger network give?", "Lite2 instead of Lite0, both with EMA, views and "
+            "adjusting", "averaged_adjusted")  # fmt: skip
+    compare("chosen_adjusted", "What does the chosen recipe give beside adjusting?",
+            "The chosen recipe, beside adjusting", "base_adjusted")  # fmt: skip
+    if "chosen_adjusted" in arms:
+        ask["members"] = question("What does the ensemble give beside the chosen recipe?",
+                                  "The ensemble instead of the chosen recipe, both adjusted",
+                                  "ensemble_adjusted", "chosen_adjusted")  # fmt: skip
+    _keep(config, arms, ask)
+    config.primary = "ensemble"
+    config.recommended = "ensemble_adjusted"
+    config.pool.judge = "base"

@@ -42,10 +42,18 @@ class Archived:
     facts: Mapping[str, Any]
 
 
-def fingerprint(config: ClassifierConfig, count: int) -> str:
-    """Returns the SHA-256 of a run's configuration, without paths and speed options, and its number of added images."""
+def fingerprint(config: ClassifierConfig, count: int, start: str = "") -> str:
+    """Returns the SHA-256 of a run's configuration, without paths and speed options, and its number of added images.
+
+    Args:
+      config: configuration of the run.
+      count: how many images it adds.
+      start: fingerprint of the run whose weights it starts from, which takes the place of that run's path; "": none.
+    """
     left_out = PLACES | MAY_DIFFER
     identity = {name: value for name, value in _canonical(config).items() if name not in left_out}
+    if start:
+        identity["train.initial_weights"] = start
     text = json.dumps([sorted(identity.items()), count], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -72,11 +80,11 @@ def _canonical(config: ClassifierConfig) -> dict[str, Any]:
     return {f"loss.{name}": value for name, value in EARLIER_LOSS_OPTIONS.items()} | values
 
 
-def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> None:
+def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: Dataset, start: str = "") -> None:
     """Writes the predictions of the finished run directory `run` to the file `path`.
 
     Args:
-      config, count: as for `fingerprint`.
+      config, count, start: as for `fingerprint`.
       dataset: the run's dataset, with the images it added.
     """
     arrays: dict[str, np.ndarray] = {}
@@ -98,14 +106,19 @@ def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: 
         "added_sha256": digest.hexdigest() if dataset.generated else None,
         **{name: metrics.get(name) for name in seconds},
     }
-    identity = {"fingerprint": fingerprint(config, count), "split_sha256": dataset.split_sha256, "facts": facts}
+    identity = {"fingerprint": fingerprint(config, count, start), "split_sha256": dataset.split_sha256, "facts": facts}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, identity=np.array(json.dumps(identity)), **arrays)
     files.write_bytes(path, buffer.getvalue())
 
 
-def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> Archived | None:
+def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset, start: str = "") -> Archived | None:
     """Returns the predictions in `path`, or None if there is no such file yet.
+
+    Args:
+      path: the file.
+      config, count, start: as for `fingerprint`.
+      dataset: the dataset with the split of the run's fold.
 
     Raises:
       ValueError: the file is broken, of another configuration, or of another split.
@@ -120,7 +133,7 @@ def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset) -> 
             raise ValueError("no facts of the run in it")
     except (ValueError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is broken ({error}); remove it to make the run again") from None
-    if identity.get("fingerprint") != fingerprint(config, count):
+    if identity.get("fingerprint") != fingerprint(config, count, start):
         raise ValueError(
             f"{path} holds the predictions of another configuration; use another --workdir, or remove the file to "
             "make the run again"

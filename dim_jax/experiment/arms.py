@@ -1,4 +1,8 @@
-"""The arms of an experiment, read from its configuration: settings, added images and tuned fields."""
+"""The arms of an experiment, read from its configuration.
+
+Most are trained: settings, added images and tuned fields. Others train nothing of their own: an ensemble of arms, or
+the arm of several that validation images prefer.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +20,7 @@ TUNABLE = ("count", "tau")
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train a classifier.
+    """One way to train a classifier, or to combine or choose among other arms.
 
     Attributes:
       name: identifies it.
@@ -28,6 +32,11 @@ class Arm:
       tau: strength of post-hoc logit adjustment; 0: none.
       tuned: dotted name of the field that is tuned on the validation images of every fold; "": none.
       values: candidate values of that field.
+      start: the arm whose run of the same fold and seed gives the initial weights; "": none.
+      members: of an ensemble, the arms whose probabilities are averaged.
+      choices: of a choice, the arms of which one is chosen for every fold; see experiment.choice.
+      adjust: whether the logits are adjusted after training, as chosen on the validation images of each fold.
+      seeds: how many of the experiment's seeds it is trained with; 0: all.
     """
 
     name: str
@@ -38,6 +47,16 @@ class Arm:
     tau: float = 0.0
     tuned: str = ""
     values: tuple[Any, ...] = ()
+    start: str = ""
+    members: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    adjust: bool = False
+    seeds: int = 0
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The arms that it averages or chooses among; () if it is trained."""
+        return self.members or self.choices
 
     @property
     def generator(self) -> str:
@@ -91,6 +110,8 @@ def read_arms(config: ExperimentConfig) -> dict[str, Arm]:
     arms = {name: _read_arm(name, config.arms[name], config) for name in _ordered(config.arms, config)}
     if not arms:
         raise ValueError("config.arms is empty; an experiment needs at least one arm")
+    for arm in arms.values():
+        _check_references(arm, arms)
     judge = config.pool.judge
     if any(arm.generator for arm in arms.values()) and (judge not in arms or arms[judge].added or arms[judge].tuned):
         raise ValueError(
@@ -104,7 +125,14 @@ def _read_arm(name: str, fields: ArmFields, config: ExperimentConfig) -> Arm:
     where = f"config.arms.{name}"
     settings, added, count = tuple(flatten_config(fields.set).items()), fields.added, fields.count
     title, tune = fields.title or name, fields.tune
-    arm = Arm(name, title, settings, added, count, fields.tau, tune.field, tune.values)
+    arm = Arm(
+        name, title, settings, added, count, fields.tau, tune.field, tune.values, fields.start, fields.members,
+        fields.choices, fields.adjust, fields.seeds,
+    )  # fmt: skip
+    if arm.parts and (settings or added or count or arm.tau or arm.tuned or arm.start or (arm.members and arm.choices)):
+        raise ValueError(f"{where}: an arm with members or choices trains nothing; leave its other fields unset")
+    if arm.adjust and (arm.tau or arm.tuned == "tau"):
+        raise ValueError(f"{where}: adjust chooses tau in every fold; leave tau unset")
     sources = [COPIES, *(source for name in config.generators for source in (name, name + UNSELECTED))]
     if added and added not in sources:
         raise ValueError(f"{where}.added={added!r} is unknown; choose one of {', '.join(sources)}")
@@ -120,6 +148,21 @@ def _read_arm(name: str, fields: ArmFields, config: ExperimentConfig) -> Arm:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return arm
+
+
+def _check_references(arm: Arm, arms: Mapping[str, Arm]) -> None:
+    """Raises ValueError unless the arms that an arm is made of exist, come before it and need no further choice."""
+    earlier = {name: other for name, other in arms.items() if list(arms).index(name) < list(arms).index(arm.name)}
+    for field, names in (("start", filter(None, [arm.start])), ("members", arm.members), ("choices", arm.choices)):
+        for name in names:
+            where = f"config.arms.{arm.name}.{field} names {name!r}"
+            if name not in earlier:
+                raise ValueError(f"{where}, which is not an arm before it in config.order")
+            other = earlier[name]
+            if other.tuned or other.tau or other.adjust:
+                raise ValueError(f"{where}, which tunes or adjusts something; name an arm as it is trained")
+            if other.parts and not (field == "members" and other.choices):
+                raise ValueError(f"{where}, which is not trained itself; name one that is")
 
 
 def read_questions(config: ExperimentConfig, arms: Mapping[str, Arm]) -> dict[str, Question]:

@@ -12,9 +12,10 @@ from dim_jax.cli.progress import Progress
 from dim_jax.data.image_writer import safe_name
 from dim_jax.evaluation.cases import near_duplicates
 from dim_jax.experiment import arms as arms_of
-from dim_jax.experiment import estimate, plan, preconditions, stages, verdict
-from dim_jax.experiment.arms import Arm
-from dim_jax.experiment.plan import PlannedRun, Site
+from dim_jax.experiment import composition, estimate, plan, preconditions, stages, verdict
+from dim_jax.experiment.arms import Arm, Question
+from dim_jax.experiment.plan import PlannedRun, Site, folds_of
+from dim_jax.experiment.recommendation import recommend
 from dim_jax.reporting import experiment_page, report_files
 from dim_jax.runs import fields, files, workdir
 from dim_jax.runs.configuration import parse_config
@@ -22,13 +23,17 @@ from dim_jax.runs.schema import ExperimentConfig
 from dim_jax.training import hosts
 
 # Arms and questions may be added to an experiment later; every run checks its own configuration.
-MAY_DIFFER = ("folds", "seeds", "only", "arms", "questions", "order", "not_run", "resamples", "generators")
+MAY_DIFFER = (
+    "folds", "seeds", "only", "arms", "questions", "order", "recommended", "not_run", "resamples", "generators",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 
 def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool = False, profile: int = 0) -> None:
     """Runs the experiment in the folder `run`, resuming where an earlier call stopped.
+
+    Several processes may do so at the same time, with the same configuration: they share the runs.
 
     Args:
       config: configuration from configs/experiment.py, parsed or not.
@@ -50,6 +55,8 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
     arms = arms_of.read_arms(config)
     questions = arms_of.read_questions(config, arms)
     names = arms_of.chosen_names(config, arms)
+    if config.recommended and config.recommended not in arms:
+        raise ValueError(f"config.recommended={config.recommended!r} is not an arm; there are {', '.join(arms)}")
     _check_runs(config, arms)
     saved = fields.to_dict(config)
     workdir.check_config(run, saved, MAY_DIFFER)
@@ -58,28 +65,41 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
         for name, source in sources.items():
             say(estimate.describe(source, name, config, arms, names))
         return
-    with workdir.claim(run):
+    with workdir.claim(run, wait=True):
+        workdir.check_config(run, saved, MAY_DIFFER)
         experiments = _open(config, arms, names, run, sources)
         if not (run / workdir.ENVIRONMENT).is_file():
             import jax
 
             workdir.write_start(run, saved, [str(device) for device in jax.devices()])
         files.write_json(run / workdir.CONFIG, saved)
-        with workdir.logging_to(run):
-            diverged = _train_planned_runs(experiments, names)
-            results = []
-            for experiment in experiments:
-                doubles = near_duplicates(experiment.site.data)
-                results.append(
-                    verdict.judge(experiment, questions, folds_of(config), config.seeds, doubles)
-                    | {"runs": _runs(experiment, names)}
-                )
-            experiment_page.write_results(run, results, diverged)
-            for entry in results:
-                say(f"{entry['name']}:")
-                for answer in entry["answers"]:
-                    say(f"  {answer['sentence']}")
-            say(f"report: {report_files.write_report([run])}")
+    with workdir.logging_to(run):
+        diverged = _train_planned_runs(experiments, names)
+        with workdir.claim(run, wait=True):
+            _write_results(run, experiments, names, questions, diverged)
+
+
+def _write_results(
+    run: Path,
+    experiments: Sequence[stages.Experiment],
+    names: Sequence[str],
+    questions: Mapping[str, Question],
+    diverged: Sequence[str],
+) -> None:
+    results = []
+    for experiment in experiments:
+        config = experiment.config
+        doubles = near_duplicates(experiment.site.data)
+        results.append(
+            verdict.judge(experiment, questions, folds_of(config), config.seeds, doubles)
+            | {"runs": _runs(experiment, names), "recommended": recommend(experiment, folds_of(config), config.seeds)}
+        )
+    experiment_page.write_results(run, results, diverged)
+    for entry in results:
+        say(f"{entry['name']}:")
+        for answer in entry["answers"]:
+            say(f"  {answer['sentence']}")
+    say(f"report: {report_files.write_report([run])}")
 
 
 def _open(
@@ -107,30 +127,45 @@ def _open(
 
 
 def _planned(experiment: stages.Experiment, names: Sequence[str]) -> list[PlannedRun]:
-    """Returns the classifiers of an experiment."""
-    return plan.runs(experiment.arms, names, folds_of(experiment.config), experiment.config.seeds)
+    """Returns the classifiers of an experiment, as far as its choices are made."""
+    folds, seeds = folds_of(experiment.config), experiment.config.seeds
+    chosen = composition.chosen_arms(experiment, folds, seeds[0])
+    return plan.runs(experiment.arms, names, folds, seeds, chosen)
 
 
 def _train_planned_runs(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:
-    """Trains the planned runs that are not finished, and returns those that diverged."""
-    diverged = []
-    planned = [(experiment, run) for experiment in experiments for run in _planned(experiment, names)]
-    waiting = [(experiment, run) for experiment, run in planned if experiment.archived(run) is None]
-    log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
-    progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h")
-    try:
-        for number, (experiment, run) in enumerate(waiting, start=1):
-            try:
-                # It may have been trained meanwhile to select an image list.
-                if experiment.archived(run) is None:
-                    experiment.train(run)
-            except Diverged as error:
-                log.error("%s diverged: %s", run, error)
-                diverged.append(f"{experiment.site.name}, {run}: {error}")
-            progress.update(len(planned) - len(waiting) + number, f"done: {run}")
-    finally:
-        progress.close()
-    return diverged
+    """Trains the planned runs that are not finished, and returns those that diverged.
+
+    Runs that another process works on are left to it. More runs may follow from choices that finished ones decide.
+    """
+    diverged: dict[tuple[str, PlannedRun], str] = {}
+    while True:
+        planned = [(experiment, run) for experiment in experiments for run in _planned(experiment, names)]
+        waiting = [
+            (experiment, run)
+            for experiment, run in planned
+            if (experiment.site.name, run) not in diverged and experiment.archived(run) is None
+        ]
+        log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
+        if not waiting:
+            return list(diverged.values())
+        progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h")
+        busy = []
+        try:
+            for number, (experiment, run) in enumerate(waiting, start=1):
+                try:
+                    if not experiment.train_if_free(run):
+                        busy.append((experiment, run))
+                except Diverged as error:
+                    log.error("%s diverged: %s", run, error)
+                    diverged[experiment.site.name, run] = f"{experiment.site.name}, {run}: {error}"
+                progress.update(len(planned) - len(waiting) + number, f"done: {run}")
+        finally:
+            progress.close()
+        if busy:
+            experiment, run = busy[0]
+            log.info("waiting for another process that works on %s", run)
+            experiment.wait_for(run)
 
 
 def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -147,11 +182,6 @@ def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str,
             "commands": experiment.commands(run),
         })  # fmt: skip
     return entries
-
-
-def folds_of(config: ExperimentConfig) -> list[int]:
-    """Returns the folds that an experiment works on."""
-    return list(config.folds) or list(range(config.data.folds))
 
 
 def sources_of(config: ExperimentConfig) -> dict[str, str]:
@@ -172,7 +202,7 @@ def _check_runs(config: ExperimentConfig, arms: Mapping[str, Arm]) -> None:
     """Raises ValueError if the configuration of any run is invalid."""
     nowhere = Site("", Path(), Path())
     for arm in arms.values():
-        for candidate in arm.candidates():
+        for candidate in arm.candidates() if not arm.parts else ():
             try:
                 plan.classifier_config(config, PlannedRun(candidate, 0, 0), nowhere).check()
             except ValueError as error:

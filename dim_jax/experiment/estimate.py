@@ -1,5 +1,6 @@
 """Cost estimate of an experiment: its runs, and their time and disk space from a few timed steps of each kind."""
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dim_jax.evaluation.predictor import views_of
 from dim_jax.experiment import plan, preconditions, stages
 from dim_jax.experiment.arms import Arm
 from dim_jax.experiment.plan import PlannedRun
@@ -38,10 +40,19 @@ def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         site = stages.open_site(source, name, Path(folder), config)
         experiment = stages.Experiment(config, site, arms)
-        folds = list(config.folds) or list(range(config.data.folds))
-        runs = plan.runs(arms, names, folds, config.seeds)
+        folds = plan.folds_of(config)
+        known = plan.runs(arms, names, folds, config.seeds)
+        runs = plan.most_runs(arms, names, folds, config.seeds)
         preconditions.check([experiment], [runs])
         lines = [f"{name}: {len(folds)} folds, {len(config.seeds)} seeds, {len(names)} arms"]
+        first = sum(run.seed == config.seeds[0] for run in known)
+        lines.append(f"  {first} classifiers with the first seed, {len(known) - first} with the others")
+        if len(runs) > len(known):
+            choices = ", ".join(arm.name for arm in arms.values() if arm.choices and not arm.adjust)
+            lines.append(
+                f"  then at most {len(runs) - len(known)} more, of what validation chooses for {choices} (times below "
+                "include them)"
+            )
         total, disk = 0.0, 0
         for title, of_kind in _by_kind(config, runs, site).items():
             cost = _classifier_cost(experiment, of_kind[0])
@@ -57,7 +68,9 @@ def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, A
             total, disk = total + seconds, disk + cost.disk * number
             pools = config.pool.images * sum(len(experiment.minority_classes(fold)) for fold in folds)
             lines.append(f"  {pools} images generated and judged for {len(folds)} selections (not timed)")
-        lines.append(_line("in all, one after another", total, disk))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        in_all = _line("in all, one after another", total, disk)
+        lines.append(f"{in_all}, {total * cores / 3600:.1f} core-hours on {cores} core{'s' if cores > 1 else ''}")
         for run in runs[: len(names)]:
             lines.append(f"  {run.folder(plan.Site(name, Path(name), Path(name))).as_posix()}")
         lines.append(f"  and so on: {len(runs)} run directories")
@@ -69,11 +82,13 @@ def _line(title: str, seconds: float, disk: int) -> str:
 
 
 def _by_kind(config: ExperimentConfig, runs: Sequence[PlannedRun], site: plan.Site) -> dict[str, list[PlannedRun]]:
-    """Groups runs by model, image size and loss, on which their speed depends."""
+    """Groups runs by model, image size, loss and trained layers, on which their speed depends."""
     kinds: dict[str, list[PlannedRun]] = {}
     for run in runs:
         own = plan.classifier_config(config, run, site)
         title = f"{own.model.name}, {own.data.image_size} px, {own.loss.name}"
+        if own.train.head_only_share == 1:
+            title += ", head alone"
         kinds.setdefault(title, []).append(run)
     return kinds
 
@@ -82,6 +97,9 @@ def _classifier_cost(experiment: stages.Experiment, run: PlannedRun) -> Cost:
     # Added images do not exist yet; they lengthen an epoch by a few percent only.
     config = plan.classifier_config(experiment.config, run, experiment.site)
     config = override(config, [("data.generated", ""), ("data.generated_count", -1)])
+    if run.arm.start:  # nor do weights of other runs
+        weights = experiment.config.classifier.train.initial_weights
+        config = override(config, [("train.initial_weights", weights)])
     return _cost(classifier, config, experiment.site.root)
 
 
@@ -110,7 +128,10 @@ def _cost(trainer: Any, config: ClassifierConfig | GanConfig, folder: Path) -> C
     task.evaluate(state)
     evaluation = time.perf_counter() - started
     steps = schedule.num_train_steps
-    training = seconds[1] * steps / schedule.steps_per_dispatch + evaluation * -(-steps // schedule.eval_every)
+    evaluations = -(-steps // schedule.eval_every)
+    if isinstance(config, ClassifierConfig):  # at the end of validation and test images, by all views
+        evaluations += 2 * len(views_of(config, folder))
+    training = seconds[1] * steps / schedule.steps_per_dispatch + evaluation * evaluations
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(task.state))
     copies = config.train.keep_checkpoints + (task.best_metric is not None)
     compilation.clear_compiled_programs()

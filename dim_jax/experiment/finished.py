@@ -7,8 +7,8 @@ from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.out_of_fold import OutOfFoldProbabilities, pool
 from dim_jax.experiment import arms as arms_of
 from dim_jax.experiment import plan, stages, verdict
-from dim_jax.experiment.conductor import folds_of, sources_of
-from dim_jax.experiment.plan import Site
+from dim_jax.experiment.conductor import sources_of
+from dim_jax.experiment.plan import Site, folds_of
 from dim_jax.runs import configuration, files
 from dim_jax.runs.configuration import parse_config
 

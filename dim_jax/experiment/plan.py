@@ -1,7 +1,7 @@
 """The runs of an experiment: classifiers and GANs to train, their configurations and their folders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm
@@ -30,6 +30,10 @@ class Site:
     def fold(self, fold: int) -> Path:
         """Returns the folder of a fold."""
         return self.root / f"fold{fold}"
+
+    def run(self, fold: int, arm: str, seed: int) -> Path:
+        """Returns the run directory of an arm's classifier."""
+        return self.fold(fold) / "runs" / arm / f"seed{seed}"
 
     def generator(self, fold: int, name: str) -> Path:
         """Returns the folder of a generator: its runs, pool and selection."""
@@ -65,7 +69,7 @@ class PlannedRun:
 
     def folder(self, site: Site) -> Path:
         """Returns its run directory."""
-        return site.fold(self.fold) / "runs" / self.arm.name / f"seed{self.seed}"
+        return site.run(self.fold, self.arm.name, self.seed)
 
     def archive(self, site: Site) -> Path:
         """Returns the file of its predictions."""
@@ -75,32 +79,79 @@ class PlannedRun:
         return f"fold {self.fold}, seed {self.seed}, {self.arm.name}"
 
 
-def trained_as(arms: Mapping[str, Arm]) -> dict[str, Arm]:
-    """Returns for every candidate of every arm, by name, the arm it is trained as.
+def folds_of(config: ExperimentConfig) -> list[int]:
+    """Returns the folds that an experiment works on."""
+    return list(config.folds) or list(range(config.data.folds))
 
-    Candidates that differ only after training (in post-hoc logit adjustment) share the training of the first one.
+
+def trained_as(arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """Returns for every candidate of every trained arm, by name, the arm it is trained as.
+
+    Candidates that differ only after training (in post-hoc adjustment) share the training of the first one.
     """
     first: dict[str, Arm] = {}
-    trained = {}
+    trained: dict[str, Arm] = {}
     for arm in arms.values():
-        for candidate in arm.candidates():
+        for candidate in arm.candidates() if not arm.parts else ():
+            if candidate.start:
+                candidate = replace(candidate, start=trained[candidate.start].name)
             # The last setting of a field counts, and their order does not.
-            training = (tuple(sorted(dict(candidate.settings).items(), key=repr)), candidate.added, candidate.count)
+            settings = tuple(sorted(dict(candidate.settings).items(), key=repr))
+            training = (settings, candidate.added, candidate.count, candidate.start)
             trained[candidate.name] = first.setdefault(repr(training), candidate)
     return trained
 
 
-def runs(arms: Mapping[str, Arm], names: Sequence[str], folds: Sequence[int], seeds: Sequence[int]) -> list[PlannedRun]:
+def runs(
+    arms: Mapping[str, Arm],
+    names: Sequence[str],
+    folds: Sequence[int],
+    seeds: Sequence[int],
+    chosen: Mapping[tuple[str, int], str] | None = None,
+) -> list[PlannedRun]:
     """Returns the classifiers to train, without repetition, ordered by seed, so that the first seed is complete first.
+
+    A choice needs all of its arms with the first seed, and with the others the arm that was chosen. What a run starts
+    from comes right before it.
 
     Args:
       arms: all arms.
       names: those to train.
-      folds, seeds: every arm is trained with each pair of them.
+      folds, seeds: every arm is trained with each pair of them, or with its first seeds alone.
+      chosen: the arm that each choice has chosen for each fold, by (name of the choice, fold), as far as known.
     """
-    training = trained_as(arms)
-    arms_to_train = [training[candidate.name] for name in names for candidate in arms[name].candidates()]
-    return [PlannedRun(arm, fold, seed) for seed in seeds for fold in folds for arm in dict.fromkeys(arms_to_train)]
+    training, chosen = trained_as(arms), chosen or {}
+
+    def needed(name: str, fold: int, seed: int) -> list[PlannedRun]:
+        arm = arms[name]
+        if arm.choices:
+            known = [chosen[name, fold]] if (name, fold) in chosen else []
+            parts: Sequence[str] = arm.choices if seed == seeds[0] else known
+        else:
+            parts = arm.members or ((arm.start,) if arm.start else ())
+        own = [] if arm.parts else [PlannedRun(training[candidate.name], fold, seed) for candidate in arm.candidates()]
+        return [run for part in parts for run in needed(part, fold, seed)] + own
+
+    planned = [
+        run
+        for number, seed in enumerate(seeds)
+        for fold in folds
+        for name in names
+        if not arms[name].seeds or number < arms[name].seeds
+        for run in needed(name, fold, seed)
+    ]
+    return list(dict.fromkeys(planned))
+
+
+def most_runs(
+    arms: Mapping[str, Arm], names: Sequence[str], folds: Sequence[int], seeds: Sequence[int]
+) -> list[PlannedRun]:
+    """Returns the classifiers to train if every choice falls on the arm that adds most runs; see `runs`."""
+    chosen: dict[tuple[str, int], str] = {}
+    for arm in arms.values():
+        options = [chosen | {(arm.name, fold): name for fold in folds} for name in arm.choices]
+        chosen = max(options, key=lambda option: len(runs(arms, names, folds, seeds, option)), default=chosen)
+    return runs(arms, names, folds, seeds, chosen)
 
 
 def classifier_config(
@@ -115,8 +166,10 @@ def classifier_config(
       count: how many images of the list to add; None if the arm adds none, or all images of its own list.
     """
     arm = run.arm
+    source = [("train.initial_weights", str(site.run(run.fold, arm.start, run.seed)))] if arm.start else []
     settings = [
         *arm.settings,
+        *source,
         ("seed", run.seed),
         ("data.path", str(site.data)),
         ("data.fold", run.fold),

@@ -9,7 +9,7 @@ from typing import Any
 from dim_jax.cli.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.preparation import PHANTOM, TFDS, prepare_dataset
-from dim_jax.experiment import added_images, archive, plan
+from dim_jax.experiment import added_images, archive, lanes, plan
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm
 from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.gan import generation, pool_selection, pools
@@ -97,17 +97,59 @@ class Experiment:
     def archived(self, run: PlannedRun) -> archive.Archived | None:
         """Returns the archived predictions of a run, or None if it is not finished."""
         config = plan.classifier_config(self.config, run, self.site)
-        return archive.read(run.archive(self.site), config, run.arm.count, self.dataset(run.fold))
+        start = self.fingerprint_of_start(run)
+        return archive.read(run.archive(self.site), config, run.arm.count, self.dataset(run.fold), start)
+
+    def start_of(self, run: PlannedRun) -> PlannedRun | None:
+        """Returns the run whose weights a run starts from, if any."""
+        arm = run.arm.start
+        return PlannedRun(plan.trained_as(self.arms)[arm], run.fold, run.seed) if arm else None
+
+    def fingerprint_of_start(self, run: PlannedRun) -> str:
+        """Returns the fingerprint of the run whose weights a run starts from; "" if there is none."""
+        start = self.start_of(run)
+        if start is None:
+            return ""
+        config = plan.classifier_config(self.config, start, self.site)
+        return archive.fingerprint(config, start.arm.count, self.fingerprint_of_start(start))
 
     def train(self, run: PlannedRun) -> None:
-        """Makes the images that a run adds, trains and evaluates it, and archives its predictions."""
+        """Makes what a run starts from and the images that it adds, trains it, and archives its predictions.
+
+        Another process that works on the same run is waited for.
+        """
+        with lanes.claim(run.folder(self.site), wait=True):
+            self._train_classifier(run)
+
+    def train_if_free(self, run: PlannedRun) -> bool:
+        """Trains a run unless another process works on it or has finished it; returns whether it was free."""
+        with lanes.claim(run.folder(self.site)) as is_free:
+            if is_free and self.archived(run) is None:
+                self._train_classifier(run)
+        return is_free
+
+    def wait_for(self, run: PlannedRun) -> None:
+        """Returns when no other process works on a run."""
+        with lanes.claim(run.folder(self.site), wait=True):
+            pass
+
+    def is_trained(self, run: PlannedRun) -> bool:
+        """Returns whether the trained network of a run is here, not only its predictions."""
+        return (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file()
+
+    def _train_classifier(self, run: PlannedRun) -> None:
+        # Its predictions may have been copied from another machine; its weights are needed.
+        start = self.start_of(run)
+        if start is not None and not self.is_trained(start):
+            self.train(start)
         count = self.add_images(run) if run.arm.added else None
         config = plan.classifier_config(self.config, run, self.site, count)
         folder = run.folder(self.site)
         self._train(config, folder)
         added = config.data.generated
         dataset = open_dataset(self.site.data, run.fold, added, config.data.generated_count)
-        archive.write(run.archive(self.site), folder, config, run.arm.count, dataset)
+        start = self.fingerprint_of_start(run)
+        archive.write(run.archive(self.site), folder, config, run.arm.count, dataset, start)
 
     def _train(self, config: ClassifierConfig | GanConfig, folder: Path) -> None:
         log.info("working on %s", folder)
@@ -125,7 +167,9 @@ class Experiment:
         path = self.site.image_list(run.fold, arm)
         # An existing list is sufficient, even if the pool it was made from has been deleted.
         if not path.is_file():
-            self._list_images(arm, run.fold, path)
+            with lanes.claim(self.site.fold(run.fold) / "images", wait=True):
+                if not path.is_file():
+                    self._list_images(arm, run.fold, path)
         if arm.count == BALANCED:
             return None
         return min(arm.count, len(files.read_json(path)["images"]))
@@ -187,7 +231,7 @@ class Experiment:
     def _select(self, fold: int, name: str, classes: Sequence[str]) -> None:
         options, folder, run = self.config.pool, self.site.generator(fold, name), self.judge(fold)
         # Its predictions may have been copied from another machine; the selection needs the trained network itself.
-        if not (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file():
+        if not self.is_trained(run):
             self.train(run)
         keep = self._max_selected(fold, name)
         rules = Rules(**{key: getattr(options, key) for key in vars(Rules())})
@@ -208,7 +252,9 @@ class Experiment:
 
     def commands(self, run: PlannedRun) -> list[str]:
         """Returns the commands that reproduce a run, including those of the GAN whose images it adds."""
-        lines, name = [], run.arm.generator
+        lines, name, start = [], run.arm.generator, self.start_of(run)
+        if start is not None:
+            lines.append(["train", f"--workdir={start.folder(self.site)}"])
         if name:
             options, folder = self.config.pool, self.site.generator(run.fold, name)
             folders, classes = self.gan_folders(run.fold, name), self.minority_classes(run.fold)

@@ -8,12 +8,13 @@ import numpy as np
 
 from dim_jax.data.dataset import Dataset
 from dim_jax.evaluation import metrics, statistics
+from dim_jax.evaluation.adjustment import fit_adjustment
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.cases import case_names, mean_probabilities, most_frequent, units_of_resampling
-from dim_jax.experiment import added_images, stages
+from dim_jax.experiment import added_images, composition, stages
 from dim_jax.experiment.archive import Archived
 from dim_jax.experiment.arms import Arm, Question
-from dim_jax.experiment.plan import PlannedRun, trained_as
+from dim_jax.experiment.composition import Chosen
 from dim_jax.losses.margins import adjust_logits
 from dim_jax.reporting import wording
 
@@ -31,6 +32,8 @@ class OutOfFold:
       logits: float32 (S, N, C), after the arm's post-hoc adjustment, if any.
       chosen: the tuned value of every fold; None if the arm tunes nothing.
       facts: facts of the archived runs.
+      made_of: the runs of every fold, by their arms' titles; more than one for an ensemble.
+      taus: strength of the adjustment chosen on validation images, for every fold and seed; () if there is none.
     """
 
     rows: np.ndarray
@@ -38,6 +41,8 @@ class OutOfFold:
     logits: np.ndarray
     chosen: tuple[Any, ...]
     facts: tuple[Mapping[str, Any], ...]
+    made_of: tuple[tuple[str, ...], ...] = ()
+    taus: tuple[float, ...] = ()
 
 
 def adjusted(logits: np.ndarray, arm: Arm, counts: np.ndarray) -> np.ndarray:
@@ -73,15 +78,29 @@ def choose(arm: Arm, archives: Mapping[str, Sequence[Archived]], dataset: Datase
 
 
 def out_of_fold(
-    experiment: stages.Experiment, arm: Arm, folds: Sequence[int], seeds: Sequence[int], metric: str
+    experiment: stages.Experiment,
+    arm: Arm,
+    folds: Sequence[int],
+    seeds: Sequence[int],
+    metric: str,
+    chosen_arms: Chosen | None = None,
 ) -> OutOfFold | None:
-    """Pools an arm's predictions on the test images of `folds`; None if no seed is finished in all of them."""
-    training = trained_as(experiment.arms)
+    """Pools an arm's predictions on the test images of `folds`; None if no seed is finished in all of them.
+
+    Args:
+      experiment: the experiment on one dataset.
+      arm: the arm.
+      folds, seeds: which of its runs.
+      metric: chooses tuned values and adjustments on validation images.
+      chosen_arms: result of `composition.chosen_arms`; None to choose now.
+    """
     candidates = arm.candidates()
+    if chosen_arms is None:
+        chosen_arms = composition.chosen_arms(experiment, folds, seeds[0])
 
     def archives(fold: int, seed: int) -> dict[str, Archived] | None:
         by_name = {
-            candidate.name: experiment.archived(PlannedRun(training[candidate.name], fold, seed))
+            candidate.name: composition.archived(experiment, candidate, fold, seed, chosen_arms)
             for candidate in candidates
         }
         return by_name if all(by_name.values()) else None
@@ -90,7 +109,7 @@ def out_of_fold(
     done = tuple(seed for seed in seeds if all(table[seed].values()))
     if not done:
         return None
-    rows, logits, chosen, facts = [], [], [], []
+    rows, logits, chosen, facts, made_of, taus = [], [], [], [], [], []
     for fold in folds:
         dataset = experiment.dataset(fold)
         of_candidates = {
@@ -98,13 +117,27 @@ def out_of_fold(
         }
         best = choose(arm, of_candidates, dataset, metric)
         counts = added_images.training_counts(dataset)
+        of_seeds = [adjusted(run.logits["test"], best, counts) for run in of_candidates[best.name]]
+        if arm.adjust:
+            labels = dataset.labels[dataset.rows("val")]
+            fitted = [fit_adjustment(run.logits["val"], labels, counts, metric) for run in of_candidates[best.name]]
+            of_seeds = [adjustment(of_seed, counts) for adjustment, of_seed in zip(fitted, of_seeds, strict=True)]
+            taus += [adjustment.tau for adjustment in fitted]
         rows.append(dataset.rows("test"))
-        logits.append(adjusted(np.stack([run.logits["test"] for run in of_candidates[best.name]]), best, counts))
+        logits.append(np.stack(of_seeds))
         chosen.append(arm.values[candidates.index(best)] if arm.tuned else None)
         facts += [run.facts for run in of_candidates[best.name]]
+        runs = composition.runs_of(experiment, best, fold, done[0], chosen_arms) or []
+        made_of.append(tuple(run.arm.title for run in runs))
     order = np.argsort(np.concatenate(rows))
     return OutOfFold(
-        np.concatenate(rows)[order], done, np.concatenate(logits, 1)[:, order], tuple(chosen), tuple(facts)
+        np.concatenate(rows)[order],
+        done,
+        np.concatenate(logits, 1)[:, order],
+        tuple(chosen),
+        tuple(facts),
+        tuple(made_of),
+        tuple(taus),
     )
 
 
@@ -127,7 +160,8 @@ def judge(
     config, metric = experiment.config, experiment.config.metric
     dataset = experiment.dataset(folds[0])
     cases = units_of_resampling(dataset, near_duplicates)
-    pooled = {name: out_of_fold(experiment, arm, folds, seeds, metric) for name, arm in experiment.arms.items()}
+    chosen = composition.chosen_arms(experiment, folds, seeds[0])
+    pooled = {name: out_of_fold(experiment, arm, folds, seeds, metric, chosen) for name, arm in experiment.arms.items()}
     pooled = {name: arm_predictions for name, arm_predictions in pooled.items() if arm_predictions is not None}
     options = {"num_resamples": config.resamples, "seed": config.seed}
     arms = [
@@ -155,7 +189,7 @@ def judge(
         "num_folds": config.data.folds,
         "metric": metric,
         "has_primary": bool(config.primary),
-        "minority": experiment.minority_classes(folds[0]),
+        "minority": _minority(experiment, folds[0]),
         "arms": arms,
         "missing": [arm.title for name, arm in experiment.arms.items() if name not in pooled],
         "answers": answers,
@@ -164,6 +198,14 @@ def judge(
         "selections": {name: stages.facts_of_selection(experiment.site, folds, name) for name in config.generators},
         "not_run": dict(config.not_run),
     }  # fmt: skip
+
+
+def _minority(experiment: stages.Experiment, fold: int) -> list[str]:
+    """Returns the minority classes; none if the classes are about equal, which only generators need to know."""
+    try:
+        return experiment.minority_classes(fold)
+    except ValueError:
+        return []
 
 
 def _confusions(arm_predictions: OutOfFold, dataset: Dataset, cases: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
@@ -192,6 +234,8 @@ def _arm(
         "images_added": {"least": min(added), "most": max(added)},
         "tuned": arm.tuned,
         "chosen": list(arm_predictions.chosen) if arm.tuned else [],
+        "made_of": [list(titles) for titles in arm_predictions.made_of] if arm.parts else [],
+        "taus": list(arm_predictions.taus),
         "seeds": list(arm_predictions.seeds),
         **_scores(confusions, options),
         "by_case": _by_case(arm_predictions, dataset, options),

@@ -81,6 +81,7 @@ def _site(number: int, site: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "missing": site["missing"],
         "cautions": _cautions(site),
         "not_run": list(site["not_run"].items()),
+        "advice": _advice(site, arms),
         "arms": experiment_tables.arm_table(arms),
         "by_case": experiment_tables.case_table(arms),
         "forest": _markup(_forest(arms, metric, prefix)) if arms else None,
@@ -106,10 +107,33 @@ def _site(number: int, site: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             (arm["title"], arm["tuned"].split(".")[-1], ", ".join(f"{value:g}" for value in arm["chosen"]))
             for arm in arms
             if arm["tuned"]
+        ]
+        + [(arm["title"], "tau", ", ".join(f"{value:g}" for value in arm["taus"])) for arm in arms if arm.get("taus")],
+        "made_of": [
+            (arm["title"], [(fold, titles) for fold, titles in zip(site["folds"], arm["made_of"], strict=True)])
+            for arm in arms
+            if arm.get("made_of") and not arm.get("taus")
         ],
         "runs": site["runs"],
         "finished": sum(run["finished"] for run in site["runs"]),
         "tables": experiment_tables.csv_tables(site, arms, titles),
+    }
+
+
+def _advice(site: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Returns the recommended arm beside the first one; None if there is none, or only results of before it."""
+    recommended = site.get("recommended")
+    arm = next((arm for arm in arms if recommended and arm["name"] == recommended["arm"]), None)
+    if arm is None or recommended is None:
+        return None
+    pair = [arms[0], arm] if arm is not arms[0] else [arm]
+    return {
+        "title": arm["title"],
+        "members": list(dict.fromkeys(title for fold in arm["made_of"] for title in fold)),
+        "arms": experiment_tables.arm_table(pair),
+        "per_class": experiment_tables.class_table(site, pair),
+        "fold": recommended["fold"],
+        "command": recommended["command"],
     }
 
 

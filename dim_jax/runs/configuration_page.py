@@ -142,6 +142,11 @@ def _arm_rows() -> list[Row]:
         "count": "how many, over all minority classes; -1: as many as make all classes equal",
         "tau": "strength of post-hoc logit adjustment",
         "tune": "{field, values}: one field whose value is chosen by the validation images of every fold",
+        "start": "the arm whose run of the same fold and seed gives the initial weights",
+        "members": "of an ensemble: the arms whose probabilities are averaged",
+        "choices": "the arms of which the validation images of other folds choose one for every fold",
+        "adjust": "choose the strength of post-hoc adjustment by the validation images of every fold and seed",
+        "seeds": "how many of the experiment's seeds it is trained with; 0: all",
     }
     rows = []
     for field in dataclasses.fields(ArmFields):

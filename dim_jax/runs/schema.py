@@ -8,7 +8,7 @@ Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, in
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
 deferred re-balancing, rates and phases of the head, test-time views; 7 the frozen network whose features are
-classified.
+classified, recommended arms of experiments.
 """
 
 from collections.abc import Callable
@@ -326,6 +326,11 @@ class ArmFields:
     count: Annotated[int, Interval(le=10**6)] = 0
     tau: Annotated[float, Interval(ge=0)] = 0.0
     tune: TuneFields = field(default_factory=TuneFields)
+    start: str = ""
+    members: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    adjust: bool = False
+    seeds: Annotated[int, Interval(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -359,6 +364,7 @@ class ExperimentConfig:
     questions: dict[str, QuestionFields]
     order: tuple[str, ...]
     primary: str
+    recommended: Annotated[str, Added(7, before="")]
     not_run: dict[str, str]
 
     def check(self) -> None:

@@ -38,10 +38,14 @@ PACKAGES = (
 
 
 @contextlib.contextmanager
-def claim(workdir: str | Path) -> Iterator[Path]:
+def claim(workdir: str | Path, wait: bool = False) -> Iterator[Path]:
     """Locks `workdir` for this process; the lock is released when the process ends, however it ends.
 
     If the directory holds no configuration at the end and this call created it, it is removed.
+
+    Args:
+      workdir: run directory; it is created if it is missing.
+      wait: wait for another process that holds the lock, instead of raising.
 
     Raises:
       ValueError: another process holds the lock, or the directory is no run and has files that a run would replace.
@@ -55,7 +59,7 @@ def claim(workdir: str | Path) -> Iterator[Path]:
             raise ValueError(f"{workdir} is no run, and a run would replace its {foreign[0]}; use another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     # A soft lock would outlive a killed process, so a file system without locks is an error.
-    lock = filelock.FileLock(workdir / LOCK, blocking=False, fallback_to_soft=False)
+    lock = filelock.FileLock(workdir / LOCK, blocking=wait, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout:

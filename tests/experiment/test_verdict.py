@@ -4,6 +4,7 @@ import csv
 import dataclasses
 from pathlib import Path
 
+import made_archives
 import numpy as np
 import pytest
 from hostile_inputs import EVIL, assert_harmless, renamed
@@ -42,21 +43,6 @@ def data(tmp_path_factory):
     )
 
 
-def archived(experiment, run, quality):
-    """Writes the predictions of a run whose logits favour the truth by `quality` on validation and on test images."""
-    dataset = experiment.dataset(run.fold)
-    folder = run.folder(experiment.site)
-    for number, split in enumerate(archive.SPLITS):
-        rows = dataset.rows(split)[::-1]  # in no particular order
-        rng = np.random.default_rng([run.fold, run.seed, number])
-        logits = rng.normal(size=(len(rows), len(dataset.classes)))
-        logits[np.arange(len(rows)), dataset.labels[rows]] += quality[split]
-        files.write_json(folder / "eval" / split / "metrics.json", {"checkpoint_step": 8})
-        np.savez(folder / "eval" / split / "predictions.npz", index=rows, logits=logits.astype(np.float32))
-    config = plan.classifier_config(experiment.config, run, experiment.site)
-    archive.write(run.archive(experiment.site), folder, config, run.arm.count, dataset)
-
-
 @pytest.fixture
 def experiment(data, tmp_path):
     """Two seeds and three folds of CE and of both candidates of FAFL, the second of which is better."""
@@ -67,7 +53,7 @@ def experiment(data, tmp_path):
         "tuned_4_0": {"val": 3.0, "test": 3.0},
     }
     for run in plan.runs(ARMS, ["ce", "tuned", "adjusted"], FOLDS, SEEDS):
-        archived(with_archives, run, quality[run.arm.name])
+        made_archives.write(with_archives, run, quality[run.arm.name])
     return with_archives
 
 

@@ -117,6 +117,6 @@ def test_what_is_not_a_configuration_is_unchanged():
         {"trainer": ["gan"]},
         {"trainer": "classifier", "loss": 3},
         {"trainer": "classifier", "loss": {"name": 3}},
-        {"trainer": "experiment", "gan": None},
+        {"trainer": "experiment", "gan": None, "recommended": ""},
     ):
         assert configuration.complete(odd) == odd

@@ -1,0 +1,50 @@
+"""The recommended arm of an experiment as a directory that `predict` takes, where its networks are at hand."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dim_jax.evaluation.ensembles import is_ensemble, make_ensemble, open_classifier
+from dim_jax.evaluation.split_evaluation import evaluate_split
+from dim_jax.experiment import composition
+from dim_jax.experiment.plan import PlannedRun
+from dim_jax.experiment.stages import Experiment
+
+
+def recommend(experiment: Experiment, folds: Sequence[int], seeds: Sequence[int]) -> dict[str, Any] | None:
+    """Makes the ensemble of the recommended arm in the first fold, with the first seed.
+
+    Args:
+      experiment: the experiment on one dataset.
+      folds, seeds: those that it works on.
+
+    Returns:
+      The entry of the page: `arm`, `fold`, and the `command` for predictions, or None for it where the networks are
+      not here. None if no arm is recommended or it is not finished.
+    """
+    arm, fold = experiment.arms.get(experiment.config.recommended), folds[0]
+    if arm is None:
+        return None
+    chosen = composition.chosen_arms(experiment, folds, seeds[0])
+    runs = composition.runs_of(experiment, arm, fold, seeds[0], chosen)
+    if runs is None or any(experiment.archived(run) is None for run in runs):
+        return None
+    out = experiment.site.root / "recommended"
+    command = None
+    if all(experiment.is_trained(run) for run in runs):
+        _make(experiment, runs, out)
+        options = ["IMAGES", f"--workdir={out}", "--out=predictions", *(["--adjust"] if arm.adjust else [])]
+        command = f"python -m dim_jax.predict {shlex.join(options)}"
+    return {"arm": arm.name, "fold": fold, "command": command}
+
+
+def _make(experiment: Experiment, runs: Sequence[PlannedRun], out: Path) -> None:
+    folders = [run.folder(experiment.site) for run in runs]
+    if is_ensemble(out) and (out / "eval" / "test" / "metrics.json").is_file():
+        members = [member.workdir.resolve() for member in open_classifier(out).members]
+        if members == [folder.resolve() for folder in folders]:
+            return
+    make_ensemble(folders, out)
+    for split in ("val", "test"):
+        evaluate_split(out, split)
