@@ -31,9 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     from dim_jax.training import hosts
 
     hosts.join()
-    folder = generate_pool(
-        options.workdir, options.out, options.num, options.first_seed, options.label, options.truncation
-    )
+    labels = [options.label] if options.label else []
+    (folder,) = generate_pool(options.workdir, options.out, options.num, options.first_seed, labels, options.truncation)
     command_line.say(f"{options.num} images in {folder}")
 
 

@@ -217,10 +217,10 @@ class Experiment:
         for label, config in plan.gan_configs(self.config, name, fold, self.site, classes).items():
             if label in ("", *missing):
                 self._train(config, folders[label])
-        for label in missing:
-            source = folders.get(label) or folders[""]
+        sources = {"": missing} if "" in folders else {label: [label] for label in missing}
+        for source, labels in sources.items():
             generation.generate_pool(
-                source, folder / "pool", options.images, label=label, truncation=options.truncation
+                folders[source], folder / "pool", options.images, labels=labels, truncation=options.truncation
             )
             compilation.clear_compiled_programs()
 

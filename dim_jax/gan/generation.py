@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from dim_jax.cli.progress import Progress
@@ -20,23 +21,23 @@ def generate_pool(
     out: str | Path,
     num: int,
     first_seed: int = 0,
-    label: str | None = None,
+    labels: Sequence[str] = (),
     truncation: float = 1.0,
-) -> Path:
-    """Generates images of consecutive seeds and writes them to `out/<class>/`; the hosts share the work.
+) -> list[Path]:
+    """Generates images of consecutive seeds for each class and writes them to `out/<class>/`; the hosts share the work.
 
     Calls that write into the same folder take turns.
 
     Args:
       workdir: run directory of a GAN.
       out: folder of the pool.
-      num: number of images, from 1 to MOST_IMAGES.
+      num: number of images of each class, from 1 to MOST_IMAGES.
       first_seed: seed of the first image, at least 0; the last seed must be below MOST_SEEDS.
-      label: class of the images; required for a GAN of several classes.
+      labels: classes of the images; required for a GAN of several classes, optional for one of a single class.
       truncation: scale of the latents, above 0 and at most MOST_TRUNCATION (synthesis.Synthesizer.images).
 
     Returns:
-      The folder of the class.
+      The folders of the classes.
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint yet.
@@ -50,7 +51,12 @@ def generate_pool(
         raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
     compilation.configure_compilation()
     run = hosts.on_first_host(lambda: open_gan_run(workdir))
-    name = _label(run, label)
+    names = [_label(run, label) for label in labels or (None,)]
+    return [_generate_class(run, Path(out), name, num, first_seed, truncation) for name in names]
+
+
+def _generate_class(run: GanRun, out: Path, label: str, num: int, first_seed: int, truncation: float) -> Path:
+    """Generates the images of one class, of range(first_seed, first_seed + num), and returns their folder."""
     # By whole groups, which are computed together, so that no two hosts compute the same group.
     groups = hosts.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
     all_seeds = range(first_seed, first_seed + num)
@@ -59,13 +65,13 @@ def generate_pool(
     def images():
         for start in range(0, len(seeds), IMAGES_PER_UPDATE):
             chunk = seeds[start : start + IMAGES_PER_UPDATE]
-            yield from run.synthesizer.images(chunk, run.classes.index(name), truncation)
+            yield from run.synthesizer.images(chunk, run.classes.index(label), truncation)
             progress.update(start + len(chunk))
 
     def make_writer():
         return pools.PoolWriter(
             out,
-            name,
+            label,
             workdir=run.workdir,
             checkpoint_step=run.step,
             model_sha256=run.synthesizer.model_hash,
@@ -75,7 +81,7 @@ def generate_pool(
         )
 
     with contextlib.ExitStack() as held:
-        hosts.on_first_host(lambda: held.enter_context(files.turn(pools.class_folder(out, name))))
+        hosts.on_first_host(lambda: held.enter_context(files.turn(pools.class_folder(out, label))))
         writer = hosts.on_all_hosts(make_writer)
         progress = Progress("generate", len(seeds), 0, 1)
         held.callback(progress.close)
