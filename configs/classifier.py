@@ -3,7 +3,7 @@
     python -m dim_jax.train --config=configs/classifier.py --config.data.path=DATA --workdir=runs/a
 
 Variants, after a colon:
-  test   the same job in seconds: two narrow blocks, 32 px, one epoch
+  test   the same job in seconds: one narrow block, 32 px, one epoch
   demo   narrow and small enough for two CPU cores: 64 px, an eighth of the widths
   small  64 px and a quarter of the widths, 25 epochs: what docs/results.md reports
   linear    a linear head on frozen EfficientNet-Lite0 features: seconds, once they are computed
@@ -90,7 +90,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.data.image_size = 32
         config.data.phantom_scale = 0.03
         config.model.width = 0.125
-        config.model.stages = ((64,), (96,))
+        config.model.stages = ((64,),)
         config.train.global_batch_size = 8
         config.train.eval_batch_size = 16
         config.train.num_epochs = 1.0

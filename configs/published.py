@@ -6,7 +6,7 @@
 
 Variants, after a colon:
   gan   GCGAN at 1024 px; the same as configs/gan.py:published
-  test  the classifier in seconds: two narrow blocks, 32 px, one epoch
+  test  the classifier in seconds: one narrow block, 32 px, one epoch
 """
 
 import runpy

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Interval
 
+from dim_jax.cli.command_line import printable
+
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -148,7 +150,7 @@ def convert(annotation: Any, value: Any, path: str, partial: bool = False) -> An
         return parse(base, value, path, partial)
     if get_origin(base) is dict:
         member = get_args(base)[1]
-        return {name: convert(member, item, f"{path}.{name}") for name, item in _group(value, path).items()}
+        return {name: convert(member, item, join_path(path, name)) for name, item in _group(value, path).items()}
     if not fits(annotation, value):
         raise ValueError(f"{path}={value!r} must be {allowed(annotation)}{_nearest_choice(base, value)}")
     return as_tuple(value)
@@ -200,7 +202,7 @@ def parse(cls: type, values: Any, path: str = "config", partial: bool = False) -
     values, types_of, parsed = _group(values, path), field_types(cls), {}
     for name in values:
         if name not in types_of:
-            raise ValueError(f"{path}.{name} is not a field{nearest(str(name), types_of)}")
+            raise ValueError(f"{join_path(path, name)} is not a field{nearest(str(name), types_of)}")
     for field in dataclasses.fields(cls):
         annotation = types_of[field.name]
         if field.name in values:
@@ -253,11 +255,16 @@ def _choice(options: Options, value: Any, path: str) -> Choice:
     known = options.of(name)
     for key in values:
         if key not in known:
-            raise ValueError(not_an_option(options, name, known, f"{path}.{key}", key))
+            raise ValueError(not_an_option(options, name, known, join_path(path, key), key))
     with_defaults = {key: as_tuple(option.default) for key, option in known.items()} | values
     return Choice(
         name, {key: convert(known[key].annotation, item, f"{path}.{key}") for key, item in with_defaults.items()}
     )
+
+
+def join_path(path: str, name: object) -> str:
+    """Returns the dotted path of a member of a group; a name that no field has may hold line breaks."""
+    return f"{path}.{printable(str(name))}"
 
 
 def not_an_option(options: Options, name: str, known: Iterable[str], path: str, option: str) -> str:
@@ -287,7 +294,7 @@ def check_plain(values: Any, path: str = "config") -> None:
     """Raises ValueError for values that would not survive a round trip through config.json."""
     if isinstance(values, Mapping):
         for name, item in values.items():
-            check_plain(item, f"{path}.{name}")
+            check_plain(item, join_path(path, name))
     elif isinstance(values, list | tuple):
         for item in values:
             check_plain(item, path)

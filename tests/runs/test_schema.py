@@ -164,6 +164,14 @@ values = st.recursive(
 )
 
 
+@pytest.mark.parametrize("value", [{"\n": b""}, {"\n": 1}])
+@pytest.mark.parametrize("name", ["augment", "arms"])
+def test_a_name_with_a_line_break_is_refused_in_one_line(name, value):
+    with pytest.raises(ValueError, match=rf"{name}\.\\n") as caught:
+        configuration.parse_config(changed("experiment" if name == "arms" else "classifier", name, value))
+    assert "\n" not in str(caught.value)
+
+
 @given(st.sampled_from(sorted(READY)), st.data())
 def test_any_value_anywhere_is_allowed_or_refused_by_its_name(trainer, data):
     name = data.draw(st.sampled_from(sorted(configuration.all_names(READY[trainer]))))
