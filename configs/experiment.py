@@ -382,6 +382,7 @@ def _recipe(config, classifier, gan, names) -> None:
     config.classifier.train.global_batch_size = 16
     config.classifier.train.num_epochs = 10.0
     config.classifier.train.tensorboard = False
+    config.classifier.train.keep_checkpoints = 1
     config.gan = gan.get_config("small")  # not used; its size is that of no image here
     arms, ask = {}, {}
 
