@@ -46,26 +46,33 @@ def test_the_page_says_what_to_train_and_the_ensemble_is_ready(finished):
     assert config["train"]["initial_weights"].endswith("fold1/runs/base/seed0")
 
 
-def test_archives_alone_are_enough_and_a_missing_base_is_trained_for_what_starts_from_it(finished, tmp_path):
-    elsewhere, source = tmp_path / "recipe", finished / "phantom" / "predictions"
-    for path in source.rglob("*.npz"):
-        files.write_bytes(elsewhere / path.relative_to(finished), path.read_bytes())
+def with_archives_alone(finished, workdir):
+    for path in (finished / "phantom" / "predictions").rglob("*.npz"):
+        files.write_bytes(workdir / path.relative_to(finished), path.read_bytes())
+    return workdir
+
+
+def test_archives_alone_are_enough_to_continue(finished, tmp_path):
+    elsewhere = with_archives_alone(finished, tmp_path / "recipe")
     assert run(elsewhere) == 0
     assert not (elsewhere / "phantom" / "fold0").exists()
     both = [files.read_json(folder / "results.json")["sites"][0] for folder in (elsewhere, finished)]
     assert both[0]["arms"] == both[1]["arms"] and both[0]["recommended"]["command"] is None
     assert "only their predictions" in (elsewhere / "report.html").read_text()
 
-    again = elsewhere / "phantom" / "predictions" / "fold0" / "crt" / "seed0.npz"
-    expected = again.read_bytes()
-    again.unlink()
+
+@pytest.mark.slow
+def test_a_missing_base_is_trained_again_for_what_starts_from_it(finished, tmp_path):
+    elsewhere = with_archives_alone(finished, tmp_path / "recipe")
+    archive = elsewhere / "phantom" / "predictions" / "fold0" / "crt" / "seed0.npz"
+    archive.unlink()
     assert run(elsewhere, "--config.folds=(0,)") == 0
     assert (elsewhere / "phantom" / "fold0" / "runs" / "base" / "seed0" / "best").is_dir()
-    with np.load(again) as made, np.load(source / "fold0" / "crt" / "seed0.npz") as before:
+    with np.load(archive) as made, np.load(finished / archive.relative_to(elsewhere)) as before:
         np.testing.assert_array_equal(made["test_logits"], before["test_logits"])
-    assert expected
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_runs_of_one_experiment(finished, tmp_path):
     """The runs of the second fold are to be made; what each process makes, the other one takes."""
     workdir = tmp_path / "recipe"
