@@ -33,7 +33,7 @@ def choose(validations: Mapping[str, Sequence[FoldValidation]], test_rows: np.nd
       ValueError: no fold is left, or the arms have other validation images.
     """
     allowed = {name: [run for run in runs if is_allowed(run.rows, test_rows)] for name, runs in validations.items()}
-    images = {np.sort(np.concatenate([run.rows for run in runs] or [[]])).tobytes() for runs in allowed.values()}
+    images = {tuple(sorted(row for run in runs for row in run.rows.tolist())) for runs in allowed.values()}
     if len(images) != 1:
         raise ValueError(f"{', '.join(validations)} have predictions of other validation images")
 
