@@ -284,7 +284,7 @@ def summary(selected: dict[str, Any]) -> str:
     for label, entry in selected["classes"].items():
         reasons = ", ".join(f"{count} {reason}" for reason, count in entry["rejected"].items() if count)
         lines.append(
-            f"{command_line.printable(label)}: kept {entry['kept']} of {entry['generated']}, reject rate "
+            f"{command_line.printable(label)}: selected {entry['kept']} of {entry['generated']}, reject rate "
             f"{entry['reject_rate']:.1%}" + (f" ({reasons})" if reasons else "")
         )
         threshold = entry["limits"]["probability"]

@@ -20,7 +20,9 @@ from dim_jax.runs import files
 
 CONFIG = f"--config={Path(__file__).parents[2] / 'configs' / 'experiment.py'}:test"
 # Output of rendering the data, training a classifier, training a GAN, generating, selecting and finishing a run.
-STAGES = (r"rendering tissue", r"train: \d+/8", r"discriminator loss", r"generate: ", r"kept \d+ of", r"done: fold 1")
+STAGES = (
+    r"rendering tissue", r"train: \d+/8", r"discriminator loss", r"generate: ", r"selected \d+ of", r"done: fold 1",
+)  # fmt: skip
 # Paths, commands and times differ between equal experiments.
 PLACES_AND_TIMES = ("data", "runs", "seconds_per_100_training_images", "seconds_per_test_image", "workdir", "folder")
 

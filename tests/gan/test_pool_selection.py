@@ -161,8 +161,8 @@ def test_the_same_command_again_writes_the_same_files(finished, pool, data, clas
     assert {name: (finished / name).read_bytes() for name in names} == before
     assert sorted(path.name for path in finished.iterdir()) == sorted(names)
     out = capsys.readouterr().out
-    assert re.search(rf"{LABEL}: kept \d of 19, reject rate \d+\.\d% \(.*copy_of_training_image", out)
-    assert re.search(rf"{OTHER}: kept \d of 12, reject rate \d+\.\d%", out)
+    assert re.search(rf"{LABEL}: selected \d of 19, reject rate \d+\.\d% \(.*copy_of_training_image", out)
+    assert re.search(rf"{OTHER}: selected \d of 12, reject rate \d+\.\d%", out)
     assert f"report: {finished / 'report.html'}" in out
 
 
