@@ -148,9 +148,11 @@ def most_runs(
 ) -> list[PlannedRun]:
     """Returns the classifiers to train if every choice falls on the arm that adds most runs; see `runs`."""
     chosen: dict[tuple[str, int], str] = {}
-    for arm in arms.values():
-        options = [chosen | {(arm.name, fold): name for fold in folds} for name in arm.choices]
-        chosen = max(options, key=lambda option: len(runs(arms, names, folds, seeds, option)), default=chosen)
+    for choices in dict.fromkeys(arm.choices for arm in arms.values() if arm.choices):
+        # Arms that choose among the same ones choose the same.
+        choosing = [(arm.name, fold) for arm in arms.values() if arm.choices == choices for fold in folds]
+        options = [chosen | dict.fromkeys(choosing, name) for name in choices]
+        chosen = max(options, key=lambda option: len(runs(arms, names, folds, seeds, option)))
     return runs(arms, names, folds, seeds, chosen)
 
 

@@ -79,6 +79,8 @@ def test_the_plan_trains_what_an_arm_starts_from_first_and_a_choice_with_its_fir
     assert [str(run) for run in more[len(runs) :]] == [
         "fold 0, seed 1, mixed", "fold 1, seed 1, base", "fold 1, seed 1, head",
     ]  # fmt: skip
+    most = plan.most_runs(ARMS | {"again": dataclasses.replace(ARMS["chosen"], name="again")}, ["again"], (0, 1), SEEDS)
+    assert len(most) == len(runs) + 4  # the new heads and what they start from
     everything = plan.runs(ARMS, list(ARMS), (0,), SEEDS)
     assert [str(run) for run in everything if run.seed] == ["fold 0, seed 1, base", "fold 0, seed 1, head"]
 
