@@ -7,9 +7,10 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 BITS = (8, 10, 12, 14, 16)  # of cameras and converters
 SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -64,7 +65,7 @@ def is_grey(image: Image.Image) -> bool:
     return image.mode == "L" or image.mode.startswith("I")
 
 
-def sample_layout(image: Image.Image) -> str:
+def sample_layout(image: ImageFile.ImageFile) -> str:
     """Returns Pillow's name of how an opened image stores its samples, such as "RGB;16B"; loading it forgets this."""
     args = image.tile[0].args if image.tile else ""
     return str(args[0] if isinstance(args, tuple) and args else args)
@@ -91,7 +92,7 @@ def read_planes(image: Image.Image, layout: str) -> DeepImage:
     return DeepImage(Image.fromarray(samples)) if samples.dtype == np.uint8 else _scaled(samples, bits)
 
 
-def read(image: Image.Image, layout: str, reopen: Callable[[], Image.Image]) -> DeepImage | None:
+def read(image: ImageFile.ImageFile, layout: str, reopen: Callable[[], ImageFile.ImageFile]) -> DeepImage | None:
     """Returns an image of more than 8 bits per sample in 8 bits; None if it has no more.
 
     Args:
@@ -118,7 +119,7 @@ def read(image: Image.Image, layout: str, reopen: Callable[[], Image.Image]) -> 
     return _scaled(high_bytes * 256 + low_bytes, None, transparent)
 
 
-def _swapped(args: object) -> object:
+def _swapped(args: Any) -> Any:
     """Returns a decoder's arguments with the other order of bytes: Pillow keeps the first one read, the high byte."""
     if isinstance(args, str):
         return DEEP.sub(lambda match: f"{match[1]};16{SWAPPED[match[2]]}", args)

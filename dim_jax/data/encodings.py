@@ -34,7 +34,9 @@ def png_fault(encoded: bytes) -> str:
     Raises:
       ValueError: rows are missing, which some decoders leave black.
     """
-    faults, data, expected = set(), [], 0
+    faults: set[str] = set()
+    data: list[bytes] = []
+    expected = 0
     place, kind = len(PNG_MAGIC), b""
     while place + 12 <= len(encoded) and kind != b"IEND":
         (length,) = struct.unpack_from(">I", encoded, place)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dim_jax.data import deep_images, doubts, encodings
 
@@ -168,7 +168,7 @@ def _inspect(encoded: bytes, name: str, to_pixels: Callable[[Image.Image], np.nd
     return Inspected(pixels, conversion, ", ".join(remarks), str(image.format), texts)  # type: ignore[arg-type]  # Pillow: names are str, but for dpi
 
 
-def _open(encoded: bytes) -> Image.Image:
+def _open(encoded: bytes) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(encoded), formats=FORMATS)
 
 
@@ -203,7 +203,7 @@ def _check_size(image: Image.Image, encoded: bytes) -> None:
         raise _TooLarge(f"more than {MOST_SCANS} scans")
 
 
-def _decode(image: Image.Image, encoded: bytes) -> tuple[Image.Image, list[str], list[str]]:
+def _decode(image: ImageFile.ImageFile, encoded: bytes) -> tuple[Image.Image, list[str], list[str]]:
     """Returns the upright RGB image, why a plain decoder would give other pixels, and doubts about how it was read."""
     layout = deep_images.sample_layout(image)
     reasons, remarks = _conversion(image, encoded), []
@@ -226,7 +226,7 @@ def _decode(image: Image.Image, encoded: bytes) -> tuple[Image.Image, list[str],
     upright = deep.image if deep else deep_images.upright(image)
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
-        if upright.getextrema()[3][1] < LEAST_OPAQUE:
+        if np.asarray(upright)[..., 3].max() < LEAST_OPAQUE:
             remarks.append("fully transparent")
         background = Image.new("RGBA", upright.size, (WHITE, WHITE, WHITE, 255))
         upright = Image.alpha_composite(background, upright)
