@@ -192,7 +192,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.resamples = 2_000
     if "test" in names:
         _shrink(config, classifier.get_config("test"), gan.get_config("conditional,test"))
-        config.classifier.data.image_size = 64
+        config.classifier.data.image_size = 32 if "recipe" in names else 64  # generated images have 64 px
         config.data.path = "phantom"
         config.data.phantom_scale = 0.08
         config.data.folds = 3
