@@ -114,30 +114,40 @@ class Experiment:
         return archive.fingerprint(config, start.arm.count, self.fingerprint_of_start(start))
 
     def train(self, run: PlannedRun) -> None:
-        """Makes what a run starts from and the images that it adds, trains it, and archives its predictions.
-
-        Another process that works on the same run is waited for.
-        """
+        """Makes the trained network of a run; another process that works on it is waited for."""
         with lanes.claim(run.folder(self.site), wait=True):
-            self._train_classifier(run)
+            if not self.is_trained(run):
+                self._train_classifier(run)
 
     def train_if_free(self, run: PlannedRun) -> bool:
-        """Trains a run unless another process works on it or has finished it; returns whether it was free."""
+        """Trains a run that is not finished, unless another process works on it or on what it starts from.
+
+        Returns:
+          Whether it was free.
+        """
+        start = self.start_of(run)
+        if start is not None and not self.is_trained(start):
+            with lanes.claim(start.folder(self.site)) as is_free:
+                pass
+            if not is_free:
+                return False
         with lanes.claim(run.folder(self.site)) as is_free:
             if is_free and self.archived(run) is None:
                 self._train_classifier(run)
         return is_free
 
     def wait_for(self, run: PlannedRun) -> None:
-        """Returns when no other process works on a run."""
-        with lanes.claim(run.folder(self.site), wait=True):
-            pass
+        """Returns when no other process works on a run, nor on what it starts from."""
+        for needed in filter(None, (self.start_of(run), run)):
+            with lanes.claim(needed.folder(self.site), wait=True):
+                pass
 
     def is_trained(self, run: PlannedRun) -> bool:
         """Returns whether the trained network of a run is here, not only its predictions."""
         return (run.folder(self.site) / "eval" / "val" / "metrics.json").is_file()
 
     def _train_classifier(self, run: PlannedRun) -> None:
+        """Makes what a run starts from and the images that it adds, trains it, and archives its predictions."""
         # Its predictions may have been copied from another machine; its weights are needed.
         start = self.start_of(run)
         if start is not None and not self.is_trained(start):
