@@ -78,6 +78,7 @@ LONG_FILES = (
     "trainers/test_gan_train.py",
     "models/test_parity.py",
     "experiment/test_experiment.py",
+    "experiment/test_recipe.py",
     "steps/test_gan_step.py",
     "benchmarks/test_benchmarks.py",
     "trainers/test_train.py",
