@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import threading
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
     "path.simplify": True,
 }
+_DRAWING = threading.Lock()  # the settings of matplotlib belong to the whole process
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
@@ -175,7 +177,7 @@ def svg(
     from matplotlib.figure import Figure
 
     # A figure and canvas of our own instead of pyplot leave a notebook's figures and backend unchanged.
-    with matplotlib.rc_context({**SETTINGS, **dict[Any, Any](settings or {})}), warnings.catch_warnings():
+    with _DRAWING, matplotlib.rc_context({**SETTINGS, **dict[Any, Any](settings or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*missing from font", category=UserWarning)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
