@@ -12,7 +12,7 @@ from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.weights import gcgan_names, torch_names
 
 # As in the variants "test" of the configurations.
-SMALL = LRFCNN(num_classes=5, width=0.125, stages=((64,), (96,)))
+SMALL = LRFCNN(num_classes=5, width=0.125, stages=((64,),))
 NARROW = 1 / 64
 
 

@@ -145,7 +145,7 @@ def test_the_command_ends_before_the_first_run_and_leaves_nothing(tmp_path, caps
 
 def test_a_fault_in_a_run_ends_the_experiment_with_its_trace(tmp_path, capsys, monkeypatch):
     write_classes(tmp_path / "slides", {"a": 9, "b": 9})
-    monkeypatch.setattr(stages.Experiment, "train", lambda *_: 1 // 0)
+    monkeypatch.setattr(stages.Experiment, "train_if_free", lambda *_: 1 // 0)
     arguments = [f"--config={CONFIG}:test", f"--config.data.path={tmp_path / 'slides'}", "--config.only=cross_entropy"]
     assert command_line.run(train.main, [*arguments, f"--workdir={tmp_path / 'dim'}"]) == 70
     error = capsys.readouterr().err

