@@ -1,8 +1,9 @@
 """The command line of `train`: a configuration file or a saved run, and overrides of its fields."""
 
-import importlib.util
+import importlib.machinery
 import sys
 import traceback
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ def packaged_configs() -> Path:
     return installed if (installed / "classifier.py").is_file() else package.parent / "configs"
 
 
+class _LoaderWithoutCache(importlib.machinery.SourceFileLoader):
+    """Loads a module and writes no __pycache__ beside it: the folder of a configuration is its user's."""
+
+    def set_data(self, *_: object, **__: object) -> None:
+        pass
+
+
 def load_file(value: str) -> ConfigDict:
     """Returns the ConfigDict that `get_config` of a configuration file returns.
 
@@ -80,13 +88,14 @@ def load_file(value: str) -> ConfigDict:
             ready = ", ".join(sorted(path.stem for path in packaged_configs().glob("[a-z]*.py")))
             raise FileNotFoundError(f"--config={value}: there is no file {name!r}; the ready ones are {ready}")
     module_name = f"config_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise ValueError(f"--config={value} is no Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
+    loader = _LoaderWithoutCache(module_name, str(path))
+    module = types.ModuleType(module_name)
+    module.__file__ = str(path)
     try:
         sys.modules[module_name] = module
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         config = module.get_config(variant) if ":" in value else module.get_config()
     except ValueError as error:
         is_its_own = traceback.extract_tb(error.__traceback__)[-1].filename == str(path)
