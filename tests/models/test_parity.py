@@ -283,7 +283,8 @@ def generator_pass(dtype):
 
 
 # Gradients in float64 show what float32 rounds away; both are slow to compile or to run.
-IN_FLOAT32 = (np.float32, 1e-5, 1e-3, 5e-3)  # norms: relative to themselves
+# Norms are relative to themselves; how far float32 is off depends on the processor, by 1.1e-3 on one.
+IN_FLOAT32 = (np.float32, 1e-5, 2e-3, 5e-3)
 
 
 # In float32 an activation near 0 may fall on the other side of a LeakyReLU, and in the discriminator's larger maps a
