@@ -1,4 +1,4 @@
-"""Strided convolutions over (N, H, W, C) with TensorFlow's SAME padding.
+"""Strided convolutions over (N, H, W, C) with TensorFlow's SAME padding, the same code on all platforms.
 
 SAME gives ceil(size / stride) outputs and puts an odd zero at the end: an image of even size is padded only at the
 bottom and right. PyTorch pads both ends equally, so weights trained with one convention are off by a pixel with the
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dim_jax.models.kernels.convolutions import sum_of_products, tap_slices
+from dim_jax.models.kernels.convolutions import tap_slices
 
 
 def same_margins(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -109,6 +109,6 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, cotangent: jax.Array, stri
         # A row of taps at a time: all at once would put size^2 copies of x into memory.
         rows = lax.dynamic_slice_in_dim(padded, top, height, axis=1)[:, ::stride]
         columns = (rows[:, :, left : left + width : stride] for left in range(size))
-        return jnp.stack([sum_of_products(pixels, cotangent) for pixels in columns])
+        return jnp.stack([(pixels * cotangent).sum((0, 1, 2)) for pixels in columns])
 
     return lax.map(row, jnp.arange(size))
