@@ -44,7 +44,10 @@ def known_flags():
         names = {flag: flag.split("=")[0] for flag in QUICK_COMPILATION}
         set_already = os.environ.get("XLA_FLAGS", "")
         return [
-            f"--{flag}" for flag, name in names.items() if name not in set_already and binary.find(name.encode()) >= 0
+            f"--{flag}"
+            for flag, name in names.items()
+            # Removed flags stay in the descriptor of their protocol buffer; a flag's name is a string of its own.
+            if name not in set_already and binary.find(b"\0" + name.encode() + b"\0") >= 0
         ]
 
 
