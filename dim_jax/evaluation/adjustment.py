@@ -133,6 +133,11 @@ def fit_adjustment(
     return Adjustment(chosen.tau, chosen.shifts, temperature)
 
 
+def is_allowed(validation_rows: np.ndarray, test_rows: np.ndarray) -> bool:
+    """Returns whether the validation images of a fold may take part in a choice for a fold with these test images."""
+    return not np.isin(validation_rows, test_rows).any()
+
+
 def fit_on_other_folds(
     validations: Sequence[FoldValidation],
     test_rows: np.ndarray,
@@ -152,7 +157,7 @@ def fit_on_other_folds(
     Raises:
       ValueError: no fold is left, or as for `fit_adjustment`.
     """
-    allowed = [part for part in validations if not np.isin(part.rows, test_rows).any()]
+    allowed = [part for part in validations if is_allowed(part.rows, test_rows)]
     if not allowed:
         raise ValueError("every fold validates on images of this test part, so there is nothing to choose on")
     counts = [np.broadcast_to(part.class_counts, part.logits.shape) for part in allowed]

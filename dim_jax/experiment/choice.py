@@ -8,12 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dim_jax.evaluation.adjustment import FoldValidation, fit_on_other_folds, score_of
-
-
-def is_allowed(validation_rows: np.ndarray, test_rows: np.ndarray) -> bool:
-    """Returns whether the validation images of a fold may take part in a choice for a fold with these test images."""
-    return not np.isin(validation_rows, test_rows).any()
+from dim_jax.evaluation.adjustment import FoldValidation, fit_on_other_folds, is_allowed, score_of
 
 
 def choose(validations: Mapping[str, Sequence[FoldValidation]], test_rows: np.ndarray, metric: str) -> str:

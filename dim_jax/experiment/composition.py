@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.evaluation.adjustment import FoldValidation
+from dim_jax.evaluation.adjustment import FoldValidation, is_allowed
 from dim_jax.evaluation.ensembles import mean_logits
 from dim_jax.experiment import added_images, plan
 from dim_jax.experiment.archive import SPLITS, Archived
 from dim_jax.experiment.arms import Arm
-from dim_jax.experiment.choice import choose, is_allowed
+from dim_jax.experiment.choice import choose
 from dim_jax.experiment.plan import PlannedRun
 from dim_jax.experiment.stages import Experiment
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.evaluation.adjustment import FoldValidation
+from dim_jax.evaluation.adjustment import FoldValidation, is_allowed
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.experiment import arms, composition, plan, stages, verdict
-from dim_jax.experiment.choice import choose, is_allowed
+from dim_jax.experiment.choice import choose
 from dim_jax.runs import config_flags
 from dim_jax.runs.configuration import parse_config
 
