@@ -7,10 +7,19 @@ from dim_jax.data.dataset import open_run_dataset
 from dim_jax.gan import transition
 from dim_jax.gan.synthesis import Synthesizer, recalibrate, variable_shapes
 from dim_jax.models import make_gan
+from dim_jax.models.efficientnet_lite import LITE0
 from dim_jax.runs import configuration
 from dim_jax.training import checkpoints
 from dim_jax.training.loop import CHECKPOINTS
 from dim_jax.training.restored_variables import check_variables
+
+# config.gan.perceptual -> networks in whose features the discriminator learns to reconstruct real images.
+DISCRIMINATOR_FEATURES: dict[str, tuple[str, ...]] = {
+    "lite0": (LITE0,),
+    "lpips_vgg16": ("vgg16",),
+    "pixels": (),
+    "none": (),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,8 @@ class GanRun:
         imported without data, whose images match no split.
       label: the class that it generates, or None where it generates all of them.
       resize: how its training images were made square (data.images.resize).
+      discriminator_features: names of the frozen networks whose features the discriminator or its losses used; metrics
+        in these features are not independent of the training.
     """
 
     workdir: Path
@@ -35,6 +46,7 @@ class GanRun:
     split_sha256: str
     label: str | None
     resize: str
+    discriminator_features: tuple[str, ...]
 
 
 def open_gan_run(workdir: str | Path) -> GanRun:
@@ -72,4 +84,13 @@ def open_gan_run(workdir: str | Path) -> GanRun:
         strength = float(schedule(restored.step))
     variables = recalibrate(generator, variables, strength)
     synthesizer = Synthesizer(generator, variables, config.gan.statistics, strength)
-    return GanRun(workdir, restored.step, synthesizer, classes, split_sha256, label, config.data.resize)
+    return GanRun(
+        workdir,
+        restored.step,
+        synthesizer,
+        classes,
+        split_sha256,
+        label,
+        config.data.resize,
+        DISCRIMINATOR_FEATURES[config.gan.perceptual],
+    )

@@ -78,6 +78,7 @@ def _generate_class(run: GanRun, out: Path, label: str, num: int, first_seed: in
             split_sha256=run.split_sha256,
             truncation=truncation,
             resize=run.resize,
+            discriminator_features=run.discriminator_features,
         )
 
     with contextlib.ExitStack() as held:

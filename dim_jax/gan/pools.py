@@ -60,6 +60,8 @@ class Pool:
       image_size: side of the square images in px.
       truncation: scale of the latents, above 0.
       resize: how the GAN's training images were made square (data.images.resize); "" if unknown.
+      discriminator_features: names of the frozen networks whose features the discriminator or its losses used; None if
+        unknown, as in pools of earlier versions.
       images: the images, by ascending seed.
     """
 
@@ -70,6 +72,7 @@ class Pool:
     image_size: int
     truncation: float
     resize: str
+    discriminator_features: tuple[str, ...] | None
     images: tuple[PoolImage, ...]
 
 
@@ -94,12 +97,13 @@ class PoolWriter:
         split_sha256: str,
         truncation: float = 1.0,
         resize: str = "",
+        discriminator_features: Sequence[str] | None = None,
     ):
         """Args:
         root: folder of the pool; the images go to a subfolder of the class.
         label: class name.
         workdir, checkpoint_step, model_sha256: of the GAN, see Model.
-        split_sha256, truncation, resize: see Pool.
+        split_sha256, truncation, resize, discriminator_features: see Pool.
 
         Raises:
           ValueError: the folder holds images of another model, split or truncation, or files that are no pool.
@@ -107,6 +111,7 @@ class PoolWriter:
         self.folder = class_folder(root, label)
         self._label, self._model = label, Model(str(workdir), int(checkpoint_step), model_sha256)
         self._split_sha256, self._truncation, self._resize = split_sha256, truncation, resize
+        self._discriminator_features = None if discriminator_features is None else list(discriminator_features)
         self._image_size: int | None = None
         self._earlier = self._listed()
         if not self._earlier and self.folder.is_dir():
@@ -202,6 +207,7 @@ class PoolWriter:
                 "image_size": self._image_size,
                 "truncation": self._truncation,
                 "resize": self._resize,
+                "discriminator_features": self._discriminator_features,
                 "images": [{"path": _image_name(seed), "seed": seed, "sha256": digest} for seed, digest in listed],
             },
         )
@@ -330,6 +336,9 @@ def _read(folder: Path) -> Pool:
     types = {"class": str, "model": dict, "split_sha256": str, "image_size": int, "truncation": float | int}
     record.setdefault("resize", "")  # not recorded by earlier versions
     _check_types(record, types | {"resize": str, "images": list}, str(path))
+    networks = record.get("discriminator_features")
+    if networks is not None and not (isinstance(networks, list) and all(isinstance(name, str) for name in networks)):
+        raise ValueError(f"{path}: 'discriminator_features' must be a list of names; generate the images again")
     if not record["images"] or record["image_size"] < 1:
         raise ValueError(f"{path} lists no images, or an image_size below 1; generate the images again")
     if not 0 < record["truncation"] < math.inf:
@@ -350,6 +359,7 @@ def _read(folder: Path) -> Pool:
         image_size=record["image_size"],
         truncation=float(record["truncation"]),
         resize=record["resize"],
+        discriminator_features=None if networks is None else tuple(networks),
         images=tuple(sorted(entries, key=lambda image: image.seed)),
     )
 

@@ -38,6 +38,18 @@ def test_a_pool_is_read_back_as_it_was_written(tmp_path):
     assert pools.load(folder) == [pool]
 
 
+def test_a_pool_records_the_features_of_the_discriminator_and_pools_from_before_have_none(tmp_path):
+    folder = write_pool(tmp_path / "pool", discriminator_features=("efficientnet_lite0",))
+    assert pools.load(folder)[0].discriminator_features == ("efficientnet_lite0",)
+    record = files.read_json(folder / "pool.json")
+    del record["discriminator_features"]
+    files.write_json(folder / "pool.json", record)
+    assert pools.load(folder)[0].discriminator_features is None
+    files.write_json(folder / "pool.json", record | {"discriminator_features": "efficientnet_lite0"})
+    with pytest.raises(ValueError, match="'discriminator_features' must be a list of names"):
+        pools.load(folder)
+
+
 def test_every_png_carries_its_provenance(tmp_path):
     write_pool(tmp_path, label="Übergang", seeds=(5,))
     (pool,) = pools.load(tmp_path)
@@ -125,7 +137,7 @@ def generate_at_once(monkeypatch, out, ranges, models=None):
 
     def open_run(workdir):
         generator = Generator(models[int(Path(workdir).name)])
-        return GanRun(workdir, 7, generator, ("normal",), "cd" * 32, "normal", "squash")
+        return GanRun(workdir, 7, generator, ("normal",), "cd" * 32, "normal", "squash", ())
 
     def generate(number):
         first, num = ranges[number]

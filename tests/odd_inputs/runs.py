@@ -234,7 +234,7 @@ def two_calls_into_one_pool(folder: Path) -> str:
             yield np.random.default_rng(seed).integers(0, 256, (16, 16, 3)).astype(np.uint8)
 
     synthesizer, open_run = SimpleNamespace(images=noise, model_hash="ab" * 32), generation.open_gan_run
-    generation.open_gan_run = lambda workdir: GanRun(Path(workdir), 7, synthesizer, ("a",), "", "a", "squash")
+    generation.open_gan_run = lambda workdir: GanRun(Path(workdir), 7, synthesizer, ("a",), "", "a", "squash", ())
     try:
         at_once(lambda first: generation.generate_pool("gan", folder / "pool", 8, first), (8, 16))
     finally:

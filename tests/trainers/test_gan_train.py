@@ -184,6 +184,7 @@ def test_a_pool_says_where_every_image_comes_from(finished, pool):
     folder = pool / LABEL
     record = files.read_json(folder / "pool.json")
     assert record["model"]["checkpoint_step"] == 4 and record["split_sha256"]
+    assert record["discriminator_features"] == []  # of perceptual=pixels
     with Image.open(folder / "seed00007.png") as image:
         assert image.size == (64, 64)
         assert image.text["seed"] == "7" and image.text["class"] == LABEL and image.text["synthetic"] == "true"
