@@ -15,12 +15,13 @@ Writes one self-contained HTML page about one run, or several side by side: data
 per-class results, features, examples with Grad-CAM, time per stage, configuration and environment; for a GAN, generated
 and reconstructed images instead of predictions. The page works offline and can be printed; the numbers of each figure
 are written as CSV to the folder <page>_data. An unfinished run is reported as far as it is. The page of an experiment
-states its conclusions in sentences, with the results they are based on."""
+states its conclusions in sentences, with the results they are based on; of several experiments, also side by side."""
 EXAMPLES = """\
   python -m dim_jax.report runs/a                                  # writes runs/a/report.html and runs/a/report_data/
   python -m dim_jax.report runs/ce runs/fafl --out=compare.html    # side by side, with what differs in configuration
   python -m dim_jax.report runs/gan_normal                         # images and learning curves of a GAN
   python -m dim_jax.report runs/dim                                # an experiment and its conclusions
+  python -m dim_jax.report runs/recipe runs/oscc --out=both.html   # experiments on several data sets, side by side
 """
 
 

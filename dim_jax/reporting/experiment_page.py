@@ -29,19 +29,38 @@ def write_results(folder: Path, sites: Sequence[Mapping[str, Any]], diverged: Se
     files.write_json(folder / RESULTS, {"format": FORMAT, "sites": list(sites), "diverged": list(diverged)})
 
 
-def render(folder: Path) -> tuple[str, list[list[Table]], list[str]]:
-    """HTML page of an experiment, and its tables.
+def render(folders: Mapping[str, Path]) -> tuple[str, list[list[Table]], list[str]]:
+    """HTML page of one experiment, or of several whose data sets are shown side by side, and its tables.
 
     Args:
-      folder: the experiment's run directory.
+      folders: the experiments' run directories by unique names.
 
     Returns:
       A complete HTML document, the tables of each dataset, and the names of the datasets.
 
     Raises:
-      FileNotFoundError: the experiment has no results yet.
-      ValueError: results.json is damaged or was written by another version.
+      FileNotFoundError: an experiment has no results yet.
+      ValueError: a results.json is damaged or was written by another version.
     """
+    entries, diverged = [], []
+    for name, folder in folders.items():
+        results = _read_results(folder)
+        prefix = f"{name}: " if len(folders) > 1 else ""
+        entries += [(f"{prefix}{site['name']}", site, folder / site["name"]) for site in results["sites"]]
+        diverged += [f"{prefix}{sentence}" for sentence in results.get("diverged", [])]
+    sites = [
+        tables.owned(_site(number, name, site, folder), name)
+        for number, (name, site, folder) in enumerate(entries, start=1)
+    ]
+    side_by_side = experiment_tables.side_by_side({name: site for name, site, _ in entries})
+    template = pages.environment().get_template("experiment.html")
+    page = template.render(
+        name=", ".join(folders), sites=sites, side_by_side=side_by_side, diverged=diverged, scripts=()
+    )
+    return page.strip() + "\n", [tables.collect(site) for site in sites], [name for name, _, _ in entries]
+
+
+def _read_results(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     if not path.is_file():
         raise FileNotFoundError(
@@ -53,17 +72,10 @@ def render(folder: Path) -> tuple[str, list[list[Table]], list[str]]:
         raise ValueError(
             f"{path} is damaged or of another version; write it again with python -m dim_jax.train --workdir={folder}"
         )
-    names = [site["name"] for site in results["sites"]]
-    sites = [
-        tables.owned(_site(number, site, folder / site["name"]), site["name"])
-        for number, site in enumerate(results["sites"], start=1)
-    ]
-    template = pages.environment().get_template("experiment.html")
-    page = template.render(name=folder.name, sites=sites, diverged=results.get("diverged", []), scripts=())
-    return page.strip() + "\n", [tables.collect(site) for site in sites], names
+    return results
 
 
-def _site(number: int, site: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _site(number: int, name: str, site: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Returns the template data of one dataset."""
     prefix, metric, arms = f"site{number}-", site["metric"], site["arms"]
     titles = {arm["name"]: arm["title"] for arm in arms}
@@ -71,7 +83,7 @@ def _site(number: int, site: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     others = [answer for answer in site["answers"] if not answer["is_primary"]]
     return {
         "id": f"site{number}",
-        "name": site["name"],
+        "name": name,
         "facts": _facts(site),
         "metric": wording.label(metric),
         "has_primary": site["has_primary"],

@@ -69,7 +69,7 @@ def contrast_table(
             continue
         differences = answer["differences"]
         rows.append({
-            "contrast": f"{titles[answer['arm']]} − {titles[answer['than']]}",
+            "contrast": _contrast(answer, titles),
             "kind": "fixed in advance" if answer["is_primary"] else "exploratory",
             "cells": [
                 (f"{100 * differences[name]['value']:+.1f}", _interval(differences[name], in_points=True))
@@ -81,6 +81,45 @@ def contrast_table(
             "metric": metric,
         })  # fmt: skip
     return rows
+
+
+def side_by_side(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Every arm and every contrast in a row, with a column per dataset. Nothing is pooled over datasets.
+
+    Args:
+      sites: entries of the datasets in results.json, by the names to show.
+
+    Returns:
+      `heads`: name of each dataset and the label of its metric; `arms`: title and cells (value, interval) per dataset;
+      `contrasts`: the same in percentage points; an empty value where a dataset has no result. None for one dataset.
+    """
+    if len(sites) < 2:
+        return None
+    arms: dict[str, dict[str, tuple[str, str]]] = {}
+    contrasts: dict[str, dict[str, tuple[str, str]]] = {}
+    for name, site in sites.items():
+        metric = site["metric"]
+        titles = {arm["name"]: arm["title"] for arm in site["arms"]}
+        for arm in site["arms"]:
+            score = arm["scores"][metric]
+            arms.setdefault(arm["title"], {})[name] = wording.number(score["value"]), _interval(score)
+        for answer in site["answers"]:
+            if not answer["refused"]:
+                difference = answer["differences"][metric]
+                cell = f"{100 * difference['value']:+.1f}", _interval(difference, in_points=True)
+                contrasts.setdefault(_contrast(answer, titles), {})[name] = cell
+    missing = (wording.MISSING, "")
+    return {
+        "heads": [{"name": name, "note": wording.label(site["metric"])} for name, site in sites.items()],
+        "arms": [{"title": title, "cells": [of.get(name, missing) for name in sites]} for title, of in arms.items()],
+        "contrasts": [
+            {"title": title, "cells": [of.get(name, missing) for name in sites]} for title, of in contrasts.items()
+        ],
+    }
+
+
+def _contrast(answer: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    return f"{titles[answer['arm']]} − {titles[answer['than']]}"
 
 
 def class_table(site: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,17 +10,17 @@ from dim_jax.runs import files
 
 
 def render_report(runs: Sequence[str | Path]) -> str:
-    """HTML page of runs, or of one experiment.
+    """HTML page of runs, or of experiments.
 
     Args:
-      runs: run directories, finished or not; several runs are compared. An experiment must be the only one.
+      runs: run directories, finished or not; several are compared. All or none of them must be experiments.
 
     Returns:
       A complete HTML document. Equal files give equal pages: it does not contain the time of writing.
 
     Raises:
-      FileNotFoundError: a path is not a run directory, or the experiment has no results yet.
-      ValueError: `runs` is empty, contains a run twice, or an experiment is not the only run.
+      FileNotFoundError: a path is not a run directory, or an experiment has no results yet.
+      ValueError: `runs` is empty, contains a run twice, or experiments and other runs.
     """
     return _render(run_directories(runs))[0]
 
@@ -62,9 +62,11 @@ def _check_page(path: Path, data: Path) -> None:
 def _render(folders: Mapping[str, Path]) -> tuple[str, list[list[Table]], list[str]]:
     """Returns the page, the tables of each of its sections, and the names of the sections."""
     experiments = [folder for folder in folders.values() if _is_experiment(folder)]
-    if experiments and len(folders) > 1:
-        raise ValueError(f"{experiments[0]} is an experiment, which has a page of its own; give no other run with it")
-    return experiment_page.render(experiments[0]) if experiments else run_page.render(folders)
+    if experiments and len(experiments) < len(folders):
+        raise ValueError(
+            f"{experiments[0]} is an experiment, and others of the folders are single runs; give runs of one kind"
+        )
+    return experiment_page.render(folders) if experiments else run_page.render(folders)
 
 
 def _is_experiment(folder: Path) -> bool:

@@ -14,7 +14,8 @@ from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import cases, metrics
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.experiment import archive, arms, finished, plan, stages, verdict
-from dim_jax.reporting import experiment_page
+from dim_jax.reporting import experiment_page, experiment_tables, wording
+from dim_jax.reporting.report_files import render_report
 from dim_jax.runs import config_flags, files
 from dim_jax.runs.configuration import parse_config
 
@@ -207,11 +208,11 @@ def test_a_selection_with_too_few_images_to_measure_is_shown_all_the_same(experi
     }  # fmt: skip
     results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [], "selections": {"gcgan": [entry]}}
     experiment_page.write_results(tmp_path, [results], [])
-    page, _, names = experiment_page.render(tmp_path)
+    page, _, names = experiment_page.render({"dim": tmp_path})
     assert "By case" in page
     earlier = [{name: value for name, value in arm.items() if name != "by_case"} for arm in results["arms"]]
     experiment_page.write_results(tmp_path, [results | {"arms": earlier}], [])
-    assert "By case" not in experiment_page.render(tmp_path)[0]
+    assert "By case" not in experiment_page.render({"dim": tmp_path})[0]
     assert names == ["set"] and "Images of gcgan" in page and "96%" in page
 
 
@@ -220,7 +221,37 @@ def test_results_without_the_commands_of_their_runs_are_shown_all_the_same(exper
     run = {"fold": 0, "seed": 0, "arm": "fafl", "finished": True, "checkpoint_step": 8}
     results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": [run]}
     experiment_page.write_results(tmp_path, [results], [])
-    assert "1 of 1 are finished" in experiment_page.render(tmp_path)[0]
+    assert "1 of 1 are finished" in experiment_page.render({"dim": tmp_path})[0]
+
+
+def test_experiments_on_several_datasets_are_shown_side_by_side_and_not_pooled(experiment, tmp_path):
+    results = verdict.judge(experiment, QUESTIONS, FOLDS, SEEDS) | {"runs": []}
+    without_answers = results | {"answers": [], "arms": results["arms"][:1]}
+    for name, entry in (("ebhi", results), ("oscc", without_answers)):
+        (tmp_path / name).mkdir()
+        experiment_page.write_results(tmp_path / name, [entry], [])
+        files.write_json(tmp_path / name / "config.json", {"trainer": "experiment"})
+    page = render_report([tmp_path / "ebhi", tmp_path / "oscc"])
+    table = experiment_tables.side_by_side({"ebhi: set": results, "oscc: set": without_answers})
+    assert page.count("Side by side") == 1 and "ebhi: set" in page and "oscc: set" in page
+    assert "Side by side" not in render_report([tmp_path / "ebhi"])
+    by_title = {row["title"]: row["cells"] for row in table["arms"]}
+    first, *others = (arm["title"] for arm in results["arms"])
+    assert by_title[first][0] == by_title[first][1]
+    assert all(by_title[title][1] == (wording.MISSING, "") for title in others)
+    asked = [answer for answer in results["answers"] if not answer["refused"]]
+    assert len(table["contrasts"]) == len(asked)
+    for row, answer in zip(table["contrasts"], asked, strict=True):
+        value = 100 * answer["differences"][results["metric"]]["value"]
+        assert row["cells"][0][0] == f"{value:+.1f}" and row["cells"][1] == (wording.MISSING, "")
+
+
+def test_an_experiment_and_a_single_run_do_not_share_a_page(experiment, tmp_path):
+    for name, trainer in (("dim", "experiment"), ("run", "classifier")):
+        (tmp_path / name).mkdir()
+        files.write_json(tmp_path / name / "config.json", {"trainer": trainer})
+    with pytest.raises(ValueError, match=r"is an experiment, and others .* give runs of one kind"):
+        render_report([tmp_path / "dim", tmp_path / "run"])
 
 
 def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
@@ -229,7 +260,7 @@ def test_hostile_names_do_not_run_in_the_page(experiment, tmp_path):
     names = dict(zip(words, EVIL, strict=True))
     results = renamed(files.to_json(results), names) | {"metric": results["metric"]}
     experiment_page.write_results(tmp_path, [results], list(EVIL))
-    page, written, _ = experiment_page.render(tmp_path)
+    page, written, _ = experiment_page.render({"dim": tmp_path})
     assert_harmless(page, is_page=True)
     assert "&lt;script&gt;" in page and r"\x1b[2J" in page
     for table in (table for group in written for table in group):
