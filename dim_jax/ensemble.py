@@ -22,6 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     make_ensemble(options.runs, options.out)
     for split in ("val", "test"):
         command_line.say(summary(evaluate_split(options.out, split)))
+    command_line.say_next("predict", "NEW_IMAGES", f"--workdir={options.out}", "--out=predictions", "--adjust")
 
 
 if __name__ == "__main__":

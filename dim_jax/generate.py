@@ -34,6 +34,9 @@ def main(arguments: Sequence[str]) -> None:
     labels = [options.label] if options.label else []
     (folder,) = generate_pool(options.workdir, options.out, options.num, options.first_seed, labels, options.truncation)
     command_line.say(f"{options.num} images in {folder}")
+    command_line.say_next(
+        "select", f"--pool={options.out}", "--data=DATA", "--classifier=RUN_ON_REAL_IMAGES", "--out=selected"
+    )
 
 
 if __name__ == "__main__":

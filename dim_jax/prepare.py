@@ -97,7 +97,13 @@ def main(arguments: Sequence[str]) -> None:
         return
     from dim_jax.data.preparation import prepare_dataset
 
-    prepare_dataset(options.pop("source"), options.pop("out"), **options)
+    out = options.pop("out")
+    prepare_dataset(options.pop("source"), out, **options)
+    if options["split"] == "kfold":
+        arguments = ("--config=experiment:recipe", f"--config.data.path={out}", "--workdir=runs/recipe", "--dry-run")
+    else:
+        arguments = ("--config=classifier:finetune", f"--config.data.path={out}", "--workdir=runs/a")
+    command_line.say_next("train", *arguments)
 
 
 if __name__ == "__main__":

@@ -84,10 +84,13 @@ def main(arguments: Sequence[str]) -> None:
     rules = Rules(**{name: options[name] for name in asdict(defaults)})
     names = ("pool", "data", "classifier", "out", "keep", "features", "inception_weights")
     inputs = {name: options[name] for name in names}
-    from dim_jax.gan.pool_selection import REPORT, select_images, summary
+    from dim_jax.gan.pool_selection import REPORT, SELECTED, select_images, summary
 
     command_line.say(summary(select_images(rules=rules, **inputs)))
-    command_line.say(f"report: {Path(options['out']) / REPORT}")
+    out = Path(options["out"])
+    command_line.say(f"report: {out / REPORT}")
+    data, generated = f"--config.data.path={options['data']}", f"--config.data.generated={out / SELECTED}"
+    command_line.say_next("train", "--config=classifier:finetune", data, generated, "--workdir=runs/b")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,17 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError("--data-root is remembered and --dry-run writes nothing; give one of them")
         hosts.on_first_host(lambda: _relocate(config, run, data_root))
     importlib.import_module(TRAINERS[name]).train(config, run, dry_run, profile=profile)
+    if not dry_run:
+        _say_next(name, run)
+
+
+def _say_next(trainer: str, run: Path) -> None:
+    if trainer == "gan":
+        command_line.say_next("generate", f"--workdir={run}", "--num=200", "--out=pool")
+        return
+    runs = sorted(run.glob("*/recommended")) if trainer == "experiment" else [run]
+    for folder in runs:
+        command_line.say_next("predict", "NEW_IMAGES", f"--workdir={folder}", "--out=predictions")
 
 
 def _relocate(config: dict[str, Any], run: Path, data_root: str) -> None:

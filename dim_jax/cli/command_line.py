@@ -5,6 +5,7 @@ import csv
 import errno
 import logging
 import os
+import shlex
 import sys
 import traceback
 import unicodedata
@@ -50,6 +51,11 @@ def say(text: object, file: TextIO | None = None) -> None:
     if file is None and not is_verbose():
         return
     print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
+
+
+def say_next(command: str, *arguments: object) -> None:
+    """Prints the command of the next stage, quoted for a shell; words in capitals in it are for the user to fill in."""
+    say("next: " + shlex.join(["python", "-m", f"dim_jax.{command}", *map(str, arguments)]))
 
 
 class LogFormatter(logging.Formatter):

@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from dim_jax.cli.command_line import printable
-from dim_jax.data import images, splits
+from dim_jax.data import group_proposals, images, splits
 from dim_jax.data.manifest import Manifest
 from dim_jax.data.splits import Split
 
@@ -55,7 +55,8 @@ def build(
         "method": split.method,
         "folds": [_fold(manifest, split, number, units, same_picture) for number in range(len(split.folds))],
     }
-    report["warnings"] = facts["warnings"] + _warnings(report, len(split.folds))
+    paths = [row.path for row in manifest.rows]
+    report["warnings"] = facts["warnings"] + _warnings(report, len(split.folds), paths)
     return report
 
 
@@ -136,7 +137,7 @@ def _fold(
     }
 
 
-def _warnings(report: dict[str, Any], folds: int) -> list[str]:
+def _warnings(report: dict[str, Any], folds: int, paths: Sequence[str]) -> list[str]:
     warnings = []
     if report["unreadable"]:
         names = ", ".join(f"{item['path']} ({item['reason']})" for item in report["unreadable"][:3])
@@ -153,6 +154,9 @@ def _warnings(report: dict[str, Any], folds: int) -> list[str]:
             "no patient or case is known, so images of one patient may be on both sides of the split and test results "
             "too good; give --group-regex or a group column"
         )
+        proposals = group_proposals.propose(paths)
+        if proposals:
+            warnings.append("the names suggest patients or cases; check them: " + ", or ".join(map(str, proposals)))
     elif report["groups"]["images_without"] and report["method"] != "manifest":
         warnings.append(f"{report['groups']['images_without']} images have no group; each counts as a group of its own")
     warnings += _group_warnings(report["groups"], report["images"])

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import logging
+import shlex
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def test_an_error_is_one_line_whatever_names_it_has(evil, capfd):
     (line,) = capfd.readouterr().err.splitlines()
     assert_harmless(line)
     assert line.startswith("error: ") and line.endswith("mend it") and len(line) < 5 * command_line.LONGEST_ERROR
+
+
+def test_the_next_command_can_be_pasted_whatever_the_names(capsys):
+    command_line.say_next("train", "--config=classifier", "--config.data.path=my data/$(x) 'a'")
+    line = capsys.readouterr().out.strip().removeprefix("next: ")
+    assert shlex.split(line) == [
+        "python", "-m", "dim_jax.train", "--config=classifier", "--config.data.path=my data/$(x) 'a'",
+    ]  # fmt: skip
 
 
 def test_a_log_line_stays_one_line():

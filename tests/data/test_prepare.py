@@ -1,6 +1,7 @@
 """The prepare command: output files, duplicates, conversions, warnings and refused input."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -360,3 +361,17 @@ def test_help_is_quick_and_imports_no_framework():
     assert done.returncode == 0 and "--source=phantom" in done.stdout
     # Processor time, which hardly depends on the load of the machine; 0.4 s where it is idle.
     assert os.times().children_user - before.children_user < 5
+
+
+def test_without_groups_an_expression_for_the_patient_is_proposed_and_can_be_used(tmp_path, capsys):
+    for number in range(48):
+        label = ("normal", "polyp")[number % 2]
+        write(tmp_path / "slides" / label / f"GT{2012000 + number // 6}-{number % 6}.png", picture(number))
+    source = f"--source={tmp_path / 'slides'}"
+    command.main([source, f"--out={tmp_path / 'first'}"])
+    text = capsys.readouterr().out
+    (pattern,) = re.findall(r"the names suggest patients or cases; check them: --group-regex='(.*?)' \(8 groups", text)
+    command.main([source, f"--out={tmp_path / 'second'}", f"--group-regex={pattern}"])
+    text = capsys.readouterr().out
+    assert "8 groups" in text and "the names suggest" not in text
+    assert text.splitlines()[-1].startswith("next: python -m dim_jax.train --config=classifier:finetune")
