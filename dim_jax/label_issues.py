@@ -37,12 +37,12 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--arm={options.arm} is of an experiment; drop it")
     if experiments:
         opened = open_experiments(experiments[0])
-        found = [(experiment.site.name, *pool_arm(experiment, options.arm)) for experiment in opened]
+        sources = [(experiment.site.name, *pool_arm(experiment, options.arm)) for experiment in opened]
     else:
-        found = [("", f"{len(options.runs)} run(s)", pool_runs(options.runs))]
-    for name, source, pooled in found:
+        sources = [("", f"{len(options.runs)} run(s)", pool_runs(options.runs))]
+    for name, source, pooled in sources:
         issues = find_label_issues(pooled.manifest.labels[pooled.rows], pooled.probability)
-        out = Path(options.out, name) if len(found) > 1 else Path(options.out)
+        out = Path(options.out, name) if len(sources) > 1 else Path(options.out)
         label_issues_page.write(out, pooled, issues, source)
         command_line.say(label_issues_page.summary(pooled, issues))
         command_line.say(out / label_issues_page.HTML)

@@ -32,7 +32,7 @@ examples:
       --config.model.width=0.25 --workdir=runs/b
   python -m dim_jax.train --workdir=runs/a                  # resume runs/a
 """
-TRAINERS = {
+MODULES = {  # of each trainer, with a function `train`
     "classifier": "dim_jax.trainers.classifier",
     "gan": "dim_jax.trainers.gan",
     "experiment": "dim_jax.experiment.conductor",
@@ -45,18 +45,17 @@ def main(arguments: Sequence[str]) -> None:
         return
     command_line.start_logging()
     from dim_jax.runs.config_flags import parse_flags
+    from dim_jax.runs.configuration import trainer_of
     from dim_jax.training import hosts
 
     hosts.join()
     config, run, dry_run, profile, data_root = hosts.on_first_host(lambda: parse_flags(arguments))
-    name = config.get("trainer", "")
-    if name not in TRAINERS:
-        raise ValueError(f"config.trainer={name!r} is not a trainer; choose one of {', '.join(TRAINERS)}")
+    name = trainer_of(config)
     if data_root is not None:
         if dry_run:
             raise ValueError("--data-root is remembered and --dry-run writes nothing; give one of them")
         hosts.on_first_host(lambda: _relocate(config, run, data_root))
-    importlib.import_module(TRAINERS[name]).train(config, run, dry_run, profile=profile)
+    importlib.import_module(MODULES[name]).train(config, run, dry_run, profile=profile)
     if not dry_run:
         _say_next(name, run)
 

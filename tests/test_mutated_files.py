@@ -58,8 +58,8 @@ mutations = st.lists(
 )
 
 
-def mutated(content: bytes, changes) -> bytes:
-    changed = bytearray(content)
+def mutated(data: bytes, changes) -> bytes:
+    changed = bytearray(data)
     for kind, place, value, length in changes:
         at = int(place * len(changed))
         if kind == "flip" and changed:
@@ -99,9 +99,9 @@ WHOLE_IMAGES = [
 @EXAMPLES
 def test_a_changed_image_is_read_as_8_bit_colours_or_refused(examples):
     @property_of(5 * examples, st.sampled_from(WHOLE_IMAGES), mutations)
-    def holds(content, changes):
+    def holds(data, changes):
         try:
-            inspected = images.inspect(mutated(content, changes), "a.png")
+            inspected = images.inspect(mutated(data, changes), "a.png")
         except ValueError as error:
             assert str(error).startswith("a.png: ") and "\n" not in str(error)
             return
@@ -122,8 +122,8 @@ def test_a_changed_manifest_csv_lists_images_or_is_refused(examples, tmp_path):
     texts = st.text(alphabet='path,label;\t"\n\r\0 ./ab1ü\ufeff', max_size=60).map(str.encode)
 
     @property_of(4 * examples, mutations.map(lambda changes: mutated(whole, changes)) | texts | st.binary(max_size=60))
-    def holds(content):
-        table.write_bytes(content)
+    def holds(data):
+        table.write_bytes(data)
         result = refused_or_read(tables.read, table)
         for item in result.images if result else ():
             assert (tmp_path / item.path).is_file() and item.label and ".." not in item.path
@@ -175,8 +175,8 @@ def test_a_changed_manifest_or_split_is_read_as_such_or_refused(name, examples, 
     manifest = manifests.load(tmp_path)
 
     @property_of(2 * examples, changed(whole))
-    def holds(content):
-        (tmp_path / name).write_text(json.dumps(content))
+    def holds(data):
+        (tmp_path / name).write_text(json.dumps(data))
         if name == manifests.FILE_NAME:
             loaded = refused_or_read(manifests.load, tmp_path)
             if loaded:
@@ -198,8 +198,8 @@ def test_a_changed_pool_is_read_as_such_or_refused(examples, tmp_path):
     whole = json.loads((folder / "pool.json").read_text())
 
     @property_of(examples, changed(whole))
-    def holds(content):
-        (folder / "pool.json").write_text(json.dumps(content))
+    def holds(data):
+        (folder / "pool.json").write_text(json.dumps(data))
         for pool in refused_or_read(pools.load, tmp_path / "pool") or ():
             assert all(image.path.is_relative_to(tmp_path) and image.seed >= 0 for image in pool.images)
             assert math.isfinite(pool.truncation) and pool.image_size == 8
@@ -211,8 +211,8 @@ def test_a_changed_list_of_generated_images_is_read_as_such_or_refused(examples,
     whole = {"images": [{"path": "a.png", "label": "x"}, {"path": "./a.png", "label": "y"}], "split_sha256": "ab"}
 
     @property_of(examples, changed(whole))
-    def holds(content):
-        (tmp_path / "selected.json").write_text(json.dumps(content))
+    def holds(data):
+        (tmp_path / "selected.json").write_text(json.dumps(data))
         for path, label in (
             refused_or_read(manifests.load_generated, tmp_path / "selected.json", ("x", "y"), "ab") or ()
         ):
@@ -224,8 +224,8 @@ def test_any_bytes_are_read_as_json_or_refused(examples, tmp_path):
     whole = json.dumps({"a": [1, 2.5, None, True], "ü": {"b": "\\ud83e"}}).encode()
 
     @property_of(2 * examples, mutations.map(lambda changes: mutated(whole, changes)) | st.binary(max_size=40))
-    def holds(content):
-        (tmp_path / "a.json").write_bytes(content)
+    def holds(data):
+        (tmp_path / "a.json").write_bytes(data)
         value = refused_or_read(files.read_json, tmp_path / "a.json")
         json.dumps(value, ensure_ascii=False).encode("utf-8")
 
@@ -242,9 +242,9 @@ def test_any_override_is_taken_or_refused(examples, tmp_path):
 
     @property_of(max(examples // 4, 10), st.sampled_from(names) | st.text(max_size=8), texts | scalars.map(str))
     def holds(name, text):
-        found = refused_or_read(config_flags.parse_flags, [config, f"--config.{name}={text}", f"--workdir={tmp_path}"])
-        if found:
-            fields.check_plain(found[0])
+        parsed = refused_or_read(config_flags.parse_flags, [config, f"--config.{name}={text}", f"--workdir={tmp_path}"])
+        if parsed:
+            fields.check_plain(parsed[0])
 
 
 # --- arrays and weights ----------------------------------------------------------------------------------------------
@@ -282,8 +282,8 @@ def test_a_page_is_written_for_any_mutation_of_a_run_directory(examples, tmp_pat
 
     @property_of(examples, mutations_of_files)
     def holds(change):
-        name, content = change
-        (run / name).write_text(json.dumps(content))
+        name, record = change
+        (run / name).write_text(json.dumps(record))
         try:
             page = report_files.render_report([run])
         finally:

@@ -41,18 +41,18 @@ def png_fault(encoded: bytes) -> str:
     while place + 12 <= len(encoded) and kind != b"IEND":
         (length,) = struct.unpack_from(">I", encoded, place)
         before, kind = kind, encoded[place + 4 : place + 8]
-        content = encoded[place + 8 : place + 8 + length]
+        chunk = encoded[place + 8 : place + 8 + length]
         checksum = encoded[place + 8 + length : place + 12 + length]
-        if checksum != struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))):
+        if checksum != struct.pack(">I", zlib.crc32(chunk, zlib.crc32(kind))):
             faults.add("wrong checksums" if len(checksum) == 4 else CUT_OFF)
         if not kind[0] & 0x20 and kind not in CRITICAL:
             faults.add("unknown chunks")
         if kind == b"IHDR":
-            expected = _png_size(content)
+            expected = _png_size(chunk)
         if kind == b"IDAT":
             if data and before != b"IDAT":
                 faults.add("divided data")
-            data.append(content)
+            data.append(chunk)
         place += 12 + length
     if kind != b"IEND":
         faults.add(CUT_OFF)
@@ -112,18 +112,18 @@ def jpeg_fault(encoded: bytes) -> str:
             place += 2
             continue
         (length,) = struct.unpack_from(">H", encoded, place + 2)
-        content = encoded[place + 4 : place + 2 + length]
+        segment = encoded[place + 4 : place + 2 + length]
         place += 2 + length
         if marker in PROCESSES:
             return PROCESSES[marker]
         if marker in (BASELINE, EXTENDED, PROGRESSIVE):
-            if kind is not None or len(content) < 6 or content[0] != 8:
-                return "several frames" if kind is not None else f"{content[0] if content else 0} bits"
+            if kind is not None or len(segment) < 6 or segment[0] != 8:
+                return "several frames" if kind is not None else f"{segment[0] if segment else 0} bits"
             kind = marker
-            accuracy = {component: [UNKNOWN] * COEFFICIENTS for component in content[6::3]}
+            accuracy = {component: [UNKNOWN] * COEFFICIENTS for component in segment[6::3]}
         has_tables |= marker == HUFFMAN_TABLES
         if marker == SCAN:
-            if kind is None or not has_tables or not _enter_scan(accuracy, content):
+            if kind is None or not has_tables or not _enter_scan(accuracy, segment):
                 return "damaged"
             end = NEXT_MARKER.search(encoded, place)
             if not end:

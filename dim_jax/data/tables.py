@@ -253,14 +253,14 @@ def _text(path: Path) -> str:
     """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 as its byte order mark or its null bytes tell."""
     if path.stat().st_size > LARGEST:
         raise ValueError(f"{path} is larger than {LARGEST // 2**20} MiB; it is hardly a table of images")
-    content = path.read_bytes()
-    encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), "")
+    encoded = path.read_bytes()
+    encoding = next((encoding for mark, encoding in MARKS if encoded.startswith(mark)), "")
     if not encoding:
         # In UTF-16, every other byte of common letters is 0.
-        first, second = content[:SAMPLE:2].count(0), content[1:SAMPLE:2].count(0)
-        is_utf16 = 8 * max(first, second) > len(content[:SAMPLE])
+        first, second = encoded[:SAMPLE:2].count(0), encoded[1:SAMPLE:2].count(0)
+        is_utf16 = 8 * max(first, second) > len(encoded[:SAMPLE])
         encoding = "utf-8" if not is_utf16 else "utf-16-be" if first > second else "utf-16-le"
-    return content.decode(encoding).lstrip("\ufeff")
+    return encoded.decode(encoding).lstrip("\ufeff")
 
 
 def _check_header(path: Path, names: Sequence[str], header: Sequence[str]) -> None:

@@ -138,35 +138,18 @@ def is_allowed(validation_rows: np.ndarray, test_rows: np.ndarray) -> bool:
     return not np.isin(validation_rows, test_rows).any()
 
 
-def fit_on_other_folds(
-    validations: Sequence[FoldValidation],
-    test_rows: np.ndarray,
-    criterion: str | Costs = "macro_f1",
-    offsets: str = "prior",
-) -> Adjustment:
-    """Chooses the adjustment of one fold on the validation images of all folds that are not its test images.
-
-    A fold of a cross-validation has few validation images of rare classes. Those of other folds may be used too, except
-    folds that validate on what this one is tested on, which are left out as a whole.
+def fit_pooled(validations: Sequence[FoldValidation], criterion: str | Costs = "macro_f1") -> Adjustment:
+    """Chooses one adjustment on the validation images of several folds: one fold has few images of rare classes.
 
     Args:
-      validations: validation predictions of every fold, of the same kind of model.
-      test_rows: rows of the images that the fold is tested on.
-      criterion, offsets: as for `fit_adjustment`.
-
-    Raises:
-      ValueError: no fold is left, or as for `fit_adjustment`.
+      validations: validation predictions of the folds, at least one, of the same kind of model.
+      criterion: as for `fit_adjustment`.
     """
-    allowed = [part for part in validations if is_allowed(part.rows, test_rows)]
-    if not allowed:
-        raise ValueError("every fold validates on images of this test part, so there is nothing to choose on")
-    counts = [np.broadcast_to(part.class_counts, part.logits.shape) for part in allowed]
     return fit_adjustment(
-        np.concatenate([part.logits for part in allowed]),
-        np.concatenate([part.labels for part in allowed]),
-        np.concatenate(counts),
+        np.concatenate([part.logits for part in validations]),
+        np.concatenate([part.labels for part in validations]),
+        np.concatenate([np.broadcast_to(part.class_counts, part.logits.shape) for part in validations]),
         criterion,
-        offsets,
     )
 
 

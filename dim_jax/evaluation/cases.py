@@ -30,8 +30,8 @@ def units_of_resampling(dataset: Dataset, near_duplicates: Sequence[Sequence[str
 def near_duplicates(folder: str | Path) -> list[list[str]]:
     """Returns the pairs of paths of exact and near-duplicates that `prepare` found; none without its report."""
     path = Path(folder) / REPORT_FILE
-    found = files.read_object(path).get("duplicates") if path.is_file() else None
-    return [*found.get("exact", []), *found.get("near", [])] if isinstance(found, dict) else []
+    pairs = files.read_object(path).get("duplicates") if path.is_file() else None
+    return [*pairs.get("exact", []), *pairs.get("near", [])] if isinstance(pairs, dict) else []
 
 
 def case_names(dataset: Dataset, rows: np.ndarray) -> list[str] | None:

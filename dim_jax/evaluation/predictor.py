@@ -158,19 +158,19 @@ class Predictor:
         return logits, features, maps
 
 
-def views_of(config: ClassifierConfig, workdir: str | Path, wanted: bool | None = None) -> tuple[int, ...]:
+def views_of(config: ClassifierConfig, workdir: str | Path, use_views: bool | None = None) -> tuple[int, ...]:
     """Returns the views over which a run's predictions are averaged.
 
     Args:
       config: configuration of the run.
       workdir: run directory, for the error message.
-      wanted: whether to average; None for config.augment.test_time_views.
+      use_views: whether to average; None for config.augment.test_time_views.
 
     Raises:
-      ValueError: views are wanted of a run that was trained without flips and turns.
+      ValueError: views are asked of a run that was trained without flips and turns.
     """
     augment = config.augment
-    if not (getattr(augment, "test_time_views", False) if wanted is None else wanted):
+    if not (getattr(augment, "test_time_views", False) if use_views is None else use_views):
         return (IDENTITY,)
     views = trained_views(bool(augment and augment.flip), bool(augment and augment.rotate))
     if views == (IDENTITY,):

@@ -50,7 +50,7 @@ def score_split(
         variants["adjusted"] = adjusted = validation.adjusted(logits, adjustment)
         adjusted_metrics = {"adjustment": adjustment, **classification_metrics(labels, adjusted, classes)}
 
-    def each(score: Callable[[np.ndarray], Any]) -> dict[str, Any]:
+    def of_variants(score: Callable[[np.ndarray], Any]) -> dict[str, Any]:
         return {name: None if values is None else score(probabilities(values)) for name, values in variants.items()}
 
     units = cases.units_of_resampling(dataset, cases.near_duplicates(folder))[index]
@@ -60,7 +60,7 @@ def score_split(
         "intervals": {
             "unit": "case" if names else "image",
             "num_units": len(np.unique(units)),
-            **each(lambda shares: cases.interval_scores(labels, shares.argmax(-1), units, len(classes))),
+            **of_variants(lambda shares: cases.interval_scores(labels, shares.argmax(-1), units, len(classes))),
         },
         "by_case": None,
         "cost": None,
@@ -70,8 +70,8 @@ def score_split(
     if names is None:
         return metrics, None
     case_list, numbers = np.unique(names, return_inverse=True)
-    scores = each(lambda shares: cases.score_by_case(labels, shares, numbers, order))
-    answers = each(lambda shares: cases.answers(shares, numbers, order))
+    scores = of_variants(lambda shares: cases.score_by_case(labels, shares, numbers, order))
+    answers = of_variants(lambda shares: cases.answers(shares, numbers, order))
     metrics["by_case"] = {"severity": list(severity) or None, **scores}
     counts = np.zeros((len(case_list), len(classes)), int)
     np.add.at(counts, (numbers, labels), 1)

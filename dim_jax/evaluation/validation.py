@@ -83,10 +83,10 @@ def choose_adjustment(
       criterion, offsets: as for `fit_adjustment`.
 
     Returns:
-      The content of adjustment.json.
+      The record that adjustment.json holds.
     """
     adjustment = fit_adjustment(logits, labels, np.asarray(class_counts), criterion, offsets)
-    content = {
+    record = {
         "checkpoint_step": step,
         "views": num_views,
         "num_images": len(labels),
@@ -96,7 +96,7 @@ def choose_adjustment(
         "class_counts": np.asarray(class_counts),
         **vars(adjustment),
     }
-    return files.to_json(content)
+    return files.to_json(record)
 
 
 def write_adjustment(workdir: str | Path, adjustment: dict[str, Any]) -> None:
@@ -117,38 +117,38 @@ def read_adjustment(workdir: str | Path, step: int, num_classes: int, num_views:
     path = folder(workdir) / FILE_NAME
     if not path.is_file():
         return None
-    content = files.read_object(path)
-    counts, shifts = content.get("class_counts"), content.get("shifts")
+    record = files.read_object(path)
+    counts, shifts = record.get("class_counts"), record.get("shifts")
     is_valid = (
-        all(is_number(content.get(name)) and content[name] >= 0 for name in ("tau", "temperature"))
-        and content["temperature"] > 0
+        all(is_number(record.get(name)) and record[name] >= 0 for name in ("tau", "temperature"))
+        and record["temperature"] > 0
         and isinstance(counts, list)
         and len(counts) == num_classes
         and all(is_number(count) and count >= 0 for count in counts)
         and isinstance(shifts, list)
         and len(shifts) in (0, num_classes)
         and all(map(is_number, shifts))
-        and (content.get("criterion") == COST) == (costs_of(content) is not None)
+        and (record.get("criterion") == COST) == (costs_of(record) is not None)
     )
     if not is_valid:
         raise ValueError(
             f"{path} is no adjustment of {num_classes} classes; run python -m dim_jax.evaluate --workdir={workdir} "
             "--split=val again"
         )
-    return content if (content.get("checkpoint_step"), content.get("views")) == (step, num_views) else None
+    return record if (record.get("checkpoint_step"), record.get("views")) == (step, num_views) else None
 
 
 def stored_choice(workdir: str | Path) -> dict[str, Any]:
     """Returns the `criterion` and `offsets` of an adjustment that was chosen before; {} if there is no valid one."""
     path = folder(workdir) / FILE_NAME
     try:
-        content = files.read_object(path) if path.is_file() else {}
+        record = files.read_object(path) if path.is_file() else {}
     except ValueError:
         return {}
-    criterion = costs_of(content) if content.get("criterion") == COST else content.get("criterion")
-    if content.get("offsets") not in OFFSETS or not (isinstance(criterion, Costs) or criterion in CRITERIA):
+    criterion = costs_of(record) if record.get("criterion") == COST else record.get("criterion")
+    if record.get("offsets") not in OFFSETS or not (isinstance(criterion, Costs) or criterion in CRITERIA):
         return {}
-    return {"criterion": criterion, "offsets": content["offsets"]}
+    return {"criterion": criterion, "offsets": record["offsets"]}
 
 
 def costs_of(adjustment: dict[str, Any]) -> Costs | None:
@@ -157,7 +157,7 @@ def costs_of(adjustment: dict[str, Any]) -> Costs | None:
     return costs.from_json(adjustment.get("costs"), len(counts) if isinstance(counts, list) else 0)
 
 
-def adjusted(logits: np.ndarray, content: dict[str, Any]) -> np.ndarray:
-    """Returns logits (..., C) adjusted by the content of an adjustment.json, float64."""
-    adjustment = Adjustment(content["tau"], tuple(content["shifts"]), content["temperature"])
-    return adjustment(logits, np.array(content["class_counts"]))
+def adjusted(logits: np.ndarray, record: dict[str, Any]) -> np.ndarray:
+    """Returns logits (..., C) adjusted by the record of an adjustment.json, float64."""
+    adjustment = Adjustment(record["tau"], tuple(record["shifts"]), record["temperature"])
+    return adjustment(logits, np.array(record["class_counts"]))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dim_jax.evaluation.adjustment import FoldValidation, fit_on_other_folds, is_allowed, score_of
+from dim_jax.evaluation.adjustment import FoldValidation, fit_pooled, is_allowed, score_of
 
 
 def choose(validations: Mapping[str, Sequence[FoldValidation]], test_rows: np.ndarray, metric: str) -> str:
@@ -31,9 +31,11 @@ def choose(validations: Mapping[str, Sequence[FoldValidation]], test_rows: np.nd
     images = {tuple(sorted(row for run in runs for row in run.rows.tolist())) for runs in allowed.values()}
     if len(images) != 1:
         raise ValueError(f"{', '.join(validations)} have predictions of other validation images")
+    if images == {()}:
+        raise ValueError("every fold validates on images of this test part, so there is nothing to choose on")
 
     def score(name: str) -> float:
-        adjustment = fit_on_other_folds(validations[name], test_rows, metric)
+        adjustment = fit_pooled(allowed[name], metric)
         adjusted = [adjustment(run.logits, run.class_counts) for run in allowed[name]]
         return score_of(np.concatenate(adjusted), np.concatenate([run.labels for run in allowed[name]]), metric)
 

@@ -19,8 +19,6 @@ from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig, GanConfig
 from dim_jax.trainers import classifier, gan
 from dim_jax.training import compilation
 
-TRAINERS = {"classifier": classifier.train, "gan": gan.train}
-
 log = logging.getLogger(__name__)
 
 
@@ -163,7 +161,10 @@ class Experiment:
 
     def _train(self, config: ClassifierConfig | GanConfig, folder: Path) -> None:
         log.info("working on %s", folder)
-        TRAINERS[config.trainer](config, folder, describe=False)
+        if isinstance(config, GanConfig):
+            gan.train(config, folder, describe=False)
+        else:
+            classifier.train(config, folder, describe=False)
         compilation.clear_compiled_programs()
 
     def add_images(self, run: PlannedRun) -> int | None:

@@ -8,14 +8,13 @@ import numpy as np
 
 from dim_jax.data.dataset import Dataset
 from dim_jax.evaluation import metrics, statistics
-from dim_jax.evaluation.adjustment import fit_adjustment
+from dim_jax.evaluation.adjustment import Adjustment, fit_adjustment
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.cases import case_names, mean_probabilities, most_frequent, units_of_resampling
 from dim_jax.experiment import added_images, composition, stages
 from dim_jax.experiment.archive import Archived
 from dim_jax.experiment.arms import Arm, Question
 from dim_jax.experiment.composition import Chosen
-from dim_jax.losses.margins import adjust_logits
 from dim_jax.reporting import wording
 
 SIGNIFICANCE = 0.05
@@ -29,7 +28,7 @@ class OutOfFold:
     Attributes:
       rows: rows of the manifest, int32 (N,), ascending.
       seeds: the S seeds that are finished in every fold.
-      logits: float32 (S, N, C), after the arm's post-hoc adjustment, if any.
+      logits: float64 (S, N, C), after the arm's post-hoc adjustment, if any.
       chosen: the tuned value of every fold; None if the arm tunes nothing.
       facts: facts of the archived runs.
       made_of: the runs of every fold, by their arms' titles; more than one for an ensemble.
@@ -43,11 +42,6 @@ class OutOfFold:
     facts: tuple[Mapping[str, Any], ...]
     made_of: tuple[tuple[str, ...], ...] = ()
     taus: tuple[float, ...] = ()
-
-
-def adjusted(logits: np.ndarray, arm: Arm, counts: np.ndarray) -> np.ndarray:
-    """Returns logits (..., C) after an arm's post-hoc adjustment by the training images per class, `counts` (C,)."""
-    return np.asarray(adjust_logits(logits, counts, arm.tau)) if arm.tau else logits  # type: ignore[arg-type]
 
 
 def choose(arm: Arm, archives: Mapping[str, Sequence[Archived]], dataset: Dataset, metric: str) -> Arm:
@@ -69,7 +63,7 @@ def choose(arm: Arm, archives: Mapping[str, Sequence[Archived]], dataset: Datase
     def validation_score(candidate: Arm) -> float:
         return float(np.mean([
             metrics.classification_metrics(
-                dataset.labels[rows], adjusted(archived.logits["val"], candidate, counts), dataset.classes
+                dataset.labels[rows], Adjustment(candidate.tau)(archived.logits["val"], counts), dataset.classes
             )[metric]
             for archived in archives[candidate.name]
         ]))  # fmt: skip
@@ -117,14 +111,16 @@ def out_of_fold(
         }
         best = choose(arm, of_candidates, dataset, metric)
         counts = added_images.training_counts(dataset)
-        of_seeds = [adjusted(run.logits["test"], best, counts) for run in of_candidates[best.name]]
+        adjustments = [Adjustment(best.tau)] * len(done)
         if arm.adjust:
             labels = dataset.labels[dataset.rows("val")]
-            fitted = [fit_adjustment(run.logits["val"], labels, counts, metric) for run in of_candidates[best.name]]
-            of_seeds = [adjustment(of_seed, counts) for adjustment, of_seed in zip(fitted, of_seeds, strict=True)]
-            taus += [adjustment.tau for adjustment in fitted]
+            adjustments = [
+                fit_adjustment(run.logits["val"], labels, counts, metric) for run in of_candidates[best.name]
+            ]
+            taus += [adjustment.tau for adjustment in adjustments]
         rows.append(dataset.rows("test"))
-        logits.append(np.stack(of_seeds))
+        runs_and_adjustments = zip(of_candidates[best.name], adjustments, strict=True)
+        logits.append(np.stack([adjustment(run.logits["test"], counts) for run, adjustment in runs_and_adjustments]))
         chosen.append(arm.values[candidates.index(best)] if arm.tuned else None)
         facts += [run.facts for run in of_candidates[best.name]]
         runs = composition.runs_of(experiment, best, fold, done[0], chosen_arms) or []

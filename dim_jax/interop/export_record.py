@@ -131,20 +131,20 @@ def read(path: str | Path) -> ExportRecord | None:
     return record
 
 
-def complete(config: dict[str, Any], record: ExportRecord, given: Collection[str]) -> None:
-    """Sets the fields of a configuration that an export tells, in place, unless they are given as overrides.
+def complete(config: dict[str, Any], record: ExportRecord, overrides: Collection[str]) -> None:
+    """Sets the fields of a configuration that an export records, in place, unless they are overridden.
 
     Args:
       config: configuration to continue training with.
       record: of the file that it continues.
-      given: overrides without values, such as "--config.data.image_size".
+      overrides: names of overrides, such as "--config.data.image_size".
     """
     values = {f"data.{name}": getattr(record, name) for name in ("image_size", "resize", "mean", "std")}
     values |= {"gan.statistics": record.statistics} if record.trainer == "gan" else {}
     values |= {f"model.{name}": value for name, value in record.network.items()}
     for name, value in values.items():
         group, _, key = name.partition(".")
-        if f"--config.{name}" not in given and value != ():
+        if f"--config.{name}" not in overrides and value != ():
             config[group][key] = value
 
 
@@ -155,19 +155,19 @@ def beside(path: str | Path) -> Path:
 
 def write_beside(path: str | Path, record: ExportRecord) -> None:
     """Writes the JSON beside an export, with the digest of the file."""
-    content = json.loads(to_text(record)) | {"file": Path(path).name, "sha256": _digest(path)}
-    files.write_json(beside(path), content)
+    entries = json.loads(to_text(record)) | {"file": Path(path).name, "sha256": _digest(path)}
+    files.write_json(beside(path), entries)
 
 
 def own_files(path: str | Path) -> set[Path]:
     """Returns those of an export and its JSON that an earlier export wrote, unchanged since."""
     try:
-        content = files.read_object(beside(path))
+        entries = files.read_object(beside(path))
     except (OSError, ValueError):
         return set()
-    if content.get("file") != Path(path).name or "sha256" not in content:
+    if entries.get("file") != Path(path).name or "sha256" not in entries:
         return set()
-    is_unchanged = Path(path).is_file() and _digest(path) == content["sha256"]
+    is_unchanged = Path(path).is_file() and _digest(path) == entries["sha256"]
     return {beside(path), Path(path)} if is_unchanged else {beside(path)}
 
 

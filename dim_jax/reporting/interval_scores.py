@@ -83,17 +83,17 @@ def cost_view(evaluation: dict[str, Any], classes: Sequence[str], split: str) ->
 
 def _entries(evaluation: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
     """Returns (title, number of images or cases, result of cases.interval_scores), as far as they are in the file."""
-    found: list[tuple[str, Any, Any]] = []
+    entries: list[tuple[str, Any, Any]] = []
     intervals, by_case = evaluation.get("intervals"), evaluation.get("by_case")
     for variant, suffix in VARIANTS.items():
         entry = intervals.get(variant) if isinstance(intervals, dict) else None
-        found.append((f"images{suffix}", evaluation.get("num_images"), entry))
+        entries.append((f"images{suffix}", evaluation.get("num_images"), entry))
     for rule, words in RULES.items():
         for variant, suffix in VARIANTS.items():
             scored = by_case.get(variant) if isinstance(by_case, dict) else None
             if isinstance(scored, dict):
-                found.append((f"cases by the {words}{suffix}", scored.get("num_cases"), scored.get(rule)))
-    return [entry for entry in found if isinstance(entry[2], dict) and isinstance(entry[2].get("scores"), dict)]
+                entries.append((f"cases by the {words}{suffix}", scored.get("num_cases"), scored.get(rule)))
+    return [entry for entry in entries if isinstance(entry[2], dict) and isinstance(entry[2].get("scores"), dict)]
 
 
 def _text(value: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 import dim_jax
 from dim_jax.runs import configuration, fields, files
-from dim_jax.runs.schema import TRAINERS
+from dim_jax.runs.schema import CONFIGS
 
 HINT = "python -m dim_jax.train --help lists the options"
 
@@ -158,7 +158,7 @@ def _parent(config: ConfigDict, group: str) -> tuple[Any, str]:
 
 def _option_groups(config: ConfigDict) -> dict[str, fields.Options]:
     trainer = config.get("trainer")
-    return dict(configuration.option_groups(TRAINERS[trainer])) if trainer in tuple(TRAINERS) else {}
+    return dict(configuration.option_groups(CONFIGS[trainer])) if trainer in tuple(CONFIGS) else {}
 
 
 def _check_names(config: ConfigDict, arguments: Sequence[str]) -> None:

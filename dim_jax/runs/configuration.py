@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from dim_jax.runs import fields, files
 from dim_jax.runs.fields import Added, Options
-from dim_jax.runs.schema import TRAINERS, ClassifierConfig, ExperimentConfig, GanConfig
+from dim_jax.runs.schema import CONFIGS, ClassifierConfig, ExperimentConfig, GanConfig
 
 FILE_NAME = "config.json"
 # Up to revision 4 every configuration held these options, whichever loss it named.
@@ -36,12 +36,17 @@ def parse_config(config: Mapping[str, Any] | Config) -> Config:
     if not isinstance(config, Mapping):
         return config
     fields.check_plain(config)
-    trainer = config.get("trainer")
-    if not isinstance(trainer, str) or trainer not in TRAINERS:
-        raise ValueError(f"config.trainer={trainer!r} is not a trainer; choose one of {', '.join(TRAINERS)}")
-    parsed = fields.parse(TRAINERS[trainer], config)
+    parsed = fields.parse(CONFIGS[trainer_of(config)], config)
     parsed.check()
     return parsed
+
+
+def trainer_of(config: Mapping[str, Any]) -> str:
+    """Returns the trainer that a configuration names; raises ValueError if there is no such trainer."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, str) or trainer not in CONFIGS:
+        raise ValueError(f"config.trainer={trainer!r} is not a trainer; choose one of {', '.join(CONFIGS)}")
+    return trainer
 
 
 def read_config(workdir: str | Path, trainer: str | None = None) -> ClassifierConfig | GanConfig:
@@ -67,7 +72,7 @@ def read_config(workdir: str | Path, trainer: str | None = None) -> ClassifierCo
     if name not in ("classifier", "gan") or trainer not in (None, name):
         expected = {"gan": "a GAN"}.get(trainer or "", "a classifier")
         raise ValueError(f"{workdir} is the run of a {name}, not of {expected}; give the --workdir of one")
-    cls, names = TRAINERS[name], set(all_names(config))
+    cls, names = CONFIGS[name], set(all_names(config))
     try:
         for field in cls.NEEDED:
             if field not in names:
@@ -119,7 +124,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     unchanged.
     """
     trainer = config.get("trainer")
-    cls = TRAINERS.get(trainer) if isinstance(trainer, str) else None
+    cls = CONFIGS.get(trainer) if isinstance(trainer, str) else None
     return files.to_json(_completed(cls, config)) if cls else copy.deepcopy(dict(config))
 
 

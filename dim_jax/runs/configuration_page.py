@@ -14,7 +14,7 @@ from typing import Any
 from dim_jax import losses, models
 from dim_jax.models.gcgan import Generator
 from dim_jax.runs import config_flags, fields, files
-from dim_jax.runs.schema import GENERATOR, LOSS, NETWORK, TRAINERS, ArmFields
+from dim_jax.runs.schema import CONFIGS, GENERATOR, LOSS, NETWORK, ArmFields
 
 INTRODUCTION = """# Configuration
 
@@ -105,7 +105,7 @@ def _trainer_rows(trainer: str) -> list[Row]:
     comments = _comments((config_flags.packaged_configs() / f"{trainer}.py").read_text(encoding="utf-8"))
     return [
         (f"`{name}`", _value(value), _words(annotation) or "a name below", comments.get(name, ""))
-        for name, annotation, value in _leaves(TRAINERS[trainer], values)
+        for name, annotation, value in _leaves(CONFIGS[trainer], values)
         if name != "trainer"
     ]
 
@@ -114,7 +114,7 @@ def _leaves(cls: type, values: dict[str, Any], prefix: str = "") -> Iterator[tup
     """Yields (dotted name, type, default) of the fields that a file sets."""
     for name, annotation in fields.field_types(cls).items():
         base, options = fields.plain(annotation), fields.metadata(annotation, fields.Options)
-        if name not in values or base in TRAINERS.values():
+        if name not in values or base in CONFIGS.values():
             continue
         if options is not None:
             for key, value in values[name].items():
@@ -128,10 +128,10 @@ def _leaves(cls: type, values: dict[str, Any], prefix: str = "") -> Iterator[tup
 
 def _comments(text: str) -> dict[str, str]:
     """Returns the comment behind each `config.FIELD = VALUE` of a file, of the first line that sets it."""
-    found: dict[str, str] = {}
+    comments: dict[str, str] = {}
     for name, comment in re.findall(r"^    config\.([\w.]+) = [^\n]*?(?:  # ([^\n]*))?$", text, re.MULTILINE):
-        found.setdefault(name, comment)
-    return {name: comment.replace("|", "\\|") for name, comment in found.items()}
+        comments.setdefault(name, comment)
+    return {name: comment.replace("|", "\\|") for name, comment in comments.items()}
 
 
 def _arm_rows() -> list[Row]:
@@ -174,11 +174,11 @@ def _options(name: str, options: fields.Options, make: Callable) -> Iterator[Row
 
 def _described(docstring: str) -> dict[str, str]:
     """Returns what a docstring says of each argument or attribute."""
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     section = re.search(r"^(?:Args|Attributes):\n((?:[ ]+.*\n?|\n)*)", docstring, re.MULTILINE)
     for names, text in re.findall(r"^  (\w[\w, ]*): (.*(?:\n    .*)*)", section[1] if section else "", re.MULTILINE):
-        found |= {name: " ".join(text.split()).rstrip(".").replace("|", "\\|") for name in names.split(", ")}
-    return found
+        descriptions |= {name: " ".join(text.split()).rstrip(".").replace("|", "\\|") for name in names.split(", ")}
+    return descriptions
 
 
 def _value(value: Any) -> str:

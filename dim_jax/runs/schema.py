@@ -300,7 +300,7 @@ class ExperimentData:
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolFields:
     images: Annotated[int, Interval(ge=1, le=10**6)]
     truncation: Annotated[float, Interval(gt=0, le=10)]
     judge: str
@@ -354,7 +354,7 @@ class ExperimentConfig:
     seeds: tuple[Seed, ...]
     only: str
     minority_share: Annotated[float, Interval(gt=0, le=1)]
-    pool: Pool
+    pool: PoolFields
     metric: Literal["macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy"]
     resamples: Annotated[int, Interval(ge=1, le=10**8)]
     classifier: ClassifierConfig
@@ -376,4 +376,4 @@ class ExperimentConfig:
             raise ValueError(f"config.seeds={self.seeds} must be different integers, at least one")
 
 
-TRAINERS: dict[str, type] = {"classifier": ClassifierConfig, "gan": GanConfig, "experiment": ExperimentConfig}
+CONFIGS: dict[str, type] = {"classifier": ClassifierConfig, "gan": GanConfig, "experiment": ExperimentConfig}

@@ -48,16 +48,16 @@ def test_one_transparent_colour_of_sixteen_bits_is_white():
 def test_three_grey_pages_are_one_colour_image_and_other_numbers_are_refused(count, kind, description):
     factor = 1 if kind == np.uint8 else 257
     pages = [(PLANES[number % 3] * np.uint16(factor)).astype(kind) for number in range(count)]
-    content = tiff(pages, description=description and f"ImageJ=1.53\n{description}\n")
+    encoded = tiff(pages, description=description and f"ImageJ=1.53\n{description}\n")
     if count == 1:
-        np.testing.assert_array_equal(images.inspect(content, "a").pixels[..., 1], PLANES[0])
+        np.testing.assert_array_equal(images.inspect(encoded, "a").pixels[..., 1], PLANES[0])
     elif count == 3 and description != "slices=3":
-        inspected = images.inspect(content, "a")
+        inspected = images.inspect(encoded, "a")
         np.testing.assert_array_equal(inspected.pixels, PICTURE)
         assert "three grey pages as one colour image" in inspected.conversion and not inspected.doubt
     else:
         with pytest.raises(ValueError, match="grey pages"):
-            images.inspect(content, "a")
+            images.inspect(encoded, "a")
 
 
 def test_a_stack_in_ome_is_refused_and_its_channels_are_merged():

@@ -30,25 +30,25 @@ CHANGES = st.lists(
 )
 
 
-def decode(content):
-    return tf_pipeline.decode(content).numpy().astype(int)
+def decode(data):
+    return tf_pipeline.decode(data).numpy().astype(int)
 
 
-def changed(content, changes):
-    content = bytearray(content)
+def changed(data, changes):
+    data = bytearray(data)
     for kind, place, value in changes:
-        at = int(place * (len(content) - 1))
+        at = int(place * (len(data) - 1))
         if kind == "set":
-            content[at] = value
+            data[at] = value
         elif kind == "zero":
-            content[at : at + 16] = bytes(len(content[at : at + 16]))
+            data[at : at + 16] = bytes(len(data[at : at + 16]))
         elif kind == "drop":
-            del content[at : at + 1 + value // 16]
+            del data[at : at + 1 + value // 16]
         elif kind == "cut":
-            del content[at + 1 :]
+            del data[at + 1 :]
         else:
-            content[at + 1 :] = b"\xff\xd9"
-    return bytes(content)
+            data[at + 1 :] = b"\xff\xd9"
+    return bytes(data)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -73,11 +73,11 @@ def test_a_changed_file_is_refused_or_converted_or_read_alike_by_both_decoders(n
 def test_a_png_without_rows_is_refused_however_few(height, width, is_grey, missing):
     assume(missing < height)
     samples = (GREY if is_grey else PICTURE)[:height, :width]
-    content = png(samples)
-    assert encodings.png_fault(content) == ""
+    data = png(samples)
+    assert encodings.png_fault(data) == ""
     fewer = png(samples[: height - missing])
     with pytest.raises(ValueError, match="rows are missing"):
-        images.inspect(content[:33] + fewer[33:], "a.png")  # the header, and fewer rows
+        images.inspect(data[:33] + fewer[33:], "a.png")  # the header, and fewer rows
 
 
 @pytest.mark.parametrize("process", ["lossless", "arithmetic coding", "hierarchical"])

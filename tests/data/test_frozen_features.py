@@ -99,7 +99,7 @@ def test_a_damaged_cache_is_named_and_an_unwritable_one_is_not_an_error(folder, 
         network.features(dataset)
     path.unlink()
 
-    def refuse(path, content):
+    def refuse(path, data):
         raise PermissionError("read-only")
 
     monkeypatch.setattr(files, "write_bytes", refuse)

@@ -85,8 +85,8 @@ def test_only_rgb_and_grey_jpeg_and_png_need_no_conversion(tmp_path, suffix, mod
 def test_errors_of_broken_files_are_one_line_with_the_name(tmp_path, monkeypatch):
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(buffer, "PNG")
-    for name, content in {"zero": b"", "cut": buffer.getvalue()[:900], "text": b"not an image"}.items():
-        (tmp_path / f"{name}.png").write_bytes(content)
+    for name, encoded in {"zero": b"", "cut": buffer.getvalue()[:900], "text": b"not an image"}.items():
+        (tmp_path / f"{name}.png").write_bytes(encoded)
         with pytest.raises(ValueError, match=f"{name}.png") as caught:
             images.read_image(tmp_path / f"{name}.png")
         assert "\n" not in str(caught.value)

@@ -135,9 +135,9 @@ def test_real_images_are_joined_as_judged_by_eye(folder, name):
     pairs = pairs_of([images.read_image(REAL / folder / name) for name in names])
     same = {frozenset((row["first"], row["second"])) for row in judged if row["tissue"] == "same"}
     other = {frozenset((row["first"], row["second"])) for row in judged if row["tissue"] == "other"}
-    found = {frozenset((names[first], names[second])) for first, second in pairs}
-    assert len(judged) >= 29 and found <= same and not found & other
-    assert len(found) >= 0.8 * len(same)
+    joined = {frozenset((names[first], names[second])) for first, second in pairs}
+    assert len(judged) >= 29 and joined <= same and not joined & other
+    assert len(joined) >= 0.8 * len(same)
 
 
 def test_many_copies_give_one_pair_less_and_exact_copies_none():

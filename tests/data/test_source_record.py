@@ -69,9 +69,9 @@ def test_every_edit_is_counted_and_nothing_is_said_without_one(edits):
 def test_a_group_in_another_spelling_and_a_copied_file_are_no_change(tmp_path):
     listing = prepared(tmp_path / "images", tmp_path / "data")
     for name in NAMES:
-        content = (tmp_path / "images" / name).read_bytes()
+        encoded = (tmp_path / "images" / name).read_bytes()
         (tmp_path / "images" / name).unlink()
-        (tmp_path / "images" / name).write_bytes(content)
+        (tmp_path / "images" / name).write_bytes(encoded)
     respelled = [replace(item, group=item.group.lower().replace("p", "p-0")) for item in listing.images]
     assert source_record.changes(tmp_path / "data", lambda: replace(listing, images=respelled)) == []
 
@@ -92,9 +92,9 @@ def test_without_a_record_the_source_is_not_listed(tmp_path):
     assert text.startswith("1 file is gone") and NAMES[0] in text
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"version": 1, "columns": ["size"], "images": {"a": 1}}', b"x"])
-def test_a_damaged_record_is_refused(tmp_path, content):
-    (tmp_path / source_record.FILE_NAME).write_bytes(content)
+@pytest.mark.parametrize("record", [b"[]", b"{}", b'{"version": 1, "columns": ["size"], "images": {"a": 1}}', b"x"])
+def test_a_damaged_record_is_refused(tmp_path, record):
+    (tmp_path / source_record.FILE_NAME).write_bytes(record)
     with pytest.raises(ValueError, match=r"sources\.json"):
         source_record.read(tmp_path)
 

@@ -1,7 +1,5 @@
 """Post-hoc adjustment of logits: identities, and its choice on validation images."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +11,7 @@ from dim_jax.evaluation.adjustment import (
     Adjustment,
     FoldValidation,
     fit_adjustment,
-    fit_on_other_folds,
+    fit_pooled,
     log_prior,
     score_of,
 )
@@ -110,18 +108,9 @@ def cross_validation(seed=0, folds=5, size=100):
     return parts
 
 
-def test_folds_that_validate_on_the_test_images_choose_nothing():
+def test_each_fold_has_its_own_class_counts_in_a_pooled_choice():
     parts = cross_validation()
-    test_rows = parts[1].rows  # what fold 1 validates on is what fold 2 is tested on
-    chosen = fit_on_other_folds(parts, test_rows)
-    wrong = dataclasses.replace(parts[1], labels=(parts[1].labels + 1) % 3)
-    assert fit_on_other_folds([parts[0], wrong, *parts[2:]], test_rows) == chosen
-    kept = [part for number, part in enumerate(parts) if number != 1]
-    logits, labels = (np.concatenate([getattr(part, name) for part in kept]) for name in ("logits", "labels"))
-    counts = np.repeat([part.class_counts for part in kept], 100, axis=0)
-    assert fit_adjustment(logits, labels, counts) == chosen
-    assert fit_on_other_folds(parts[:1], parts[3].rows) == fit_adjustment(
-        parts[0].logits, parts[0].labels, parts[0].class_counts
-    )
-    with pytest.raises(ValueError, match="nothing to choose on"):
-        fit_on_other_folds(parts[1:2], test_rows)
+    logits, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "labels"))
+    counts = np.repeat([part.class_counts for part in parts], 100, axis=0)
+    assert fit_pooled(parts) == fit_adjustment(logits, labels, counts)
+    assert fit_pooled(parts[:1]) == fit_adjustment(parts[0].logits, parts[0].labels, parts[0].class_counts)

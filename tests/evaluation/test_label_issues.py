@@ -40,9 +40,9 @@ def flipped():
 def test_most_of_the_flipped_labels_are_found_and_come_first(flipped):
     _, labels, logits, changed = flipped
     issues = find_label_issues(labels, probabilities(logits))
-    found = issues.places.tolist()
-    assert len(changed & set(found)) > 0.8 * len(changed) and len(found) < 1.5 * len(changed)
-    first = set(found[: len(changed)])
+    places = issues.places.tolist()
+    assert len(changed & set(places)) > 0.8 * len(changed) and len(places) < 1.5 * len(changed)
+    first = set(places[: len(changed)])
     assert len(changed & first) > 0.7 * len(changed)
     assert (np.diff(issues.confidence[issues.places]) >= 0).all()
     assert (issues.suggested[issues.places] != labels[issues.places]).all()

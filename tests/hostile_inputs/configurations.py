@@ -88,32 +88,28 @@ config_file(
 saved_config("config_json_of_nothing", b"", "config.json", "is not valid JSON")
 saved_config("config_json_that_is_a_list", b"[]", "config.json", "not a JSON object")
 saved_config("config_json_of_an_empty_object", b"{}", "not of a classifier")
-saved_config("config_json_without_data", lambda content: content.pop("data"), "config.data.path is missing")
-saved_config("config_json_with_text_for_data", lambda content: content.update(data="x"), "config.data.path is missing")
+saved_config("config_json_without_data", lambda saved: saved.pop("data"), "config.data.path is missing")
+saved_config("config_json_with_text_for_data", lambda saved: saved.update(data="x"), "config.data.path is missing")
 saved_config(
     "config_json_of_a_huge_image",
-    lambda content: content["data"].update(image_size=10**9),
+    lambda saved: saved["data"].update(image_size=10**9),
     "config.json: config.data.image_size=1000000000 must be",
 )
 saved_config(
     "config_json_with_text_for_a_size",
-    lambda content: content["data"].update(image_size="32"),
+    lambda saved: saved["data"].update(image_size="32"),
     "config.data.image_size='32' must be",
 )
-saved_config("config_json_of_fold_7", lambda content: content["data"].update(fold=7), "fold 7 does not exist")
-saved_config("config_json_of_an_unknown_model", lambda content: content["model"].update(name="x"), "is not a model")
-saved_config(
-    "config_json_with_a_field_of_no_model", lambda content: content["model"].update(legs=4), "config.model.legs"
-)
-saved_config("config_json_with_half_a_mean", lambda content: content["data"].update(mean=[0.5]), "config.data.mean")
+saved_config("config_json_of_fold_7", lambda saved: saved["data"].update(fold=7), "fold 7 does not exist")
+saved_config("config_json_of_an_unknown_model", lambda saved: saved["model"].update(name="x"), "is not a model")
+saved_config("config_json_with_a_field_of_no_model", lambda saved: saved["model"].update(legs=4), "config.model.legs")
+saved_config("config_json_with_half_a_mean", lambda saved: saved["data"].update(mean=[0.5]), "config.data.mean")
 saved_config("config_json_of_a_run_that_is_none", b'{"trainer": 7}', "run of a 7", command="generate")
-saved_config(
-    "gan_without_a_label", lambda content: content["gan"].pop("label"), "gan.label is missing", command="generate"
-)
-saved_config("gan_of_an_odd_size", lambda content: content["data"].update(image_size=100), "100", command="generate")
+saved_config("gan_without_a_label", lambda saved: saved["gan"].pop("label"), "gan.label is missing", command="generate")
+saved_config("gan_of_an_odd_size", lambda saved: saved["data"].update(image_size=100), "100", command="generate")
 saved_config(
     "evaluation_of_no_batch",
-    lambda content: content["train"].pop("eval_batch_size"),
+    lambda saved: saved["train"].pop("eval_batch_size"),
     "config.train.eval_batch_size is missing",
     command="evaluate",
 )

@@ -51,12 +51,12 @@ def jpeg(**options) -> bytes:
     return encoded(Image.fromarray(PICTURE), "JPEG", **{"quality": 95, "subsampling": 0, **options})
 
 
-def image_case(name: str, content: bytes, expected: np.ndarray | None, words: str) -> Make:
+def image_case(name: str, encoded_image: bytes, expected: np.ndarray | None, words: str) -> Make:
     """Returns a case of an image beside valid ones: converted to `expected`, or refused by --strict with `words`."""
 
     def make(folder: Path, world: World) -> Case:
         slides, out = shutil.copytree(world.slides, folder / "slides"), folder / "out"
-        (slides / "normal" / name).write_bytes(content)
+        (slides / "normal" / name).write_bytes(encoded_image)
         arguments = (f"--source={slides}", f"--out={out}", "--image-size=16", "--strict")
 
         def check() -> None:
@@ -181,8 +181,8 @@ def progressive_jpeg():
 
 @image("odd.jpg", "arithmetic coding", np.full((SIDE, SIDE, 3), 128, np.uint8))
 def arithmetic_jpeg():
-    def segment(marker: int, content: bytes) -> bytes:
-        return struct.pack(">BBH", 255, marker, len(content) + 2) + content
+    def segment(marker: int, payload: bytes) -> bytes:
+        return struct.pack(">BBH", 255, marker, len(payload) + 2) + payload
 
     frame = struct.pack(">BHHB", 8, SIDE, SIDE, 1) + b"\1\x11\0"
     parts = segment(0xDB, b"\0" + bytes([1] * 64)) + segment(0xC9, frame) + segment(0xDA, b"\1\1\0\0\x3f\0")
@@ -244,9 +244,9 @@ def truncated_jpeg():
 
 @image("odd.png", "cannot be decoded")
 def png_with_a_flipped_byte():
-    content = bytearray(encoded(Image.fromarray(PICTURE), "PNG"))
-    content[len(content) // 2] ^= 255
-    return bytes(content)
+    png = bytearray(encoded(Image.fromarray(PICTURE), "PNG"))
+    png[len(png) // 2] ^= 255
+    return bytes(png)
 
 
 @image("odd.tif", "floating-point pixels")
@@ -285,33 +285,33 @@ def tiff_bomb():
 
 @image("odd.gif", "too large to read as one field (more than 67,108,864 pixels)")
 def gif_bomb():
-    content = bytearray(encoded(Image.new("L", (8, 8)), "GIF"))
-    content[6:10] = struct.pack("<HH", 65535, 65535)
-    return bytes(content)
+    gif = bytearray(encoded(Image.new("L", (8, 8)), "GIF"))
+    gif[6:10] = struct.pack("<HH", 65535, 65535)
+    return bytes(gif)
 
 
 @image("odd.jpg", "too large to read as one field (more than 67,108,864 pixels)")
 def jpeg_bomb():
-    content = jpeg()
-    at = content.index(b"\xff\xc0") + 5
-    return content[:at] + struct.pack(">HH", 65500, 65500) + content[at + 4 :]
+    whole = jpeg()
+    at = whole.index(b"\xff\xc0") + 5
+    return whole[:at] + struct.pack(">HH", 65500, 65500) + whole[at + 4 :]
 
 
 @image("odd.jpg", "more than 500 scans")
 def jpeg_of_many_scans():
     """Each scan of a progressive JPEG costs ten bytes and a pass over the whole image."""
-    content = jpeg(progressive=True)
-    last = content.rindex(b"\xff\xda")
-    return content[:last] + content[last:-2] * 2000 + b"\xff\xd9"
+    whole = jpeg(progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * 2000 + b"\xff\xd9"
 
 
 @image("odd.webp", "odd.webp")
 def webp_bomb():
-    content = bytearray(encoded(Image.new("RGB", (8, 8)), "WEBP", lossless=True))
-    at = content.index(b"VP8L") + 9
-    (bits,) = struct.unpack("<I", content[at : at + 4])
-    content[at : at + 4] = struct.pack("<I", bits & ~0xFFFFFFF | 16382 | 16382 << 14)
-    return bytes(content)
+    webp = bytearray(encoded(Image.new("RGB", (8, 8)), "WEBP", lossless=True))
+    at = webp.index(b"VP8L") + 9
+    (bits,) = struct.unpack("<I", webp[at : at + 4])
+    webp[at : at + 4] = struct.pack("<I", bits & ~0xFFFFFFF | 16382 | 16382 << 14)
+    return bytes(webp)
 
 
 @image("odd.png", "cannot be decoded")

@@ -28,12 +28,12 @@ def pool_case(name: str, change: Callable[[dict, Path], object] | bytes, *words:
     CORPUS[name] = ("pools", make)
 
 
-def swapped(content: bytes) -> Callable[[dict, Path], None]:
+def swapped(encoded: bytes) -> Callable[[dict, Path], None]:
     """Returns a change that replaces an image file, and its digest in the list."""
 
     def change(listed: dict, folder: Path) -> None:
-        (folder / "seed00000.png").write_bytes(content)
-        listed["images"][0]["sha256"] = hashlib.sha256(content).hexdigest()
+        (folder / "seed00000.png").write_bytes(encoded)
+        listed["images"][0]["sha256"] = hashlib.sha256(encoded).hexdigest()
 
     return change
 
@@ -65,12 +65,12 @@ pool_case("pool_with_an_image_without_pixels", swapped(tagged(32, 32)), "seed000
 pool_case("pool_with_an_image_that_may_be_real", swapped(whole_pixels(32)), "is not marked as synthetic")
 
 
-def list_case(name: str, content: object, *words: str) -> None:
+def list_case(name: str, entries: object, *words: str) -> None:
     """Adds a list of generated images for training, beside a text file named text.png and a pipe named pipe.png."""
 
     def make(folder: Path, world: World) -> Case:
         path = folder / "selected.json"
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(entries))
         (folder / "text.png").write_bytes(b"no image")
         os.mkfifo(folder / "pipe.png")
         return trained(folder, world, world.data, words, f"--config.data.generated={path}")

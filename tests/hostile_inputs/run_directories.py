@@ -53,13 +53,13 @@ def names_with_formulas_and_escapes(folder, world):
     return Case("predict", (str(new), *options), check=check)
 
 
-def report_case(name: str, file: str, content: bytes, *words: str) -> None:
+def report_case(name: str, file: str, data: bytes, *words: str) -> None:
     """Adds a run directory with a damaged file; the page must name it instead of failing."""
 
     def make(folder: Path, world: World) -> Case:
         run = shutil.copytree(world.classifier, folder / "run")
         (run / file).parent.mkdir(parents=True, exist_ok=True)
-        (run / file).write_bytes(content)
+        (run / file).write_bytes(data)
 
         def check() -> None:
             page = (run / "report.html").read_text()
@@ -89,14 +89,14 @@ report_case(
 report_case("report_of_predictions_that_are_a_pickle", "eval/test/predictions.npz", b"\x80\x04N.")
 
 
-def evaluation_case(name: str, content: bytes, *words: str) -> None:
+def evaluation_case(name: str, data: bytes, *words: str) -> None:
     """Adds a run with damaged predictions on validation images, for `predict --calibrate`."""
 
     def make(folder: Path, world: World) -> Case:
         run = shutil.copytree(world.classifier, folder / "run")
         (run / "eval" / "val").mkdir(parents=True)
         (run / "eval" / "val" / "metrics.json").write_text('{"checkpoint_step": 7}')
-        (run / "eval" / "val" / "predictions.npz").write_bytes(content)
+        (run / "eval" / "val" / "predictions.npz").write_bytes(data)
         options = ("--calibrate", f"--workdir={run}", f"--out={folder / 'out'}")
         return Case("predict", (str(world.slides), *options), ("predictions.npz", *words, "dim_jax.evaluate"))
 

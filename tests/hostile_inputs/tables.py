@@ -8,11 +8,11 @@ from hostile_inputs.corpus import CORPUS, Case, World
 from hostile_inputs.folders import prepared, slides_of
 
 
-def table(folder: Path, world: World, content: bytes | str, words: tuple[str, ...] = (), check=None) -> Case:
+def table(folder: Path, world: World, text: bytes | str, words: tuple[str, ...] = (), check=None) -> Case:
     """Returns a case of `prepare` with a manifest.csv beside the images."""
     slides = slides_of(folder, world)
-    content = content.encode() if isinstance(content, str) else content
-    (slides / "manifest.csv").write_bytes(content)
+    text = text.encode() if isinstance(text, str) else text
+    (slides / "manifest.csv").write_bytes(text)
     return prepared(folder, slides, words, check)
 
 
@@ -30,8 +30,8 @@ def csv_case(make: Callable[[World], tuple[bytes | str, tuple[str, ...]]]) -> No
     """Adds a manifest.csv by a function that returns its text and the words of the error, () if it must be read."""
 
     def case(folder: Path, world: World) -> Case:
-        content, words = make(world)
-        return table(folder, world, content, words, all_twelve)
+        text, words = make(world)
+        return table(folder, world, text, words, all_twelve)
 
     CORPUS[make.__name__] = ("manifest.csv", case)
 

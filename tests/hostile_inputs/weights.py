@@ -115,12 +115,12 @@ checkpoint_case(
 )
 
 
-def weights_case(name: str, suffix: str, content: bytes, *words: str) -> None:
+def weights_case(name: str, suffix: str, data: bytes, *words: str) -> None:
     """Adds a weight file for `interop.convert`; test_torch_files.py and test_convert.py have more."""
 
     def make(folder: Path, world: World) -> Case:
         path = folder / f"weights{suffix}"
-        path.write_bytes(content)
+        path.write_bytes(data)
         return Case("interop.convert", (str(path), f"--out={folder / 'run'}"), (f"weights{suffix}", *words))
 
     CORPUS[name] = ("weights", make)

@@ -32,8 +32,8 @@ def test_logits_and_features_agree(name):
     logits, features = jax.jit(PUBLISHED[name].make().apply)(pretrained.efficientnet_lite(name), images)
     with torch.no_grad():
         expected = package_network(name).eval()(torch.from_numpy(images.transpose(0, 3, 1, 2)))
-    for got, wanted in zip((logits, features), expected, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    for got, reference in zip((logits, features), expected, strict=True):
+        np.testing.assert_allclose(got, reference, rtol=0, atol=1e-5 * float(reference.abs().max()))
 
 
 def test_the_golden_numbers_are_those_of_the_package():

@@ -31,10 +31,10 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str, **options: object) -> b
     return buffer.getvalue()
 
 
-def chunk(kind: bytes, content: bytes, checksum: bytes | None = None) -> bytes:
+def chunk(kind: bytes, data: bytes, checksum: bytes | None = None) -> bytes:
     """Returns a chunk of a PNG."""
-    checksum = struct.pack(">I", zlib.crc32(kind + content)) if checksum is None else checksum
-    return struct.pack(">I", len(content)) + kind + content + checksum
+    checksum = struct.pack(">I", zlib.crc32(kind + data)) if checksum is None else checksum
+    return struct.pack(">I", len(data)) + kind + data + checksum
 
 
 def rows_of(samples: np.ndarray) -> bytes:
@@ -81,13 +81,13 @@ def tiff(
     is_planar: bool = False,
 ) -> bytes:
     """Returns an uncompressed TIFF with pages of unsigned integers, of shape (H, W) or (H, W, C)."""
-    content = {"<": b"II*\0", ">": b"MM\0*"}[order] + bytes(4)
+    stream = {"<": b"II*\0", ">": b"MM\0*"}[order] + bytes(4)
     pointer = 4
 
     def add(data: bytes) -> int:
-        nonlocal content
-        content += data + bytes(len(data) % 2)
-        return len(content) - len(data) - len(data) % 2
+        nonlocal stream
+        stream += data + bytes(len(data) % 2)
+        return len(stream) - len(data) - len(data) % 2
 
     for samples in pages:
         height, width = samples.shape[:2]
@@ -109,19 +109,19 @@ def tiff(
             entries.append((270, 2, len(description) + 1, add(description.encode() + b"\0")))
         if channels == 4:
             entries.append((338, 3, 1, 2))
-        content = content[:pointer] + struct.pack(f"{order}I", len(content)) + content[pointer + 4 :]
-        content += struct.pack(f"{order}H", len(entries))
+        stream = stream[:pointer] + struct.pack(f"{order}I", len(stream)) + stream[pointer + 4 :]
+        stream += struct.pack(f"{order}H", len(entries))
         for tag, kind, count, value in sorted(entries):
             values, layout = ([value, 0], "HH") if kind == 3 and count == 1 else ([value], "I")
-            content += struct.pack(f"{order}HHI{layout}", tag, kind, count, *values)
-        pointer = len(content)
-        content += bytes(4)
-    return content
+            stream += struct.pack(f"{order}HHI{layout}", tag, kind, count, *values)
+        pointer = len(stream)
+        stream += bytes(4)
+    return stream
 
 
-def segment(marker: int, content: bytes) -> bytes:
+def segment(marker: int, payload: bytes) -> bytes:
     """Returns a segment of a JPEG."""
-    return struct.pack(">BBH", 255, marker, len(content) + 2) + content
+    return struct.pack(">BBH", 255, marker, len(payload) + 2) + payload
 
 
 def lossless_jpeg(grey: np.ndarray) -> bytes:
@@ -147,12 +147,12 @@ def scans(jpeg: bytes) -> list[int]:
 # --- outcomes --------------------------------------------------------------------------------------------------------
 
 
-def prepared(folder: Path, name: str, content: bytes) -> tuple[str, np.ndarray | None]:
+def prepared(folder: Path, name: str, encoded_image: bytes) -> tuple[str, np.ndarray | None]:
     """Prepares twenty images and the file, and returns the output and what both training decoders read of the file."""
     from dim_jax.data import tf_pipeline  # TensorFlow takes seconds to import
 
     slides = write_classes(folder / "slides", 10)
-    (slides / "benign" / name).write_bytes(content)
+    (slides / "benign" / name).write_bytes(encoded_image)
     result = run("prepare", f"--source={slides}", f"--out={folder / 'data'}", "--image-size=32").succeeded()
     manifest = manifests.load(folder / "data")
     rows = [row for row in range(len(manifest)) if manifest.rows[row].path.startswith(f"benign/{name}")]

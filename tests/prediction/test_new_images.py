@@ -172,8 +172,8 @@ def write(out, images, rows):
         {"path": str(path), "status": "answered", "predicted": "a", "confidence": 1.0, "overlay": names.get(row, "")}
         for row, path in enumerate(images.paths)
     ]
-    content = {"notice": output_files.NOTICE, "checkpoint_step": 1, "classes": ["a"], "images": entries}
-    output_files.write(out, content, images, names, np.zeros((len(rows), 2, 2), np.float32))
+    predictions = {"notice": output_files.NOTICE, "checkpoint_step": 1, "classes": ["a"], "images": entries}
+    output_files.write(out, predictions, images, names, np.zeros((len(rows), 2, 2), np.float32))
 
 
 NAMES = st.sampled_from(["predictions.json", "predictions.csv", "notes.txt", "12_x.png", ".hidden"]) | st.builds(

@@ -225,7 +225,7 @@ def test_missing_images_and_predictions_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "replacement"),
     [
         ("config.json", "{"),
         ("manifest.json", "[]"),
@@ -234,9 +234,9 @@ def test_missing_images_and_predictions_are_reported(tmp_path: Path) -> None:
         ("eval/test/metrics.json", "null"),
     ],
 )
-def test_damaged_files_are_reported_and_the_rest_is_shown(tmp_path: Path, name: str, content: str) -> None:
+def test_damaged_files_are_reported_and_the_rest_is_shown(tmp_path: Path, name: str, replacement: str) -> None:
     run = make_run(tmp_path / "run")
-    (run / name).write_text(content)
+    (run / name).write_text(replacement)
     page = Page(report_files.render_report([run]))
     assert Path(name).name in page.text
     assert page.table("Summary metrics")

@@ -201,14 +201,12 @@ def test_a_damaged_configuration_is_reported_and_the_images_are_shown(tmp_path: 
     assert "config.json is damaged" in page.text and "Grid of images generated at step 60" in pictures(page)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n rubbish", "cut"])
-def test_unreadable_images_are_reported_and_the_newest_readable_one_is_shown(
-    tmp_path: Path, content: bytes | str
-) -> None:
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n rubbish", "cut"])
+def test_unreadable_images_are_reported_and_the_newest_readable_one_is_shown(tmp_path: Path, data: bytes | str) -> None:
     run = make_gan(tmp_path / "run")
     for name in ("samples_0000060.png", "reconstructions_0000060.png", "animation.webp"):
         path = run / "samples" / name
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "cut" else content)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if data == "cut" else data)
     page = Page(report_files.render_report([run]))
     assert "samples/samples_0000060.png cannot be read" in page.text
     assert "samples/animation.webp cannot be read" in page.text

@@ -62,13 +62,13 @@ def test_leftovers_of_a_killed_writer_are_replaced(tmp_path, is_folder):
 
 def test_concurrent_writes_of_one_file_are_atomic(tmp_path):
     """A reader never sees a partial file."""
-    path, contents = tmp_path / "a", [bytes([letter]) * 300_000 for letter in b"abcd"]
-    files.write_bytes(path, contents[0])
+    path, versions = tmp_path / "a", [bytes([letter]) * 300_000 for letter in b"abcd"]
+    files.write_bytes(path, versions[0])
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(lambda c: [files.write_bytes(path, c) for _ in range(20)], data) for data in contents]
+        futures = [pool.submit(lambda c: [files.write_bytes(path, c) for _ in range(20)], data) for data in versions]
         states = {path.read_bytes() for _ in range(200)}
         assert all(len(future.result()) == 20 for future in futures)
-    assert states <= set(contents) and list(tmp_path.iterdir()) == [path]
+    assert states <= set(versions) and list(tmp_path.iterdir()) == [path]
 
 
 def test_only_listed_files_and_new_ones_may_be_written(tmp_path):
@@ -91,15 +91,15 @@ def test_a_folder_that_another_process_writes_meanwhile_is_not_replaced(tmp_path
         (tmp_path / "a").mkdir()
     barrier = threading.Barrier(2)
 
-    def write(content):
+    def write(name):
         barrier.wait()
         try:
             with files.replacement(tmp_path / "a", is_folder=True) as folder:
                 time.sleep(0.1)
-                (folder / content).touch()
+                (folder / name).touch()
         except ValueError as error:
             return str(error)
-        return content
+        return name
 
     with ThreadPoolExecutor(2) as pool:
         results = sorted(pool.map(write, ("x", "y")), key=len)

@@ -58,7 +58,7 @@ def test_the_ready_files_set_every_field_of_the_schema_and_no_other(trainer):
 
     variant = {"gan": "gan:conditional"}.get(trainer, trainer)
     written = configuration.all_names(config_flags.load_file(variant).to_dict())
-    assert set(names(schema.TRAINERS[trainer])) <= set(written)
+    assert set(names(schema.CONFIGS[trainer])) <= set(written)
 
 
 @pytest.mark.parametrize("value", [None, "1", True, 1.5, -1, 2**40, math.nan, math.inf, [1], {}])

@@ -68,10 +68,10 @@ def test_a_last_line_cut_off_anywhere_is_dropped_and_the_file_stays_valid(tmp_pa
     folder = tmp_path_factory.mktemp("cut")
     write_steps(folder, [1, 2, 3])
     path = folder / FILE_NAME
-    content = path.read_bytes()
-    last = len(content.splitlines(keepends=True)[-1])
+    data = path.read_bytes()
+    last = len(data.splitlines(keepends=True)[-1])
     cut = min(cut, last)
-    path.write_bytes(content[:-cut])
+    path.write_bytes(data[:-cut])
     write_steps(folder, [4], resume_step=3)
     # Without the newline alone the line is whole.
     assert [line["step"] for line in lines(folder)] == ([1, 2, 3, 4] if cut == 1 else [1, 2, 4])
