@@ -48,7 +48,7 @@ POINTS = {
     "checkpoint": ("dim_jax.training.checkpoints", "save"),
     "rename": ("os", "replace"),
     "predictions": ("dim_jax.evaluation.split_evaluation", "evaluate_split"),
-    "pool": ("dim_jax.gan.pools", "PoolWriter.write"),
+    "pool": ("dim_jax.gan.pool_writer", "PoolWriter.write"),
     "selection": ("dim_jax.gan.pool_selection", "select_images"),
     "report": ("dim_jax.reporting.report_files", "write_report"),
 }

@@ -19,7 +19,7 @@ from torch_pickles import write_state_dict
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.gan import pools
+from dim_jax.gan import pool_writer
 from dim_jax.interop import convert
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def world(tmp_path_factory):
     assert command_line.run(convert.main, [str(pair), f"--out={root / 'gan'}", f"--data={data}", "--label=polyp"]) == 0
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32}
     pixels = [noise_image(seed) for seed in range(2)]
-    writer = pools.PoolWriter(root / "pool", "polyp", split_sha256=dataset.split_sha256, truncation=1.0, **origin)
+    writer = pool_writer.PoolWriter(root / "pool", "polyp", split_sha256=dataset.split_sha256, truncation=1.0, **origin)
     writer.list(writer.write(pixels, range(2)))
     return World(
         slides=root / "slides",

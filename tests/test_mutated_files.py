@@ -19,7 +19,7 @@ from report_runs import make_data, make_run
 
 from dim_jax.data import images, packed_pixels, splits, tables
 from dim_jax.data import manifest as manifests
-from dim_jax.gan import pools
+from dim_jax.gan import pool_writer, pools
 from dim_jax.reporting import report_files
 from dim_jax.runs import config_flags, configuration, fields, files
 from dim_jax.weights import safetensor_files, torch_files
@@ -193,7 +193,7 @@ def test_a_changed_manifest_or_split_is_read_as_such_or_refused(name, examples, 
 @EXAMPLES
 def test_a_changed_pool_is_read_as_such_or_refused(examples, tmp_path):
     origin = {"workdir": "runs/gan", "checkpoint_step": 7, "model_sha256": "ab" * 32, "split_sha256": "cd" * 32}
-    writer = pools.PoolWriter(tmp_path / "pool", "normal", **origin)
+    writer = pool_writer.PoolWriter(tmp_path / "pool", "normal", **origin)
     folder = writer.list(writer.write(NOISE[None, :8, :8].repeat(2, 0), (3, 1)))
     whole = json.loads((folder / "pool.json").read_text())
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dim_jax.evaluation import statistics
+from dim_jax.evaluation import confusion_matrices
 from dim_jax.evaluation.calibration import fit_temperature
 from dim_jax.evaluation.costs import Costs
 
@@ -163,7 +163,7 @@ def score_of(logits: np.ndarray, labels: np.ndarray, criterion: str) -> float:
     """
     confusion = np.zeros((logits.shape[-1],) * 2)
     np.add.at(confusion, (labels, logits.argmax(-1)), 1)
-    return float(statistics.scores(confusion)[criterion])
+    return float(confusion_matrices.scores(confusion)[criterion])
 
 
 def _with_shifts(start: Adjustment, num_classes: int, score: Callable[[Adjustment], float]) -> Adjustment:

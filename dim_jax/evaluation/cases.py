@@ -8,7 +8,7 @@ import numpy as np
 
 from dim_jax.data import splits
 from dim_jax.data.dataset import REPORT_FILE, Dataset
-from dim_jax.evaluation import statistics
+from dim_jax.evaluation import confusion_matrices, statistics
 from dim_jax.runs import files
 
 NUM_RESAMPLES = 2_000
@@ -155,7 +155,7 @@ def score_by_case(
 
 
 def interval_scores(labels: np.ndarray, predicted: np.ndarray, units: np.ndarray, num_classes: int) -> dict[str, Any]:
-    """Scores as in `statistics.scores`, each with a 95 % bootstrap interval over units.
+    """Scores as in `confusion_matrices.scores`, each with a 95 % bootstrap interval over units.
 
     Args:
       labels, predicted: classes, (N,) int.
@@ -165,11 +165,11 @@ def interval_scores(labels: np.ndarray, predicted: np.ndarray, units: np.ndarray
     Returns:
       JSON-ready: "scores", name -> value, low and high; and "no_interval", None or why low and high are None.
     """
-    confusions = statistics.case_confusions(labels, predicted[None], units.tolist(), num_classes)
+    confusions = confusion_matrices.case_confusions(labels, predicted[None], units.tolist(), num_classes)
     try:
         estimates = statistics.estimates(confusions, num_resamples=NUM_RESAMPLES)
     except ValueError as error:
-        values = {name: float(value[0]) for name, value in statistics.scores(confusions.sum(1)).items()}
+        values = {name: float(value[0]) for name, value in confusion_matrices.scores(confusions.sum(1)).items()}
         bare = {name: {"value": value, "low": None, "high": None} for name, value in values.items()}
         return {"scores": bare, "no_interval": str(error)}
     scores = {name: {"value": one.value, "low": one.low, "high": one.high} for name, one in estimates.items()}

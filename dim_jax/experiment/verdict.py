@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.data.dataset import Dataset
-from dim_jax.evaluation import metrics, statistics
+from dim_jax.evaluation import confusion_matrices, metrics, statistics
 from dim_jax.evaluation.adjustment import Adjustment, fit_adjustment
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.cases import case_names, mean_probabilities, most_frequent, units_of_resampling
@@ -207,7 +207,7 @@ def _minority(experiment: stages.Experiment, fold: int) -> list[str]:
 def _confusions(arm_predictions: OutOfFold, dataset: Dataset, cases: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
     places = [arm_predictions.seeds.index(seed) for seed in seeds]
     predictions = arm_predictions.logits[places].argmax(-1)
-    return statistics.case_confusions(
+    return confusion_matrices.case_confusions(
         dataset.labels[arm_predictions.rows], predictions, cases[arm_predictions.rows], len(dataset.classes)
     )
 
@@ -250,7 +250,7 @@ def _scores(confusions: np.ndarray, options: Mapping[str, int]) -> dict[str, Any
     try:
         scores = {name: asdict(estimate) for name, estimate in statistics.estimates(confusions, **options).items()}
     except ValueError as error:
-        bare = {name: _bare(values) for name, values in statistics.scores(confusions.sum(1)).items()}
+        bare = {name: _bare(values) for name, values in confusion_matrices.scores(confusions.sum(1)).items()}
         return {"scores": bare, "no_interval": str(error)}
     return {"scores": scores, "no_interval": None}
 
@@ -264,7 +264,7 @@ def _by_case(arm_predictions: OutOfFold, dataset: Dataset, options: Mapping[str,
     numbers = np.unique(names, return_inverse=True)[1]
     truth = most_frequent(labels, numbers, num_classes)
     predicted = [mean_probabilities(probabilities(logits), numbers).argmax(-1) for logits in arm_predictions.logits]
-    confusions = statistics.case_confusions(truth, np.array(predicted), range(len(truth)), num_classes)
+    confusions = confusion_matrices.case_confusions(truth, np.array(predicted), range(len(truth)), num_classes)
     return {"num_cases": len(truth), **_scores(confusions, options)}
 
 

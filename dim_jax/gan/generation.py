@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dim_jax.cli.progress import Progress
-from dim_jax.gan import pools
+from dim_jax.gan import pool_writer, pools
 from dim_jax.gan.gan_run import GanRun, open_gan_run
 from dim_jax.gan.synthesis import GROUP
 from dim_jax.runs import files
@@ -69,7 +69,7 @@ def _generate_class(run: GanRun, out: Path, label: str, num: int, first_seed: in
             progress.update(start + len(chunk))
 
     def make_writer():
-        return pools.PoolWriter(
+        return pool_writer.PoolWriter(
             out,
             label,
             workdir=run.workdir,

@@ -4,24 +4,21 @@ Every PNG also carries its provenance in text chunks, so that an image outside i
 """
 
 import hashlib
-import io
 import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from dim_jax.data import image_writer, images
 from dim_jax.runs import files
 
 FILE_NAME = "pool.json"
 FORMAT = 1
-GENERATOR = "dim_jax"
 
 
 @dataclass(frozen=True)
@@ -76,144 +73,6 @@ class Pool:
     images: tuple[PoolImage, ...]
 
 
-class PoolWriter:
-    """Writes the images of one class and their pool.json; earlier images of the same model stay listed.
-
-    Equal pixels and seeds give equal files. Several processes may write images of different seeds; one of them then
-    lists them all.
-
-    Attributes:
-      folder: folder of the class.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        label: str,
-        *,
-        workdir: str | Path,
-        checkpoint_step: int,
-        model_sha256: str,
-        split_sha256: str,
-        truncation: float = 1.0,
-        resize: str = "",
-        discriminator_features: Sequence[str] | None = None,
-    ):
-        """Args:
-        root: folder of the pool; the images go to a subfolder of the class.
-        label: class name.
-        workdir, checkpoint_step, model_sha256: of the GAN, see Model.
-        split_sha256, truncation, resize, discriminator_features: see Pool.
-
-        Raises:
-          ValueError: the folder holds images of another model, split or truncation, or files that are no pool.
-        """
-        self.folder = class_folder(root, label)
-        self._label, self._model = label, Model(str(workdir), int(checkpoint_step), model_sha256)
-        self._split_sha256, self._truncation, self._resize = split_sha256, truncation, resize
-        self._discriminator_features = None if discriminator_features is None else list(discriminator_features)
-        self._image_size: int | None = None
-        self._earlier = self._listed()
-        if not self._earlier and self.folder.is_dir():
-            foreign = [path for path in sorted(self.folder.glob("[!.]*")) if not self._is_of_this_pool(path)]
-            if foreign:
-                raise ValueError(f"{foreign[0]} is in no pool of this model; generate into another --out")
-
-    def _listed(self) -> dict[int, str]:
-        """Returns seed -> SHA-256 of the images of earlier calls; raises ValueError if they are of another model."""
-        if not (self.folder / FILE_NAME).exists():
-            return {}
-        pool = _read(self.folder)
-        earlier = (pool.label, pool.model.sha256, pool.split_sha256, pool.truncation)
-        expected = (self._label, self._model.sha256, self._split_sha256, self._truncation)
-        if earlier != expected or (pool.resize and pool.resize != self._resize):
-            raise ValueError(
-                f"{self.folder} holds images of {pool.label} by {pool.model.workdir} at step "
-                f"{pool.model.checkpoint_step}, truncation {pool.truncation:g}; generate into another --out"
-            )
-        self._image_size = pool.image_size
-        return {image.seed: image.sha256 for image in pool.images}
-
-    def _is_of_this_pool(self, path: Path) -> bool:
-        """Whether a file that is not listed is an image of this model, as an interrupted call leaves it."""
-        try:
-            texts = images.inspect(images.read_bytes(path), str(path)).texts
-        except (OSError, ValueError):
-            return False
-        expected = {"synthetic": "true", "generator": GENERATOR, "model": self._model.sha256, "class": self._label}
-        return expected.items() <= texts.items()
-
-    def write(self, images: Iterable[np.ndarray], seeds: Sequence[int]) -> dict[int, str]:
-        """Writes images one by one, without listing them in pool.json.
-
-        Args:
-          images: uint8 pixels of shape (S, S, 3) for every seed; may be a generator.
-          seeds: N different integers, at least 0.
-
-        Returns:
-          Seed -> SHA-256 of the file.
-
-        Raises:
-          ValueError: a seed is negative or repeated, an image has the wrong type or shape, or a file that is not of
-            this pool has its name.
-        """
-        seeds = [int(seed) for seed in seeds]
-        if min(seeds, default=0) < 0 or len(set(seeds)) != len(seeds):
-            raise ValueError(f"the seeds of a pool must be different integers from 0 on, not {seeds[:8]}")
-        written = {}
-        for seed, pixels in zip(seeds, images, strict=True):
-            self._image_size = self._image_size or len(pixels)
-            if pixels.dtype != np.uint8 or pixels.shape != (self._image_size, self._image_size, 3):
-                raise ValueError(
-                    f"seed {seed} of {self._label}: {pixels.dtype} of shape {pixels.shape} is no 8-bit image of "
-                    f"{self._image_size} px"
-                )
-            png = png_bytes(pixels, self._label, seed, self._model.sha256)
-            path = self.folder / _image_name(seed)
-            if seed not in self._earlier and path.exists() and not self._is_of_this_pool(path):
-                raise ValueError(f"{path} is not of this pool and would be overwritten; move it")
-            files.write_bytes(path, png)
-            written[seed] = hashlib.sha256(png).hexdigest()
-        return written
-
-    def list(self, written: Mapping[int, str]) -> Path:
-        """Writes pool.json, which lists the written images and those of all calls that ended before.
-
-        Args:
-          written: joined results of `write` of all processes; at least one image must be of this process.
-
-        Returns:
-          The folder of the class.
-
-        Raises:
-          ValueError: there is nothing to list, or the image of another process is missing.
-        """
-        if not written:
-            raise ValueError(f"{self.folder}: no seeds were given; a pool holds at least one image")
-        for seed in written:
-            if not (self.folder / _image_name(seed)).is_file():
-                raise ValueError(
-                    f"{self.folder} lacks {_image_name(seed)}, which another host wrote; --out must be on storage "
-                    "that all hosts share"
-                )
-        listed = sorted((self._listed() | dict(written)).items())
-        files.write_json(
-            self.folder / FILE_NAME,
-            {
-                "format": FORMAT,
-                "class": self._label,
-                "model": asdict(self._model),
-                "split_sha256": self._split_sha256,
-                "image_size": self._image_size,
-                "truncation": self._truncation,
-                "resize": self._resize,
-                "discriminator_features": self._discriminator_features,
-                "images": [{"path": _image_name(seed), "seed": seed, "sha256": digest} for seed, digest in listed],
-            },
-        )
-        return self.folder
-
-
 def class_folder(root: str | Path, label: str) -> Path:
     """Returns the absolute folder of a class in the pool `root`."""
     return Path(os.path.abspath(root)) / folder_name(label)
@@ -225,19 +84,8 @@ def folder_name(label: str) -> str:
     return safe if safe == label else f"{safe}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
-def _image_name(seed: int) -> str:
+def image_name(seed: int) -> str:
     return f"seed{seed:05d}.png"
-
-
-def png_bytes(pixels: np.ndarray, label: str, seed: int, model_sha256: str) -> bytes:
-    """Encodes uint8 pixels of shape (H, W, 3) as a PNG with its provenance in text chunks."""
-    chunks = PngImagePlugin.PngInfo()
-    tags = {"synthetic": "true", "generator": GENERATOR, "model": model_sha256, "class": label, "seed": str(seed)}
-    for key, value in tags.items():
-        chunks.add_text(key, value)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=chunks)
-    return buffer.getvalue()
 
 
 def load(folder: str | Path) -> list[Pool]:
@@ -261,7 +109,7 @@ def load(folder: str | Path) -> list[Pool]:
     class_folders = [folder] if is_class else [path.parent for path in sorted(folder.glob(f"*/{FILE_NAME}"))]
     if not class_folders:
         raise FileNotFoundError(f"{folder} holds no pool ({FILE_NAME}); make one with python -m dim_jax.generate")
-    pools = sorted(map(_read, class_folders), key=lambda pool: pool.label)
+    pools = sorted(map(read, class_folders), key=lambda pool: pool.label)
     for pool, other in itertools.pairwise(pools):
         if pool.label == other.label:
             raise ValueError(f"{pool.folder} and {other.folder} are both of class {pool.label!r}; keep one of them")
@@ -326,7 +174,7 @@ def check_preprocessing(record: Mapping[str, Any], source: str | Path, image_siz
         )
 
 
-def _read(folder: Path) -> Pool:
+def read(folder: Path) -> Pool:
     """Reads the pool.json of a class folder, without reading the images."""
     path = folder / FILE_NAME
     record = files.read_json(path)

@@ -10,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from dim_jax.evaluation.confusion_matrices import case_confusions, scores
 from dim_jax.evaluation.metrics import classification_metrics
 from dim_jax.evaluation.statistics import (
     bootstrap_weights,
-    case_confusions,
     differences,
     estimates,
     holm,
     rarest_classes,
-    scores,
     sign_flip_test,
 )
 

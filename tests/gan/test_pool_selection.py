@@ -17,7 +17,7 @@ from dim_jax.cli import command_line
 from dim_jax.data import dataset as datasets
 from dim_jax.data import images, manifest, phantom
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.gan import candidates, pool_selection, pools
+from dim_jax.gan import candidates, pool_selection, pool_writer, pools
 from dim_jax.reporting import closest_pairs, selection_page
 from dim_jax.runs import files
 from dim_jax.weights import pretrained
@@ -63,7 +63,7 @@ def training_images(data, label, number):
 def write_pool(root, data, label, pixels, **changes):
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32, "resize": "squash"}
     origin["split_sha256"] = datasets.open_dataset(data).split_sha256
-    writer = pools.PoolWriter(root, label, **{**origin, **changes})
+    writer = pool_writer.PoolWriter(root, label, **{**origin, **changes})
     return writer.list(writer.write(pixels, range(len(pixels))))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dim_jax.data import images
-from dim_jax.gan import generation, pools
+from dim_jax.gan import generation, pool_writer, pools
 from dim_jax.gan.gan_run import GanRun
 from dim_jax.runs import files
 
@@ -23,7 +23,7 @@ def pixels(number, size=8, seed=0):
 
 
 def write_pool(root, label="normal", seeds=(3, 1), images=None, **changes):
-    writer = pools.PoolWriter(root, label, **{**MODEL, **changes})
+    writer = pool_writer.PoolWriter(root, label, **{**MODEL, **changes})
     return writer.list(writer.write(pixels(len(seeds)) if images is None else images, seeds))
 
 
@@ -110,7 +110,7 @@ def test_missing_negative_or_repeated_seeds_are_refused(tmp_path, seeds):
 
 
 def test_the_images_of_two_writers_are_listed_by_one(tmp_path):
-    writers = [pools.PoolWriter(tmp_path, "normal", **MODEL) for _ in range(2)]
+    writers = [pool_writer.PoolWriter(tmp_path, "normal", **MODEL) for _ in range(2)]
     first, second = (writer.write(pixels(2), seeds) for writer, seeds in zip(writers, ((0, 1), (8, 9)), strict=True))
     writers[0].list(first | second)
     (pool,) = pools.load(tmp_path)
@@ -191,7 +191,7 @@ def test_a_folder_of_other_images_is_not_generated_into(tmp_path):
 
 
 def test_the_images_of_an_interrupted_call_are_written_again(tmp_path):
-    writer = pools.PoolWriter(tmp_path, "normal", **MODEL)
+    writer = pool_writer.PoolWriter(tmp_path, "normal", **MODEL)
     writer.write(pixels(2), (3, 1))  # and killed before the list
     (pool,) = pools.load(write_pool(tmp_path))
     assert [image.seed for image in pool.images] == [1, 3]

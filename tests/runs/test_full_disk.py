@@ -15,7 +15,7 @@ from dim_jax import evaluate, prepare, report, train
 from dim_jax.cli import command_line
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import split_evaluation
-from dim_jax.gan import pools
+from dim_jax.gan import pool_writer, pools
 from dim_jax.reporting import report_files
 from dim_jax.training import checkpoints, loop
 from dim_jax.training.writers import MetricWriter
@@ -135,7 +135,7 @@ def test_generating_onto_a_full_disk_reports_it(disk, capsys):
     def draw(_):
         images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
         facts = {"workdir": "run", "checkpoint_step": 1, "model_sha256": "", "split_sha256": "", "truncation": 1.0}
-        writer = pools.PoolWriter(disk.folder / "pool", "polyp", **facts)
+        writer = pool_writer.PoolWriter(disk.folder / "pool", "polyp", **facts)
         writer.list(writer.write(images, range(3)))
 
     disk.fill()
