@@ -3,12 +3,10 @@
 docs/testing.md tells how to run it.
 """
 
-import gc
 import importlib.util
 import mmap
 import os
 import re
-import sys
 from pathlib import Path
 
 import hypothesis
@@ -59,16 +57,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # One compilation cache for all workers. JAX locks a cache only if it has a limit.
     cache = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
-    # An entry without a time of use, left by a process that was killed while writing, stops JAX from writing others.
-    for entry in cache.glob("*-cache"):
-        if not entry.with_name(entry.name.removesuffix("-cache") + "-atime").is_file():
-            entry.unlink()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-# Tracing makes millions of objects that stay alive, as dim_jax.training.compilation says.
-gc.set_threshold(100_000, *gc.get_threshold()[1:])
+from dim_jax.training import compilation  # noqa: E402 - imports JAX, which reads the variables
+
+compilation.make_collections_rare()
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    compilation.remove_entries_without_time(cache)
 
 # The first example of a property may include a compilation.
 hypothesis.settings.register_profile("gate", deadline=None, max_examples=25)
@@ -132,5 +129,4 @@ def pytest_make_collect_report(collector):
 def programs_end_with_their_module():
     """A compiled program holds tens of memory maps; a process that reaches the system's limit (65,530) crashes."""
     yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    compilation.clear_compiled_programs()

@@ -23,8 +23,6 @@ def configure_compilation() -> None:
     recently used ones are deleted; JAX_COMPILATION_CACHE_MAX_SIZE sets another limit in bytes, -1 for none. With a
     limit JAX locks the cache, so processes may share it. If JAX_COMPILATION_CACHE_DIR is set, or the cache was
     configured in Python, all of JAX's own settings stay.
-
-    Tracing creates millions of objects that stay alive, so looking for garbage among them is mostly wasted.
     """
     config: Any = jax.config  # its options are no attributes to type checkers
     if not config.jax_compilation_cache_dir:
@@ -32,8 +30,13 @@ def configure_compilation() -> None:
         if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ and config.jax_compilation_cache_max_size == -1:
             config.update("jax_compilation_cache_max_size", CACHE_BYTES)
         if config.jax_compilation_cache_max_size > 0:
-            _remove_entries_without_time(folder)
+            remove_entries_without_time(folder)
         config.update("jax_compilation_cache_dir", str(folder))
+    make_collections_rare()
+
+
+def make_collections_rare() -> None:
+    """Raises the threshold of the garbage collector: tracing creates millions of objects that stay alive."""
     youngest, *older = gc.get_threshold()
     if 0 < youngest < COLLECTION_THRESHOLD:  # 0 turns automatic collections off
         gc.set_threshold(COLLECTION_THRESHOLD, *older)
@@ -44,7 +47,7 @@ def clear_compiled_programs() -> None:
     jax.clear_caches()
 
 
-def _remove_entries_without_time(folder: Path) -> None:
+def remove_entries_without_time(folder: Path) -> None:
     """Deletes cache entries without a time of use, with which JAX can't enforce a limit and writes nothing more.
 
     A process killed while it writes leaves such an entry, possibly incomplete, and so does a cache without a limit.
