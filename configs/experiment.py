@@ -5,8 +5,8 @@
 
 Every arm is trained on the folds of a cross-validation by case, with every seed; the predictions of the test parts are
 pooled, so that each image is judged once by models that never saw its case. docs/protocol.md says what was fixed before
-any test prediction was read. `--dry-run` prints the plan and starts nothing. Running it again goes on; more arms, seeds
-or folds may be asked for later.
+any test prediction was read. `--dry-run` prints the plan and starts nothing. The same command continues; more arms,
+seeds or folds may be asked for later.
 
 Variants, after a colon; several are joined by commas:
   recipe       what to train: methods for small and imbalanced sets on a fine-tuned EfficientNet-Lite0, and an ensemble

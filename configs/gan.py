@@ -3,7 +3,7 @@
     python -m dim_jax.train --config=configs/gan.py --config.data.path=DATA --config.gan.label=normal \\
         --workdir=runs/gan_normal
 
-The same command with a larger --config.train.num_train_steps goes on with a run that has ended.
+The same command with a larger --config.train.num_train_steps continues a run that has ended.
 
 Variants, after a colon; several are joined by commas:
   published    every choice of the published code: batch 2, augmentation per scale, nearest small image, no tanh below

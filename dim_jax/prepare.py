@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         help="also write the pixels at --image-size, for config.data.backend=resident: squash (default), crop or pad",
     )
     add("--strict", action="store_true", help="refuse unreadable images instead of leaving them out")
-    add("--overwrite", action="store_true", help="prepare anew, in place of what was prepared in --out before")
+    add("--overwrite", action="store_true", help="prepare again, in place of what was prepared in --out before")
     add(
         "--data-root",
         metavar="FOLDER",

@@ -75,7 +75,7 @@ def _relocate(config: dict[str, Any], run: Path, data_root: str) -> None:
 
     if config["trainer"] == "experiment":
         raise ValueError(
-            "--data-root is for one run; tell the prepared folder of an experiment where its images are now with "
+            "--data-root is for one run; for an experiment, give its prepared folder the new place with "
             "python -m dim_jax.prepare --out=EXPERIMENT/SET/data --data-root=FOLDER"
         )
     data = config["data"]["path"]

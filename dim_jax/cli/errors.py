@@ -1,4 +1,4 @@
-"""Errors that are reported as one line, as opposed to faults of the program, which are not the user's to mend."""
+"""Errors that are reported as one line, as opposed to bugs of the program."""
 
 import dis
 import sysconfig
@@ -14,7 +14,7 @@ class Diverged(FloatingPointError):
 
 
 def is_reported(error: BaseException) -> bool:
-    """Whether an error is a message to the user, which names what is wrong and how to mend it.
+    """Whether an error is a message to the user, which names what is wrong and how to fix it.
 
     These are system errors, `Diverged`, a lack of memory, and any ValueError of a `raise` statement outside libraries.
     A ValueError of a library, or of an operation such as unpacking, comes from a fault of the program.

@@ -177,7 +177,7 @@ def _split_level(root: Path, folders: Collection[Folders], split: str) -> int | 
         if missing and split in ("auto", "manifest"):
             raise ValueError(
                 f"the folders {shown} in {root} look like a split without {' and '.join(missing)}; add what is "
-                "missing, or prepare with --split=group to pool all images and split them anew"
+                "missing, or prepare with --split=group to pool all images and split them again"
             )
         return level
     return None
@@ -242,7 +242,7 @@ def files_below(root: Path, must_be_readable: bool = True) -> list[Path]:
 
 def _refuse(error: OSError) -> None:
     raise type(error)(
-        f"{error.filename}: the folder cannot be read ({error.strerror}); mend its permissions or move it"
+        f"{error.filename}: the folder cannot be read ({error.strerror}); correct its permissions or move it"
     )
 
 

@@ -30,12 +30,12 @@ class DeepImage:
     Attributes:
       image: upright, of mode L, RGB or RGBA.
       unused: how many bits of its samples are in use, for example "12 of 16 bits"; "" if all are.
-      is_told: whether the file tells so; otherwise its largest sample does.
+      is_recorded: whether the file says so; otherwise it follows from the largest sample.
     """
 
     image: Image.Image
     unused: str = ""
-    is_told: bool = True
+    is_recorded: bool = True
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -145,7 +145,7 @@ def _scaled(samples: np.ndarray, bits: int | None, transparent: object = None) -
     colours, alpha = samples[..., :3], samples[..., 3:]
     if samples.ndim == 2:
         colours, alpha = samples, samples[..., :0]
-    is_told, bits = bits is not None, bits or _bits(colours)
+    is_recorded, bits = bits is not None, bits or _bits(colours)
     scaled = [_in_8_bits(colours, bits)]
     if alpha.size:
         scaled.append(_in_8_bits(alpha, _bits(alpha)))
@@ -154,7 +154,7 @@ def _scaled(samples: np.ndarray, bits: int | None, transparent: object = None) -
         scaled = [np.broadcast_to(np.atleast_3d(scaled[0]), (*colours.shape[:2], 3))]
         scaled.append(np.where(is_clear, 0, 255).astype(np.uint8)[..., None])
     image = Image.fromarray(np.concatenate(scaled, -1) if len(scaled) > 1 else scaled[0])
-    return DeepImage(image, f"{bits} of 16 bits" if bits < 16 else "", is_told)
+    return DeepImage(image, f"{bits} of 16 bits" if bits < 16 else "", is_recorded)
 
 
 def _bits(samples: np.ndarray) -> int:

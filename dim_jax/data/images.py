@@ -221,7 +221,7 @@ def _decode(image: ImageFile.ImageFile, encoded: bytes) -> tuple[Image.Image, li
         deep = deep_images.read(image, layout, lambda: _open(encoded))
     if deep and deep.unused:
         reasons.append(deep.unused)
-        if not deep.is_told:
+        if not deep.is_recorded:
             remarks.append(f"{deep.unused}, by its largest value")
     upright = deep.image if deep else deep_images.upright(image)
     if upright.has_transparency_data:

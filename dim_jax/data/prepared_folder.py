@@ -127,11 +127,11 @@ def _check_readable(
 ) -> None:
     first = "; ".join(f"{item['path']}: {item['reason']}" for item in unreadable[:3])
     if unreadable and strict:
-        raise ValueError(f"{len(unreadable)} images cannot be read ({first}); mend them or leave out --strict")
+        raise ValueError(f"{len(unreadable)} images cannot be read ({first}); repair them or leave out --strict")
     labels = {image.row.label for image in scanned}
     for name in classes:
         if name not in labels:
-            raise ValueError(f"no image of class {name!r} can be read ({first}); mend the files or drop the class")
+            raise ValueError(f"no image of class {name!r} can be read ({first}); repair the files or drop the class")
 
 
 def _listed_split(scanned: list[ScannedImage]) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def read(
         if "split" in table.columns and not part:
             raise ValueError(f"{where}: unknown split {cells['split']!r}; use train, val or test")
         if not files.is_file(folder.root / relative):
-            raise FileNotFoundError(f"{where}: {folder.root / relative} does not exist; mend the path or drop the line")
+            raise FileNotFoundError(f"{where}: {folder.root / relative} does not exist; fix the path or drop the line")
         if is_respelled:
             respelled.append(f"{cells['path']} is {relative}")
         line_of[relative] = line
@@ -250,7 +250,7 @@ def _read_cells(path: Path) -> Table:
 
 
 def _text(path: Path) -> str:
-    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 as its byte order mark or its null bytes tell."""
+    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 according to its byte order mark or null bytes."""
     if path.stat().st_size > LARGEST:
         raise ValueError(f"{path} is larger than {LARGEST // 2**20} MiB; it is hardly a table of images")
     encoded = path.read_bytes()

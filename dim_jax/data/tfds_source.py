@@ -244,7 +244,7 @@ def _own_splits(names: list[str], name: str, split: str) -> tuple[dict[str, str]
             "choose another --split"
         )
     verb = "are" if len(names) > 1 else "is"
-    return {}, [f"{subject} {verb} not used (there is no {' and no '.join(lacking)}): its images are split anew"]
+    return {}, [f"{subject} {verb} not used (there is no {' and no '.join(lacking)}): its images are split again"]
 
 
 def _examples(

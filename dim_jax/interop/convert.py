@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 SUMMARY = """\
 Imports a checkpoint of the published PyTorch code (.pth or .safetensors; LRF-CNN, or a GCGAN's pair of networks) as a
 run directory, or with --to exports the weights of a run to such a file. Files are read without PyTorch, and nothing in
-them is executed. An export of this package knows its classes and preprocessing. What a file does not tell is assumed to
-be as published: 299 px, the published mean and std, and the five classes in the order of the published results; where
---data has another order, --classes must say that of the outputs.
+them is executed. An export of this package knows its classes and preprocessing. What a file does not record is assumed
+to be as published: 299 px, the published mean and std, and the five classes in the order of the published results;
+where --data has another order, --classes must say that of the outputs.
 
 With --data, evaluate and report work on the run too. With --config and --data, train continues it: from the step of the
 optimizer's state if the file has one, otherwise from step 0 with these weights."""
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     add(
         "--classes",
-        help="names of the outputs, in order, with commas (default: what the file tells, or those of phantom)",
+        help="names of the outputs, in order, with commas (default: what the file records, or those of phantom)",
     )
     add("--image-size", type=int, help="side of the images in px (default: likewise, or 299)")
     add("--resize", choices=("squash", "crop", "pad"), help="how they are made square (default: likewise, or squash)")

@@ -1,4 +1,4 @@
-"""Record of an export: what its weights alone do not tell, such as classes and preprocessing.
+"""Record of an export: what weights do not contain, such as classes and preprocessing.
 
 It is inside the file, where PyTorch ignores it (in the metadata of a .safetensors, as an entry of its own in the ZIP
 archive of a .pth), and in a JSON beside it for people and other programs.

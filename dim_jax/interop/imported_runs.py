@@ -48,7 +48,7 @@ class ImportOptions:
       config: full configuration to continue training with, or None.
       reset_head: initialise a new head for `classes` and start a new optimizer.
       record: of an export, None if the file has none.
-      assumed: names of the attributes that are as published because nothing tells them.
+      assumed: names of the attributes that are assumed as published because they are not recorded.
     """
 
     source: str
@@ -241,7 +241,7 @@ def _open_data(options: ImportOptions) -> datasets.Dataset | None:
         )
     if "classes" in options.assumed and dataset.classes != options.classes:
         raise ValueError(
-            f"{options.source} does not tell the order of its outputs; {options.data} has "
+            f"{options.source} does not record the order of its outputs; {options.data} has "
             f"{', '.join(dataset.classes)}, published is {', '.join(options.classes)}; give the order of the outputs "
             f"with --classes, for example --classes={','.join(dataset.classes)}"
         )

@@ -55,7 +55,7 @@ def _summary(checkpoint: PublishedCheckpoint, options: ImportOptions, contents: 
             lines.append(f"images of {options.image_size} px ({options.resize}), mean {mean}, std {std}")
         if options.assumed:
             names = ", ".join(name.replace("_", " ") for name in options.assumed)
-            lines.append(f"as published, since the file does not tell: {names}")
+            lines.append(f"as published, since the file does not record them: {names}")
     if options.config:
-        lines.append(f"train --workdir={out} goes on at step {contents.states[loop.CHECKPOINTS][0]}")
+        lines.append(f"train --workdir={out} continues at step {contents.states[loop.CHECKPOINTS][0]}")
     return "\n".join([*lines, str(out)])

@@ -29,7 +29,7 @@ def rebalanced(loss: Loss, method: str) -> Loss:
       loss: see losses.signature.
       method: "inverse_frequency" or "effective_number" multiply the loss of an example by the weight of its class, see
         `class_weights`; "logit_offset" adds tau log(prior) to the logits, as in `logit_adjusted_cross_entropy`;
-        "sampling" is for a sampler that draws all classes equally often from then on, and tells `loss` their counts.
+        "sampling" is for a sampler that draws all classes equally often from then on, and gives `loss` their counts.
 
     Returns:
       A loss with the keywords of `loss`, `progress`, `rebalance_from`, the share of the run, in [0, 1), and

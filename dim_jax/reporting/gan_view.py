@@ -19,7 +19,7 @@ GROUPS = (
     ),
     Group(
         "Hinge losses of the discriminator",
-        "About 0.9: it cannot tell real from generated images; 0: all logits are beyond the margin.",
+        "About 0.9: it cannot distinguish real from generated images; 0: all logits are beyond the margin.",
         {("train", "hinge_real"): "real images", ("train", "hinge_fake"): "generated images"},
     ),
     Group(

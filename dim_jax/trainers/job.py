@@ -110,7 +110,7 @@ def _check(job: Job, config: Config, run: Path) -> tuple[Path, bool, list[str]]:
     """
     source, prepared = Path(config.data.path), run / PREPARED
     if config.data.path and not source.is_dir() and (prepared / "manifest.json").is_file():
-        # The images were moved; opening the data says so, unless --data-root has told where they are.
+        # The images were moved; opening the data says so, unless --data-root gives their place.
         source = prepared
     else:
         _check_path(config.data.path)

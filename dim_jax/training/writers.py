@@ -76,7 +76,7 @@ class MetricWriter:
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise OSError(
-                f"{self._path.parent / TENSORBOARD}: TensorBoard's events cannot be written ({reason}); mend this, or "
+                f"{self._path.parent / TENSORBOARD}: TensorBoard's events cannot be written ({reason}); fix this, or "
                 "do without them by --config.train.tensorboard=False"
             ) from error
 

@@ -168,7 +168,7 @@ def test_training_continues_with_the_moments_and_the_step_of_a_checkpoint(data, 
     workdir = tmp_path / "run"
     arguments = [path, f"--data={data}", f"--classes={classes}", *TRAINING]
     assert run(*arguments, f"--out={workdir}", "--config.train.num_epochs=2") == 0
-    assert f"goes on at step {STEP}" in capsys.readouterr().out
+    assert f"continues at step {STEP}" in capsys.readouterr().out
     state = checkpoints.restore(workdir / loop.CHECKPOINTS).state
     names, expected = torch_names.lrf_cnn_names(SMALL), small_state_dict(STEP)
     tensors = torch_names.to_torch({name: state[name] for name in ("params", "batch_stats")}, names)
@@ -469,7 +469,7 @@ def test_the_data_tell_the_order_of_outputs_or_the_user_does(data, tmp_path, cap
     capsys.readouterr()
     assert run(path, f"--out={tmp_path / 'run'}", f"--data={other}") == 2
     line = error_line(capsys)
-    assert "does not tell the order of its outputs" in line and f"--classes={','.join(sorted(published))}" in line
+    assert "does not record the order of its outputs" in line and f"--classes={','.join(sorted(published))}" in line
     assert not (tmp_path / "run").exists()
     assert run(path, f"--out={tmp_path / 'a'}", f"--data={data}") == 0
     out = exported(tmp_path, "torch", other, classes=",".join(sorted(published)))

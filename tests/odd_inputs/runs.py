@@ -101,7 +101,7 @@ def weights_of_unknown_order(folder: Path) -> str:
     run("prepare", f"--source={folder / 'slides'}", f"--out={data}", "--image-size=32").succeeded()
     command = ("interop.convert", weights(folder), f"--data={data}", f"--out={folder / 'run'}")
     before = snapshot(folder)
-    outcome = run(*command).refused("does not tell the order of its outputs", "--classes=adenocarcinoma,")
+    outcome = run(*command).refused("does not record the order of its outputs", "--classes=adenocarcinoma,")
     assert snapshot(folder) == before
     run(*command, f"--classes={CLASSES}").succeeded()
     assert open_classifier_run(folder / "run").classes == tuple(CLASSES.split(","))
