@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dim_jax import evaluate
 from dim_jax.evaluation.adjustment import (
     CRITERIA,
     TAUS,
@@ -55,6 +56,10 @@ def test_counts_per_example_are_those_of_each_model():
     both = Adjustment(tau=1.0)(logits, counts)
     np.testing.assert_array_equal(both[:100], Adjustment(tau=1.0)(logits[:100], COUNTS))
     np.testing.assert_array_equal(both[100:], Adjustment(tau=1.0)(logits[100:], COUNTS[::-1]))
+
+
+def test_the_command_offers_every_criterion():
+    assert evaluate.CRITERIA == CRITERIA  # written twice, so that --help is quick
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
