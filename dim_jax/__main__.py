@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a classifier, a GAN or a whole experiment from a configuration",
     "generate": "generate images with a trained GAN",
     "select": "choose the generated images that are worth training on",
+    "review": "let pathologists tell generated from real images, blind",
     "evaluate": "evaluate a classifier on a split",
     "ensemble": "average several classifiers of one split",
     "predict": "classify new images",

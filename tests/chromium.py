@@ -121,6 +121,21 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def press(self, *keys: str) -> None:
+        """Presses and releases keys one after the other, for example "a" or "ArrowLeft"."""
+        for key in keys:
+            text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+            self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+            self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def write(self, text: str) -> None:
+        """Writes text into the element that has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def save_downloads(self, folder: Path) -> None:
+        """Lets the page save files into a folder."""
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def wait(self, expression: str) -> None:
         """Waits until a JavaScript expression becomes true."""
         until = time.monotonic() + PATIENCE

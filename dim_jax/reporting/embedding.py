@@ -1,7 +1,6 @@
 """t-SNE of the features of one split in three dimensions: an interactive figure, and a static one for print."""
 
 import html
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dim_jax.cli.command_line import printable
-from dim_jax.reporting import figures, wording
+from dim_jax.reporting import figures, pages, wording
 from dim_jax.reporting.predictions import SavedPredictions
 from dim_jax.reporting.tables import Table
 
@@ -121,7 +120,7 @@ def view(predictions: SavedPredictions, prefix: str) -> dict[str, Any]:
         "shown": images,
         "perplexity": f"{embedding.perplexity:.3g}",
         "id": f"{prefix}cloud",
-        "figure": script_safe(plotly_figure(predictions, embedding)),
+        "figure": pages.script_safe(plotly_figure(predictions, embedding)),
         "static": markupsafe.Markup(_static_figure(predictions, embedding, prefix, alternative)),
         "colours": [
             {"class": name, "colour": at % len(figures.SERIES), "symbol": (at // len(figures.SERIES)) % len(RIGHT)}
@@ -220,14 +219,6 @@ def plotly_figure(predictions: SavedPredictions, embedding: Embedding) -> dict[s
 def literal(name: str) -> str:
     """Escapes a name for plotly, whose labels interpret some HTML, entities and %{templates}."""
     return html.escape(printable(name), quote=False).replace("%{", "%&#123;")
-
-
-def script_safe(value: Any) -> Any:
-    """Encodes JSON as markup for a script element, escaped so that no text can end the element or begin a comment."""
-    import markupsafe
-
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return markupsafe.Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 
 def _static_figure(predictions: SavedPredictions, embedding: Embedding, prefix: str, alternative: str) -> str:

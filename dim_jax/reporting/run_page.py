@@ -1,9 +1,6 @@
 """Page of one run, or of several runs with a comparison."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +38,7 @@ def _page(views: Sequence[dict[str, Any]], compared: dict[str, Any] | None) -> s
 
 
 def _scripts() -> list[dict[str, Any]]:
-    """Returns plotly.js, from the plotly package, and embedding.js, with the digests of the content security policy."""
-    import markupsafe
+    """Returns plotly.js, from the plotly package, and embedding.js."""
     from plotly.offline import get_plotlyjs
 
-    ours = resources.files("dim_jax.reporting").joinpath("templates/embedding.js").read_text(encoding="utf-8")
-    return [
-        {
-            "text": markupsafe.Markup(text),
-            "digest": base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii"),
-        }
-        for text in (get_plotlyjs(), ours)
-    ]
+    return [pages.script(get_plotlyjs()), pages.script_file("embedding.js")]
