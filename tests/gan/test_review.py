@@ -19,7 +19,7 @@ from dim_jax.cli import command_line
 from dim_jax.data import dataset as datasets
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation.agreement import cohen_kappa, fleiss_kappa, proportion
-from dim_jax.gan import pools, review_key, review_scores
+from dim_jax.gan import pool_writer, review_key, review_scores
 from dim_jax.gan.review_answers import Answer
 from dim_jax.reporting import review_page
 from dim_jax.runs import files
@@ -54,7 +54,7 @@ def pool(data, tmp_path_factory):
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32, "resize": "squash"}
     split = datasets.open_dataset(data).split_sha256
     for number, label in enumerate(CLASSES):
-        writer = pools.PoolWriter(root, label, split_sha256=split, **origin)
+        writer = pool_writer.PoolWriter(root, label, split_sha256=split, **origin)
         writer.list(writer.write((np.array(field(5000 + 100 * number + seed, SIDE)) for seed in range(12)), range(12)))
     return root
 
