@@ -44,7 +44,7 @@ def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, A
         known = plan.runs(arms, names, folds, config.seeds)
         runs = plan.most_runs(arms, names, folds, config.seeds)
         preconditions.check([experiment], [runs])
-        lines = [f"{name}: {len(folds)} folds, {len(config.seeds)} seeds, {len(names)} arms"]
+        lines = [f"{name}: folds {len(folds)}, seeds {len(config.seeds)}, arms {len(names)}"]
         first = sum(run.seed == config.seeds[0] for run in known)
         lines.append(f"  {first} classifiers with the first seed, {len(known) - first} with the others")
         if len(runs) > len(known):

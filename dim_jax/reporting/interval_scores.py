@@ -1,5 +1,6 @@
 """Scores with intervals of one run on a split, per image and by case, the answers by case, and costs."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,24 +17,30 @@ RULES = {MEAN: "mean of their images", WORST: "worst image"}
 VARIANTS = {"plain": "", "adjusted": ", adjusted"}
 
 
-def view(run: RunRecords, split: str) -> dict[str, Any] | None:
+def view(run: RunRecords, classes: Sequence[str], split: str) -> dict[str, Any] | None:
     """Template data of the table of scores with intervals, or None for an evaluation without them.
 
     Args:
       run: the run.
+      classes: names of the classes.
       split: one of `run.evaluations`.
     """
     evaluation = run.evaluations[split]
-    rows, numbers, notes = [], [], []
+    rows, numbers = [], []
+    without_interval: dict[str, list[str]] = {}  # reason -> titles
     for title, count, entry in _entries(evaluation):
         scores = entry["scores"]
         values = [scores.get(name) if isinstance(scores.get(name), dict) else {} for name in SCORES]
         rows.append((title, [wording.number(count), *map(_text, values)]))
         numbers.append((title, count, *(value.get(key) for value in values for key in ("value", "low", "high"))))
         if isinstance(entry.get("no_interval"), str):
-            notes.append(f"{title}: no interval, because {entry['no_interval']}.")
+            without_interval.setdefault(entry["no_interval"], []).append(title)
     if not rows:
         return None
+    notes = [
+        f"No interval of {', nor of '.join(titles)}: {_with_class_names(reason, classes)}."
+        for reason, titles in without_interval.items()
+    ]
     by_case = evaluation.get("by_case")
     plain = by_case.get("plain") if isinstance(by_case, dict) else None
     mixed = plain.get("num_mixed") if isinstance(plain, dict) else None
@@ -49,7 +56,7 @@ def view(run: RunRecords, split: str) -> dict[str, Any] | None:
         "title": f"Scores with 95 % intervals, {wording.split_name(split)}",
         "columns": ["number", *map(wording.label, SCORES)],
         "rows": rows,
-        "notes": [f"The intervals are of a bootstrap that resamples whole {unit or 'image'}s.", *dict.fromkeys(notes)],
+        "notes": [f"The intervals are of a bootstrap that resamples whole {unit or 'image'}s.", *notes],
         "csv": Table(f"intervals_{split}", title, columns, numbers),
         "cases": _case_table(run, split),
     }
@@ -94,6 +101,12 @@ def _entries(evaluation: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]
             if isinstance(scored, dict):
                 entries.append((f"cases by the {words}{suffix}", scored.get("num_cases"), scored.get(rule)))
     return [entry for entry in entries if isinstance(entry[2], dict) and isinstance(entry[2].get("scores"), dict)]
+
+
+def _with_class_names(reason: str, classes: Sequence[str]) -> str:
+    """Returns a message of `evaluation.statistics`, which knows classes by number, with their names."""
+    names = dict(enumerate(classes))
+    return re.sub(r"\bclass (\d+)\b", lambda match: f"class {names.get(int(match[1]), match[1])}", reason)
 
 
 def _text(value: dict[str, Any]) -> str:

@@ -93,7 +93,7 @@ def view(run: RunRecords, split: str, prefix: str) -> dict[str, Any]:
     keys = ("support", "predicted", *SCORES)
     return {
         "split": name,
-        "intervals": interval_scores.view(run, split),
+        "intervals": interval_scores.view(run, classes, split),
         "cost": interval_scores.cost_view(evaluation, classes, split),
         "confusion": confusion_table,
         "per_class": per_class,

@@ -429,7 +429,7 @@ def test_scores_per_image_and_by_case_are_shown_with_intervals(tmp_path: Path) -
     run = make_run(tmp_path / "run", evaluated=("test",))
     path = run / "eval" / "test" / "metrics.json"
     scored = {"scores": {"macro_f1": {"value": 0.5, "low": 0.25, "high": 0.75}}, "no_interval": None}
-    by_case = {"num_cases": 7, "num_mixed": 2, "mean": scored | {"no_interval": "<b>"}}
+    by_case = {"num_cases": 7, "num_mixed": 2, "mean": scored | {"no_interval": "class 1 has <b>"}}
     intervals = {"unit": "case", "num_units": 7, "plain": scored, "adjusted": None}
     extra = {"intervals": intervals, "by_case": {"severity": None, "plain": by_case, "adjusted": None}}
     files.write_json(path, files.read_json(path) | extra)
@@ -444,7 +444,7 @@ def test_scores_per_image_and_by_case_are_shown_with_intervals(tmp_path: Path) -
         ["images", "18", "0.500 (0.250 to 0.750)"],
         ["cases by the mean of their images", "7", "0.500 (0.250 to 0.750)"],
     ]
-    assert "2 of the cases have images of several classes" in page.text and "because <b>." in page.text
+    assert "2 of the cases have images of several classes" in page.text and "class polyp has <b>." in page.text
     assert links(html)["run_cases_test.csv"][1][:3] == ["'=1+1", "2 normal", "polyp"]
     for broken in ({"intervals": 3, "by_case": []}, {"intervals": {"plain": {"scores": []}}, "by_case": {"plain": 1}}):
         files.write_json(path, files.read_json(path) | broken)
