@@ -68,10 +68,10 @@ def main(arguments: Sequence[str]) -> None:
     labels = pooled.manifest.labels[pooled.rows]
     issues = find_label_issues(labels, pooled.probability)
     doubtful = [pooled.manifest.rows[pooled.rows[place]].path for place in issues.places]
-    found, first = (len(changed & set(paths)) for paths in (doubtful, doubtful[: len(changed)]))
+    num_found, first = (len(changed & set(paths)) for paths in (doubtful, doubtful[: len(changed)]))
     command_line.say(
-        f"{len(changed)} of {len(labels)} labels changed; {len(doubtful)} look wrong, {found} of them are "
-        f"({found / len(changed):.0%} found); of the {len(changed)} most doubtful {first} are"
+        f"{len(changed)} of {len(labels)} labels changed; {len(doubtful)} look wrong, {num_found} of them are "
+        f"({num_found / len(changed):.0%} found); of the {len(changed)} most doubtful {first} are"
     )
 
 

@@ -148,14 +148,14 @@ def recall(pictures: Sequence[np.ndarray], count: int, seed: int) -> dict[str, d
     rows = rng.choice(len(pictures), min(count, len(pictures)), replace=False).tolist()
     results = {}
     for name, change in CHANGES.items():
-        found, mistaken = 0, 0
+        num_joined, mistaken = 0, 0
         for place, row in enumerate(rows):
             number = place % 8 if name.startswith("turned") else int(rng.integers(8))
             turned = np.rot90(pictures[row], number % 4)
             copy = change(np.ascontiguousarray(turned if number < 4 else turned.swapaxes(0, 1)))
-            found += len(joined([pictures[row], copy]))
+            num_joined += len(joined([pictures[row], copy]))
             mistaken += len(joined([pictures[rows[place - 1]], copy]))
-        results[name] = {"found": found / len(rows), "mistaken": mistaken / len(rows)}
+        results[name] = {"found": num_joined / len(rows), "mistaken": mistaken / len(rows)}
     return results
 
 

@@ -114,8 +114,8 @@ def ours(options: Options) -> tuple[Any, dict[str, Any], dict[str, str]]:
     fields = {name: options[name] for name in ("width", "stages")} if options["model"] == LRF_CNN else {}
     model = make_classifier(options["model"], NUM_CLASSES, dtype=options["dtype"], axis_name=parallel.AXIS, **fields)
     shape = (1, options["image_size"], options["image_size"], 3)
-    drawn = initial_weights.draw(lambda key: model.init(key, jnp.zeros(shape)), 0)
-    variables = {name: drawn[name] for name in ("params", "batch_stats")}
+    initial_variables = initial_weights.draw(lambda key: model.init(key, jnp.zeros(shape)), 0)
+    variables = {name: initial_variables[name] for name in ("params", "batch_stats")}
     return model, variables, about
 
 

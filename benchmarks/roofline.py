@@ -76,7 +76,7 @@ def parts_of(network: Part, containers: tuple[type, ...]) -> list[Part]:
     import flax.linen as nn
     import jax
 
-    found: dict[tuple[str, ...], Part] = {}
+    parts: dict[tuple[str, ...], Part] = {}
 
     def note(call: Callable, arguments: tuple, options: dict, context: nn.module.InterceptorContext) -> Any:
         module = context.module
@@ -86,7 +86,7 @@ def parts_of(network: Part, containers: tuple[type, ...]) -> list[Part]:
             variables = {name: _within(tree, module.path) for name, tree in network.variables.items()}
             variables = {name: tree for name, tree in variables.items() if tree}
             path = (*network.path, *module.path)
-            found.setdefault(path, Part(path, module.clone(parent=None, name=None), variables, shapes))
+            parts.setdefault(path, Part(path, module.clone(parent=None, name=None), variables, shapes))
         return call(*arguments, **options)
 
     mutable = [name for name in network.variables if name != "params"]
@@ -96,7 +96,7 @@ def parts_of(network: Part, containers: tuple[type, ...]) -> list[Part]:
             network.variables,
             network.shapes(),
         )
-    return [*found.values(), network]
+    return [*parts.values(), network]
 
 
 def _shape_of(argument: Any) -> Any:
@@ -238,44 +238,44 @@ def measure(parts: Sequence[Part], options: Options, peaks_here: Mapping[str, fl
     import peaks
 
     fixed = list(parts[-1].shapes().values()) if options["network"] == "lrf_cnn" else []
-    found = []
+    rows = []
     for part in parts:
         for name, function, to_time, to_count in programs(part, fixed):
             compiled = jax.jit(function)
-            seconds = peaks.seconds_per_call(lambda call=compiled, given=to_time: call(*given), options["rounds"])
-            asked = flops.of_program(function, *to_count)
+            seconds = peaks.seconds_per_call(lambda call=compiled, arrays=to_time: call(*arrays), options["rounds"])
+            num_flops = flops.of_program(function, *to_count)
             moved = _bytes((to_count, jax.eval_shape(function, *to_count)), options["dtype"])
             bounds = {
-                "operations": asked / peaks_here["flops_per_second"],
+                "operations": num_flops / peaks_here["flops_per_second"],
                 "bytes": moved / peaks_here["bytes_per_second"],
             }
             bound_by = max(bounds, key=bounds.__getitem__)
             spread = records.spread([1000 * value for value in seconds])
-            found.append(
+            rows.append(
                 {
                     "part": "/".join(part.path),
                     "pass": name,
                     "milliseconds": spread,
-                    "flops": asked,
+                    "flops": num_flops,
                     "bytes": moved,
-                    "flops_per_byte": asked / moved,
+                    "flops_per_byte": num_flops / moved,
                     "bound_milliseconds": 1000 * bounds[bound_by],
                     "bound_by": bound_by,
                     "share_of_bound": 1000 * bounds[bound_by] / spread["median"],
                 }
             )
-    return found
+    return rows
 
 
-def table(title: str, found: Mapping[str, Any]) -> str:
+def table(title: str, result: Mapping[str, Any]) -> str:
     """Returns the result for people."""
-    width = max(len(row["part"]) for row in found["parts"])
+    width = max(len(row["part"]) for row in result["parts"])
     lines = [
         title,
         f"{'':{width}} {'pass':8}{'ms (min .. max)':>28}{'GFLOP':>10}{'MB':>9}{'FLOP/B':>9}{'bound ms':>10}  by"
         f"{'of bound':>19}",
     ]
-    for row in found["parts"]:
+    for row in result["parts"]:
         took = row["milliseconds"]
         shown = f"{took['median']:.4g} ({took['min']:.4g} .. {took['max']:.4g})"
         lines.append(
@@ -283,10 +283,10 @@ def table(title: str, found: Mapping[str, Any]) -> str:
             f"{row['flops_per_byte']:9.4g}{row['bound_milliseconds']:10.4g}  {row['bound_by']:10}"
             f"{row['share_of_bound']:11.1%}"
         )
-    device, surroundings = found["device"], found["environment"]
+    device, surroundings = result["device"], result["environment"]
     lines.append(
-        f"peak {found['flops_per_second'] / 1e12:.4g} TFLOP/s in a large matrix product, bandwidth "
-        f"{found['bytes_per_second'] / 1e9:.4g} GB/s in a large copy, both measured before"
+        f"peak {result['flops_per_second'] / 1e12:.4g} TFLOP/s in a large matrix product, bandwidth "
+        f"{result['bytes_per_second'] / 1e9:.4g} GB/s in a large copy, both measured before"
     )
     lines.append(", ".join(f"{key} {value}" for key, value in device.items()))
     lines.append(f"{surroundings['cpu']}, load {surroundings['load_average'][0]:.1f}, {surroundings['date']}")
@@ -335,13 +335,13 @@ def main(arguments: Sequence[str]) -> None:
     }
     parts_by_network = {"lrf_cnn": lrf_cnn, "gcgan": gcgan}[options["network"]](options)
     measured = [row for parts in parts_by_network for row in measure(parts, options, reached)]
-    found = {"device": device, "environment": surroundings, **reached, "parts": measured}
+    result = {"device": device, "environment": surroundings, **reached, "parts": measured}
     title = (
         f"Parts of {options['network']}: {options['image_size']} px, batch {options['batch_size']}, "
         f"width {options['width']:g}, {options['dtype']}"
     )
-    print(table(title, found))
-    records.write("roofline", options, found)
+    print(table(title, result))
+    records.write("roofline", options, result)
 
 
 if __name__ == "__main__":

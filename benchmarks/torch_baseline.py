@@ -119,8 +119,8 @@ class LRFCNN(nn.Module):
         features = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
         # The head stays in float32 under autocast too, as ours does.
         with torch.autocast(images.device.type, enabled=False):
-            kept = F.dropout(features, self.drop_connect, self.training)
-            return self.classifier(self.attention_fc(kept) * kept), features
+            dropped = F.dropout(features, self.drop_connect, self.training)
+            return self.classifier(self.attention_fc(dropped) * dropped), features
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

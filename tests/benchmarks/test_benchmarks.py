@@ -63,16 +63,16 @@ def test_both_sides_are_measured_in_turn(program, options, tmp_path):
     out = tmp_path / "out.json"
     done = benchmark(program, *TINY, *options, f"--json={out}")
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert list(found["sides"]) == ["ours", "PyTorch eager"]
-    for side in found["sides"].values():
+    result = json.loads(out.read_text())
+    assert list(result["sides"]) == ["ours", "PyTorch eager"]
+    for side in result["sides"].values():
         assert len(side["seconds_per_step"]) == 1
         assert side["images_per_second"]["median"] == pytest.approx(2 / side["seconds_per_step"][0])
         assert side["first_turn_seconds"] > 0 and side["start_seconds"] > 0 and side["about"]["platform"] == "cpu"
-    ours, theirs = (side["seconds_per_step"][0] for side in found["sides"].values())
-    assert found["time_ratio"]["median"] == pytest.approx(ours / theirs)
-    assert found["options"]["batch_size"] == 2 and found["environment"]["threads"] >= 1
-    for word in ("ours", "PyTorch eager", "images/s", "time of ours / PyTorch", found["environment"]["date"]):
+    ours, theirs = (side["seconds_per_step"][0] for side in result["sides"].values())
+    assert result["time_ratio"]["median"] == pytest.approx(ours / theirs)
+    assert result["options"]["batch_size"] == 2 and result["environment"]["threads"] >= 1
+    for word in ("ours", "PyTorch eager", "images/s", "time of ours / PyTorch", result["environment"]["date"]):
         assert word in done.stdout
 
 
@@ -85,9 +85,9 @@ def test_both_backends_are_measured_in_training_and_alone(tmp_path):
     small = ["--image-size=32", "--width=0.1", "--stages=40", "--batch-size=4", "--steps-per-dispatch=2"]
     done = benchmark("input_pipeline.py", f"--data={data}", *small, f"--json={out}")
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["backends"]
+    result = json.loads(out.read_text())["backends"]
     for backend in ("tf", "resident"):
-        (measured,) = found[backend]
+        (measured,) = result[backend]
         for epochs in ("first_epoch", "later_epochs"):
             assert 0 <= measured["training"][epochs]["data_wait_share"] < 1
             assert measured["training"][epochs]["images_per_second"] > 0
@@ -221,11 +221,11 @@ def test_decoding_is_measured_beside_libjpeg_turbo(tmp_path):
     small = ["--picture=96x64", "--pictures=12", "--repeats=1", "--rounds=1", "--image-size=32"]
     done = benchmark("decoding.py", *small, f"--json={out}")
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["readers"]
+    result = json.loads(out.read_text())["readers"]
     references = ["libjpeg-turbo alone", "libjpeg-turbo, then Pillow's filter", "libjpeg-turbo alone, reduced"]
-    assert list(found) == [*references, "tf", "resident"]
-    alone = found["libjpeg-turbo alone"]["images_per_second"]["median"]
-    for name, row in found.items():
+    assert list(result) == [*references, "tf", "resident"]
+    alone = result["libjpeg-turbo alone"]["images_per_second"]["median"]
+    for name, row in result.items():
         assert row["share_of_libjpeg_turbo"]["median"] == pytest.approx(row["images_per_second"]["median"] / alone)
         assert name in done.stdout
 
@@ -260,16 +260,16 @@ def test_a_second_start_finds_the_first_ones_programs(tmp_path):
     small = ["--image-size=32", "--rounds=1", "--commands=train", "--set=model.stages=((8,),)", "--set=model.width=1.0"]
     done = benchmark("start.py", config, *small, f"--json={out}")
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["seconds"]
+    result = json.loads(out.read_text())["seconds"]
     for name in ("train --help", "imports", "cold start to first step", "warm start to first step"):
-        assert len(found[name]) == 1 and found[name][0] > 0 and name in done.stdout
+        assert len(result[name]) == 1 and result[name][0] > 0 and name in done.stdout
     for kind in ("cold", "warm"):
-        (whole,), (dispatch,) = found[f"{kind} start to first step"], found[f"{kind} start, of that dispatch"]
-        (step,), (began,) = found[f"{kind} second step"], found[f"{kind} start until the first step began"]
+        (whole,), (dispatch,) = result[f"{kind} start to first step"], result[f"{kind} start, of that dispatch"]
+        (step,), (began,) = result[f"{kind} second step"], result[f"{kind} start until the first step began"]
         assert step < dispatch < whole and began == pytest.approx(whole - step)
 
 
-def test_a_run_that_cannot_start_is_told(tmp_path):
+def test_a_run_that_cannot_start_is_reported(tmp_path):
     done = benchmark("start.py", f"--data={tmp_path}", "--rounds=1", "--commands=train")
     assert done.returncode == 2
     assert done.stderr.startswith("error: the run ended before its second step: ") and done.stderr.count("\n") == 1
@@ -279,15 +279,15 @@ def test_a_run_that_cannot_start_is_told(tmp_path):
 def test_the_options_of_every_gpu_row_are_known(row, monkeypatch):
     if not row.program:
         return
-    told = {}
-    monkeypatch.setattr(paired, "report", lambda benchmark, title, builds, options: told.update(options))
+    parsed = {}
+    monkeypatch.setattr(paired, "report", lambda benchmark, title, builds, options: parsed.update(options))
     module = importlib.import_module(row.program.removesuffix(".py"))
     if row.program == "roofline.py":
-        told |= module.parse(row.arguments)
+        parsed |= module.parse(row.arguments)
     else:
         module.main(row.arguments)
-        assert told["sides"] == row.side
-    assert f"batch {told['batch_size']}" in row.name or row.name.endswith(("parts", "ours", "torch"))
+        assert parsed["sides"] == row.side
+    assert f"batch {parsed['batch_size']}" in row.name or row.name.endswith(("parts", "ours", "torch"))
 
 
 def one_side(benchmark, batch_size, images_per_second, dtype="bfloat16", **work):
@@ -301,7 +301,7 @@ def one_side(benchmark, batch_size, images_per_second, dtype="bfloat16", **work)
 @pytest.fixture
 def gpu_rows(monkeypatch):
     """Rows that are not run, and a list of those that would have been."""
-    content = {
+    measured_rows = {
         "W, ours, batch 4": one_side("w", 4, 800, side="ours", flops_per_step=4e9, peak_flops_per_second=1e12),
         "W, ours, batch 8": one_side("w", 8, 900, side="ours", flops_per_step=8e9, peak_flops_per_second=1e12),
         "W, PyTorch, batch 4": one_side("w", 4, 200, side="torch"),
@@ -310,33 +310,33 @@ def gpu_rows(monkeypatch):
 
     def run(row, log, seconds):
         started.append(row.name)
-        if row.name not in content:
+        if row.name not in measured_rows:
             raise RuntimeError("no memory")
-        return content[row.name]
+        return measured_rows[row.name]
 
     monkeypatch.setattr(gpu, "run", run)
-    names = ["never works", *content]
+    names = ["never works", *measured_rows]
     return [gpu.Row(name, 10, "ours", "w.py", ()) for name in names], started
 
 
 def test_a_finished_gpu_row_is_skipped_and_a_failed_one_tried_last(gpu_rows, tmp_path):
-    wanted, started = gpu_rows
-    gpu.measure(wanted[:2], tmp_path, 100)
+    rows, started = gpu_rows
+    gpu.measure(rows[:2], tmp_path, 100)
     assert started == ["never works", "W, ours, batch 4"]
-    kept = gpu.measure(wanted, tmp_path, 100)
+    measurements = gpu.measure(rows, tmp_path, 100)
     assert started[2:] == ["W, ours, batch 8", "W, PyTorch, batch 4", "never works"]
-    assert kept == json.loads((tmp_path / "measured.json").read_text())
-    assert kept["failed"] == {"never works": "no memory"} and len(kept["rows"]) == 3
+    assert measurements == json.loads((tmp_path / "measured.json").read_text())
+    assert measurements["failed"] == {"never works": "no memory"} and len(measurements["rows"]) == 3
 
 
 def test_no_gpu_row_starts_that_may_outlast_the_budget(gpu_rows, tmp_path):
-    wanted, started = gpu_rows
-    assert gpu.measure(wanted, tmp_path, 9.9) == {"rows": {}, "failed": {}} and not started
+    rows, started = gpu_rows
+    assert gpu.measure(rows, tmp_path, 9.9) == {"rows": {}, "failed": {}} and not started
 
 
 def test_gpu_rows_of_pytorch_are_credited_with_our_work_and_compared(gpu_rows, tmp_path):
-    wanted, _ = gpu_rows
-    shown = gpu.table(gpu.measure(wanted, tmp_path, 100))
+    rows, _ = gpu_rows
+    shown = gpu.table(gpu.measure(rows, tmp_path, 100))
     assert (tmp_path / "table.txt").read_text() == shown + "\n"
     assert "W, PyTorch, batch 4: ours at its best, batch 8, does 4.500 times as many images per second" in shown
     assert "W, PyTorch, batch 4: ours with the same options, 4.000 times" in shown
@@ -345,7 +345,7 @@ def test_gpu_rows_of_pytorch_are_credited_with_our_work_and_compared(gpu_rows, t
     assert "never works FAILED:\nno memory" in shown
 
 
-def test_a_gpu_row_that_fails_or_outlasts_its_time_is_told(tmp_path):
+def test_a_gpu_row_that_fails_or_outlasts_its_time_is_reported(tmp_path):
     log = tmp_path / "log.txt"
     with pytest.raises(RuntimeError, match="--rounds=0"):
         gpu.run(gpu.Row("bad", 10, "ours", "inference.py", ("--rounds=0",)), log, 60)
@@ -366,10 +366,10 @@ def without(tmp_path, monkeypatch):
 
 def test_a_gpu_row_needs_neither_tensorflow_nor_clu_nor_ml_collections(without, tmp_path):
     (row,) = [row for row in gpu.tiny_rows() if row.side == "ours" and row.program == "inference.py"]
-    found = gpu.run(row, tmp_path / "log.txt", 600)
-    (side,) = found["sides"].values()
-    assert found["flops_per_step"] > 0 and 0 < side["share_of_peak"]["median"] < 1
-    assert row.name in gpu.table({"rows": {row.name: found}, "failed": {}})
+    result = gpu.run(row, tmp_path / "log.txt", 600)
+    (side,) = result["sides"].values()
+    assert result["flops_per_step"] > 0 and 0 < side["share_of_peak"]["median"] < 1
+    assert row.name in gpu.table({"rows": {row.name: result}, "failed": {}})
 
 
 @pytest.mark.slow
@@ -377,10 +377,10 @@ def test_all_tiny_gpu_rows_run_from_the_script(without, tmp_path):
     command = ["bash", str(BENCHMARKS.parent / "launch" / "measure_gpu.sh"), "out", "--tiny", "--sides=ours"]
     done = subprocess.run([*command, "--budget=3000"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    kept = json.loads((tmp_path / "out" / "measured.json").read_text())
-    assert not kept["failed"], kept["failed"]
-    assert list(kept["rows"]) == [row.name for row in gpu.tiny_rows() if row.side == "ours"]
-    for row in kept["rows"].values():
+    measurements = json.loads((tmp_path / "out" / "measured.json").read_text())
+    assert not measurements["failed"], measurements["failed"]
+    assert list(measurements["rows"]) == [row.name for row in gpu.tiny_rows() if row.side == "ours"]
+    for row in measurements["rows"].values():
         if "sides" in row:
             (side,) = row["sides"].values()
             assert row["flops_per_step"] > 0 and 0 < side["share_of_peak"]["median"] < 1
@@ -442,19 +442,19 @@ def options(tmp_path):
 
 
 def test_sides_take_turns_after_a_warm_up(options):
-    found = paired.measure({"a": counting, "b": counting_b}, options)
+    result = paired.measure({"a": counting, "b": counting_b}, options)
     assert Path(options["notes"]).read_text().split() == ["a4", "b4"] * 5
-    for side in found["sides"].values():
+    for side in result["sides"].values():
         assert len(side["seconds_per_step"]) == 3
-    assert found["time_ratio"]["min"] <= found["time_ratio"]["median"] <= found["time_ratio"]["max"]
-    shown = paired.table("title", found, records.environment(options))
+    assert result["time_ratio"]["min"] <= result["time_ratio"]["median"] <= result["time_ratio"]["max"]
+    shown = paired.table("title", result, records.environment(options))
     assert shown.startswith("title\n") and "1 threads" in shown
 
 
 @pytest.mark.parametrize(("others", "is_disturbed"), [(0.1, False), (1.5, True), (None, False)])
-def test_a_busy_machine_is_told(others, is_disturbed, options):
-    found = {**paired.measure({"a": counting}, options), "cores_used_by_others": others}
-    shown = paired.table("title", found, {**records.environment(options), "cores": 2})
+def test_a_busy_machine_is_reported(others, is_disturbed, options):
+    result = {**paired.measure({"a": counting}, options), "cores_used_by_others": others}
+    shown = paired.table("title", result, {**records.environment(options), "cores": 2})
     assert ("DISTURBED" in shown) is is_disturbed and ("cores busy" in shown) is (others is not None)
 
 
@@ -475,27 +475,27 @@ def test_the_work_of_the_sides_is_not_taken_for_that_of_others(options, tmp_path
 
 
 def test_both_sides_are_credited_with_the_same_work(options):
-    found = paired.measure({"a": gauging, "b": counting_b}, options)
-    assert found["flops_per_step"] == 6e9
-    for side in found["sides"].values():
+    result = paired.measure({"a": gauging, "b": counting_b}, options)
+    assert result["flops_per_step"] == 6e9
+    for side in result["sides"].values():
         fastest = 6e9 / min(side["seconds_per_step"])
         assert side["flops_per_second"]["max"] == pytest.approx(fastest)
         assert side["share_of_peak"]["max"] == pytest.approx(fastest / 1e12)
-    shown = paired.table("title", found, records.environment(options))
+    shown = paired.table("title", result, records.environment(options))
     assert "6 GFLOP per step" in shown and "1 TFLOP/s in a large matrix product" in shown and "of peak" in shown
 
 
 def test_no_work_is_claimed_where_no_side_gauges(options):
-    found = paired.measure({"b": counting_b}, options)
-    assert "flops_per_step" not in found and "share_of_peak" not in found["sides"]["b"]
-    assert "GFLOP per step" not in paired.table("title", found, records.environment(options))
+    result = paired.measure({"b": counting_b}, options)
+    assert "flops_per_step" not in result and "share_of_peak" not in result["sides"]["b"]
+    assert "GFLOP per step" not in paired.table("title", result, records.environment(options))
 
 
-def test_times_are_told_where_gauging_fails(options):
-    found = paired.measure({"a": misgauging}, options)
-    assert len(found["sides"]["a"]["seconds_per_step"]) == 3
+def test_times_are_reported_where_gauging_fails(options):
+    result = paired.measure({"a": misgauging}, options)
+    assert len(result["sides"]["a"]["seconds_per_step"]) == 3
     assert "neither work nor peak is known: a: RuntimeError: no such analysis here" in paired.table(
-        "title", found, records.environment(options)
+        "title", result, records.environment(options)
     )
 
 
@@ -536,17 +536,17 @@ def test_one_side_alone_has_no_ratio(options):
         (elsewhere, "same kind of device"),
     ],
 )
-def test_a_side_that_fails_is_told_by_name(build, message, options):
+def test_a_side_that_fails_is_reported_by_name(build, message, options):
     with pytest.raises(ValueError, match=message):
         paired.measure({"a": counting, "b": build}, options)
 
 
 @given(st.lists(NOT_NEGATIVE, min_size=1, max_size=20))
 def test_spread_is_ordered_and_does_not_depend_on_the_order(values):
-    found = records.spread(values)
-    assert found == records.spread(sorted(values))
-    assert found["min"] <= found["quartile_1"] <= found["median"] <= found["quartile_3"] <= found["max"]
-    assert {found["min"], found["max"]} <= set(values)
+    result = records.spread(values)
+    assert result == records.spread(sorted(values))
+    assert result["min"] <= result["quartile_1"] <= result["median"] <= result["quartile_3"] <= result["max"]
+    assert {result["min"], result["max"]} <= set(values)
 
 
 def test_spread_of_known_values():

@@ -32,8 +32,8 @@ ENTRY %main (p: f32[64,2]) -> f32[64,2] {
 
 
 def test_collectives_are_counted_with_their_bytes_and_what_they_wait_for():
-    found = [(each.kind, each.size, each.depth) for each in communication.collectives(PROGRAM)]
-    assert found == [("all-reduce", 512, 0), ("all-reduce", 22, 0), ("all-gather", 512, 1)]
+    operations = [(each.kind, each.size, each.depth) for each in communication.collectives(PROGRAM)]
+    assert operations == [("all-reduce", 512, 0), ("all-reduce", 22, 0), ("all-gather", 512, 1)]
 
 
 def test_large_sums_go_by_bandwidth_and_small_ones_by_latency():
@@ -45,9 +45,9 @@ def test_large_sums_go_by_bandwidth_and_small_ones_by_latency():
 
 
 def test_what_is_predicted_computes_as_long_on_any_number_of_devices_and_sends_longer():
-    found = {"large_bytes": 10**8, "in_a_row": 100, "flops": 1e12}
+    step = {"large_bytes": 10**8, "in_a_row": 100, "flops": 1e12}
     for machine in communication.MACHINES.values():
-        predicted = [communication.step_seconds(found, machine, devices) for devices in communication.DEVICES]
+        predicted = [communication.step_seconds(step, machine, devices) for devices in communication.DEVICES]
         computing, sending = zip(*predicted, strict=True)
         assert len(set(computing)) == 1 and sending[0] == 0 and list(sending) == sorted(sending)
 
@@ -61,8 +61,8 @@ def test_a_tiny_step_sends_its_gradients_once(model, tmp_path):
     more = ["--width=0.02", "--image-size=64", "--batch-size=1"]
     done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, env=surroundings)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert found["kinds"] == ["all-reduce"]
-    assert found["parameter_bytes"] <= found["bytes"] < 1.5 * found["parameter_bytes"] + 2**20
-    assert 1 < found["in_a_row"] <= found["collectives"]
+    result = json.loads(out.read_text())
+    assert result["kinds"] == ["all-reduce"]
+    assert result["parameter_bytes"] <= result["bytes"] < 1.5 * result["parameter_bytes"] + 2**20
+    assert 1 < result["in_a_row"] <= result["collectives"]
     assert "predicted" in done.stdout
