@@ -58,8 +58,9 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-def test_the_architecture_page_names_every_module_and_no_other():
-    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+def test_the_architecture_page_names_every_command_every_module_and_no_other():
+    page, picture = ((PACKAGE.parent / "docs" / f"architecture.{kind}").read_text() for kind in ("md", "svg"))
+    assert all(f"`{name.removeprefix('interop.')}`" in page and name in picture for name in COMMANDS)
     rows = re.findall(r"^\| `([\w/]+)/` \| (.*) \|$", page.partition("The modules of each")[2], re.MULTILINE)
     named = {f"{home}/{name}.py" for home, names in rows for name in re.findall(r"`(\w+)`", names)}
     modules = {str(module.relative_to(PACKAGE)) for module in MODULES if module.stem != "__init__"}
