@@ -36,7 +36,7 @@ class GanRun:
       label: the class that it generates, or None where it generates all of them.
       resize: how its training images were made square (data.images.resize).
       discriminator_features: names of the frozen networks whose features the discriminator or its losses used; metrics
-        in these features are not independent of the training.
+        in these features are not independent of the training. None for an imported run, which does not record them.
     """
 
     workdir: Path
@@ -46,7 +46,7 @@ class GanRun:
     split_sha256: str
     label: str | None
     resize: str
-    discriminator_features: tuple[str, ...]
+    discriminator_features: tuple[str, ...] | None
 
 
 def open_gan_run(workdir: str | Path) -> GanRun:
@@ -92,5 +92,5 @@ def open_gan_run(workdir: str | Path) -> GanRun:
         split_sha256,
         label,
         config.data.resize,
-        DISCRIMINATOR_FEATURES[config.gan.perceptual],
+        DISCRIMINATOR_FEATURES.get(config.gan.perceptual),
     )
