@@ -12,7 +12,8 @@ from dim_jax.cli import command_line
 
 EXAMPLES = """  python -m dim_jax.review --pool=pool --data=DATA --out=review.html
   python -m dim_jax.review --pool=selected/selected.json --data=DATA --out=review.html --num=10
-  python -m dim_jax.review --score='answers/*.json' --key=review_key.json"""
+  python -m dim_jax.review --score='answers/*.json' --key=review_key.json
+  python -m dim_jax.select --pool=pool --data=DATA --classifier=runs/a --out=selected --reviews=review_score.json"""
 QUESTION, SCORES = ("pool", "data", "num", "seed"), ("score", "key")
 
 

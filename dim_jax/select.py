@@ -79,10 +79,17 @@ def main(arguments: Sequence[str]) -> None:
     ):
         option = "--" + name.replace("_", "-")
         add(option, type=float, default=getattr(defaults, name), metavar="X", help=f"{text} (default: %(default)s)")
+    add(
+        "--reviews",
+        default="",
+        metavar="JSON",
+        help="scores of a blind review, written by review --score: selects only images that its readers judged, "
+        "without those to which at least half of them object by a quality below 3 or another class",
+    )
     options = vars(parser.parse_args(arguments))
     command_line.start_logging()
     rules = Rules(**{name: options[name] for name in asdict(defaults)})
-    names = ("pool", "data", "classifier", "out", "keep", "features", "inception_weights")
+    names = ("pool", "data", "classifier", "out", "keep", "features", "inception_weights", "reviews")
     inputs = {name: options[name] for name in names}
     from dim_jax.gan.pool_selection import REPORT, SELECTED, select_images, summary
 

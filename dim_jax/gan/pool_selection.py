@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
-from dim_jax.gan import generative_metrics, pools, selection
+from dim_jax.gan import generative_metrics, pools, review_votes, selection
 from dim_jax.gan.candidates import (
     CandidateFeatures,
     Candidates,
@@ -48,6 +48,7 @@ def select_images(
     rules: Rules = Rules(),  # noqa: B008 (it is frozen)
     features: str = LITE0,
     inception_weights: str | Path = "",
+    reviews: str | Path = "",
 ) -> dict[str, Any]:
     """Selects images of every class of a pool and writes the folder `out`.
 
@@ -62,6 +63,8 @@ def select_images(
         features of that run.
       inception_weights: weight file of the Inception network of FID (pretrained.inception_v3). With it FID, KID and the
         inception score are reported too; the selection does not depend on them.
+      reviews: scores of a blind review, written by `review --score`; only images that its readers judged and do not
+        reject are selected (review_votes.RULE). "" for none.
 
     Returns:
       The contents of selected.json.
@@ -69,7 +72,7 @@ def select_images(
     Raises:
       FileNotFoundError: there is no pool, no data, no run or no such weight file, or an image is missing.
       ValueError: pool, data and classifier differ in split, the classifier was trained on generated images, or a file
-        is broken.
+        is broken, or the review is of another split or of none of the images.
     """
     out = Path(os.path.abspath(out))
     if keep < 1:
@@ -80,12 +83,17 @@ def select_images(
         raise ValueError(f"--out={out} is a file; choose a folder")
     _check_folder(out)
     compilation.configure_compilation()
+    votes = review_votes.load(reviews, out) if reviews else None
     candidates = open_candidates(pool, data, classifier)
+    if votes:
+        _check_votes(votes, candidates)
     candidate_features = extract_features(candidates, features, inception_weights)
     selections = [
-        _select_class(candidates, candidate_features, class_pool, keep, rules) for class_pool in candidates.pools
+        _select_class(candidates, candidate_features, class_pool, keep, rules, votes) for class_pool in candidates.pools
     ]
     selected, rejected = _records(candidates, candidate_features, selections, out, keep, rules, features)
+    if votes:
+        selected["reviews"] = rejected["reviews"] = votes.record
     pages = _pages(candidates, selections, selected, rejected, out)
     with files.turn(out):
         _check_folder(out)
@@ -115,8 +123,21 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
+def _check_votes(votes: review_votes.Votes, candidates: Candidates) -> None:
+    """Raises ValueError if a review is of another split, or of none of the images of the pool."""
+    if votes.split_sha256 != candidates.dataset.split_sha256:
+        raise ValueError(f"--reviews={votes.path} is of a pool of another split; give the review of this pool")
+    if not any(image.sha256 in votes.objections for pool in candidates.pools for image in pool.images):
+        raise ValueError(f"--reviews={votes.path} is of no image of this pool; give the review of this pool")
+
+
 def _select_class(
-    candidates: Candidates, outputs: CandidateFeatures, pool: pools.Pool, keep: int, rules: Rules
+    candidates: Candidates,
+    outputs: CandidateFeatures,
+    pool: pools.Pool,
+    keep: int,
+    rules: Rules,
+    votes: review_votes.Votes | None,
 ) -> ClassSelection:
     """Scores the images of one class and selects among them."""
     dataset = candidates.dataset
@@ -137,7 +158,8 @@ def _select_class(
         outputs.thumbnails[rows], outputs.features[train], outputs.thumbnails[train], is_class,
     )  # fmt: skip
     limits = selection.limits(rules, reference)
-    decision = selection.decide(scores, keep, limits)
+    by_readers = [votes.reason(image.sha256) for image in pool.images] if votes else []
+    decision = selection.decide(scores, keep, limits, by_readers)
     real = outputs.features[train[is_class]]
     class_groups = [group for group, is_member in zip(groups, is_class, strict=True) if is_member]
     metrics = {}
@@ -225,8 +247,9 @@ def _entries(candidates: Candidates, selected: ClassSelection, out: Path) -> lis
 def _class_record(selected: ClassSelection) -> dict[str, Any]:
     """Returns the entry of one class in selected.json."""
     reasons, number = selected.decision.reasons, len(selected.scores)
-    counts = {reason: reasons.count(reason) for reason in selection.REASONS}
-    failed = sum(count for reason, count in counts.items() if reason != selection.SPARE)
+    of_readers = (review_votes.NOT_REVIEWED, review_votes.OBJECTED)
+    counts = {name: reasons.count(name) for name in selection.REASONS if name not in of_readers or name in reasons}
+    failed = sum(count for reason, count in counts.items() if reason not in selection.PASSED)
     reference = {
         name: {"images": len(values), "median": float(np.median(values))} if len(values) else {"images": 0}
         for name, values in vars(selected.reference).items()

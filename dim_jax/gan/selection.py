@@ -10,12 +10,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from dim_jax.gan.feature_sets import distances
+from dim_jax.gan.review_votes import NOT_REVIEWED, OBJECTED
 from dim_jax.gan.selection_rules import Rules
 
 COPY, WRONG_CLASS, FAR, DUPLICATE, SPARE = (
     "copy_of_training_image", "wrong_class", "far_from_class", "duplicate_in_pool", "not_needed",
 )  # fmt: skip
-REASONS = (COPY, WRONG_CLASS, FAR, DUPLICATE, SPARE)  # in the order in which they are tested
+REASONS = (COPY, WRONG_CLASS, FAR, NOT_REVIEWED, OBJECTED, DUPLICATE, SPARE)  # in the order in which they are tested
+PASSED = (NOT_REVIEWED, SPARE)  # no test was failed
 NEIGHBOURS = 5  # of the class distance
 COPY_FLOOR = 0.25  # share of the median
 
@@ -230,18 +232,21 @@ def limits(rules: Rules, real: Reference) -> Limits:
     )
 
 
-def decide(scores: Scores, keep: int, limits: Limits) -> Decision:
+def decide(scores: Scores, keep: int, limits: Limits, by_readers: Sequence[str | None] = ()) -> Decision:
     """Selects images of one class by farthest-point sampling among those that pass all thresholds.
 
     Copies of training images are rejected first, then images of another class by the classifier, then those far from
-    the class. Of the rest, the image closest to the class is selected first, and then repeatedly the one farthest from
-    all selected so far. Near-copies of a selected image are rejected as duplicates, and those after the first `keep` as
-    not needed. Permuting the images permutes the decision.
+    the class, then those that the readers of a review reject or did not judge. Of the rest, the image closest to the
+    class is selected first, and then repeatedly the one farthest from all selected so far. Near-copies of a selected
+    image are rejected as duplicates, and those after the first `keep` as not needed. Permuting the images permutes the
+    decision.
 
     Args:
       scores: scores of the images.
       keep: maximum number of images, at least 0.
       limits: thresholds of the class.
+      by_readers: reason of the readers against each image or None (review_votes.Votes.reason), (N,); () without a
+        review.
 
     Reference: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38
     (1985).
@@ -253,7 +258,8 @@ def decide(scores: Scores, keep: int, limits: Limits) -> Decision:
         (FAR, ~(scores.class_distance <= limits.class_distance)),
     )
     reasons: list[str | None] = [
-        next((name for name, failed in tests if failed[index]), None) for index in range(len(scores))
+        next((name for name, failed in tests if failed[index]), by_readers[index] if by_readers else None)
+        for index in range(len(scores))
     ]
     duplicate_of = [-1] * len(scores)
     selected: list[int] = []

@@ -17,6 +17,11 @@ REASONS = {
     ),
     "wrong_class": ("wrong class", "the classifier's probability of the class is too low"),
     "far_from_class": ("far from the class", "farther from the training images of the class than nearly all real ones"),
+    "not_reviewed": ("not reviewed", "passed the tests before, but no reader of the review judged it"),
+    "rejected_by_readers": (
+        "rejected by readers",
+        "at least half of its readers gave it a low quality or named another class",
+    ),
     "duplicate_in_pool": ("duplicate in the pool", "a near-duplicate of a generated image selected before"),
     "not_needed": ("not needed", "passed all tests, but enough more diverse images were selected"),
 }
@@ -93,13 +98,14 @@ def _facts(selected: Mapping[str, Any]) -> list[tuple[str, str]]:
         f"{name}: {model['workdir']} at step {model['checkpoint_step']} ({model['sha256'][:12]})"
         for name, model in selected["pool"].items()
     }
-    classifier = selected["classifier"]
+    classifier, reviews = selected["classifier"], selected.get("reviews")
     return [
         ("GAN", "; ".join(sorted(models))),
         ("Classifier", f"{classifier['workdir']} at step {classifier['checkpoint_step']}, real images only"),
         ("Distances in", selected["features"]["space"]),
         ("Split", selected["split_sha256"][:12]),
         *((name.replace("_", " "), f"{value:g}") for name, value in selected["rules"].items()),
+        *([("Blind review", f"{', '.join(reviews['readers'])}: {reviews['rule']}")] if reviews else []),
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 from hostile_inputs import EVIL, assert_harmless
 from PIL import Image
 
-from dim_jax import select, train
+from dim_jax import review, select, train
 from dim_jax.cli import command_line
 from dim_jax.data import dataset as datasets
 from dim_jax.data import images, manifest, phantom
@@ -164,6 +164,64 @@ def test_the_same_command_again_writes_the_same_files(finished, pool, data, clas
     assert re.search(rf"{LABEL}: selected \d of 19, reject rate \d+\.\d% \(.*copy_of_training_image", out)
     assert re.search(rf"{OTHER}: selected \d of 12, reject rate \d+\.\d%", out)
     assert f"report: {finished / 'report.html'}" in out
+
+
+def reviewed(pool, data, folder, judge):
+    """Scores of three readers of a review of the pool; judge(reader, image) gives quality and class."""
+    assert command_line.run(review.main, [f"--pool={pool}", f"--data={data}", f"--out={folder / 'r.html'}"]) == 0
+    key = files.read_json(folder / "r_key.json")
+    for reader in range(3):
+        answers = []
+        for number, image in enumerate(key["images"], 1):
+            quality, label = judge(reader, image)
+            answers.append({"number": number, "verdict": "generated", "quality": quality, "class": label})
+        record = {"format": 1, "review": key["digest"], "reader": f"reader {reader}", "answers": answers}
+        files.write_json(folder / f"answers{reader}.json", record)
+    scores = [f"--score={folder}/answers*.json", f"--key={folder / 'r_key.json'}"]
+    assert command_line.run(review.main, scores) == 0
+    return folder / "r_score.json", key["images"]
+
+
+def test_a_review_decides_which_images_are_selected(pool, data, classifier, tmp_path, capsys):
+    """Two of three readers find odd seeds poor, one finds all poor, and one names another class for seed 2."""
+
+    def judge(reader, image):
+        seed = re.search(r"seed(\d+)", image["path"])
+        is_poor = reader == 0 or (seed and reader == 1 and int(seed[1]) % 2)
+        is_other = seed and reader == 1 and int(seed[1]) == 2
+        return 2 if is_poor else 3, OTHER if is_other and image["label"] == LABEL else image["label"]
+
+    folder = tmp_path / "review"
+    scores, images_of_review = reviewed(pool / LABEL, data, folder, judge)
+    seen = {image["sha256"] for image in images_of_review if image["truth"] == "generated"}
+    out = tmp_path / "selected"
+    more = ["--keep=20", *LENIENT, f"--reviews={scores}"]
+    assert command_line.run(select.main, arguments(pool / LABEL, data, classifier, out, *more)) == 0
+    selected, rejected = (files.read_json(out / name) for name in ("selected.json", "rejected.json"))
+    seeds = [entry["seed"] for entry in selected["images"]]
+    assert seeds and all(seed % 2 == 0 and seed != 2 for seed in seeds)
+    assert {entry["sha256"] for entry in selected["images"]} <= seen
+    reasons = {entry["seed"]: entry["reason"] for entry in rejected["rejected"]}
+    objected = [seed for seed, reason in reasons.items() if reason == "rejected_by_readers"]
+    assert objected and all(seed % 2 or seed == 2 for seed in objected)
+    unseen = [entry["seed"] for entry in rejected["rejected"] if entry["sha256"] not in seen]
+    assert all(reasons[seed] in ("not_reviewed", "copy_of_training_image") for seed in unseen)
+    assert selected["reviews"] == rejected["reviews"]
+    assert selected["reviews"]["readers"] == ["reader 0", "reader 1", "reader 2"]
+    assert (out / selected["reviews"]["path"]).resolve() == scores and "at least half" in selected["reviews"]["rule"]
+    assert "reader 0, reader 1, reader 2: only images" in (out / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    for change, words in (
+        ({"split_sha256": "0" * 64}, "of another split"),
+        ({"images": []}, "is of no image of this pool"),
+        ({"images": [1]}, "does not hold the scores of a review"),
+        ({"format": 2}, "does not hold the scores of a review"),
+    ):
+        changed = tmp_path / "changed.json"
+        files.write_json(changed, files.read_json(scores) | change)
+        again = arguments(pool / LABEL, data, classifier, tmp_path / "new", *LENIENT, f"--reviews={changed}")
+        assert command_line.run(select.main, again) == 2
+        assert words in error_line(capsys) and not (tmp_path / "new").exists()
 
 
 class Page(HTMLParser):

@@ -19,7 +19,7 @@ from dim_jax.cli import command_line
 from dim_jax.data import dataset as datasets
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation.agreement import cohen_kappa, fleiss_kappa, proportion
-from dim_jax.gan import pool_writer, review_key, review_scores
+from dim_jax.gan import pool_writer, review_key, review_scores, review_votes
 from dim_jax.gan.review_answers import Answer
 from dim_jax.reporting import review_page
 from dim_jax.runs import files
@@ -329,6 +329,29 @@ def test_a_majority_needs_more_than_half_of_those_who_answered():
     assert review_scores.majority(given) == (Answer("real", 4, ""),)
     assert review_scores.majority(given[:2] + [[Answer("generated")]] * 2)[0].verdict == "unsure"
     assert review_scores.majority([[Answer()]]) == (Answer(),)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([(3, "polyp")], None),
+        ([(2, "polyp")], "rejected_by_readers"),
+        ([(5, "normal")], "rejected_by_readers"),
+        ([(5, "")], "rejected_by_readers"),  # none of the classes
+        ([(3, "polyp"), (1, "polyp")], "rejected_by_readers"),  # half of the readers
+        ([(3, "polyp"), (None, "polyp"), (1, None)], None),
+        ([(None, None), (4, None)], None),
+        ([(None, None)], "not_reviewed"),
+    ],
+)
+def test_an_image_is_rejected_if_half_of_its_readers_object(given, reason, tmp_path):
+    answers = {f"r{number}": {"quality": one, "class": label} for number, (one, label) in enumerate(given)}
+    image = {"truth": "generated", "label": "polyp", "sha256": "ab", "answers": answers}
+    real = {"truth": "real", "label": "polyp", "sha256": "cd", "answers": answers}
+    scores = {"format": 1, "review": "ef", "split_sha256": "", "readers": [], "scores": {}, "images": [image, real]}
+    votes = review_votes.load(files.write_json(tmp_path / "scores.json", scores), tmp_path)
+    assert votes.reason("ab") == reason
+    assert votes.reason("cd") == "not_reviewed"  # a real image is never selected
 
 
 @pytest.fixture(scope="module")
