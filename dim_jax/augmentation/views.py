@@ -23,6 +23,17 @@ def trained_views(flip: bool, rotate: bool) -> tuple[int, ...]:
     return tuple(2 * turns + mirrored for turns in range(4 if rotate else 1) for mirrored in range(2 if flip else 1))
 
 
+def show_all_alike(images: jax.Array, view: int) -> jax.Array:
+    """Mirrors and turns images (N, S, S, C) in the same way; see `show_view`, which has a view for each of them.
+
+    Args:
+      images: square images.
+      view: 0 to 7, known when the program is traced.
+    """
+    images = images[:, :, ::-1] if view % 2 == 1 else images
+    return jnp.rot90(images, view // 2, axes=(1, 2))
+
+
 def show_view(images: jax.Array, views: jax.Array) -> jax.Array:
     """Mirrors and turns each image.
 

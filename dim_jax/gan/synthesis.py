@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dim_jax.models.batch_norm import BatchNorm
+from dim_jax.models.gcgan_blocks import draw_noise
 
 # Seeds are computed in fixed groups of this size: other batch shapes would round differently.
 GROUP = 8
@@ -137,6 +138,23 @@ def _latents(generator: nn.Module, stream: int, seeds: jax.Array) -> tuple[jax.A
     return latents, noise_keys[:, 0]
 
 
+def inputs_of_seeds(generator: nn.Module, seeds: Sequence[int]) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Returns what the images of N seeds are generated from.
+
+    Returns:
+      latents (N, latent_size) and, by layer, the injected noise (N, side, side, 1) (gcgan.Generator.noise_sides); all
+      are normal, float32.
+    """
+    latents, keys = _latents(generator, _IMAGE_STREAM, jnp.asarray(seeds))
+    noise = {layer: draw_noise(keys, layer, side) for layer, side in generator.noise_sides.items()}
+    return jax.device_get((latents, noise))
+
+
+def to_pixels(images: jax.Array) -> jax.Array:
+    """Converts images in about [-1, 1] to uint8."""
+    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _generate_group(
     generator: nn.Module,
@@ -156,4 +174,4 @@ def _generate_group(
         (images, _), _ = generator.apply(variables, truncation * latents, True, *arguments, mutable=mutable)
     else:
         images, _ = generator.apply(variables, truncation * latents, False, *arguments)
-    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+    return to_pixels(images)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dim_jax.models.kernels.platforms import runs_in_library
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import Dtype
 from dim_jax.models.prepared_weights import prepared
@@ -76,7 +77,10 @@ def fused_batch_norms(layers: Sequence[BatchNorm], x: jax.Array, train: bool) ->
             return mean, scale * lax.rsqrt(var + first.epsilon), bias
 
         mean, gain, offset = prepared(first, "normalization", vectors)
-        y = (at_least_float32(x) - mean) * gain + offset
+        if runs_in_library():  # such runtimes fuse a product and a sum into the convolution before
+            y = at_least_float32(x) * gain + prepared(first, "shift", lambda: offset - mean * gain)
+        else:
+            y = (at_least_float32(x) - mean) * gain + offset
     return y.astype(first.dtype)
 
 

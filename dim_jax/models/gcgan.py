@@ -12,7 +12,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from dim_jax.models.batch_norm import BatchNorm
-from dim_jax.models.gcgan_blocks import CompoundUpBlock, Decoder, DownBlock, Gate, UpBlock, gated_linear, leaky_relu
+from dim_jax.models.gcgan_blocks import (
+    CompoundUpBlock,
+    Decoder,
+    DownBlock,
+    Gate,
+    Noise,
+    UpBlock,
+    gated_linear,
+    leaky_relu,
+)
 from dim_jax.models.kernels.convolutions import valid_convolution
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.kernels.resizing import halving_convolution
@@ -159,13 +168,20 @@ class Generator(nn.Module):
         _check_choice("up", self.up, UP_BLOCKS)
         super().__post_init__()
 
+    @property
+    def noise_sides(self) -> dict[int, int]:
+        """Layer with injected noise -> side of its map; the noise of an image is normal, (side, side, 1) a layer."""
+        blocks = [(number, side) for number, side in enumerate(list(GENERATOR_CHANNELS)[1:]) if side <= self.size]
+        noisy = [(number, side) for number, side in blocks if number % 2 == 0 and self.up != "plain"]
+        return {2 * number + half: side for number, side in noisy for half in (0, 1)}
+
     @nn.compact
     def __call__(
         self,
         z: jax.Array,
         train: bool,
         labels: jax.Array | None = None,
-        noise_keys: jax.Array | None = None,
+        noise: Noise = None,
         label_strength: float | jax.Array = 1.0,
     ) -> tuple[jax.Array, jax.Array]:
         """Generates one image per latent vector, at two sizes.
@@ -174,7 +190,8 @@ class Generator(nn.Module):
           z: (N, latent_size), standard normal.
           train: use and update batch statistics and singular vectors: needs mutable batch_stats and spectral.
           labels: (N,) int32; required if `num_classes` is above 0, else None.
-          noise_keys: (N,) random keys, one per image, for the injected noise; None for no noise.
+          noise: random keys (N,), one per image, for the injected noise; the noise itself, layer -> (N, side, side, 1)
+            as `noise_sides` has it; or None for no noise.
           label_strength: scalar in [0, 1], the scale of the class embedding; 0 ignores the labels.
 
         Returns:
@@ -199,7 +216,7 @@ class Generator(nn.Module):
             if number % 2 == 0 and self.up != "plain":
                 residual = self.up == "residual"
                 block = CompoundUpBlock(features, number, residual, self.axis_name, self.dtype, name=f"up{side}")
-                x = block(x, train, noise_keys)
+                x = block(x, train, noise)
             else:
                 x = UpBlock(features, self.axis_name, self.dtype, name=f"up{side}")(x, train)
             source = side // GENERATOR_REACH

@@ -1,6 +1,6 @@
 """Building blocks of GCGAN's generator and discriminator, on square feature maps (N, H, W, C), H = W."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,9 @@ from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.kernels.resizing import doubling_convolution, halving_convolution, repeat_pixels
 from dim_jax.models.layers import Dtype, fan_in_uniform
 from dim_jax.models.spectral import SpectralConv
+
+# Random keys (N,), one per image, or layer -> normal noise (N, side, side, 1), or None for no noise.
+Noise = jax.Array | Mapping[int, jax.Array] | None
 
 
 def block_means(x: jax.Array, side: int) -> jax.Array:
@@ -38,19 +41,24 @@ class InjectedNoise(nn.Module):
     """Adds normal noise that all channels of a position share, times a learned gain that is 0 at first.
 
     Attributes:
-      layer: index folded into the keys, different for every layer of a network.
+      layer: index of the layer, different for every layer of a network.
     """
 
     layer: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, noise: Noise) -> jax.Array:
         gain = self.param("gain", nn.initializers.zeros, (1,))
-        if keys is None:
+        if noise is None:
             return x
-        shape = (*x.shape[1:3], 1)
-        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, self.layer), shape))(keys)
-        return x + (gain * noise).astype(x.dtype)
+        if not isinstance(noise, Mapping):
+            noise = {self.layer: draw_noise(noise, self.layer, x.shape[1])}
+        return x + (gain * noise[self.layer]).astype(x.dtype)
+
+
+def draw_noise(keys: jax.Array, layer: int, side: int) -> jax.Array:
+    """Returns the noise (N, side, side, 1) of a layer, of the random keys (N,)."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, layer), (side, side, 1)))(keys)
 
 
 class UpBlock(nn.Module):
@@ -77,7 +85,7 @@ class CompoundUpBlock(nn.Module):
 
     Attributes:
       features: output channels.
-      layer: index folded into the noise keys, different for every block of a network.
+      layer: index of the block; its noise has the layers 2 * layer and 2 * layer + 1.
       residual: add the residual path; FastGAN has none.
       axis_name: device axis for batch statistics.
       dtype: dtype of the computation.
@@ -90,11 +98,11 @@ class CompoundUpBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, noise_keys: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, noise: Noise) -> jax.Array:
         y = x
         for number, (name, convolve) in enumerate((("first", doubling_convolution), ("second", convolution))):
             y = SpectralConv(2 * self.features, 3, convolve, self.dtype, name=name)(y, train)
-            y = InjectedNoise(2 * self.layer + number, name=f"{name}_noise")(y, noise_keys)
+            y = InjectedNoise(2 * self.layer + number, name=f"{name}_noise")(y, noise)
             y = gated_linear(BatchNorm(self.axis_name, dtype=self.dtype, name=f"{name}_norm")(y, train))
         if not self.residual:
             return y

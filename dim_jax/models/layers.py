@@ -1,6 +1,7 @@
 """Convolution and linear layers with PyTorch's default initialisation."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ from dim_jax.models.kernels.convolutions import (
     pointwise_convolution,
     strided_convolution,
 )
-from dim_jax.models.kernels.platforms import runs_on_cpu
+from dim_jax.models.kernels.platforms import runs_in_library, runs_on_cpu
 from dim_jax.models.prepared_weights import has_prepared, is_preparing, prepared
 
 Dtype = Any
@@ -165,4 +166,12 @@ def fused_pointwise(layers: Sequence[DepthwiseSeparable], x: jax.Array) -> jax.A
 
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 max pooling with stride 2 and padding 1: (N, H, W, C) -> (N, ceil(H / 2), ceil(W / 2), C)."""
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    if not runs_in_library():
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    # jax2onnx makes of a reduce_window a pooling over four axes, which ONNX Runtime does not have. A repeated edge is
+    # no larger than the maximum of a window that has the edge itself.
+    height, width = x.shape[1:3]
+    x = jnp.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
+    x = jnp.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
+    x = reduce(jnp.maximum, [x[:, top : top + height : 2] for top in range(3)])
+    return reduce(jnp.maximum, [x[:, :, left : left + width : 2] for left in range(3)])

@@ -17,6 +17,7 @@ from jax import lax
 
 from dim_jax.models.kernels.convolutions import convolution, pointwise_convolution
 from dim_jax.models.layers import Dtype, fan_in_uniform
+from dim_jax.models.prepared_weights import prepared
 
 COLLECTION = "spectral"
 
@@ -92,8 +93,8 @@ class SpectralConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", fan_in_uniform(self.kernel_size**2 * x.shape[-1]), shape)
-        kernel = spectral_normalize(self, kernel, train).astype(self.dtype)
+        weights = self.param("kernel", fan_in_uniform(self.kernel_size**2 * x.shape[-1]), shape)
+        kernel = prepared(self, "kernel", lambda: spectral_normalize(self, weights, train).astype(self.dtype))
         x = x.astype(self.dtype)
         return pointwise_convolution(x, kernel[0, 0]) if self.kernel_size == 1 else self.form(x, kernel)
 
@@ -115,8 +116,8 @@ class SpectralSeed(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         # PyTorch's bound for transposed convolutions uses the number of outputs.
         init = fan_in_uniform(self.side**2 * self.features)
-        kernel = self.param("kernel", init, (x.shape[-1], self.side, self.side, self.features))
-        kernel = spectral_normalize(self, kernel, train).astype(self.dtype)
+        weights = self.param("kernel", init, (x.shape[-1], self.side, self.side, self.features))
+        kernel = prepared(self, "kernel", lambda: spectral_normalize(self, weights, train).astype(self.dtype))
         y = x.astype(self.dtype) @ kernel.reshape(len(kernel), -1)
         return y.reshape(-1, self.side, self.side, self.features)
 

@@ -28,6 +28,12 @@ def haar(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (left_low + right_low) / 2, jnp.concatenate(details, axis=-1) / 2
 
 
+def pad_to_multiple(x: jax.Array, unit: int) -> jax.Array:
+    """Pads x (N, H, W, C) with zeros at the bottom and right so that `unit` divides height and width."""
+    margins = [(0, -side % unit) for side in x.shape[1:3]]
+    return jnp.pad(x, ((0, 0), *margins, (0, 0))) if any(after for _, after in margins) else x
+
+
 class Upsampling(nn.Module):
     """4x4 transposed convolution with stride 2 and padding 1, which doubles height and width.
 
@@ -46,8 +52,7 @@ class Upsampling(nn.Module):
         # Each of the 2 x 2 outputs per pixel depends on its own 2 x 2 inputs: one convolution computes all four.
         kernel = self.param("kernel", init, (2, 2, channels, 2, 2, self.features)).astype(self.dtype)
         bias = self.param("bias", init, (self.features,)).astype(self.dtype)
-        padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
-        y = valid_convolution(padded, kernel.reshape(2, 2, channels, -1))
+        y = valid_convolution(x.astype(self.dtype), kernel.reshape(2, 2, channels, -1), margin=1)
         y = y.reshape(number, height + 1, width + 1, 2, 2, self.features)
         rows = [
             jnp.stack([y[:, row : row + height, column : column + width, row, column] for column in range(2)], axis=3)
@@ -79,9 +84,7 @@ class WaveMixBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool, example_keys: jax.Array | None = None) -> jax.Array:
         height, width = x.shape[1:3]
         y = Conv(max(self.features // 4, 1), dtype=self.dtype, name="reduce")(x)
-        # Zero-pad at the bottom and right to a multiple of 2^levels.
-        margins = [(0, -side % 2**self.levels) for side in (height, width)]
-        y = jnp.pad(y, ((0, 0), *margins, (0, 0)))
+        y = pad_to_multiple(y, 2**self.levels)
         bands = []
         for _ in range(self.levels):
             y, details = haar(y)
@@ -157,8 +160,7 @@ class WaveMix(nn.Module):
         if train and self.dropout > 0 and example_keys is None:
             raise ValueError("WaveMix needs example_keys in training: one random key per image")
         features, side = 4 * max(round(self.channels * self.width / 4), 1), self.patch_size
-        margins = [(0, -length % side) for length in images.shape[1:3]]
-        x = jnp.pad(images, ((0, 0), *margins, (0, 0)))
+        x = pad_to_multiple(images, side)
         x = Conv(features // 4, 3, dtype=self.dtype, name="stem0")(x)
         x = Conv(features // 2, 3, dtype=self.dtype, name="stem1")(x)
         x = Patches(features, side, self.dtype, name="patches")(x)

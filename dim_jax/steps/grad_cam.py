@@ -48,7 +48,7 @@ def grad_cam(
     def score(perturbation: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         outputs = apply({**variables, "perturbations": {FEATURE_MAP: perturbation}})
         labels = jnp.where(classes == PREDICTED, outputs[0].argmax(-1), classes)
-        return jnp.take_along_axis(outputs[0], labels[:, jnp.newaxis], -1).sum(), outputs
+        return (outputs[0] * jax.nn.one_hot(labels, outputs[0].shape[-1])).sum(), outputs
 
     feature_map = jax.eval_shape(apply, variables)[2]
     gradient, (logits, features, activations) = jax.grad(score, has_aux=True)(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dim_jax.models.kernels import winograd
-from dim_jax.models.kernels.platforms import by_platform
+from dim_jax.models.kernels.platforms import by_platform, runs_in_library
 from dim_jax.models.kernels.precision import at_least_float32, matmul
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -35,6 +35,8 @@ def convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array
     Returns:
       (N, H, W, features).
     """
+    if runs_in_library():
+        return _convolution(x, kernel, 1, dilation)
     algorithm = cpu_algorithm(x, kernel, dilation)
     direct = partial(_direct_convolution, dilation=dilation)
     if algorithm == Algorithm.DIRECT:
@@ -185,6 +187,8 @@ def _kernel_gradient(padded: jax.Array, kernel: jax.Array, cotangent: jax.Array,
 
 def pointwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """1x1 convolution: x (N, H, W, C) @ kernel (C, features) -> (N, H, W, features)."""
+    if runs_in_library():
+        return _convolution(x, kernel[None, None], 1, 1)
     # Reshaped to a matrix: with four axes, XLA's CPU backend transposes the operands of the gradients.
     return _wide_pointwise(x, kernel).astype(x.dtype)
 
@@ -194,14 +198,18 @@ def _wide_pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return matmul(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def valid_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution of x (N, H, W, C) with kernel (k, k, C, features) without padding.
+def valid_convolution(x: jax.Array, kernel: jax.Array, margin: int = 0) -> jax.Array:
+    """Convolution of x (N, H, W, C) with kernel (k, k, C, features), padded by `margin` zeros on every side.
 
     Returns:
-      (N, H - k + 1, W - k + 1, features).
+      (N, H + 2 margin - k + 1, W + 2 margin - k + 1, features).
     """
+    if runs_in_library():
+        return lax.conv_general_dilated(x, kernel, (1, 1), ((margin, margin),) * 2, dimension_numbers=LAYOUT)
+    if margin:
+        x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
     if x.shape[1:3] == kernel.shape[:2]:
-        return pointwise_convolution(x.reshape(len(x), 1, 1, -1), kernel.reshape(-1, kernel.shape[-1]))
+        return pointwise_convolution(x.reshape(x.shape[0], 1, 1, -1), kernel.reshape(-1, kernel.shape[-1]))
     return _valid_convolution(x, kernel)
 
 
@@ -312,7 +320,6 @@ def _padded(x: jax.Array, size: int, dilation: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
     """Same-size depthwise convolution, zero-padded.
 
@@ -324,6 +331,35 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) ->
     Returns:
       (N, H, W, C).
     """
+    if runs_in_library():
+        margin = dilation * (kernel.shape[0] // 2)
+        return grouped_convolution(x, kernel, dilation=dilation, padding=((margin, margin), (margin, margin)))
+    return _depthwise_by_taps(x, kernel, dilation)
+
+
+def grouped_convolution(
+    x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]], stride: int = 1, dilation: int = 1
+) -> jax.Array:
+    """Depthwise convolution of x (N, H, W, C) with kernel (k, k, C) as one operation, for `runs_in_library`.
+
+    Args:
+      padding: zeros before and after height and width.
+      stride: step in pixels.
+      dilation: spacing of the taps in pixels.
+    """
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        (stride, stride),
+        padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=LAYOUT,
+        feature_group_count=x.shape[-1],
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_by_taps(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     size, _, channels = kernel.shape
     height, width = x.shape[1:3]
     padded = at_least_float32(_padded(x, size, dilation))
@@ -333,7 +369,7 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, dilation: int = 1) ->
 
 
 def _depthwise_forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return depthwise_convolution(x, kernel, dilation), (x, kernel)
+    return _depthwise_by_taps(x, kernel, dilation), (x, kernel)
 
 
 def _depthwise_backward(
@@ -352,7 +388,7 @@ def _depthwise_backward(
         return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * wide_cotangent) for start in starts])
 
     kernel_gradient = lax.map(row, jnp.arange(size)).astype(kernel.dtype)
-    return depthwise_convolution(cotangent, kernel[::-1, ::-1], dilation), kernel_gradient
+    return _depthwise_by_taps(cotangent, kernel[::-1, ::-1], dilation), kernel_gradient
 
 
 def _sum_over_pixels(x: jax.Array) -> jax.Array:
@@ -364,4 +400,4 @@ def _sum_over_pixels(x: jax.Array) -> jax.Array:
     return by_platform(x, cpu=by_matmul, default=lambda x: x.sum((0, 1, 2)))
 
 
-depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
+_depthwise_by_taps.defvjp(_depthwise_forward, _depthwise_backward)

@@ -1,15 +1,39 @@
-"""Choice between implementations of a computation for CPU and for accelerators."""
+"""Choice between implementations of a computation for CPU, for accelerators and for other runtimes than XLA."""
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import jax
 from jax import lax
 
+_runtime: ContextVar[str] = ContextVar("runtime", default="here")
+
+
+@contextlib.contextmanager
+def traced_for(runtime: Literal["xla", "library"]) -> Iterator[None]:
+    """Within the block, programs are traced for another machine than this one.
+
+    Args:
+      runtime: "xla" for XLA on any platform, so that `by_platform` keeps both implementations; "library" for a runtime
+        with a library of convolutions, such as ONNX Runtime, so that each convolution is one operation.
+    """
+    token = _runtime.set(runtime)
+    try:
+        yield
+    finally:
+        _runtime.reset(token)
+
 
 def runs_on_cpu() -> bool:
-    """Returns whether CPU is the default backend."""
-    return jax.default_backend() == "cpu"
+    """Returns whether programs run here and CPU is the default backend."""
+    return _runtime.get() == "here" and jax.default_backend() == "cpu"
+
+
+def runs_in_library() -> bool:
+    """Returns whether programs are traced for a runtime with a library of convolutions (see `traced_for`)."""
+    return _runtime.get() == "library"
 
 
 def by_platform(*operands: jax.Array, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
@@ -17,8 +41,11 @@ def by_platform(*operands: jax.Array, cpu: Callable[..., Any], default: Callable
 
     With an accelerator as the default backend, the choice is made when the program is lowered for a device. Without
     one, `cpu` is chosen while tracing, because tracing both takes a third of the tracing time of a training step: a
-    program traced there and lowered for another platform contains the CPU implementation.
+    program traced there and lowered for another platform contains the CPU implementation. `traced_for` has another
+    choice made.
     """
     if runs_on_cpu():
         return cpu(*operands)
+    if runs_in_library():
+        return default(*operands)
     return lax.platform_dependent(*operands, cpu=cpu, default=default)

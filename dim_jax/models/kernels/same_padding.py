@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dim_jax.models.kernels.convolutions import tap_slices
+from dim_jax.models.kernels.convolutions import LAYOUT, grouped_convolution, tap_slices
+from dim_jax.models.kernels.platforms import runs_in_library
 
 
 def same_margins(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -20,9 +21,13 @@ def same_margins(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def _margins(x: jax.Array, kernel_size: int, stride: int) -> list[tuple[int, int]]:
+    """Returns the zeros before and after the height and the width of x (N, H, W, C)."""
+    return [same_margins(size, kernel_size, stride) for size in x.shape[1:3]]
+
+
 def _padded(x: jax.Array, kernel_size: int, stride: int) -> jax.Array:
-    rows, columns = (same_margins(size, kernel_size, stride) for size in x.shape[1:3])
-    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+    return jnp.pad(x, ((0, 0), *_margins(x, kernel_size, stride), (0, 0)))
 
 
 def _shifted(x: jax.Array, kernel_size: int, stride: int) -> list[jax.Array]:
@@ -42,11 +47,13 @@ def strided_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Arr
     Returns:
       (N, ceil(H / stride), ceil(W / stride), features).
     """
+    if runs_in_library():
+        margins = _margins(x, kernel.shape[0], stride)
+        return lax.conv_general_dilated(x, kernel, (stride, stride), margins, dimension_numbers=LAYOUT)
     slices = jnp.concatenate(_shifted(x, kernel.shape[0], stride), axis=-1)
     return slices @ kernel.reshape(-1, kernel.shape[-1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided_depthwise_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Strided depthwise convolution with SAME padding, with a custom VJP.
 
@@ -61,12 +68,19 @@ def strided_depthwise_convolution(x: jax.Array, kernel: jax.Array, stride: int) 
     Returns:
       (N, ceil(H / stride), ceil(W / stride), C).
     """
+    if runs_in_library():
+        return grouped_convolution(x, kernel, _margins(x, kernel.shape[0], stride), stride)
+    return _strided_by_taps(x, kernel, stride)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _strided_by_taps(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     taps = kernel.reshape(-1, kernel.shape[-1])
     return sum(pixels * tap for pixels, tap in zip(_shifted(x, kernel.shape[0], stride), taps, strict=True))
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return strided_depthwise_convolution(x, kernel, stride), (x, kernel)
+    return _strided_by_taps(x, kernel, stride), (x, kernel)
 
 
 def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -74,7 +88,7 @@ def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], cotangent: ja
     return _input_gradient(x, kernel, cotangent, stride), _kernel_gradient(x, kernel, cotangent, stride)
 
 
-strided_depthwise_convolution.defvjp(_forward, _backward)
+_strided_by_taps.defvjp(_forward, _backward)
 
 
 def _input_gradient(x: jax.Array, kernel: jax.Array, cotangent: jax.Array, stride: int) -> jax.Array:
