@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "classify new images",
     "label_issues": "rank images whose labels look wrong",
     "report": "write an HTML report of one or more runs",
+    "export": "export a run to ONNX, StableHLO or safetensors, to use it without this package",
     "interop.convert": "convert checkpoints from and to the published PyTorch code",
 }
 

@@ -16,6 +16,7 @@ import pytest
 ALLOWED_SKIPS = {
     # optional and large; python -m pytest -m torch runs these where it is
     r"could not import 'torch'|needs PyTorch|PyTorch is optional",
+    r"ONNX is optional|onnxruntime-web is not here",  # as above, with -m onnx
     r"no Chromium is installed",  # a browser is no Python package
     r"the real images are not here",  # they are licensed and not part of the repository
     r"no file system may be mounted here",  # mounting needs root
@@ -83,6 +84,7 @@ LONG_FILES = (
     "benchmarks/test_benchmarks.py",
     "trainers/test_train.py",
     "interop/test_convert.py",
+    "interop/test_export.py",
     "training/test_two_processes.py",
     "training/test_kill_runs.py",
     "runs/test_full_disk.py",

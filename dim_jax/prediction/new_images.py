@@ -78,12 +78,12 @@ def predict_images(
     order = read_severity(severity, classifier.classes) if severity else None
     views = [views_of(run.config, run.workdir, use_views) for run in classifier.members]
     num_views = sum(map(len, views))
-    adjustment, temperature, abstention = _fit_on_validation(classifier, num_views, adjust, calibrate, coverage)
+    adjustment, temperature, abstention = fit_on_validation(classifier, num_views, adjust, calibrate, coverage)
     images = [
         FolderImages(paths, run.config.data.image_size, run.config.data.resize, run.mean, run.std)
         for run in classifier.members
     ]
-    of_members = [_predict(*member, batch_size) for member in zip(classifier.members, images, views, strict=True)]
+    of_members = [predict_member(*member, batch_size) for member in zip(classifier.members, images, views, strict=True)]
     # Files are unreadable to all members or to none.
     index, grad_cam = of_members[0].index, of_members[0].grad_cam if len(of_members) == 1 else None
     logits = np.asarray(mean_logits([predictions.logits for predictions in of_members]), np.float64)
@@ -123,10 +123,20 @@ def _preprocessing(run: "ClassifierRun") -> dict[str, Any]:
     return {"image_size": data.image_size, "resize": data.resize, "mean": run.mean, "std": run.std}
 
 
-def _predict(
+def predict_member(
     run: "ClassifierRun", images: FolderImages, views: tuple[int, ...], batch_size: int | None
 ) -> "Predictions":
-    """Returns predictions for the readable images; the global batch is rounded up to a multiple of the devices."""
+    """Returns the predictions of one classifier for the readable images.
+
+    Args:
+      run: the classifier.
+      images: the images, with its preprocessing.
+      views: views of an image whose probabilities are averaged.
+      batch_size: global batch size, which is rounded up to a multiple of the devices; None: that of the run's config.
+
+    Raises:
+      ValueError: no image can be read, or the weights do not fit the network or are not finite.
+    """
     batch_size = run.config.train.eval_batch_size if batch_size is None else batch_size
     compilation.configure_compilation()
     num_images, num_devices = len(images.paths), jax.device_count()
@@ -188,7 +198,7 @@ def _image_entries(
     return [entries[row] for row in range(len(images.paths))]
 
 
-def _fit_on_validation(
+def fit_on_validation(
     classifier: Classifier,
     num_views: int,
     adjust: bool,
