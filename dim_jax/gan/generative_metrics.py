@@ -3,8 +3,7 @@
 The features may be of any network, so the names KID and FID are not used: `kernel_distance` is the estimator of KID
 and `frechet_distance` the formula of FID, each in the feature space that the caller names. Every value of `compare`
 has a bootstrap interval, and as a baseline the same metric between two halves of the real images, because with a few
-dozen images even two halves of one class are far apart. `inception_scores` does the same for the inception score, which
-depends on the generated images only.
+dozen images even two halves of one class are far apart.
 """
 
 from collections.abc import Sequence
@@ -13,13 +12,18 @@ from typing import Any
 import numpy as np
 
 from dim_jax.gan.feature_sets import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, FeatureSets, weighted_frechet
+from dim_jax.gan.resampling import (
+    LEAST_IMAGES,
+    RESAMPLES,
+    TAILS,
+    check_features,
+    group_numbers,
+    halvings,
+    interval,
+    resample,
+)
 
-LEAST_IMAGES = 10
-RESAMPLES = 200
 FRECHET_RESAMPLES = 50  # fewer: each takes the singular values of a matrix of the size of the smaller set
-HALVINGS = 20
-LEVEL = 0.95
-TAILS = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
 
 # Metric -> lower and upper bound.
 BOUNDS = {
@@ -57,8 +61,8 @@ def kernel_distance(
     Reference: Binkowski et al., "Demystifying MMD GANs", ICLR 2018, section 4; Efron & Stein, "The jackknife estimate
     of variance", Annals of Statistics 9 (1981).
     """
-    real, generated = _checked(real, generated, 2)
-    sets = FeatureSets(real, generated, _group_numbers(groups, len(real)), np.arange(len(generated)))
+    real, generated = check_features(real, generated, 2)
+    sets = FeatureSets(real, generated, group_numbers(groups, len(real)), np.arange(len(generated)))
     value = sets.kernel_distance(np.ones(len(real)), np.ones(len(generated)))
     return value, sets.kernel_standard_error()
 
@@ -82,7 +86,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     Multivariate Analysis 12 (1982), eq. 4; Heusel et al., "GANs trained by a two time-scale update rule converge to a
     local Nash equilibrium", NeurIPS 2017, for its use.
     """
-    real, generated = _checked(real, generated, 2)
+    real, generated = check_features(real, generated, 2)
     return weighted_frechet(real, generated, np.ones(len(real)), np.ones(len(generated)))
 
 
@@ -108,7 +112,7 @@ def precision_recall(
     Reference: Kynkäänniemi et al., "Improved precision and recall metric for assessing generative models", NeurIPS
     2019, eqs. 1 and 2.
     """
-    real, generated = _checked(real, generated, neighbours + 1)
+    real, generated = check_features(real, generated, neighbours + 1)
     sets = FeatureSets(real, generated, np.arange(len(real)), np.arange(len(generated)))
     values = sets.neighbourhoods(np.ones(len(real)), np.ones(len(generated)), neighbours, neighbours)
     return values["precision"], values["recall"]
@@ -135,63 +139,10 @@ def density_coverage(
 
     Reference: Naeem et al., "Reliable fidelity and diversity metrics for generative models", ICML 2020, eqs. 3 and 4.
     """
-    real, generated = _checked(real, generated, neighbours + 1)
+    real, generated = check_features(real, generated, neighbours + 1)
     sets = FeatureSets(real, generated, np.arange(len(real)), np.arange(len(generated)))
     values = sets.neighbourhoods(np.ones(len(real)), np.ones(len(generated)), neighbours, neighbours)
     return values["density"], values["coverage"]
-
-
-def inception_score(logits: np.ndarray) -> float:
-    """Inception score: exp of the mean over images of KL(p(y | x) || p(y)), p(y) being the mean of p(y | x).
-
-    It is biased downward for few images. The mean is over all images; the authors' code averages over ten splits.
-
-    Args:
-      logits: (N, C), N >= 1; for the published score those of `feature_nets.inception_features`.
-
-    Returns:
-      From 1, if all images have the same probabilities, to min(N, C).
-
-    Reference: Salimans et al., "Improved techniques for training GANs", NeurIPS 2016, section 4.
-    """
-    return _ClassProbabilities(logits).inception_score(np.ones(len(logits)))
-
-
-def inception_scores(
-    real: np.ndarray, generated: np.ndarray, *, groups: Sequence[Any] | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """Inception scores of generated and of real images, with bootstrap intervals.
-
-    Args:
-      real, generated: logits, (N, C) and (M, C).
-      groups, seed: as in `compare`, whose resamples and halves are used.
-
-    Returns:
-      A JSON-ready dict: "generated" and "real", each {"value", "interval": [low, high]}, and "same_size", the mean
-      scores of halves of the real images and of as many generated ones: {"generated", "real", "real_interval"}, or
-      None if the real images cannot be halved.
-
-    Raises:
-      ValueError: fewer than 10 images on a side, or logits that do not fit or are not finite.
-    """
-    real, generated = _checked(real, generated, LEAST_IMAGES)
-    groups_of = {"real": _group_numbers(groups, len(real)), "generated": np.arange(len(generated))}
-    probabilities = {"real": _ClassProbabilities(real), "generated": _ClassProbabilities(generated)}
-    rng, scores = np.random.default_rng([seed, 0]), {}
-    for name, images in probabilities.items():
-        value = images.inception_score(np.ones(len(groups_of[name])))
-        resampled = [images.inception_score(_resample(groups_of[name], rng)) for _ in range(RESAMPLES)]
-        scores[name] = {"value": value, "interval": _interval(value, np.array(resampled), 1.0, np.inf)}
-    halves = _halvings(groups_of["real"], len(generated), np.random.default_rng([seed, 1]))
-    scores["same_size"] = None
-    if halves:
-        real_scores = [inception_score(real[half]) for half, _, _ in halves]
-        scores["same_size"] = {
-            "generated": float(np.mean([inception_score(generated[subset]) for _, _, subset in halves])),
-            "real": float(np.mean(real_scores)),
-            "real_interval": np.quantile(real_scores, TAILS).tolist(),
-        }
-    return scores
 
 
 def compare(
@@ -228,12 +179,12 @@ def compare(
     Raises:
       ValueError: fewer than 10 images on a side, or features that do not fit or are not finite.
     """
-    real, generated = _checked(real, generated, LEAST_IMAGES)
-    numbers = _group_numbers(groups, len(real))
+    real, generated = check_features(real, generated, LEAST_IMAGES)
+    numbers = group_numbers(groups, len(real))
     sets = FeatureSets(real, generated, numbers, np.arange(len(generated)))
     values = sets.all_metrics(np.ones(len(real)), np.ones(len(generated)))
     intervals = _bootstrap(sets, values, np.random.default_rng([seed, 0]))
-    halves = _halvings(numbers, len(generated), np.random.default_rng([seed, 1]))
+    halves = halvings(numbers, len(generated), np.random.default_rng([seed, 1]))
     same_size = _at_same_size(real, generated, numbers, halves)
     metrics = {
         name: {"value": values[name], "interval": intervals[name], "same_size": same_size.get(name)} for name in METRICS
@@ -251,6 +202,35 @@ def compare(
     }
 
 
+def at_equal_sizes(
+    real: np.ndarray, generated: np.ndarray, *, groups: Sequence[Any] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """The metrics of `compare` at the size of half of the real images, without the Frechet distance and intervals.
+
+    Args:
+      real, generated, groups, seed: as in `compare`.
+
+    Returns:
+      "images" (per side) and, from metric to {"generated", "real_vs_real", "real_interval"}, the means over halvings.
+
+    Raises:
+      ValueError: as in `compare`, or the real images cannot be halved.
+    """
+    real, generated = check_features(real, generated, LEAST_IMAGES)
+    numbers = group_numbers(groups, len(real))
+    halves = halvings(numbers, len(generated), np.random.default_rng([seed, 1]))
+    if not halves:
+        raise ValueError(_not_halved(numbers))
+    return {"images": len(halves[0][0]), **_at_same_size(real, generated, numbers, halves, with_frechet=False)}
+
+
+def _not_halved(numbers: np.ndarray) -> str:
+    return (
+        f"real against real is missing: {len(numbers)} real images of {int(numbers.max()) + 1} cases do not give two "
+        f"halves of at least {LEAST_IMAGES} images"
+    )
+
+
 def _notes(real: np.ndarray, generated: np.ndarray, numbers: np.ndarray, halves: list) -> list[str]:
     """Returns caveats of a comparison."""
     notes = []
@@ -260,94 +240,37 @@ def _notes(real: np.ndarray, generated: np.ndarray, numbers: np.ndarray, halves:
             "covariance; read it only beside real against real at the same size"
         )
     if not halves:
-        notes.append(
-            f"real against real is missing: {len(real)} real images of {int(numbers.max()) + 1} cases do not give two "
-            f"halves of at least {LEAST_IMAGES} images"
-        )
+        notes.append(_not_halved(numbers))
     return notes
-
-
-class _ClassProbabilities:
-    """Class probabilities of logits (N, C) and their entropies, for inception scores of many resamples."""
-
-    def __init__(self, logits: np.ndarray):
-        logits = np.asarray(logits, np.float64)
-        shifted = logits - logits.max(1, keepdims=True)
-        log_sums = np.log(np.exp(shifted).sum(1, keepdims=True))
-        self._values = np.exp(shifted - log_sums)
-        self._entropies = -(self._values * (shifted - log_sums)).sum(1)
-
-    def inception_score(self, weights: np.ndarray) -> float:
-        """Inception score of a weighted sample; weights (N,)."""
-        shares = weights / weights.sum()
-        mean = shares @ self._values
-        mean = mean[mean > 0]
-        # The mean divergence is the entropy of the mean minus the mean entropy, which takes no logarithm of 0.
-        divergence = -(mean * np.log(mean)).sum() - shares @ self._entropies
-        return float(np.exp(max(divergence, 0.0)))
 
 
 def _bootstrap(sets: FeatureSets, values: dict[str, float], rng: np.random.Generator) -> dict[str, list[float]]:
     """Returns the interval of each metric: the spread of its resamples around its value."""
     resampled: dict[str, list[float]] = {name: [] for name in METRICS}
     for number in range(RESAMPLES):
-        real, generated = (_resample(groups, rng) for groups in (sets.groups, sets.generated_groups))
+        real, generated = (resample(groups, rng) for groups in (sets.groups, sets.generated_groups))
         for name, value in sets.all_metrics(real, generated, number < FRECHET_RESAMPLES).items():
             resampled[name].append(value)
-    return {name: _interval(values[name], np.array(resampled[name]), *BOUNDS[name]) for name in METRICS}
-
-
-def _resample(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Resamples whole groups with replacement, at least two different ones; returns the weight of each image, (N,)."""
-    number = int(groups.max()) + 1
-    while True:
-        times = rng.multinomial(number, np.full(number, 1 / number))
-        if np.count_nonzero(times) > 1:
-            return times[groups].astype(np.float64)
-
-
-def _interval(value: float, resampled: np.ndarray, least: float, most: float) -> list[float]:
-    """Returns the quantiles of the resamples, centred on `value` and clipped to the metric's bounds."""
-    low, high = value + np.quantile(resampled, TAILS) - resampled.mean()
-    return [float(max(low, least)), float(min(high, most))]
-
-
-def _halvings(
-    groups: np.ndarray, generated: int, rng: np.random.Generator
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Returns rows of two real halves without a common group and of generated images, all of one size; or []."""
-    sizes = np.bincount(groups)
-    halves = []
-    for _ in range(HALVINGS):
-        order = rng.permutation(len(sizes))
-        cut = 1 + int(np.abs(2 * np.cumsum(sizes[order]) - len(groups)).argmin())
-        is_first = np.isin(groups, order[:cut])
-        halves.append((rng.permutation(np.flatnonzero(is_first)), rng.permutation(np.flatnonzero(~is_first))))
-    # Large groups may make some halves small; the common size is the median.
-    smaller = np.array([min(len(first), len(second)) for first, second in halves])
-    size = min(int(np.median(smaller)), generated)
-    if size < LEAST_IMAGES:
-        return []
-    return [
-        (first[:size], second[:size], rng.permutation(generated)[:size])
-        for (first, second), small in zip(halves, smaller, strict=True)
-        if small >= size
-    ]
+    return {name: interval(values[name], np.array(resampled[name]), *BOUNDS[name]) for name in METRICS}
 
 
 def _at_same_size(
-    real: np.ndarray, generated: np.ndarray, groups: np.ndarray, halves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    real: np.ndarray,
+    generated: np.ndarray,
+    groups: np.ndarray,
+    halves: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    with_frechet: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics between halves of the real images, and between a half and as many generated images."""
     by_kind: dict[str, dict[str, list[float]]] = {name: {"generated": [], "real": []} for name in METRICS}
     for first, second, subset in halves:
         ones = np.ones(len(first))
-        first_groups, second_groups = (_group_numbers(groups[half], len(half)) for half in (first, second))
+        first_groups, second_groups = (group_numbers(groups[half], len(half)) for half in (first, second))
         for kind, others, other_groups in (
             ("real", real[second], second_groups),
             ("generated", generated[subset], np.arange(len(subset))),
         ):
-            values = FeatureSets(real[first], others, first_groups, other_groups).all_metrics(ones, ones)
+            values = FeatureSets(real[first], others, first_groups, other_groups).all_metrics(ones, ones, with_frechet)
             for name, value in values.items():
                 by_kind[name][kind].append(value)
     return {
@@ -359,25 +282,3 @@ def _at_same_size(
         for name, values in by_kind.items()
         if values["real"]
     }
-
-
-def _group_numbers(groups: Sequence[Any] | None, count: int) -> np.ndarray:
-    """Returns groups as numbers from 0 on, (N,); if all images are of one group, each is its own."""
-    if groups is None or len(set(groups)) == 1:
-        return np.arange(count)
-    if len(groups) != count:
-        raise ValueError(f"{len(groups)} groups do not fit {count} real images")
-    return np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-
-
-def _checked(real: np.ndarray, generated: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both sets as float64; raises ValueError for wrong shapes, too few images or non-finite features."""
-    real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
-    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
-        raise ValueError(f"features of shape {real.shape} and {generated.shape} do not fit; (N, F) and (M, F) do")
-    for name, features in (("real", real), ("generated", generated)):
-        if len(features) < least:
-            raise ValueError(f"{len(features)} {name} images are too few to compare distributions; {least} are needed")
-        if not np.isfinite(features).all():
-            raise ValueError(f"the features of the {name} images are not all finite")
-    return real, generated

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
-from dim_jax.gan import generative_metrics, pools, review_votes, selection
+from dim_jax.gan import generative_metrics, inception_scores, pools, review_votes, selection
 from dim_jax.gan.candidates import (
     CandidateFeatures,
     Candidates,
@@ -185,7 +185,7 @@ def _compare_inception(
     record = _compare(inception.features[real], inception.features[generated], groups, inception.space)
     if "metrics" in record:
         logits = inception.logits
-        record["inception_score"] = generative_metrics.inception_scores(logits[real], logits[generated], groups=groups)
+        record["inception_score"] = inception_scores.inception_scores(logits[real], logits[generated], groups=groups)
     return record
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dim_jax.gan import generative_metrics as metrics
+from dim_jax.gan import inception_scores
 
 sizes = st.integers(11, 24)
 seeds = st.integers(0, 2**31 - 1)
@@ -241,9 +242,9 @@ def test_features_that_do_not_fit_or_are_not_finite_are_refused(real, generated,
 
 
 def test_the_inception_score_is_one_for_equal_predictions_and_the_number_of_classes_for_certain_ones():
-    assert metrics.inception_score(np.tile(features(1, 9), (20, 1))) == pytest.approx(1, abs=1e-12)
+    assert inception_scores.inception_score(np.tile(features(1, 9), (20, 1))) == pytest.approx(1, abs=1e-12)
     # Logits so far apart that the probabilities of the other classes are 0.
-    assert metrics.inception_score(np.tile(1e4 * np.eye(7), (3, 1))) == pytest.approx(7)
+    assert inception_scores.inception_score(np.tile(1e4 * np.eye(7), (3, 1))) == pytest.approx(7)
 
 
 @settings(max_examples=15)
@@ -253,27 +254,27 @@ def test_the_inception_score_is_the_formula_of_the_paper_and_does_not_depend_on_
     logits = 3 * rng.standard_normal((n, 6))
     probabilities = scipy.special.softmax(logits, 1)
     divergences = [scipy.stats.entropy(row, probabilities.mean(0)) for row in probabilities]
-    value = metrics.inception_score(logits)
+    value = inception_scores.inception_score(logits)
     assert value == pytest.approx(np.exp(np.mean(divergences)))
     assert 1 <= value <= min(n, 6) + 1e-9
     changed = rng.permutation(logits)[:, rng.permutation(6)] + rng.standard_normal((n, 1))
-    assert metrics.inception_score(changed) == pytest.approx(value)
+    assert inception_scores.inception_score(changed) == pytest.approx(value)
 
 
 def test_inception_scores_have_intervals_and_a_baseline_of_real_images():
     real, generated = 4 * features(60, 8), 4 * features(25, 8, 1)
     groups = [f"case {number // 2}" for number in range(60)]
-    scores = metrics.inception_scores(real, generated, groups=groups)
+    scores = inception_scores.inception_scores(real, generated, groups=groups)
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
-    assert scores == metrics.inception_scores(real, generated, groups=groups)
+    assert scores == inception_scores.inception_scores(real, generated, groups=groups)
     for name, logits in (("real", real), ("generated", generated)):
-        assert scores[name]["value"] == metrics.inception_score(logits)
+        assert scores[name]["value"] == inception_scores.inception_score(logits)
         low, high = scores[name]["interval"]
         assert 1 <= low < scores[name]["value"] < high < 8
     low, high = scores["same_size"]["real_interval"]
     # 25 images of either: equal distributions, and less than all 60 give.
     assert low <= scores["same_size"]["generated"] <= high
     assert scores["same_size"]["real"] < scores["real"]["value"]
-    assert metrics.inception_scores(real[:15], generated)["same_size"] is None
+    assert inception_scores.inception_scores(real[:15], generated)["same_size"] is None
     with pytest.raises(ValueError, match="10 are needed"):
-        metrics.inception_scores(real, generated[:9])
+        inception_scores.inception_scores(real, generated[:9])
