@@ -1,7 +1,9 @@
 """Selects the images of a pool to train on, and lists the reasons against all others.
 
-Writes selected.json (for config.data.generated), rejected.json, report.html and closest_pairs.png."""
+Writes selected.json (for config.data.generated), rejected.json, diagnosis.json, report.html and closest_pairs.png. The
+diagnosis compares the images with real ones in several feature spaces and decides nothing."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,12 +12,13 @@ from pathlib import Path
 from dim_jax.cli import command_line
 
 EXAMPLES = """  python -m dim_jax.select --pool=pool --data=DATA --classifier=runs/a --keep=20 --out=selected
-  python -m dim_jax.select --pool=pool/normal --data=DATA --classifier=runs/a --out=selected --distance-slack=1.2"""
+  python -m dim_jax.select --pool=pool/normal --data=DATA --classifier=runs/a --out=selected --distance-slack=1.2
+  python -m dim_jax.select --pool=pool --data=DATA --classifier=runs/a --out=selected --enlarge-to=224"""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command with its command-line arguments."""
-    from dim_jax.gan.selection_rules import CLASSIFIER, LITE0, Rules
+    from dim_jax.gan.selection_rules import FEATURES, LITE2, Rules
 
     defaults = Rules()
     parser = command_line.parser("select", __doc__, EXAMPLES)
@@ -57,9 +60,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     add(
         "--features",
-        default=LITE0,
-        choices=(LITE0, CLASSIFIER),
-        help="features for distances: of EfficientNet-Lite0, or of the classifier (default: %(default)s)",
+        default=LITE2,
+        choices=FEATURES,
+        help="features for distances, of a network that the GAN's discriminator did not learn from (default: "
+        "%(default)s)",
     )
     add(
         "--inception-weights",
@@ -67,6 +71,19 @@ def main(arguments: Sequence[str]) -> None:
         metavar="FILE",
         help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth: also reports FID, KID and the inception score, "
         "which do not affect the selection",
+    )
+    add(
+        "--diagnosis",
+        action=argparse.BooleanOptionalAction,
+        help="compare with real images in all feature spaces that may judge, at several resolutions (default: if every "
+        "class has 10 generated and 10 training images)",
+    )
+    add(
+        "--enlarge-to",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="also measure how well a linear head tells generated images from real ones when enlarged to this size",
     )
     for name, text in (
         (
@@ -90,6 +107,7 @@ def main(arguments: Sequence[str]) -> None:
     command_line.start_logging()
     rules = Rules(**{name: options[name] for name in asdict(defaults)})
     names = ("pool", "data", "classifier", "out", "keep", "features", "inception_weights", "reviews")
+    names += ("diagnosis", "enlarge_to")
     inputs = {name: options[name] for name in names}
     from dim_jax.gan.pool_selection import REPORT, SELECTED, select_images, summary
 

@@ -248,7 +248,7 @@ class Experiment:
         rules = Rules(**{key: getattr(options, key) for key in vars(Rules())})
         out = self.site.selected(fold, name).parent
         selection = pool_selection.select_images(
-            folder / "pool", self.site.data, run.folder(self.site), out, keep, rules
+            folder / "pool", self.site.data, run.folder(self.site), out, keep, rules, diagnosis=False
         )
         say(pool_selection.summary(selection))
         compilation.clear_compiled_programs()
@@ -280,7 +280,7 @@ class Experiment:
                 "select", f"--pool={folder / 'pool'}", f"--data={self.site.data}",
                 f"--classifier={self.judge(run.fold).folder(self.site)}",
                 f"--keep={self._max_selected(run.fold, name)}",
-                *rules, f"--out={self.site.selected(run.fold, name).parent}",
+                *rules, "--no-diagnosis", f"--out={self.site.selected(run.fold, name).parent}",
             ])  # fmt: skip
         lines.append(["train", f"--workdir={run.folder(self.site)}"])
         return [f"python -m dim_jax.{command} {shlex.join(options)}" for command, *options in lines]

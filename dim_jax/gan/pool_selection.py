@@ -1,8 +1,9 @@
 """Selection of the images of a pool that are worth training on, with one reason for every rejected image.
 
-Writes selected.json (for config.data.generated), rejected.json, report.html and closest_pairs.png.
+Writes selected.json (for config.data.generated), rejected.json, diagnosis.json, report.html and closest_pairs.png.
 """
 
+import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
-from dim_jax.gan import generative_metrics, inception_scores, pools, review_votes, selection
+from dim_jax.gan import generative_metrics, inception_scores, judges, pools, review_votes, selection
 from dim_jax.gan.candidates import (
     CandidateFeatures,
     Candidates,
@@ -19,12 +20,16 @@ from dim_jax.gan.candidates import (
     extract_features,
     open_candidates,
 )
-from dim_jax.gan.selection_rules import CLASSIFIER, LITE0, Rules
+from dim_jax.gan.diagnosis import check_sizes, diagnose
+from dim_jax.gan.selection_rules import CLASSIFIER, FEATURES, INCEPTION, LITE2, Rules
 from dim_jax.reporting import closest_pairs, selection_page
 from dim_jax.runs import files
 from dim_jax.training import compilation
 
-SELECTED, REJECTED, REPORT, CLOSEST = "selected.json", "rejected.json", "report.html", "closest_pairs.png"
+SELECTED, REJECTED, DIAGNOSIS = "selected.json", "rejected.json", "diagnosis.json"
+REPORT, CLOSEST = "report.html", "closest_pairs.png"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,11 @@ def select_images(
     out: str | Path,
     keep: int = 20,
     rules: Rules = Rules(),  # noqa: B008 (it is frozen)
-    features: str = LITE0,
+    features: str = LITE2,
     inception_weights: str | Path = "",
     reviews: str | Path = "",
+    diagnosis: bool | None = None,
+    enlarge_to: int = 0,
 ) -> dict[str, Any]:
     """Selects images of every class of a pool and writes the folder `out`.
 
@@ -59,26 +66,32 @@ def select_images(
       out: folder to write; new, empty, or of an earlier selection, which is replaced.
       keep: maximum number of images per class, at least 1.
       rules: strictness of the selection.
-      features: feature space of the distances: "efficientnet_lite0" (ImageNet weights), or "classifier" for the
-        features of that run.
+      features: feature space of the distances: "efficientnet_lite2" or "efficientnet_lite0" (ImageNet weights), or
+        "classifier" for the features of that run.
       inception_weights: weight file of the Inception network of FID (pretrained.inception_v3). With it FID, KID and the
         inception score are reported too; the selection does not depend on them.
       reviews: scores of a blind review, written by `review --score`; only images that its readers judged and do not
         reject are selected (review_votes.RULE). "" for none.
+      diagnosis: also compare the images with real ones in all feature spaces that may judge them, and write
+        diagnosis.json (diagnosis.diagnose); None: if every class has enough images.
+      enlarge_to: of diagnosis.diagnose.
 
     Returns:
       The contents of selected.json.
 
     Raises:
       FileNotFoundError: there is no pool, no data, no run or no such weight file, or an image is missing.
-      ValueError: pool, data and classifier differ in split, the classifier was trained on generated images, or a file
-        is broken, or the review is of another split or of none of the images.
+      ValueError: pool, data and classifier differ in split, the classifier was trained on generated images, a
+        discriminator used the features, a class has too few images for the diagnosis, a file is broken, or the review
+        is of another split or of none of the images.
     """
     out = Path(os.path.abspath(out))
     if keep < 1:
         raise ValueError(f"--keep={keep} must be at least 1")
-    if features not in (LITE0, CLASSIFIER):
-        raise ValueError(f"--features={features} is unknown; choose {LITE0} or {CLASSIFIER}")
+    if features not in FEATURES:
+        raise ValueError(f"--features={features} is unknown; choose {', '.join(FEATURES)}")
+    if enlarge_to and diagnosis is False:
+        raise ValueError(f"--enlarge-to={enlarge_to} belongs to the diagnosis; leave out --no-diagnosis")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file; choose a folder")
     _check_folder(out)
@@ -87,6 +100,8 @@ def select_images(
     candidates = open_candidates(pool, data, classifier)
     if votes:
         _check_votes(votes, candidates)
+    judges.check_space(features, candidates.classifier, candidates.pools)
+    spaces, not_used = _judges(candidates, inception_weights, diagnosis, enlarge_to)
     candidate_features = extract_features(candidates, features, inception_weights)
     selections = [
         _select_class(candidates, candidate_features, class_pool, keep, rules, votes) for class_pool in candidates.pools
@@ -94,26 +109,61 @@ def select_images(
     selected, rejected = _records(candidates, candidate_features, selections, out, keep, rules, features)
     if votes:
         selected["reviews"] = rejected["reviews"] = votes.record
-    pages = _pages(candidates, selections, selected, rejected, out)
+    diagnosed = None
+    if spaces:
+        chosen = {choice.pool.label: choice.decision.selected for choice in selections}
+        diagnosed = diagnose(candidates, candidate_features, features, chosen, spaces, enlarge_to)
+        diagnosed["not_used"] = not_used
+    pages = _pages(candidates, selections, selected, rejected, diagnosed, out)
+    for warning in judges.unrecorded(candidates.pools):
+        log.warning("%s", warning)
     with files.turn(out):
         _check_folder(out)
         # Identifies the folder as that of a selection if this call is interrupted; selected.json means that it is done.
         files.write_json(out / REJECTED, rejected)
         for name, page in pages.items():
             files.write_bytes(out / name, page)
+        if diagnosed:
+            files.write_json(out / DIAGNOSIS, diagnosed)
+        elif _is_ours(out / DIAGNOSIS):
+            (out / DIAGNOSIS).unlink()
         files.write_json(out / SELECTED, selected)
     return selected
 
 
+def _judges(
+    candidates: Candidates, inception_weights: str | Path, diagnosis: bool | None, enlarge_to: int
+) -> tuple[list[judges.Judge], dict[str, str]]:
+    """Returns the feature spaces of the diagnosis, none if there is to be none, and the reasons against the others."""
+    if diagnosis is False:
+        return [], {}
+    try:
+        check_sizes(candidates, enlarge_to)
+    except ValueError as error:
+        if diagnosis or enlarge_to:
+            raise
+        log.warning("there is no diagnosis: %s", error)
+        return [], {}
+    run = candidates.classifier
+    not_used = judges.unused_spaces(run, candidates.pools, inception_weights)
+    names = [name for name in (*FEATURES, INCEPTION) if name not in not_used]
+    if len(names) < 2:
+        log.warning("only %s may judge these images; a --classifier of another network would be a second space", names)
+    try:
+        return judges.open_judges(names, run, inception_weights), not_used
+    except ValueError as error:
+        raise ValueError(f"{error}; or use --features={CLASSIFIER} --no-diagnosis, which does not need them") from None
+
+
 def _check_folder(out: Path) -> None:
     """Raises ValueError if the folder holds anything and no selection, or a file that no selection wrote."""
-    ours = [name for name in (SELECTED, REJECTED) if _is_ours(out / name)]
+    ours = [name for name in (SELECTED, REJECTED, DIAGNOSIS) if _is_ours(out / name)]
     if out.is_dir() and any(out.iterdir()) and not ours:
         raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
     names = [SELECTED, REJECTED, REPORT, CLOSEST]
-    # Every selection has a rejected.json; a selected.json alone may be a copy.
-    listed = names if REJECTED in ours else ours
-    files.check_replaceable([out / name for name in names], {out / name for name in listed})
+    # Every selection has a rejected.json; a selected.json alone may be a copy. Not every one has a diagnosis.
+    listed = {*ours, *(names if REJECTED in ours else ())}
+    files.check_replaceable([out / name for name in (*names, DIAGNOSIS)], {out / name for name in listed})
 
 
 def _is_ours(path: Path) -> bool:
@@ -274,6 +324,7 @@ def _pages(
     selections: list[ClassSelection],
     selected: dict[str, Any],
     rejected: dict[str, Any],
+    diagnosed: dict[str, Any] | None,
     out: Path,
 ) -> dict[str, bytes]:
     """Returns the HTML report and the sheet of closest pairs by file name."""
@@ -292,7 +343,7 @@ def _pages(
             "all generated images": (scores.feature_distance, scores.pixel_distance),
         }
     return {
-        REPORT: selection_page.render(selected, rejected["rejected"], nearest, pairs).encode("utf-8"),
+        REPORT: selection_page.render(selected, rejected["rejected"], nearest, pairs, diagnosed).encode("utf-8"),
         CLOSEST: closest_pairs.closest_sheet(selected, rejected["rejected"], pairs),
     }
 

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-LITE0, CLASSIFIER = "efficientnet_lite0", "classifier"
+LITE0, LITE2, CLASSIFIER = "efficientnet_lite0", "efficientnet_lite2", "classifier"
+FEATURES = (LITE2, CLASSIFIER, LITE0)  # spaces in which a selection may measure distances
+INCEPTION = "inception"  # reported only
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.reporting import figures, pages, thumbnails, wording
+from dim_jax.reporting import diagnosis_view, figures, metric_tables, pages, thumbnails, wording
 from dim_jax.reporting.closest_pairs import MOST_PAIRS, Pictures, aligned, closest
 
 MOST_REJECTED = 12
@@ -25,20 +25,6 @@ REASONS = {
     "duplicate_in_pool": ("duplicate in the pool", "a near-duplicate of a generated image selected before"),
     "not_needed": ("not needed", "passed all tests, but enough more diverse images were selected"),
 }
-METRICS = {
-    "kernel_distance": ("Kernel distance", "lower is better, 0 for equal distributions; same estimator as KID"),
-    "frechet_distance": ("Fréchet distance", "lower is better; its bias decreases with the number of images"),
-    "precision": ("Precision", "share of generated images in the neighbourhoods of real images (fidelity)"),
-    "recall": ("Recall", "share of real images in the neighbourhoods of generated images (diversity)"),
-    "density": ("Density", "about 1 for equal distributions"),
-    "coverage": ("Coverage", "share of real images with a generated image in their own neighbourhood"),
-}
-# In Inception features, these two distances have names of their own.
-INCEPTION_METRICS = METRICS | {
-    "kernel_distance": ("KID", "0 for equal distributions"),
-    "frechet_distance": ("FID", METRICS["frechet_distance"][1]),
-}
-
 Distances = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -47,6 +33,7 @@ def render(
     rejected: Sequence[Mapping[str, Any]],
     nearest: Mapping[str, Distances],
     pictures: Pictures,
+    diagnosis: Mapping[str, Any] | None = None,
 ) -> str:
     """HTML page of a selection.
 
@@ -55,6 +42,7 @@ def render(
       rejected: entries of rejected.json.
       nearest: class -> kind of images -> distances to the nearest training image, by features and by pixels, (N,) each.
       pictures: files of the images.
+      diagnosis: contents of diagnosis.json, if there is one.
 
     Returns:
       A complete HTML document.
@@ -71,6 +59,11 @@ def render(
         _class_view(number, name, selected, rejected, nearest[name], uri)
         for number, name in enumerate(selected["classes"])
     ]
+    if diagnosis:
+        own, image_size = selected["features"]["name"], diagnosis["image_size"]
+        for number, view in enumerate(classes):
+            entry = diagnosis["classes"][view["name"]]
+            view["diagnosis"] = diagnosis_view.class_view(number, entry, image_size, own, uri)
     counts = selected["classes"].values()
     num_generated, num_selected = (sum(count[key] for count in counts) for key in ("generated", "kept"))
     num_failed = sum(count["generated"] * count["reject_rate"] for count in counts)
@@ -86,6 +79,7 @@ def render(
         classes=classes,
         tiles=tiles,
         facts=_facts(selected),
+        diagnosis=diagnosis_view.head_view(diagnosis) if diagnosis else None,
         num_generated=num_generated,
         num_selected=num_selected,
         scripts=(),
@@ -154,8 +148,9 @@ def _class_view(
         ],
         "curves": _curves(number, nearest, selected_images, limits),
         "lines": [*nearest, "selected images"],
-        "metrics": _metrics(counts["metrics"], METRICS),
-        "inception": _inception(counts["metrics"]),
+        "metrics": metric_tables.metric_table(counts["metrics"], metric_tables.METRICS),
+        "diagnosis": None,
+        "inception": metric_tables.inception_table(counts["metrics"]),
     }
 
 
@@ -223,61 +218,3 @@ def _curves(
         svg = figures.curves(lines, f"distance in {words}", f"n{number}{kind}", alternative, {limits[kind]: 5})
         panels.append({"title": f"Nearest training image by {words}", "svg": markupsafe.Markup(svg)})
     return panels
-
-
-def _metrics(metrics: Mapping[str, Mapping[str, Any]], names: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """Rows of: metric, then for all and for selected images the value, and both sides at the size of real halves."""
-    by_set = dict(zip(("All generated", "Selected"), metrics.values(), strict=True))
-    computed = {title: result for title, result in by_set.items() if "metrics" in result}
-    rows = []
-    for name, (title, note) in names.items():
-        cells = []
-        for result in computed.values():
-            entry = result["metrics"][name]
-            same = entry["same_size"] or {}
-            error = f", s.e. {_short(entry['standard_error'])}" if "standard_error" in entry else ""
-            cells += [
-                (_short(entry["value"]), f"{_interval(entry['interval'])}{error}"),
-                (_short(same.get("generated")), ""),
-                (_short(same.get("real_vs_real")), _interval(same.get("real_interval"))),
-            ]
-        rows.append({"title": title, "note": note, "cells": cells})
-    return {
-        "rows": rows,
-        "heads": [
-            (f"{title} ({result['num_generated']})", result["same_size_images"]) for title, result in computed.items()
-        ],
-        "refused": [f"{title}: {result['refused']}." for title, result in by_set.items() if "refused" in result],
-        "real": metrics["pool"]["num_real"],
-        "notes": sorted({note for result in by_set.values() for note in result.get("notes", [])}),
-    }
-
-
-def _inception(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Returns the metrics in Inception features with the inception score; None if they were not computed."""
-    blocks = {name: result["inception"] for name, result in metrics.items() if "inception" in result}
-    if not blocks:
-        return None
-    table, cells = _metrics(blocks, INCEPTION_METRICS), []
-    scores = [block["inception_score"] for block in blocks.values() if "inception_score" in block]
-    for score in scores:
-        same = score["same_size"] or {}
-        cells += [
-            (_short(score["generated"]["value"]), _interval(score["generated"]["interval"])),
-            (_short(same.get("generated")), ""),
-            (_short(same.get("real")), _interval(same.get("real_interval"))),
-        ]
-    if scores:
-        real = scores[0]["real"]
-        all_real = f"{_short(real['value'])} ({_interval(real['interval'])})"
-        note = f"higher is better; last column: real images; all real images together: {all_real}"
-        table["rows"].append({"title": "Inception score", "note": note, "cells": cells})
-    return table | {"space": blocks["pool"]["space"]}
-
-
-def _short(value: Any) -> str:
-    return wording.MISSING if wording.number(value) == wording.MISSING else f"{value:.3g}"
-
-
-def _interval(values: Sequence[float] | None) -> str:
-    return f"{values[0]:.3g} to {values[1]:.3g}" if values else ""

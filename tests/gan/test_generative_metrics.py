@@ -278,3 +278,28 @@ def test_inception_scores_have_intervals_and_a_baseline_of_real_images():
     assert inception_scores.inception_scores(real[:15], generated)["same_size"] is None
     with pytest.raises(ValueError, match="10 are needed"):
         inception_scores.inception_scores(real, generated[:9])
+
+
+def test_at_equal_sizes_a_real_half_covers_the_other_and_a_shifted_set_loses_precision_only():
+    real = features(120, seed=0)
+    same, shifted = (metrics.at_equal_sizes(real, features(80, seed=1, shift=shift)) for shift in (0.0, 6.0))
+    assert same["images"] == 60
+    for name in ("precision", "recall", "coverage"):
+        assert same[name]["real_vs_real"] > 0.75 and same[name]["generated"] > 0.75
+    assert shifted["precision"]["generated"] < 0.05 and shifted["recall"]["real_vs_real"] > 0.75
+    assert shifted["offset"]["generated"] > 3 > 0.5 > same["offset"]["generated"]
+    assert shifted["spread"]["generated"] == pytest.approx(same["spread"]["generated"])
+
+
+def test_spread_and_offset_are_in_units_of_the_real_spread():
+    real = features(50, seed=0)
+    spread, offset = metrics.spread_and_offset(real, 10 + 0.5 * (real - real.mean(0)) + real.mean(0))
+    rms = np.sqrt(real.var(0).sum())
+    assert (spread, offset) == (pytest.approx(0.5), pytest.approx(10 * np.sqrt(3) / rms))
+    with pytest.raises(ValueError, match="all equal"):
+        metrics.spread_and_offset(np.ones((5, 2)), real[:, :2])
+
+
+def test_real_images_that_cannot_be_halved_are_refused_at_equal_sizes():
+    with pytest.raises(ValueError, match="do not give two halves"):
+        metrics.at_equal_sizes(features(15), features(15))

@@ -5,6 +5,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import markupsafe
 import numpy as np
@@ -17,7 +18,7 @@ from dim_jax.cli import command_line
 from dim_jax.data import dataset as datasets
 from dim_jax.data import images, manifest, phantom
 from dim_jax.data.preparation import prepare_dataset
-from dim_jax.gan import candidates, pool_selection, pool_writer, pools
+from dim_jax.gan import judges, pool_selection, pool_writer, pools
 from dim_jax.reporting import closest_pairs, selection_page
 from dim_jax.runs import files
 from dim_jax.weights import pretrained
@@ -32,7 +33,7 @@ BASE = [
 LABEL, OTHER = "low_grade_in", "adenocarcinoma"
 SIDE = 32
 # A classifier of one epoch is poor: most tests do not use its probabilities.
-LENIENT = ["--features=classifier", "--least-probability=0", "--distance-slack=9"]
+LENIENT = ["--features=classifier", "--no-diagnosis", "--least-probability=0", "--distance-slack=9"]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,7 @@ def training_images(data, label, number):
 
 def write_pool(root, data, label, pixels, **changes):
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32, "resize": "squash"}
+    origin["discriminator_features"] = ()
     origin["split_sha256"] = datasets.open_dataset(data).split_sha256
     writer = pool_writer.PoolWriter(root, label, **{**origin, **changes})
     return writer.list(writer.write(pixels, range(len(pixels))))
@@ -385,7 +387,7 @@ def test_the_inception_network_adds_metrics_and_does_not_change_the_selection(
 
     monkeypatch.setattr(pretrained, "inception_v3", lambda path: np.random.default_rng(0).normal(size=(192, 1008)))
     monkeypatch.setattr(pretrained, "inception_space", lambda path: f"<stand-in {path}>")
-    monkeypatch.setattr(candidates, "inception_features", stand_in)
+    monkeypatch.setattr(judges, "inception_features", stand_in)
     out = finished.parent / "with_inception"
     more = ["--keep=8", "--inception-weights=weights.pth", *LENIENT]
     assert command_line.run(select.main, arguments(pool, data, classifier, out, *more)) == 0
@@ -403,9 +405,108 @@ def test_the_inception_network_adds_metrics_and_does_not_change_the_selection(
         assert text.count(words) == len(selected["classes"])
 
 
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Small stand-ins for the EfficientNet-Lites: means of blocks, in another mixture for each."""
+
+    def pixel_features(network):
+        mixture = np.random.default_rng(len(network) + ord(network[-1])).normal(size=(48, 16))
+        return lambda pixels: pixels.reshape(-1, 4, SIDE // 4, 4, SIDE // 4, 3).mean((2, 4)).reshape(-1, 48) @ mixture
+
+    monkeypatch.setattr(pretrained, "pixel_features", pixel_features)
+    monkeypatch.setattr(pretrained, "feature_space", lambda network: f"<stand-in for {network}>")
+
+
+def test_a_diagnosis_judges_in_all_spaces_that_no_discriminator_used(
+    small_networks, data, pool, classifier, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    options = [option for option in LENIENT if option != "--no-diagnosis"]
+    assert command_line.run(select.main, arguments(pool, data, classifier, out, "--keep=8", *options)) == 0
+    diagnosis = files.read_json(out / "diagnosis.json")
+    spaces = {"efficientnet_lite2", "classifier", "efficientnet_lite0"}
+    assert diagnosis["spaces"]["classifier"] == f"features of the classifier {classifier}, 32 px (squash)"
+    assert set(diagnosis["spaces"]) == set(diagnosis["generated_to_real"]) == spaces
+    assert set(diagnosis["not_used"]) == {"inception"}
+    entry = diagnosis["classes"][LABEL]
+    assert set(entry["metrics"]) == set(entry["resolutions"]) == set(entry["data_copying"]) == spaces
+    at_sizes = diagnosis["classes"][OTHER]["resolutions"]["efficientnet_lite2"]
+    assert set(at_sizes) == {"16", "32"}
+    assert {"generated", "real_vs_real"} <= set(at_sizes["32"]["recall"]) & set(at_sizes["32"]["separability"])
+    # The other class has too few training images for two halves.
+    assert "do not give two halves" in entry["resolutions"]["classifier"]["16"]["refused"]
+    assert len(entry["spectrum"]["training"]) == len(entry["spectrum"]["cycles_per_pixel"])
+    text = (out / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert not page.open and all(address.startswith(("data:", "#")) for address in page.addresses)
+    for words in ("trained on generated, tested on real", "by resolution", "both ways", "&lt;stand-in for", "Power"):
+        assert words in text
+    shown = [image["alt"] for image in page.images]
+    neighbours = entry["neighbours"]
+    for kind in ("generated", "real"):
+        assert {pair["nearest"] for pair in neighbours[kind]} <= set(shown)
+    # Without a diagnosis the page is as before, and the file of the earlier one is gone.
+    assert command_line.run(select.main, arguments(pool, data, classifier, out, "--keep=8", *LENIENT)) == 0
+    assert not (out / "diagnosis.json").exists() and "Diagnosis" not in (out / "report.html").read_text()
+
+
+def test_a_space_that_the_discriminator_used_is_refused(data, classifier, tmp_path, capsys):
+    new, root = phantom_images(LABEL, 2), tmp_path / "pool"
+    write_pool(root, data, LABEL, new, discriminator_features=("efficientnet_lite0",))
+    line = refused(capsys, tmp_path, root, data, classifier, "--features=efficientnet_lite0")
+    assert "the discriminator of runs/gan" in line and "--features=efficientnet_lite2 or classifier" in line
+    write_pool(tmp_path / "other", data, LABEL, new, discriminator_features=("efficientnet_lite2",))
+    assert "--features=efficientnet_lite2" in refused(capsys, tmp_path, tmp_path / "other", data, classifier)
+
+
+def test_a_classifier_on_features_that_the_discriminator_used_is_no_judge_either(tmp_path):
+    pool = pools.load(write_pool_of_nothing(tmp_path, ("efficientnet_lite0",)))
+    linear, tuned, own = (
+        SimpleNamespace(config=SimpleNamespace(data=SimpleNamespace(**of_data), model=SimpleNamespace(name=name)))
+        for of_data, name in (
+            ({"backend": "features", "feature_network": "efficientnet_lite0"}, "linear"),
+            ({"backend": "tf"}, "efficientnet_lite0"),
+            ({"backend": "tf"}, "lrf_cnn"),
+        )
+    )
+    for run in (linear, tuned):
+        with pytest.raises(ValueError, match=r"cannot judge its images; choose --features=efficientnet_lite2$"):
+            judges.check_space("classifier", run, pool)
+        assert set(judges.unused_spaces(run, pool, "")) == {"classifier", "efficientnet_lite0", "inception"}
+    judges.check_space("classifier", own, pool)
+    assert set(judges.unused_spaces(own, pool, "")) == {"efficientnet_lite0", "inception"}
+    of_before = pools.load(write_pool_of_nothing(tmp_path / "before", None))
+    assert "efficientnet_lite0" in judges.unused_spaces(own, of_before, "weights.pth")
+    judges.check_space("efficientnet_lite0", own, of_before)
+    assert "runs/gan" in judges.unrecorded(of_before)[0] and judges.unrecorded(pool) == []
+
+
+def write_pool_of_nothing(root, networks):
+    origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32, "split_sha256": ""}
+    writer = pool_writer.PoolWriter(root, LABEL, **origin, discriminator_features=networks)
+    return writer.list(writer.write([np.zeros((8, 8, 3), np.uint8)], [0]))
+
+
+@pytest.mark.parametrize("option, words", [
+    ("--diagnosis", "class 'low_grade_in' has 9 generated images, too few to diagnose its pool; 10 are needed"),
+    ("--enlarge-to=32", "class 'low_grade_in' has 9 generated images"),
+])  # fmt: skip
+def test_too_few_images_for_a_diagnosis_are_refused(option, words, data, classifier, tmp_path, capsys):
+    write_pool(tmp_path / "pool", data, LABEL, phantom_images(LABEL, 9))
+    assert words in refused(capsys, tmp_path, tmp_path / "pool", data, classifier, "--features=classifier", option)
+
+
+def test_a_size_that_enlarges_nothing_is_refused(pool, data, classifier, tmp_path, capsys):
+    line = refused(capsys, tmp_path, pool, data, classifier, "--features=classifier", "--enlarge-to=32")
+    assert "--enlarge-to=32 must be above the 32 px" in line
+    line = refused(capsys, tmp_path, pool, data, classifier, *LENIENT, "--enlarge-to=64")
+    assert "belongs to the diagnosis" in line
+
+
 def test_one_class_of_a_pool_can_be_selected_alone(pool, data, classifier, tmp_path, capsys):
     """With a rule that rejects all images, which is reported and no error."""
-    more = ["--features=classifier", "--distance-slack=1e-6"]
+    more = ["--features=classifier", "--no-diagnosis", "--distance-slack=1e-6"]
     assert command_line.run(select.main, arguments(pool / OTHER, data, classifier, tmp_path / "out", *more)) == 0
     selected = files.read_json(tmp_path / "out" / "selected.json")
     assert list(selected["classes"]) == [OTHER] and selected["images"] == []

@@ -58,6 +58,11 @@ pool_case(
 pool_case("pool_with_an_edited_digest", lambda record, _: record["images"][0].update(sha256="0" * 64), "was changed")
 pool_case("pool_of_wrong_size", lambda record, _: record.update(image_size=64), "32x32 pixels, its pool 64x64")
 pool_case("pool_of_nan_truncation", lambda record, _: record.update(truncation=float("nan")), "'truncation'")
+pool_case(
+    "pool_of_a_discriminator_with_numbers",
+    lambda record, _: record.update(discriminator_features=[1]),
+    "'discriminator_features' must be a list of names",
+)
 pool_case("pool_with_a_negative_seed", lambda record, _: record["images"][0].update(seed=-5), "'seed'")
 pool_case("pool_with_an_image_bomb", swapped(tagged(100_000, 100_000)), "seed00000.png", "too large")
 pool_case("pool_with_a_text_for_an_image", swapped(b"no image"), "seed00000.png", "not an image of a known kind")
