@@ -23,8 +23,8 @@ def resample(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def interval(value: float, resampled: np.ndarray, least: float, most: float) -> list[float]:
     """Returns the quantiles of the resamples, centred on `value` and clipped to the metric's bounds."""
-    low, high = value + np.quantile(resampled, TAILS) - resampled.mean()
-    return [float(max(low, least)), float(min(high, most))]
+    bounds = value + np.quantile(resampled, TAILS) - resampled.mean()
+    return np.clip(bounds, least, most).tolist()
 
 
 def halvings(
