@@ -1,0 +1,190 @@
+"""Time per image of exported programs, beside our predict step and PyTorch's ONNX of the same network, in turn."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import paired
+import records
+from processes import Build, Options, Side
+
+from dim_jax.cli import command_line
+
+SUMMARY = """\
+Exports networks to ONNX and StableHLO as python -m dim_jax.export does and prints, as a Markdown table, the largest
+difference of the probabilities from the run, the size of the file and the time per image: of both files, of the
+evaluation step that predict runs, which also computes the Grad-CAM map, and of PyTorch's own ONNX of EfficientNet-Lite.
+Weights are ImageNet's where published, else initial ones; images are synthetic tissue. All run on the CPU."""
+EXAMPLES = """\
+  python benchmarks/exported.py --image-size=224 --json=exported.json
+  python benchmarks/exported.py --networks=efficientnet_lite0,efficientnet_lite2 --batch-size=1 --threads=1
+"""
+NETWORKS = ("lrf_cnn", "light_lrf_cnn", "efficientnet_lite0", "efficientnet_lite2", "coatnet", "wavemix")
+CLASSES = ("normal", "polyp", "low", "high", "cancer")
+OURS, THEIRS = "predict", "PyTorch's ONNX"
+NUM_IMAGES = 16
+
+
+def write_run(folder: Path, options: Options) -> None:
+    """Writes the run of an untrained network, or one with ImageNet's weights, without data."""
+    import jax.numpy as jnp
+
+    from dim_jax.interop.imported_runs import RunContents
+    from dim_jax.interop.imported_runs import write_run as write
+    from dim_jax.models import classifier_options, make_classifier
+    from dim_jax.models.efficientnet_lite import PUBLISHED
+    from dim_jax.training import initial_weights, loop
+    from dim_jax.weights import pretrained
+
+    name, size = options["model"], options["image_size"]
+    fields = {key: default for key, (_, default) in classifier_options(name).items()}
+    model = make_classifier(name, len(CLASSES), **fields)
+    drawn = initial_weights.draw(lambda key: model.init(key, jnp.zeros((1, size, size, 3))), 0)
+    variables = {kind: drawn[kind] for kind in ("params", "batch_stats") if kind in drawn}
+    if name in PUBLISHED:
+        variables, _ = pretrained.with_imagenet_weights(name, variables)
+    data = {
+        "path": "", "fold": 0, "backend": "tf", "image_size": size, "resize": "squash",
+        "mean": networks.MEAN.tolist(), "std": networks.STD.tolist(), "cache_gib": 4.0,
+    }  # fmt: skip
+    train = {"eval_batch_size": options["batch_size"], "global_batch_size": 8}
+    config = {"trainer": "classifier", "data": data, "model": {"name": name, **fields}, "train": train}
+    write(folder, RunContents({**config, "classes": CLASSES}, None, {loop.BEST: (0, variables)}), {})
+
+
+def _session(path: str, options: Options) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options["threads"]
+    return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+
+
+def _side(call: Callable[[], Any], package: str) -> Side:
+    def turn(steps: int) -> None:
+        for _ in range(steps):
+            call()
+
+    return Side(turn, {"platform": "cpu", **records.versions(package)})
+
+
+def build_onnx(options: Options) -> Side:
+    """Builds ONNX Runtime on the exported file."""
+    session, (images, _) = _session(options["files"]["onnx"], options), networks.batch(options, 0)
+    return _side(lambda: session.run(["probabilities"], {"images": images}), "onnxruntime")
+
+
+def build_stablehlo(options: Options) -> Side:
+    """Builds JAX on the exported file."""
+    import jax
+
+    program = jax.export.deserialize(bytearray(Path(options["files"]["stablehlo"]).read_bytes()))
+    call, (images, _) = jax.jit(program.call), networks.batch(options, 0)
+    return _side(lambda: np.asarray(call(images)[0]), "jax")
+
+
+def build_predict(options: Options) -> Side:
+    """Builds the evaluation step of predict."""
+    from dim_jax.evaluation.classifier_run import open_classifier_run
+    from dim_jax.models.prepared_weights import prepare_weights
+    from dim_jax.steps.classifier import make_eval_step
+    from dim_jax.steps.grad_cam import PREDICTED
+    from dim_jax.training import parallel
+
+    run, (images, _) = open_classifier_run(options["files"]["run"]), networks.batch(options, 0)
+    step, variables = parallel.pmap_eval_step(make_eval_step(run.model)), parallel.replicate(run.variables)
+    one_image = np.zeros((1, *images.shape[1:]), np.float32)
+    variables |= parallel.pmap_once(lambda variables: prepare_weights(run.model, variables, one_image))(variables)
+    batch = {"image": images, "explained": np.full(len(images), PREDICTED, np.int32)}
+    return _side(
+        lambda: np.asarray(step(variables, parallel.shard(batch), (run.mean, run.std), None)[0]), "jax"
+    )  # fmt: skip
+
+
+def build_torch(options: Options) -> Side:
+    """Builds ONNX Runtime on what PyTorch exports of the same network, for normalised images."""
+    import torch
+    from torch_efficientnet_lite import EfficientNetLite
+
+    network = EfficientNetLite.named(options["model"], len(CLASSES)).eval()
+    images = torch.from_numpy(networks.batch(options, 0)[0]).permute(0, 3, 1, 2).float().contiguous() / 255
+    axes = {"images": {0: "batch"}, "logits": {0: "batch"}, "features": {0: "batch"}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "torch.onnx"))
+        torch.onnx.export(
+            network, (images,), path, input_names=["images"], output_names=["logits", "features"], dynamic_axes=axes,
+            dynamo=False,
+        )  # fmt: skip
+        session = _session(path, options)
+    inputs = {"images": images.numpy()}
+    return _side(lambda: session.run(["logits"], inputs), "torch")
+
+
+def measure(options: Options, images: Path, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Exports one network and times all sides.
+
+    Returns:
+      rows of the table, and what was measured.
+    """
+    from dim_jax.interop.export_record import beside
+    from dim_jax.interop.program_exports import export_program
+    from dim_jax.runs import files
+
+    write_run(folder / "run", options)
+    paths, rows = {"run": str(folder / "run")}, {}
+    for target in ("onnx", "stablehlo"):
+        path = folder / f"model.{target}"
+        export_program(folder / "run", path, target, images=[images])
+        difference = files.read_json(beside(path))["comparison"]["largest_differences"]["probabilities"]
+        paths[target], rows[target] = str(path), (f"{difference:.1e}", f"{path.stat().st_size / 1e6:.1f}")
+    builds: dict[str, Build] = {OURS: build_predict, "onnx": build_onnx, "stablehlo": build_stablehlo}
+    if options["model"].startswith("efficientnet"):
+        builds[THEIRS] = build_torch
+    results = paired.measure(builds, {**options, "files": paths})
+    table = []
+    for name, side in results["sides"].items():
+        difference, size = rows.get(name, ("", ""))
+        milliseconds = side["milliseconds_per_step"]["median"] / options["batch_size"]
+        row = {"network": options["model"], "target": name, "difference": difference, "MB": size, "ms": milliseconds}
+        table.append(row)
+    return table, results
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the command line, measures and prints."""
+    parser = paired.parser("exported", SUMMARY, EXAMPLES, image_size=224)
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="names, with commas (default: %(default)s)")
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
+    options |= {"platform": "cpu", "latency": True}
+    paired.check(options)
+    names = command_line.comma_separated(options["networks"])
+    for name in names:
+        if name not in NETWORKS:
+            raise ValueError(f"--networks={name} is not one of {', '.join(NETWORKS)}")
+    networks.our_device(options)
+    environment = records.environment(options)
+    from dim_jax.data.preparation import prepare_dataset
+
+    print("| network | target | largest difference | MB | ms per image |\n|---|---|---|---|---|")
+    measured = {}
+    with tempfile.TemporaryDirectory() as root:
+        images = prepare_dataset("phantom", Path(root, "data"), image_size=options["image_size"], scale=0.03)
+        for name in names:
+            table, measured[name] = measure({**options, "model": name}, Path(images), Path(root, name))
+            for row in table:
+                print(f"| {name} | {row['target']} | {row['difference']} | {row['MB']} | {row['ms']:.1f} |", flush=True)
+    others = max(results["cores_used_by_others"] or 0 for results in measured.values())
+    print(
+        f"\n{environment['cpu']}, {environment['threads']} threads, batches of {options['batch_size']}, "
+        f"{options['image_size']} px, {environment['date']}; other processes kept up to {others:.2f} of "
+        f"{environment['cores']} cores busy"
+    )
+    records.write("exported", options, {"environment": environment, "networks": measured})
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))
