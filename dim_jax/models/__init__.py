@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dim_jax.models import efficientnet_lite
 from dim_jax.models.coatnet import CoAtNet
+from dim_jax.models.denoising_unet import DenoisingUNet
 from dim_jax.models.gcgan import Discriminator, Generator
 from dim_jax.models.linear import LinearClassifier
 from dim_jax.models.lrf_cnn import LRFCNN
@@ -71,6 +72,11 @@ def gan_options() -> dict[str, tuple[Any, Any]]:
     return _options(Generator, _NOT_OPTIONS | {"size"})
 
 
+def denoiser_options() -> dict[str, tuple[Any, Any]]:
+    """Returns (type, default) of each field of the denoising network that a configuration may set."""
+    return _options(DenoisingUNet, _NOT_OPTIONS)
+
+
 def make_classifier(
     name: str, num_classes: int, *, dtype: str = "float32", axis_name: str | None = None, **fields: Any
 ) -> nn.Module:
@@ -120,6 +126,21 @@ def make_gan(
     fields |= {"size": size, "num_classes": num_classes, "dtype": _dtype(dtype), "axis_name": axis_name}
     shared = {name: value for name, value in fields.items() if name in _fields_of(Discriminator)}
     return Generator(**fields), Discriminator(**shared)
+
+
+def make_denoiser(num_classes: int, *, dtype: str = "float32", **fields: Any) -> DenoisingUNet:
+    """Builds the network of a diffusion model.
+
+    Args:
+      num_classes: number of classes of a class-conditional model; 0 for one without labels.
+      dtype: as in `make_classifier`.
+      fields: further fields of denoising_unet.DenoisingUNet.
+
+    Raises:
+      ValueError: there is no such dtype or field.
+    """
+    _check_names(fields, _fields_of(DenoisingUNet), "the denoising network")
+    return DenoisingUNet(num_classes, dtype=_dtype(dtype), **fields)
 
 
 def _options(make: Callable[..., nn.Module], left_out: set[str]) -> dict[str, tuple[Any, Any]]:

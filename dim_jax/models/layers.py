@@ -54,6 +54,7 @@ class Conv(nn.Module):
       dilation: spacing of the taps in pixels; must be 1 if the stride is above 1.
       depthwise: one filter per input channel (features must equal the input's channels).
       dtype: dtype of the computation; parameters stay float32.
+      starts_at_zero: initialise kernel and bias with zeros, as the last layer of a residual branch.
     """
 
     features: int
@@ -62,12 +63,14 @@ class Conv(nn.Module):
     dilation: int = 1
     depthwise: bool = False
     dtype: Dtype = jnp.float32
+    starts_at_zero: bool = False
 
     @nn.compact
     def weights(self, channels: int) -> tuple[jax.Array, jax.Array]:
         """Returns kernel (k, k, C or 1, features) and bias (features,) for an input of `channels` channels."""
         inputs_per_filter = 1 if self.depthwise else channels
         init = fan_in_uniform(self.kernel_size**2 * inputs_per_filter)
+        init = nn.initializers.zeros if self.starts_at_zero else init
         shape = (self.kernel_size, self.kernel_size, inputs_per_filter, self.features)
         return self.param("kernel", init, shape), self.param("bias", init, (self.features,))
 
