@@ -73,8 +73,7 @@ class DenoisingUNet(nn.Module):
     Attributes:
       num_classes: number of classes; 0 for a network without labels. The label `num_classes` stands for no class.
       width: multiplies all numbers of channels, rounded to whole groups of a group norm.
-      patch: side in px of the squares of pixels whose colours are the channels of one position of the first map. 2
-        takes a quarter of the time of 1.
+      patch: side in px of the squares of pixels whose colours are the channels of one position of the first map.
       channels: channels of each level; every level but the first halves the resolution.
       blocks: residual blocks of each level, on the way down and on the way up.
       attention_side: attention follows the blocks of maps of at most this side.
