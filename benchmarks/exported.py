@@ -43,8 +43,8 @@ def write_run(folder: Path, options: Options) -> None:
     name, size = options["model"], options["image_size"]
     fields = {key: default for key, (_, default) in classifier_options(name).items()}
     model = make_classifier(name, len(CLASSES), **fields)
-    drawn = initial_weights.draw(lambda key: model.init(key, jnp.zeros((1, size, size, 3))), 0)
-    variables = {kind: drawn[kind] for kind in ("params", "batch_stats") if kind in drawn}
+    initial = initial_weights.draw(lambda key: model.init(key, jnp.zeros((1, size, size, 3))), 0)
+    variables = {kind: initial[kind] for kind in ("params", "batch_stats") if kind in initial}
     if name in PUBLISHED:
         variables, _ = pretrained.with_imagenet_weights(name, variables)
     data = {

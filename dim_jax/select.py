@@ -18,7 +18,7 @@ EXAMPLES = """  python -m dim_jax.select --pool=pool --data=DATA --classifier=ru
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command with its command-line arguments."""
-    from dim_jax.gan.selection_rules import FEATURES, LITE2, Rules
+    from dim_jax.gan.selection_rules import DEFAULT_FEATURES, FEATURES, Rules
 
     defaults = Rules()
     parser = command_line.parser("select", __doc__, EXAMPLES)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     add(
         "--features",
-        default=LITE2,
+        default=DEFAULT_FEATURES,
         choices=FEATURES,
         help="features for distances, of a network that the GAN's discriminator did not learn from (default: "
         "%(default)s)",

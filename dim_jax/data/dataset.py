@@ -79,6 +79,11 @@ class Dataset:
         parts = sorted((row.sha256, part) for row, part in zip(self.manifest.rows, assignment, strict=True))
         return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
+    def fold_of_split(self, split_sha256: object) -> "Dataset | None":
+        """Returns the dataset with the first fold whose `split_sha256` is this; None if no fold has it."""
+        folds = (replace(self, fold=fold) for fold in range(len(self.split.folds)))
+        return next((dataset for dataset in folds if dataset.split_sha256 == split_sha256), None)
+
     def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mean and std per channel in [0, 1] for normalisation, float32 of shape (3,) each."""
         fold = self.split.folds[self.fold]

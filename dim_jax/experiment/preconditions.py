@@ -9,7 +9,7 @@ from dim_jax.experiment import added_images, plan
 from dim_jax.experiment.arms import Arm
 from dim_jax.experiment.stages import Experiment
 from dim_jax.gan import candidates, pools
-from dim_jax.gan.selection_rules import LITE2
+from dim_jax.gan.selection_rules import DEFAULT_FEATURES
 from dim_jax.runs.schema import ClassifierConfig, GanConfig
 from dim_jax.trainers import classifier, gan
 from dim_jax.training import parallel
@@ -99,7 +99,7 @@ def _of_added(experiment: Experiment, fold: int, arm: Arm, config: ClassifierCon
             count = counts[dataset.classes.index(label)]
             if 0 < count < LEAST_COMPARED:
                 yield f"class {label!r} has {count} training image, too few to select generated ones"
-        yield from _errors(f"arm {arm.name}", lambda: candidates.check_features(LITE2))
+        yield from _errors(f"arm {arm.name}", lambda: candidates.check_features(DEFAULT_FEATURES))
         users.append(plan.classifier_config(experiment.config, experiment.judge(fold), experiment.site))
     for of_gan in plan.gan_configs(experiment.config, arm.generator, fold, experiment.site, classes).values():
         yield from _of_config(name, of_gan)

@@ -12,7 +12,7 @@ from dim_jax.data.dataset import GENERATED_FILE, open_dataset, open_run_dataset
 from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.predictor import make_predictor
 from dim_jax.gan import pools
-from dim_jax.gan.judges import Extract, extract_in_batches, inception_outputs
+from dim_jax.gan.judges import Extract, classifier_space, extract_in_batches, inception_outputs
 from dim_jax.gan.selection_rules import CLASSIFIER
 from dim_jax.models.inception import NUM_LOGITS
 from dim_jax.runs import files
@@ -219,8 +219,7 @@ def _features_and_thumbnails(
 def _space(candidates: Candidates, features: str) -> str:
     if features != CLASSIFIER:
         return f"{pretrained.feature_space(features)}, {_resizing(candidates)}"
-    data = candidates.classifier.config.data
-    return f"features of the classifier {candidates.classifier.workdir}, {data.image_size} px ({data.resize})"
+    return classifier_space(candidates.classifier)
 
 
 def _resizing(candidates: Candidates) -> str:

@@ -53,6 +53,12 @@ def classifier_network(run: ClassifierRun) -> str | None:
     return config.model.name if config.model.name in PUBLISHED else None
 
 
+def classifier_space(run: ClassifierRun) -> str:
+    """Describes the features of a classifier."""
+    data = run.config.data
+    return f"features of the classifier {run.workdir}, {data.image_size} px ({data.resize})"
+
+
 def check_space(features: str, run: ClassifierRun, class_pools: Sequence[Pool]) -> None:
     """Checks that a space may judge the pools.
 
@@ -125,9 +131,7 @@ def open_judges(
     judges = []
     for name in names:
         if name == CLASSIFIER:
-            data = run.config.data
-            space = f"features of the classifier {run.workdir}, {data.image_size} px ({data.resize})"
-            judges.append(Judge(name, space, _classifier(run), data.image_size))
+            judges.append(Judge(name, classifier_space(run), _classifier(run), run.config.data.image_size))
         elif name == INCEPTION:
             extract = _inception(inception_weights)  # first: its error says what the file should be
             judges.append(Judge(name, pretrained.inception_space(inception_weights), extract))

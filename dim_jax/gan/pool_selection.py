@@ -21,7 +21,7 @@ from dim_jax.gan.candidates import (
     open_candidates,
 )
 from dim_jax.gan.diagnosis import check_sizes, diagnose
-from dim_jax.gan.selection_rules import CLASSIFIER, FEATURES, INCEPTION, LITE2, Rules
+from dim_jax.gan.selection_rules import CLASSIFIER, DEFAULT_FEATURES, FEATURES, INCEPTION, Rules
 from dim_jax.reporting import closest_pairs, selection_page
 from dim_jax.runs import files
 from dim_jax.training import compilation
@@ -51,7 +51,7 @@ def select_images(
     out: str | Path,
     keep: int = 20,
     rules: Rules = Rules(),  # noqa: B008 (it is frozen)
-    features: str = LITE2,
+    features: str = DEFAULT_FEATURES,
     inception_weights: str | Path = "",
     reviews: str | Path = "",
     diagnosis: bool | None = None,

@@ -6,7 +6,7 @@ import io
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -171,15 +171,13 @@ def _open_list(path: str | Path, data: str | Path) -> _GeneratedImages:
 
 def _open_fold(data: str | Path, split_sha256: object, source: str) -> Dataset:
     """Opens the fold of the data that a GAN was trained on."""
-    dataset = open_dataset(data)
-    for fold in range(len(dataset.split.folds)):
-        opened = replace(dataset, fold=fold)
-        if opened.split_sha256 == split_sha256:
-            return opened
-    raise ValueError(
-        f"{source} is by a GAN that was trained on another split than that of {data}, so which images it has seen is "
-        "unknown; give the data that it was trained on"
-    )
+    opened = open_dataset(data).fold_of_split(split_sha256)
+    if opened is None:
+        raise ValueError(
+            f"{source} is by a GAN that was trained on another split than that of {data}, so which images it has seen "
+            "is unknown; give the data that it was trained on"
+        )
+    return opened
 
 
 def _choose(generated: _GeneratedImages, num: int, seed: int) -> tuple[list[tuple[str, _Source]], list[str]]:

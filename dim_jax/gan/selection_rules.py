@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 LITE0, LITE2, CLASSIFIER = "efficientnet_lite0", "efficientnet_lite2", "classifier"
 FEATURES = (LITE2, CLASSIFIER, LITE0)  # spaces in which a selection may measure distances
+DEFAULT_FEATURES = LITE2
 INCEPTION = "inception"  # reported only
 
 

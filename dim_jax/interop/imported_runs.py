@@ -264,10 +264,11 @@ def _fold_of_record(dataset: datasets.Dataset, options: ImportOptions, is_gan: b
       ValueError: a GAN was trained on another split, so that its images must not be used with this one.
     """
     split = options.record.split_sha256 if options.record else ""
-    folds = [dataset.fold] if options.config else range(len(dataset.split.folds))
-    matching = [fold for fold in folds if replace(dataset, fold=fold).split_sha256 == split]
-    if not split or matching:
-        return replace(dataset, fold=matching[0]) if matching else dataset
+    if not split or (options.config and dataset.split_sha256 == split):
+        return dataset
+    matching = None if options.config else dataset.fold_of_split(split)
+    if matching is not None:
+        return matching
     message = f"{options.source} was trained on another split than those of {options.data}"
     if is_gan:
         raise ValueError(f"{message}; give the data that it was trained on, or leave out --data")

@@ -59,6 +59,17 @@ def size_of_input(run: ClassifierRun) -> tuple[int, str]:
     return run.config.data.image_size, run.config.data.resize
 
 
+def logit_offsets(adjustment: dict[str, Any] | None, num_classes: int) -> np.ndarray:
+    """Returns what is added to the logits before they are divided by the temperature, float64 (C,).
+
+    Args:
+      adjustment: record of adjustment.json, or None for no offsets.
+      num_classes: number of classes C.
+    """
+    zeros = np.zeros(num_classes)
+    return validation.adjusted(zeros, {**adjustment, "temperature": 1.0}) if adjustment else zeros
+
+
 def classifier_program(
     classifier: Classifier,
     views: Sequence[tuple[int, ...]],
@@ -75,7 +86,7 @@ def classifier_program(
     Args:
       classifier: the classifier.
       views: of each member (augmentation.views).
-      adjustment: content of adjustment.json, or None.
+      adjustment: record of adjustment.json, or None.
       temperature: divides the logits where there is no adjustment.
       with_map: whether the map is an output.
 
@@ -88,8 +99,7 @@ def classifier_program(
     sizes = list(dict.fromkeys(map(size_of_input, members)))
     names = ["images"] if len(sizes) == 1 else [f"images_{size}_{resize}" for size, resize in sizes]
     num_classes = len(classifier.classes)
-    zeros = np.zeros(num_classes)
-    offsets = validation.adjusted(zeros, {**adjustment, "temperature": 1.0}) if adjustment else zeros
+    offsets = logit_offsets(adjustment, num_classes)
     temperature = adjustment["temperature"] if adjustment else temperature
 
     def make() -> Callable[..., tuple[jax.Array, ...]]:

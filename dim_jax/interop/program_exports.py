@@ -5,7 +5,6 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import numpy as np
 
 import dim_jax
 from dim_jax.data.dataset import open_run_dataset
-from dim_jax.evaluation import validation
 from dim_jax.evaluation.calibration import probabilities
-from dim_jax.evaluation.ensembles import Classifier, is_ensemble, mean_logits, open_classifier
+from dim_jax.evaluation.ensembles import Classifier, is_ensemble
 from dim_jax.evaluation.predictor import views_of
 from dim_jax.gan.gan_run import GanRun, open_gan_run
 from dim_jax.gan.synthesis import inputs_of_seeds
@@ -24,11 +22,13 @@ from dim_jax.interop.inference_program import (
     InferenceProgram,
     classifier_program,
     generator_program,
+    logit_offsets,
     size_of_input,
 )
-from dim_jax.prediction.folder_images import FolderImages, find_images
-from dim_jax.prediction.new_images import fit_on_validation, predict_member
+from dim_jax.prediction.folder_images import find_images
+from dim_jax.prediction.new_images import fit_on_validation, open_image_classifier, predict_files, preprocessing_of
 from dim_jax.runs import configuration, files
+from dim_jax.runs.workdir import package_versions
 
 FORMAT = 1
 TARGETS: dict[str, Any] = {"onnx": onnx_files, "stablehlo": stablehlo_files}
@@ -104,13 +104,13 @@ def export_program(
     else:
         program, comparison, record = _generator(open_gan_run(workdir))
     try:
-        content = TARGETS[target].serialize(program)
+        serialized = TARGETS[target].serialize(program)
     except ValueError as error:
         raise ValueError(f"{workdir}: {error}") from None
     with files.turn(out):
         files.check_replaceable(paths, export_record.own_files(out))
         with files.replacement(out) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(serialized)
             differences = _compare(
                 lambda batches: TARGETS[target].run(temporary, batches, program), program, comparison
             )
@@ -119,7 +119,7 @@ def export_program(
         record = {
             "format": FORMAT,
             "file": out.name,
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": hashlib.sha256(serialized).hexdigest(),
             "to": target,
             **record,
             "inputs": [_tensor(tensor) for tensor in program.inputs],
@@ -129,12 +129,16 @@ def export_program(
                 "source": comparison.source,
                 "largest_differences": differences,
             },
-            "versions": _versions(),
+            "versions": {
+                "python": platform.python_version(),
+                "dim_jax": dim_jax.__version__,
+                **package_versions(PACKAGES),
+            },
         }
         files.write_json(export_record.beside(out), record)
     shown = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
     return (
-        f"{record['network']} at step {record['checkpoint_step']}, {len(content) / 1e6:.1f} MB\n"
+        f"{record['network']} at step {record['checkpoint_step']}, {len(serialized) / 1e6:.1f} MB\n"
         f"largest difference from the run on {len(comparison.inputs[0])} {comparison.source}: {shown}\n{out}"
     )
 
@@ -148,21 +152,12 @@ def _classifier(
     with_map: bool,
 ) -> tuple[InferenceProgram, Comparison, dict[str, Any]]:
     """Returns the program of a classifier, what to compare it with, and the record's description of the network."""
-    classifier = open_classifier(workdir)
-    for run in classifier.members:
-        if run.config.data.backend == "features":
-            raise ValueError(f"{run.workdir} is a classifier of features, not of images; give runs of image networks")
+    classifier = open_image_classifier(workdir)
     views = [views_of(run.config, run.workdir, use_views) for run in classifier.members]
     adjustment, temperature, _ = fit_on_validation(classifier, sum(map(len, views)), adjust, calibrate, None)
     program = classifier_program(classifier, views, adjustment, temperature, with_map)
     paths, source = _images_to_compare(classifier, images)
-    sources = [
-        FolderImages(paths, run.config.data.image_size, run.config.data.resize, run.mean, run.std)
-        for run in classifier.members
-    ]
-    predictions = [predict_member(*member, None) for member in zip(classifier.members, sources, views, strict=True)]
-    logits = np.asarray(mean_logits([member.logits for member in predictions]), np.float64)
-    logits = validation.adjusted(logits, adjustment) if adjustment else logits / temperature
+    sources, predictions, logits = predict_files(classifier, paths, views, adjustment, temperature)
     expected: list[np.ndarray] = [probabilities(logits)]
     if with_map and predictions[0].grad_cam is not None:
         expected.append(predictions[0].grad_cam)
@@ -173,22 +168,15 @@ def _classifier(
         if size not in pixels:
             (batch,) = folder_images.batches([is_readable])
             pixels[size] = batch["image"]
-    zeros = np.zeros(len(classifier.classes))
     record = {
         "network": " + ".join(run.config.model.name for run in classifier.members),
         "classes": classifier.classes,
         "preprocessing": [
-            {
-                "image_size": run.config.data.image_size,
-                "resize": run.config.data.resize,
-                "mean": run.mean,
-                "std": run.std,
-                "views": len(member_views),
-            }
+            preprocessing_of(run) | {"views": len(member_views)}
             for run, member_views in zip(classifier.members, views, strict=True)
         ],
         "temperature": adjustment["temperature"] if adjustment else temperature,
-        "offsets": validation.adjusted(zeros, {**adjustment, "temperature": 1.0}) if adjustment else zeros,
+        "offsets": logit_offsets(adjustment, len(classifier.classes)),
         "run": Path(workdir).name,
         "members": [run.workdir.name for run in classifier.members] if classifier.is_ensemble else None,
         "checkpoint_step": classifier.step,
@@ -268,13 +256,3 @@ def _refuse_differences(workdir: str | Path, differences: dict[str, float]) -> N
 
 def _tensor(tensor: Any) -> dict[str, Any]:
     return {"name": tensor.name, "shape": ["batch", *tensor.shape], "dtype": tensor.dtype}
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "dim_jax": dim_jax.__version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

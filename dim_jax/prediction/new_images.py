@@ -66,10 +66,7 @@ def predict_images(
     out = Path(out)
     output_files.check_folder(out)
     paths, num_others = find_images(sources)
-    classifier = open_classifier(workdir)
-    for run in classifier.members:
-        if run.config.data.backend == "features":
-            raise ValueError(f"{run.workdir} is a classifier of features, not of images; give runs of image networks")
+    classifier = open_image_classifier(workdir)
     if (batch_size is not None and batch_size < 1) or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
     cases = case_answers.cases_of_paths(paths, group_regex) if group_regex else None
@@ -79,18 +76,12 @@ def predict_images(
     views = [views_of(run.config, run.workdir, use_views) for run in classifier.members]
     num_views = sum(map(len, views))
     adjustment, temperature, abstention = fit_on_validation(classifier, num_views, adjust, calibrate, coverage)
-    images = [
-        FolderImages(paths, run.config.data.image_size, run.config.data.resize, run.mean, run.std)
-        for run in classifier.members
-    ]
-    of_members = [predict_member(*member, batch_size) for member in zip(classifier.members, images, views, strict=True)]
+    images, of_members, logits = predict_files(classifier, paths, views, adjustment, temperature, batch_size)
     # Files are unreadable to all members or to none.
     index, grad_cam = of_members[0].index, of_members[0].grad_cam if len(of_members) == 1 else None
-    logits = np.asarray(mean_logits([predictions.logits for predictions in of_members]), np.float64)
-    logits = validation.adjusted(logits, adjustment) if adjustment else logits / temperature
     num_overlays = 0 if grad_cam is None else len(index) if overlays < 0 else overlays
     overlay_names = output_files.overlay_names(images[0], index[:num_overlays].tolist())
-    preprocessing = [_preprocessing(run) for run in classifier.members]
+    preprocessing = [preprocessing_of(run) for run in classifier.members]
     results = {
         "notice": output_files.NOTICE,
         "workdir": str(workdir),
@@ -118,25 +109,62 @@ def predict_images(
     return results
 
 
-def _preprocessing(run: "ClassifierRun") -> dict[str, Any]:
+def open_image_classifier(workdir: str | Path) -> Classifier:
+    """Opens a run of a classifier of images, or an ensemble of them.
+
+    Raises:
+      FileNotFoundError, ValueError: as for `open_classifier`, or it is a classifier of features.
+    """
+    classifier = open_classifier(workdir)
+    for run in classifier.members:
+        if run.config.data.backend == "features":
+            raise ValueError(f"{run.workdir} is a classifier of features, not of images; give runs of image networks")
+    return classifier
+
+
+def preprocessing_of(run: "ClassifierRun") -> dict[str, Any]:
+    """Returns how a run's images are resized and normalised, as the records of predictions and exports have it."""
     data = run.config.data
     return {"image_size": data.image_size, "resize": data.resize, "mean": run.mean, "std": run.std}
 
 
-def predict_member(
-    run: "ClassifierRun", images: FolderImages, views: tuple[int, ...], batch_size: int | None
-) -> "Predictions":
-    """Returns the predictions of one classifier for the readable images.
+def predict_files(
+    classifier: Classifier,
+    paths: Sequence[Path],
+    views: Sequence[tuple[int, ...]],
+    adjustment: dict[str, Any] | None,
+    temperature: float,
+    batch_size: int | None = None,
+) -> tuple[list[FolderImages], list["Predictions"], np.ndarray]:
+    """Runs the members of a classifier on image files.
 
     Args:
-      run: the classifier.
-      images: the images, with its preprocessing.
-      views: views of an image whose probabilities are averaged.
-      batch_size: global batch size, which is rounded up to a multiple of the devices; None: that of the run's config.
+      classifier: the classifier, of images.
+      paths: the files.
+      views: of each member (augmentation.views).
+      adjustment, temperature: as `fit_on_validation` returns them.
+      batch_size: as for `predict_images`.
+
+    Returns:
+      Each member's view of the files, its predictions for those that can be read, and the logits of all members
+      together, adjusted or divided by the temperature, float64 (N, C).
 
     Raises:
-      ValueError: no image can be read, or the weights do not fit the network or are not finite.
+      ValueError: no image can be read, or the weights of a member do not fit its network or are not finite.
     """
+    images = [
+        FolderImages(paths, run.config.data.image_size, run.config.data.resize, run.mean, run.std)
+        for run in classifier.members
+    ]
+    predictions = [_predict(*member, batch_size) for member in zip(classifier.members, images, views, strict=True)]
+    logits = np.asarray(mean_logits([member.logits for member in predictions]), np.float64)
+    return images, predictions, validation.adjusted(logits, adjustment) if adjustment else logits / temperature
+
+
+def _predict(
+    run: "ClassifierRun", images: FolderImages, views: tuple[int, ...], batch_size: int | None
+) -> "Predictions":
+    """Returns predictions for the readable images; the global batch is rounded up to a multiple of the devices."""
     batch_size = run.config.train.eval_batch_size if batch_size is None else batch_size
     compilation.configure_compilation()
     num_images, num_devices = len(images.paths), jax.device_count()

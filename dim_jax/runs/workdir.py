@@ -8,7 +8,7 @@ import logging
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ def write_start(
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "versions": _versions(),
+        "versions": package_versions(),
         "devices": devices,
         "git_hash": _git_hash(),
         "seed": config.get("seed"),
@@ -180,16 +180,17 @@ def write_start(
 
 def start_text() -> str:
     """Returns the first line of a start in run.log: versions of Python and of the packages, and the commit."""
-    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
-    return f"start: python {sys.version.split()[0]}, {versions}, commit {_git_hash() or 'unknown'}"
+    packages = ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    return f"start: python {sys.version.split()[0]}, {packages}, commit {_git_hash() or 'unknown'}"
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
+def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Returns the versions of the packages that are installed."""
+    installed = {}
+    for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 def _git_hash() -> str | None:
