@@ -38,13 +38,22 @@ def check(options: dict[str, Any]) -> None:
     model = options.get("model", LRF_CNN)
     if model != LRF_CNN and (options["width"] != 1 or options["stages"] != STAGES):
         raise ValueError(f"--model={model} has its published widths and stages; leave out --width and --stages")
+    options["stages"] = parse_stages(options["stages"])
+
+
+def parse_stages(text: str) -> tuple[tuple[int, ...], ...]:
+    """Returns the channels of LRF-CNN's blocks by stage, of a text such as 64,128/192.
+
+    Raises:
+      ValueError: it is none.
+    """
     try:
-        stages = tuple(tuple(int(channels) for channels in part.split(",")) for part in options["stages"].split("/"))
+        stages = tuple(tuple(int(channels) for channels in part.split(",")) for part in text.split("/"))
     except ValueError:
         stages = ((0,),)
     if any(channels < 1 for stage in stages for channels in stage):
-        raise ValueError(f"--stages={options['stages']} must be numbers of channels, such as 64,128/192")
-    options["stages"] = stages
+        raise ValueError(f"--stages={text} must be numbers of channels, such as 64,128/192")
+    return stages
 
 
 def check_gan_size(options: Options) -> None:

@@ -47,6 +47,7 @@ def draw(example_keys: jax.Array, probability: jax.Array | float) -> Draws:
     )
 
 
+@jax.named_scope("augmentation")
 def apply(images: jax.Array, draws: Draws) -> jax.Array:
     """Augments images: colour jitter and a shift of up to an eighth of the side.
 
@@ -61,6 +62,7 @@ def apply(images: jax.Array, draws: Draws) -> jax.Array:
     return translate(change_colours(images, draws), shifts_in_pixels(draws, limit), limit)
 
 
+@jax.named_scope("augmentation")
 def apply_to_scales(images: jax.Array, small: jax.Array, draws: Draws) -> tuple[jax.Array, jax.Array]:
     """Augments two sizes of the same images identically.
 

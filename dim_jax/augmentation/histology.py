@@ -14,6 +14,7 @@ _RESIDUAL = np.cross(_HAEMATOXYLIN, _EOSIN)
 STAINS = np.stack([vector / np.linalg.norm(vector) for vector in (_HAEMATOXYLIN, _EOSIN, _RESIDUAL)]).astype(np.float32)
 
 
+@jax.named_scope("augmentation")
 def augment(
     example_keys: jax.Array,
     images: jax.Array,

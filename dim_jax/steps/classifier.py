@@ -125,8 +125,9 @@ def make_train_step(
         gradient: Any = cross_replica_sum(local_gradient)
         if trained_module is not None:
             gradient = {**jax.tree.map(jnp.zeros_like, state.params), **gradient}
-        updates, opt_state = make_optimizer(constants.schedule).update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = make_optimizer(constants.schedule).update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         if trained_module is not None:  # weight decay must not change the others either
             params = {**state.params, trained_module: params[trained_module]}
         correct = of_labels(lambda labels: (logits.argmax(-1) == labels) * mask).sum()

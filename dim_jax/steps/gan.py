@@ -133,9 +133,10 @@ class GanTrainStep:
                 self._total(len(real)),
                 self.images_to_one,
             )
-        ema_params = jax.tree.map(
-            lambda old, new: self.ema_decay * old + (1 - self.ema_decay) * new, state.ema_params, generator.params
-        )
+        with jax.named_scope("moving_average"):
+            ema_params = jax.tree.map(
+                lambda old, new: self.ema_decay * old + (1 - self.ema_decay) * new, state.ema_params, generator.params
+            )
         state = GanState(
             step=state.step + 1,
             generator=generator,
@@ -226,8 +227,10 @@ class GanTrainStep:
 
     def _updated(self, network: NetworkState, gradient: Any, statistics: Any) -> NetworkState:
         """Returns the state after an optimizer step, with the updated `statistics` (collections MUTABLE)."""
-        updates, opt_state = self.optimizer.update(gradient, network.opt_state, network.params)
-        return network.replace(params=optax.apply_updates(network.params, updates), opt_state=opt_state, **statistics)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.optimizer.update(gradient, network.opt_state, network.params)
+            params = optax.apply_updates(network.params, updates)
+        return network.replace(params=params, opt_state=opt_state, **statistics)
 
     def _real_views(self, images: jax.Array, keys: jax.Array, probability: jax.Array) -> Views:
         small_side = scales.small_size(images.shape[1])

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from dim_jax import losses
-from dim_jax.augmentation import get_function, mixing
+from dim_jax.augmentation import mixing
 from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, SwitchedSampler, make_sampler
@@ -20,15 +17,14 @@ from dim_jax.evaluation import metrics, split_evaluation
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.gan import pools
 from dim_jax.losses import deferred
-from dim_jax.models import HEAD, make_classifier
+from dim_jax.models import HEAD
 from dim_jax.runs import files
 from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import ClassifierConfig
-from dim_jax.steps.classifier import Constants, make_train_step
-from dim_jax.trainers import head_first, initial_run, job
+from dim_jax.steps.classifier import Constants
+from dim_jax.trainers import classifier_step, head_first, initial_run, job
 from dim_jax.training import checkpoints, hosts, initial_weights, loop, parallel
-from dim_jax.training.learning_rates import LearningRate, make_learning_rate
-from dim_jax.training.optimizers import make_optimizer, scale_other_modules
+from dim_jax.training.learning_rates import LearningRate
 from dim_jax.training.state import AveragedTrainState, TrainState
 from dim_jax.weights import pretrained
 
@@ -69,7 +65,7 @@ def make_task(
     config: ClassifierConfig, run: Path, data: datasets.Dataset, sampler: Sampler
 ) -> tuple[loop.Task, loop.LoopSchedule, Predictor]:
     """Builds the task of the training loop from a configuration: model, loss, optimizer, steps and evaluation."""
-    options, augment = config.train, config.augment
+    options = config.train
     batch_size = options.global_batch_size
     parallel.check_batch_size("config.train.global_batch_size", batch_size)
     steps_per_epoch = sampler.epoch_size / batch_size
@@ -81,8 +77,7 @@ def make_task(
     )
     # On all hosts at the same time, before anything that may fail on one of them.
     earlier = _initial_run(config, run, data)
-    optimizer = _optimizer(config)
-    model = make_classifier(config.model.name, len(data.classes), axis_name=parallel.AXIS, **config.model.options)
+    optimizer = classifier_step.make_optimizer(config)
     partners = _partner_sampler(config, data)
     loss, loss_parameters, class_counts = _objective(config, data, sampler, partners)
     predictor = make_predictor(config, data)
@@ -91,30 +86,16 @@ def make_task(
     def program(learning_rate: LearningRate, **phase: Any) -> head_first.Dispatch:
         """Returns a dispatch that is compiled at its first call."""
         constants = Constants(jax.random.key(config.seed), mean, std, class_counts, loss_parameters, learning_rate)
-        dispatch = parallel.pmap_train_step(
-            make_train_step(
-                model,
-                loss,
-                optimizer,
-                axis_name=parallel.AXIS,
-                flip=augment.flip,
-                rotate=augment.rotate,
-                stain_jitter=augment.stain_jitter,
-                function=get_function(augment.function) if augment.function else None,
-                mixing=partial(mixing.METHODS[augment.mixing], alpha=augment.mixing_alpha) if partners else None,
-                ema_decay=options.ema_decay,
-                **phase,
-            )
-        )
+        dispatch = parallel.pmap_train_step(classifier_step.make_step(config, len(data.classes), **phase))
         return lambda state, batches: dispatch(state, batches, constants, predictor.pixels)
 
     num_train_steps = schedule.num_train_steps
     num_head_steps = _num_head_steps(config, num_train_steps)
     num_other_steps = num_train_steps - num_head_steps
-    rate = _learning_rate(config, num_other_steps, steps_per_epoch)
+    rate = classifier_step.make_learning_rate(config, num_other_steps, steps_per_epoch)
     dispatch = program(rate, first_step=num_head_steps)
     if num_head_steps:
-        head_rate = _learning_rate(config, num_head_steps, steps_per_epoch)
+        head_rate = classifier_step.make_learning_rate(config, num_head_steps, steps_per_epoch)
         head_alone = program(head_rate, trained_module=HEAD, steps_after=num_other_steps)
         restart = parallel.pmap_once(lambda state: state.replace(opt_state=optimizer(rate).init(state.params)))
         dispatch = head_first.head_first(head_alone, dispatch, restart, num_head_steps)
@@ -136,7 +117,8 @@ def make_task(
         values = metrics.classification_metrics(predictions.label, predictions.logits, data.classes)
         return {"loss": float(per_example.mean()), **metrics.scalars(values)}
 
-    state, facts = _initial_state(model, optimizer(rate), config.seed, predictor.images.shape), {}
+    initial_state = classifier_step.initializer(config, len(data.classes), predictor.images.shape)
+    state, facts = initial_weights.draw(initial_state, config.seed), {}
     if config.data.backend == "features":
         facts["features"] = predictor.images.space
     if _treats_head_apart(config):
@@ -175,47 +157,12 @@ def _num_head_steps(config: ClassifierConfig, num_train_steps: int) -> int:
     return per_dispatch * max(round(dispatches), 1) if dispatches else 0
 
 
-def _learning_rate(config: ClassifierConfig, num_train_steps: int, steps_per_epoch: float) -> LearningRate:
-    """Returns the schedule of a run, or of a phase of it, of `num_train_steps`."""
-    options = config.optimizer
-    return make_learning_rate(
-        options.schedule,
-        job.learning_rate(config),
-        num_train_steps=num_train_steps,
-        warmup_steps=round(options.warmup_epochs * steps_per_epoch),
-        decay_steps=round(options.decay_epochs * steps_per_epoch),
-        decay_rate=options.decay_rate,
-    )
-
-
-def _optimizer(config: ClassifierConfig) -> Callable[[LearningRate], optax.GradientTransformation]:
-    """Returns the optimizer of a configuration as a function of the learning rate."""
-    options = config.optimizer
-
-    def optimizer(learning_rate: LearningRate) -> optax.GradientTransformation:
-        transformation = make_optimizer(
-            options.name,
-            learning_rate,
-            weight_decay=options.weight_decay,
-            momentum=options.momentum,
-            clip_norm=options.clip_norm,
-        )
-        scale = options.backbone_learning_rate_scale
-        return transformation if scale == 1 else scale_other_modules(transformation, HEAD, scale)
-
-    return optimizer
-
-
 def _objective(
     config: ClassifierConfig, data: datasets.Dataset, sampler: Sampler, partners: Sampler | None
 ) -> tuple[Callable[..., jax.Array], dict[str, float], np.ndarray]:
     """Returns the loss, its hyper-parameters, and the examples of each class per epoch, float32 (C,)."""
-    options, augment = config.train, config.augment
-    loss = losses.get_loss(config.loss.name)
-    parameters = losses.hyper_parameters(config.loss.name, config.loss.options)
-    if options.rebalance != "none":
-        loss = deferred.rebalanced(loss, options.rebalance)
-        parameters |= {"rebalance_from": options.rebalance_from, "rebalance_tau": options.rebalance_tau}
+    augment = config.augment
+    loss, parameters = classifier_step.make_loss(config)
     class_counts = sampler.class_counts(data.labels, len(data.classes))
     if partners is not None and augment.mixing == "balanced_mixup":
         of_partners = partners.class_counts(data.labels, len(data.classes))
@@ -236,17 +183,6 @@ def _initial_run(config: ClassifierConfig, run: Path, data: datasets.Dataset) ->
 def _treats_head_apart(config: ClassifierConfig) -> bool:
     is_from_run = config.train.initial_weights not in ("random", "imagenet")
     return bool(config.train.head_only_share) or config.optimizer.backbone_learning_rate_scale != 1 or is_from_run
-
-
-def _initial_state(model: Any, optimizer: Any, seed: int, shape: tuple[int, ...]) -> TrainState:
-    """Initializes the train state of a model whose input is one image or feature vector of `shape`."""
-
-    def init(key: jax.Array) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, *shape)))
-        params = variables["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, variables.get("batch_stats", {}), optimizer.init(params))
-
-    return initial_weights.draw(init, seed)
 
 
 def check_weights(config: ClassifierConfig) -> None:

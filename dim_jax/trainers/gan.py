@@ -1,12 +1,13 @@
 """Trains a GAN on the training images of one class or of all classes, and writes sample grids during training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from dim_jax.data import backends, images
 from dim_jax.data.dataset import Dataset, open_dataset
@@ -24,6 +25,8 @@ from dim_jax.training.optimizers import make_optimizer
 from dim_jax.weights import pretrained
 
 MIN_IMAGES = 8
+
+Distance = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 def train(
@@ -58,7 +61,7 @@ def make_task(
     config: GanConfig, run: Path, data: Dataset, sampler: Sampler
 ) -> tuple[loop.Task, loop.LoopSchedule, SampleSheets]:
     """Builds the task of the training loop from a configuration: networks, optimizer, step and sample sheets."""
-    options, gan, augment = config.train, config.gan, config.augment
+    options, gan = config.train, config.gan
     batch_size, size = options.global_batch_size, config.data.image_size
     parallel.check_batch_size("config.train.global_batch_size", batch_size)
     schedule = loop.LoopSchedule.in_dispatches(
@@ -67,30 +70,8 @@ def make_task(
         eval_every=options.sample_every,
         checkpoint_every=options.checkpoint_every,
     )
-    num_classes = len(data.classes) if gan.conditional else 0
-    generator, discriminator = make_gan(size, num_classes, axis_name=parallel.AXIS, **config.model.options)
     frozen, distance, description = _perceptual(gan)
-    learning_rate = job.learning_rate(config)
-    label_strength = transition.label_strength(gan.condition_from, gan.condition_until, options.num_train_steps)
-    step = GanTrainStep(
-        generator=generator,
-        discriminator=discriminator,
-        optimizer=make_optimizer(config.optimizer.name, learning_rate),
-        learning_rate=learning_rate,
-        distance=distance,
-        axis_name=parallel.AXIS,
-        label_strength=label_strength if gan.conditional else None,
-        flip=augment.flip,
-        rotate=augment.rotate,
-        small_image=gan.small_image,
-        diff_augment=augment.diff_augment,
-        shared_augmentation=augment.shared,
-        adaptive_target=augment.adaptive_target,
-        images_to_one=augment.images_to_one,
-        clip_targets=gan.clip_targets,
-        sum_reconstructions=gan.sum_reconstructions,
-        ema_decay=gan.ema_decay,
-    )
+    step = make_step(config, len(data.classes), distance)
     dispatch = parallel.pmap_train_step(step)
     data_options = config.data
     pictures = backends.make_images(
@@ -98,9 +79,9 @@ def make_task(
     )
     resident = parallel.replicate((pictures.pixels, frozen))
     key = jax.random.key(config.seed)
-    rebuilding = None if distance is None else discriminator
+    rebuilding = None if distance is None else step.discriminator
     examples = _examples(data, sampler, config)
-    sheets = SampleSheets(run, generator, rebuilding, gan.statistics, examples, label_strength)
+    sheets = SampleSheets(run, step.generator, rebuilding, gan.statistics, examples, _label_strength(config))
     task = loop.Task(
         state=initial_weights.draw(step.initial_state, config.seed),
         dispatch=lambda state, batches: dispatch(state, batches, key, resident),
@@ -114,6 +95,47 @@ def make_task(
         facts={"reconstructions compared by": description},
     )
     return task, schedule, sheets
+
+
+def make_step(config: GanConfig, num_classes: int, distance: Distance | None) -> GanTrainStep:
+    """Returns the training step of a configuration, for `parallel.pmap_train_step`.
+
+    Args:
+      num_classes: number of classes of the data.
+      distance: (variables of the frozen network, images, images) -> (N,), for reconstructions; None for none.
+    """
+    gan, augment = config.gan, config.augment
+    generator, discriminator = make_gan(
+        config.data.image_size,
+        num_classes if gan.conditional else 0,
+        axis_name=parallel.AXIS,
+        **config.model.options,
+    )
+    learning_rate = job.learning_rate(config)
+    return GanTrainStep(
+        generator=generator,
+        discriminator=discriminator,
+        optimizer=make_optimizer(config.optimizer.name, learning_rate),
+        learning_rate=learning_rate,
+        distance=distance,
+        axis_name=parallel.AXIS,
+        label_strength=_label_strength(config) if gan.conditional else None,
+        flip=augment.flip,
+        rotate=augment.rotate,
+        small_image=gan.small_image,
+        diff_augment=augment.diff_augment,
+        shared_augmentation=augment.shared,
+        adaptive_target=augment.adaptive_target,
+        images_to_one=augment.images_to_one,
+        clip_targets=gan.clip_targets,
+        sum_reconstructions=gan.sum_reconstructions,
+        ema_decay=gan.ema_decay,
+    )
+
+
+def _label_strength(config: GanConfig) -> optax.Schedule:
+    gan = config.gan
+    return transition.label_strength(gan.condition_from, gan.condition_until, config.train.num_train_steps)
 
 
 def _perceptual(gan: GanFields) -> tuple[Any, Any, str]:

@@ -14,6 +14,7 @@ SMALL = 2**14  # tensors with fewer entries are joined,
 JOINED = 48  # so many at a time
 
 
+@jax.named_scope("global_norm")
 def global_norm(tree: Any) -> jax.Array:
     """Returns the L2 norm of a tree of arrays taken as one vector, a scalar."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(_pack(tree))))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.named_scope("moving_average")
 def update_average(average: Any, weights: Any, decay: float, step: jax.Array | int) -> Any:
     """Returns average + (1 - d) (weights - average) with d = min(decay, (1 + step) / (10 + step)).
 

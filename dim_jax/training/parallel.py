@@ -1,6 +1,6 @@
 """pmap, and the layouts of arrays over local devices; the only module that calls jax.pmap."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,11 +40,17 @@ def device_memory() -> dict[str, int]:
     return {name: int(stats[name]) for name in ("bytes_in_use", "peak_bytes_in_use") if name in stats}
 
 
-def pmap_train_step(train_step: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]]) -> Callable:
+def pmap_train_step(
+    train_step: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]], devices: Sequence[jax.Device] | None = None
+) -> Callable:
     """Returns `dispatch(state, batches, constants, pixels) -> (state, metrics)`: several steps on all devices.
 
     `train_step(state, batch, constants, pixels)` is scanned over the leading axis of `batches`. Scans of different
     lengths agree to rounding only, so a run uses a single length.
+
+    Args:
+      train_step: one step as one device sees it.
+      devices: other devices than those of this machine, to compile for.
 
     Args of the result:
       state: replicated; its buffers are donated.
@@ -59,7 +65,7 @@ def pmap_train_step(train_step: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, T
     def many_steps(state: Tree, batches: Tree, constants: Tree, pixels: Tree) -> tuple[Tree, Tree]:
         return lax.scan(lambda state, batch: train_step(state, batch, constants, pixels), state, batches)
 
-    return jax.pmap(many_steps, axis_name=AXIS, in_axes=(0, 0, None, 0), donate_argnums=0)
+    return jax.pmap(many_steps, axis_name=AXIS, in_axes=(0, 0, None, 0), donate_argnums=0, devices=devices)
 
 
 def pmap_eval_step(eval_step: Callable[[Tree, Tree, Tree, Tree], Tree]) -> Callable:

@@ -111,7 +111,7 @@ def test_bad_options_of_the_input_pipeline_are_told_in_one_line(arguments, messa
     "program",
     [
         "train_step.py", "inference.py", "input_pipeline.py", "gan_step.py", "roofline.py", "decoding.py", "start.py",
-        "communication.py", "near_duplicates.py",
+        "ahead_of_time.py", "communication.py", "near_duplicates.py",
     ],
 )  # fmt: skip
 def test_help_shows_examples_and_loads_nothing_heavy(program):
@@ -153,6 +153,10 @@ def test_help_shows_examples_and_loads_nothing_heavy(program):
         ("start.py", ["--rounds=0"], "--rounds=0"),
         ("near_duplicates.py", ["absent"], "absent: no such folder"),
         ("near_duplicates.py", [".", "--copies=0"], "--copies=0"),
+        ("ahead_of_time.py", ["--target=k80"], "--target=k80"),
+        ("ahead_of_time.py", ["--target=h100", "--batch-size=0"], "--batch-size=0"),
+        ("ahead_of_time.py", ["--target=h100", "--stages=8,x"], "--stages=8,x"),
+        ("ahead_of_time.py", ["--target=v5e:2x4", "--model=gan", "--image-size=100"], "--image-size=100"),
         ("gpu.py", ["out", "--budget=0"], "--budget=0"),
         ("gpu.py", [], "OUT"),
     ],

@@ -12,12 +12,13 @@ _runtime: ContextVar[str] = ContextVar("runtime", default="here")
 
 
 @contextlib.contextmanager
-def traced_for(runtime: Literal["xla", "library"]) -> Iterator[None]:
+def traced_for(runtime: Literal["xla", "accelerator", "library"]) -> Iterator[None]:
     """Within the block, programs are traced for another machine than this one.
 
     Args:
-      runtime: "xla" for XLA on any platform, so that `by_platform` keeps both implementations; "library" for a runtime
-        with a library of convolutions, such as ONNX Runtime, so that each convolution is one operation.
+      runtime: "xla" for XLA on any platform, so that `by_platform` keeps both implementations; "accelerator" for XLA on
+        a GPU or TPU; "library" for a runtime with a library of convolutions, such as ONNX Runtime, so that each
+        convolution is one operation.
     """
     token = _runtime.set(runtime)
     try:
@@ -46,6 +47,6 @@ def by_platform(*operands: jax.Array, cpu: Callable[..., Any], default: Callable
     """
     if runs_on_cpu():
         return cpu(*operands)
-    if runs_in_library():
+    if _runtime.get() in ("accelerator", "library"):
         return default(*operands)
     return lax.platform_dependent(*operands, cpu=cpu, default=default)
