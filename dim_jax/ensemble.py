@@ -18,10 +18,12 @@ def main(arguments: Sequence[str]) -> None:
     command_line.start_logging()
     from dim_jax.evaluation.ensembles import make_ensemble
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
+    from dim_jax.reporting.run_cards import write_run_card
 
     make_ensemble(options.runs, options.out)
     for split in ("val", "test"):
         command_line.say(summary(evaluate_split(options.out, split)))
+    write_run_card(options.out)
     command_line.say_next("predict", "NEW_IMAGES", f"--workdir={options.out}", "--out=predictions", "--adjust")
 
 

@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     from dim_jax.evaluation.costs import read_costs
     from dim_jax.evaluation.ensembles import open_classifier
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
+    from dim_jax.reporting.run_cards import write_run_card
     from dim_jax.training import hosts
 
     hosts.join()
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str]) -> None:
         use_views=options.views,
         severity=command_line.comma_separated(options.severity),
     )
+    hosts.on_first_host(lambda: write_run_card(options.workdir))
     command_line.say(summary(metrics))
 
 

@@ -46,14 +46,17 @@ def main(arguments: Sequence[str]) -> None:
         other=QUESTION if is_scored else SCORES,
     )
     command_line.start_logging()
-    from dim_jax.gan import review_files, review_scores
+    from dim_jax.gan import generated_cards, review_files, review_scores
 
     if is_scored:
         scores, path = review_files.write_scores(options.key, options.score, options.out or "")
+        card_paths = generated_cards.record_review(options.key, scores)
         for warning in review_scores.warnings(scores):
             command_line.say(f"warning: {warning}", file=sys.stderr)
         command_line.say(review_scores.summary(scores))
         command_line.say(f"scores: {path.with_suffix('.html')}, {path}")
+        if card_paths:
+            command_line.say(f"recorded in the cards of its pools: {', '.join(map(str, card_paths))}")
         return
     settings = {name: value for name in ("num", "seed") if (value := getattr(options, name)) is not None}
     review, key = review_files.write_review(options.pool, options.data, options.out, **settings)

@@ -30,7 +30,7 @@ ALLOWED = {
     "reporting": "data evaluation",
     "prediction": "data evaluation reporting training",
     "gan": "data evaluation models reporting training weights",
-    "interop": "augmentation data evaluation gan models prediction steps training weights",
+    "interop": "augmentation data evaluation gan models prediction reporting steps training weights",
     "trainers": "augmentation data evaluation gan losses models reporting steps training weights",
     "experiment": "data evaluation gan reporting trainers training",
 }

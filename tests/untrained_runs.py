@@ -27,16 +27,16 @@ def _varied(tree, seed, scale):
     return jax.tree_util.tree_map_with_path(vary, tree)
 
 
-def classifier_run(run, data, *overrides, seed=0):
-    """Writes the run of a classifier; overrides are --config.FIELD=VALUE."""
+def classifier_run(run, data, *overrides, seed=0, input_shape=None):
+    """Writes the run of a classifier of images, or of inputs of another shape; overrides are --config.FIELD=VALUE."""
     flags = [f"--config={CONFIGS / 'classifier.py'}:test", f"--config.data.path={data}", f"--workdir={run}"]
     config, *_ = config_flags.parse_flags([*flags, *overrides])
     dataset = open_dataset(data)
     options = {name: value for name, value in config["model"].items() if name != "name"}
     model = make_classifier(config["model"]["name"], len(dataset.classes), **options)
     side = config["data"]["image_size"]
-    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, side, side, 3)))
-    state = {name: _varied(variables[name], seed, 0.05) for name in ("params", "batch_stats")}
+    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, *(input_shape or (side, side, 3)))))
+    state = {name: _varied(variables.get(name, {}), seed, 0.05) for name in ("params", "batch_stats")}
     write_run(run, RunContents(config, dataset, {loop.BEST: (seed + 1, state)}), {})
     return run
 

@@ -1,6 +1,7 @@
 """Command-line arguments, messages and exit codes: bad input is one line and exit code 2."""
 
 import argparse
+import contextvars
 import csv
 import errno
 import logging
@@ -24,6 +25,7 @@ REMEDIES = {
     errno.EROFS: _ALLOW_WRITING, errno.EACCES: _ALLOW_WRITING, errno.EPERM: _ALLOW_WRITING,
 }  # fmt: skip
 LONGEST_ERROR = 2000  # characters: an over-long name may be the error
+_command = contextvars.ContextVar("command", default="")
 BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
 
 
@@ -170,6 +172,17 @@ def _message(error: Exception) -> str:
     return str(error)
 
 
+def command() -> str:
+    """Returns the command line that `run` runs, quoted for a shell; "" outside of `run`."""
+    return _command.get()
+
+
+def _command_text(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> str:
+    spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
+    module = spec.name if spec else main.__module__
+    return shlex.join(["python", "-m", module.removesuffix(".__main__"), *map(str, arguments)])
+
+
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
     """Runs `main(arguments)` and returns the exit code.
 
@@ -183,6 +196,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
       arguments: command-line arguments; None for sys.argv[1:].
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    outer = _command.set(_command_text(main, arguments))
     try:
         with stopping.on_signals():
             main(arguments)
@@ -200,4 +214,6 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
         position = f" {stopped}" if str(stopped) else ""
         say(f"stopped{position}; run the same command again to continue", file=sys.stderr)
         return STOPPED
+    finally:
+        _command.reset(outer)
     return 0

@@ -28,7 +28,7 @@ def build(
       manifest, split: the prepared data.
       units: unit of each row (splits.units_of), shape (N,).
       exact, near: pairs of rows that are exact copies and near-duplicates, shape (P, 2) each.
-      facts: entries known to the preparation only: "options", "converted", "doubtful", "unreadable",
+      facts: entries known to the preparation only: "options", "licence", "converted", "doubtful", "unreadable",
         "ignored", "notes", "warnings" and "seconds".
     """
     labels, classes = manifest.labels, manifest.classes

@@ -11,7 +11,16 @@ import numpy as np
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import progress_callback
-from dim_jax.data import data_report, image_scan, images, near_duplicates, packed_pixels, source_record, splits
+from dim_jax.data import (
+    data_report,
+    image_scan,
+    images,
+    licences,
+    near_duplicates,
+    packed_pixels,
+    source_record,
+    splits,
+)
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.image_scan import ScannedImage
@@ -75,6 +84,7 @@ def write(folder: Path, listing: Listing, options: dict[str, Any], strict: bool,
     split = splits.Split(method, options["seed"], folds)
     facts: dict[str, Any] = {
         "options": options,
+        "licence": licences.find_licence(listing.root),
         "converted": [{"path": image.listed.path, "reason": image.conversion} for image in scanned if image.conversion],
         "doubtful": [{"path": image.listed.path, "doubt": image.doubt} for image in scanned if image.doubt],
         "unreadable": unreadable,

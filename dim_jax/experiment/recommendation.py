@@ -10,6 +10,7 @@ from dim_jax.evaluation.split_evaluation import evaluate_split
 from dim_jax.experiment import composition
 from dim_jax.experiment.plan import PlannedRun
 from dim_jax.experiment.stages import Experiment
+from dim_jax.reporting.run_cards import write_run_card
 
 
 def recommend(experiment: Experiment, folds: Sequence[int], seeds: Sequence[int]) -> dict[str, Any] | None:
@@ -48,3 +49,4 @@ def _make(experiment: Experiment, runs: Sequence[PlannedRun], out: Path) -> None
     make_ensemble(folders, out)
     for split in ("val", "test"):
         evaluate_split(out, split)
+    write_run_card(out)

@@ -1,4 +1,4 @@
-"""Generation of a pool of images from a trained GAN: pool/<class>/seed00042.png, with provenance in pool.json."""
+"""Generation of a pool of images from a trained GAN: pool/<class>/seed00042.png, with their pool.json and a card."""
 
 import contextlib
 import itertools
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dim_jax.cli.progress import Progress
-from dim_jax.gan import pool_writer, pools
+from dim_jax.gan import generated_cards, pool_writer, pools
 from dim_jax.gan.gan_run import GanRun, open_gan_run
 from dim_jax.gan.synthesis import GROUP
 from dim_jax.runs import files
@@ -81,13 +81,18 @@ def _generate_class(run: GanRun, out: Path, label: str, num: int, first_seed: in
             discriminator_features=run.discriminator_features,
         )
 
+    def list_images(written: dict[int, str]) -> Path:
+        folder = writer.list(written)
+        generated_cards.write_pool_card(folder)
+        return folder
+
     with contextlib.ExitStack() as held:
         hosts.on_first_host(lambda: held.enter_context(files.turn(pools.class_folder(out, label))))
         writer = hosts.on_all_hosts(make_writer)
         progress = Progress("generate", len(seeds), 0, 1)
         held.callback(progress.close)
         written = hosts.from_all_hosts(hosts.on_all_hosts(lambda: writer.write(images(), seeds)))
-        return hosts.on_first_host(lambda: writer.list(dict(itertools.chain(*map(dict.items, written)))))
+        return hosts.on_first_host(lambda: list_images(dict(itertools.chain(*map(dict.items, written)))))
 
 
 def _label(run: GanRun, label: str | None) -> str:

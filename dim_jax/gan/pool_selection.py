@@ -1,6 +1,7 @@
 """Selection of the images of a pool that are worth training on, with one reason for every rejected image.
 
-Writes selected.json (for config.data.generated), rejected.json, diagnosis.json, report.html and closest_pairs.png.
+Writes selected.json (for config.data.generated), rejected.json, diagnosis.json, report.html, closest_pairs.png and the
+selection's card.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
-from dim_jax.gan import generative_metrics, inception_scores, judges, pools, review_votes, selection
+from dim_jax.gan import generated_cards, generative_metrics, inception_scores, judges, pools, review_votes, selection
 from dim_jax.gan.candidates import (
     CandidateFeatures,
     Candidates,
@@ -24,6 +25,7 @@ from dim_jax.gan.diagnosis import check_sizes, diagnose
 from dim_jax.gan.selection_rules import CLASSIFIER, DEFAULT_FEATURES, FEATURES, INCEPTION, Rules
 from dim_jax.reporting import closest_pairs, selection_page
 from dim_jax.runs import files
+from dim_jax.runs.workdir import package_versions
 from dim_jax.training import compilation
 
 SELECTED, REJECTED, DIAGNOSIS = "selected.json", "rejected.json", "diagnosis.json"
@@ -128,6 +130,7 @@ def select_images(
         elif _is_ours(out / DIAGNOSIS):
             (out / DIAGNOSIS).unlink()
         files.write_json(out / SELECTED, selected)
+    generated_cards.write_selection_card(out)
     return selected
 
 
@@ -270,7 +273,8 @@ def _records(
     classes = {choice.pool.label: _class_record(choice) for choice in selections}
     # By rank, so that every prefix of the list is balanced over the classes.
     images = [entry for _, entry in sorted(ranked, key=lambda item: item[0])]
-    return head | {"classes": classes, "images": images}, head | {"rejected": rejected}
+    origin = {"command": command_line.command() or None, "versions": package_versions()}
+    return head | origin | {"classes": classes, "images": images}, head | {"rejected": rejected}
 
 
 def _entries(candidates: Candidates, selected: ClassSelection, out: Path) -> list[dict[str, Any]]:

@@ -4,18 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.evaluation.classifier_run import open_classifier_run
-from dim_jax.interop import export_record, published_files
+from dim_jax.interop import export_record, program_cards, published_files
 from dim_jax.interop.export_record import ExportRecord
 from dim_jax.interop.published_files import DISCRIMINATOR, GENERATOR
 from dim_jax.models import make_gan
 from dim_jax.models.lrf_cnn import LRFCNN
+from dim_jax.reporting import cards
 from dim_jax.runs import configuration, files
 from dim_jax.training import checkpoints, loop
 from dim_jax.weights import gcgan_names, safetensor_files, torch_names, torch_writer
 
 
 def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: str = "best") -> str:
-    """Writes the weights of a run in the format of the published code, and a JSON beside them (export_record).
+    """Writes the weights of a run in the format of the published code, and a record (export_record) and a card of them.
 
     Args:
       run: run directory.
@@ -48,6 +49,7 @@ def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: s
                 tensors = {f"{key}.{name}": array for key, part in tensors.items() for name, array in part.items()}
             safetensor_files.write(out, tensors, {export_record.KEY: text})
         export_record.write_beside(out, record)
+    cards.write(program_cards.card_path(out), program_cards.weights_card(run, out))
     return f"{summary}\n{out}"
 
 

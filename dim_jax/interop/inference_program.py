@@ -14,7 +14,7 @@ from dim_jax.evaluation import validation
 from dim_jax.evaluation.classifier_run import ClassifierRun
 from dim_jax.evaluation.ensembles import Classifier
 from dim_jax.gan.gan_run import GanRun
-from dim_jax.gan.synthesis import to_pixels
+from dim_jax.gan.synthesis import GROUP, to_pixels
 from dim_jax.models.prepared_weights import PREPARED, prepare_weights
 from dim_jax.steps.grad_cam import PREDICTED, grad_cam, has_feature_map
 
@@ -42,16 +42,23 @@ class InferenceProgram:
     """A pure function of one batch.
 
     Attributes:
-      inputs: its arguments, arrays of one batch size, at least 1.
+      inputs: its arguments, arrays of one batch size.
       outputs: its results.
       make: see MakeFunction; call it and trace the function within models.kernels.platforms.traced_for.
       dtype: name of the dtype that it computes in.
+      batch_size: the only batch size that it takes; None for any.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     make: MakeFunction
     dtype: str
+    batch_size: int | None = None
+
+    def shapes(self) -> list[jax.ShapeDtypeStruct]:
+        """Shapes of the inputs, for tracing; the batch size is a symbol where it may be any."""
+        size = jax.export.symbolic_shape("batch")[0] if self.batch_size is None else self.batch_size
+        return [jax.ShapeDtypeStruct((size, *tensor.shape), np.dtype(tensor.dtype)) for tensor in self.inputs]
 
 
 def size_of_input(run: ClassifierRun) -> tuple[int, str]:
@@ -174,21 +181,15 @@ def generator_program(run: GanRun) -> InferenceProgram:
     """Returns the program of a GAN's generator: normal numbers to uint8 images.
 
     The inputs are latents (N, latent_size), noise (N, K) where the generator injects noise (the maps of its layers, in
-    order and flat) and, for a class-conditional GAN, label (N,) int32. The output is images (N, S, S, 3) uint8.
+    order and flat) and, for a class-conditional GAN, label (N,) int32. The output is images (N, S, S, 3) uint8. N is
+    synthesis.GROUP where images are normalised by the statistics of their group (config.gan.statistics=batch).
 
     Args:
       run: the GAN.
-
-    Raises:
-      ValueError: its images depend on the others of their batch.
     """
     synthesizer = run.synthesizer
     generator, strength = synthesizer.generator, synthesizer.label_strength
-    if synthesizer.statistics == "batch":
-        raise ValueError(
-            f"{run.workdir} has config.gan.statistics=batch: its images depend on the others of their batch; generate "
-            "them with python -m dim_jax.generate"
-        )
+    uses_batch = synthesizer.statistics == "batch"
     sides = generator.noise_sides
     inputs = [Tensor("latents", (generator.latent_size,), "float32")]
     inputs += [Tensor("noise", (sum(side**2 for side in sides.values()),), "float32")] if sides else []
@@ -196,23 +197,28 @@ def generator_program(run: GanRun) -> InferenceProgram:
     names = [tensor.name for tensor in inputs]
 
     def make() -> Callable[..., tuple[jax.Array, ...]]:
-        def apply(variables: dict[str, Any], inputs: dict[str, jax.Array], **options: Any) -> Any:
+        def apply(variables: dict[str, Any], inputs: dict[str, jax.Array], mutable: list[str]) -> tuple[Any, Any]:
             noise = _by_layer(inputs["noise"], sides) if sides else None
             return generator.apply(
-                variables, inputs["latents"], False, inputs.get("label"), noise, strength, **options
-            )  # fmt: skip
+                variables, inputs["latents"], uses_batch, inputs.get("label"), noise, strength, mutable=mutable
+            )
 
-        one = {tensor.name: jnp.zeros((1, *tensor.shape), tensor.dtype) for tensor in inputs}
-        prepare = jax.jit(lambda variables: apply(variables, one, mutable=[PREPARED])[1])
-        variables = {**synthesizer.variables, **jax.device_get(prepare(synthesizer.variables))}
+        variables = synthesizer.variables
+        if not uses_batch:  # weights that depend on the batch can't be prepared
+            one = {tensor.name: jnp.zeros((1, *tensor.shape), tensor.dtype) for tensor in inputs}
+            prepare = jax.jit(lambda variables: apply(variables, one, [PREPARED])[1])
+            variables = {**variables, **jax.device_get(prepare(variables))}
 
         def generate(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-            return (to_pixels(apply(variables, dict(zip(names, arrays, strict=True)))[0]),)
+            updated = ["batch_stats", "spectral"] if uses_batch else []
+            (images, _), _ = apply(variables, dict(zip(names, arrays, strict=True)), updated)
+            return (to_pixels(images),)
 
         return generate
 
     output = Tensor("images", (generator.size, generator.size, 3), "uint8")
-    return InferenceProgram(tuple(inputs), (output,), make, jnp.dtype(generator.dtype).name)
+    dtype, batch_size = jnp.dtype(generator.dtype).name, GROUP if uses_batch else None
+    return InferenceProgram(tuple(inputs), (output,), make, dtype, batch_size)
 
 
 def _by_layer(noise: jax.Array, sides: dict[int, int]) -> dict[int, jax.Array]:

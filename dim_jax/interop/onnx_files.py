@@ -25,7 +25,7 @@ def check_installed() -> None:
 
 
 def serialize(program: InferenceProgram) -> bytes:
-    """Converts a program to an ONNX model of any batch size.
+    """Converts a program to an ONNX model.
 
     Args:
       program: computes in float32.
@@ -42,8 +42,7 @@ def serialize(program: InferenceProgram) -> bytes:
     levels = {name: logging.getLogger(name).level for name in ("jax2onnx", "onnx_ir")}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
-    (batch,) = jax.export.symbolic_shape("batch")
-    shapes = [jax.ShapeDtypeStruct((batch, *tensor.shape), np.dtype(tensor.dtype)) for tensor in program.inputs]
+    shapes = program.shapes()
     # Traced beforehand: while jax2onnx traces, it has functions of JAX and Flax replaced by its own.
     with traced_for("library"):
         traced = jax.make_jaxpr(program.make())(*shapes)

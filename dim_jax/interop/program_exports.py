@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 import dim_jax
+from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_run_dataset
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.ensembles import Classifier, is_ensemble
 from dim_jax.evaluation.predictor import views_of
 from dim_jax.gan.gan_run import GanRun, open_gan_run
-from dim_jax.gan.synthesis import inputs_of_seeds
-from dim_jax.interop import export_record, onnx_files, stablehlo_files
+from dim_jax.gan.synthesis import GROUP, inputs_of_seeds
+from dim_jax.interop import export_record, onnx_files, program_cards, stablehlo_files
 from dim_jax.interop.inference_program import (
     InferenceProgram,
+    Tensor,
     classifier_program,
     generator_program,
     logit_offsets,
@@ -27,6 +29,7 @@ from dim_jax.interop.inference_program import (
 )
 from dim_jax.prediction.folder_images import find_images
 from dim_jax.prediction.new_images import fit_on_validation, open_image_classifier, predict_files, preprocessing_of
+from dim_jax.reporting import cards
 from dim_jax.runs import configuration, files
 from dim_jax.runs.workdir import package_versions
 
@@ -35,7 +38,6 @@ TARGETS: dict[str, Any] = {"onnx": onnx_files, "stablehlo": stablehlo_files}
 # Largest allowed differences from the run, by output.
 ALLOWED = {"probabilities": 1e-4, "grad_cam": 1e-2, "images": 1.0}
 NUM_IMAGES = 16  # of the run's own data, to compare on
-NUM_SEEDS = 8
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "jax2onnx", "onnx", "onnxruntime")
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ def export_program(
     calibrate: bool = False,
     with_map: bool = False,
 ) -> str:
-    """Writes a run as a program that needs nothing of this package, and a JSON record beside it.
+    """Writes a run as a program that needs nothing of this package, and a JSON record and a card beside it.
 
     The file is run and compared with the run before it replaces `out`.
 
@@ -122,13 +124,14 @@ def export_program(
             "sha256": hashlib.sha256(serialized).hexdigest(),
             "to": target,
             **record,
-            "inputs": [_tensor(tensor) for tensor in program.inputs],
-            "outputs": [_tensor(tensor) for tensor in program.outputs],
+            "inputs": [_tensor(tensor, program) for tensor in program.inputs],
+            "outputs": [_tensor(tensor, program) for tensor in program.outputs],
             "comparison": {
                 "examples": len(comparison.inputs[0]),
                 "source": comparison.source,
                 "largest_differences": differences,
             },
+            "command": command_line.command() or None,
             "versions": {
                 "python": platform.python_version(),
                 "dim_jax": dim_jax.__version__,
@@ -136,6 +139,7 @@ def export_program(
             },
         }
         files.write_json(export_record.beside(out), record)
+        cards.write(program_cards.card_path(out), program_cards.program_card(workdir, files.to_json(record)))
     shown = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
     return (
         f"{record['network']} at step {record['checkpoint_step']}, {len(serialized) / 1e6:.1f} MB\n"
@@ -207,15 +211,17 @@ def _images_to_compare(classifier: Classifier, images: Sequence[str | Path]) -> 
 def _generator(run: GanRun) -> tuple[InferenceProgram, Comparison, dict[str, Any]]:
     """Returns the program of a GAN's generator, what to compare it with, and the record's description of it."""
     program, generator = generator_program(run), run.synthesizer.generator
-    seeds = range(NUM_SEEDS)
-    labels = np.arange(NUM_SEEDS, dtype=np.int32) % max(generator.num_classes, 1)
+    seeds = range(GROUP)
+    # A group whose statistics its images share is of one class.
+    num_labels = max(generator.num_classes, 1) if program.batch_size is None else 1
+    labels = np.arange(GROUP, dtype=np.int32) % num_labels
     latents, noise = inputs_of_seeds(generator, seeds)
     arrays = {
         "latents": latents,
-        "noise": np.concatenate([part.reshape(NUM_SEEDS, -1) for part in noise.values()], 1) if noise else None,
+        "noise": np.concatenate([part.reshape(GROUP, -1) for part in noise.values()], 1) if noise else None,
         "label": labels,
     }
-    expected = np.zeros((NUM_SEEDS, generator.size, generator.size, 3), np.uint8)
+    expected = np.zeros((GROUP, generator.size, generator.size, 3), np.uint8)
     for label in np.unique(labels).tolist():
         expected[labels == label] = run.synthesizer.images(seeds, label)[labels == label]
     record = {
@@ -226,7 +232,7 @@ def _generator(run: GanRun) -> tuple[InferenceProgram, Comparison, dict[str, Any
         "model_sha256": run.synthesizer.model_hash,
     }
     inputs = tuple(arrays[tensor.name] for tensor in program.inputs)
-    return program, Comparison(inputs, (expected,), f"images of the seeds 0 to {NUM_SEEDS - 1}"), record
+    return program, Comparison(inputs, (expected,), f"images of the seeds 0 to {GROUP - 1}"), record
 
 
 def _compare(
@@ -235,7 +241,8 @@ def _compare(
     comparison: Comparison,
 ) -> dict[str, float]:
     """Returns the largest difference of each output, in batches of one example and of all others."""
-    ends = (slice(0, 1), slice(1, None)) if len(comparison.inputs[0]) > 1 else (slice(None),)
+    is_divisible = program.batch_size is None and len(comparison.inputs[0]) > 1
+    ends = (slice(0, 1), slice(1, None)) if is_divisible else (slice(None),)
     batches = run([[array[part] for array in comparison.inputs] for part in ends])
     return {
         tensor.name: float(np.abs(np.concatenate(parts).astype(np.float64) - expected).max())
@@ -254,5 +261,5 @@ def _refuse_differences(workdir: str | Path, differences: dict[str, float]) -> N
             )
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
-    return {"name": tensor.name, "shape": ["batch", *tensor.shape], "dtype": tensor.dtype}
+def _tensor(tensor: Tensor, program: InferenceProgram) -> dict[str, Any]:
+    return {"name": tensor.name, "shape": [program.batch_size or "batch", *tensor.shape], "dtype": tensor.dtype}

@@ -34,13 +34,12 @@ np.savez(sys.argv[3], **results)
 
 
 def serialize(program: InferenceProgram) -> bytes:
-    """Serialises a program for any batch size and for CPU, NVIDIA's and AMD's GPUs and TPU.
+    """Serialises a program for CPU, NVIDIA's and AMD's GPUs and TPU.
 
     Returns:
       The file's bytes; `jax.export.deserialize` reads them.
     """
-    (batch,) = export.symbolic_shape("batch")
-    shapes = [jax.ShapeDtypeStruct((batch, *tensor.shape), np.dtype(tensor.dtype)) for tensor in program.inputs]
+    shapes = program.shapes()
     with traced_for("xla"):
         return bytes(export.export(jax.jit(program.make()), platforms=PLATFORMS)(*shapes).serialize())
 

@@ -149,11 +149,50 @@ def lite_features(variables: Mapping[str, Any], images: jax.Array, network: str 
     Returns:
       logits (N, 1000) and features (N, 1280), float32.
     """
-    published = PUBLISHED[network]
-    shape = (images.shape[0], published.image_size, published.image_size, images.shape[-1])
-    resized = jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), -1, 1)
-    outputs: Any = published.make().apply(variables, scale_pixels(resized))
+    outputs: Any = PUBLISHED[network].make().apply(variables, _input_of(images, network))
     return outputs
+
+
+def _input_of(images: jax.Array, network: str) -> jax.Array:
+    """Returns images in [-1, 1] as an EfficientNet-Lite of PUBLISHED takes them; see `lite_features`."""
+    side = PUBLISHED[network].image_size
+    shape = (images.shape[0], side, side, images.shape[-1])
+    return scale_pixels(jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), -1, 1))
+
+
+class LiteClassifier(nn.Module):
+    """A linear classifier on the pooled features of a frozen EfficientNet-Lite, for images of any size.
+
+    It is the network itself with another last layer; one that was trained on standardised features is folded by
+    `folded_head`.
+
+    Attributes:
+      num_classes: number of logits.
+      network: key of efficientnet_lite.PUBLISHED.
+    """
+
+    num_classes: int
+    network: str = LITE0
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, example_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Classifies images (N, H, W, 3) in [-1, 1]; returns logits (N, num_classes) and features (N, 1280)."""
+        del train, example_keys
+        make = PUBLISHED[self.network].make
+        return make(num_classes=self.num_classes, name="network")(_input_of(images, self.network))
+
+
+def folded_head(head: Mapping[str, Any], mean: Any, std: Any) -> dict[str, Any]:
+    """Returns the last layer for features as they are, from one for standardised features.
+
+    Args:
+      head: `kernel` (F, C) and `bias` (C,), for (features - mean) / std.
+      mean, std: of the features, (F,), std above 0.
+    """
+    kernel = head["kernel"] / std[:, None]
+    return {"kernel": kernel, "bias": head["bias"] - mean @ kernel}
 
 
 def inception_features(variables: Mapping[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,7 @@
 """Classification of new images with a trained or imported classifier."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from dim_jax.evaluation import validation
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
 from dim_jax.evaluation.cases import read_severity
 from dim_jax.evaluation.ensembles import Classifier, mean_logits, open_classifier
+from dim_jax.evaluation.frozen_classifier import classifier_of_images
 from dim_jax.evaluation.predictor import Predictor, views_of
 from dim_jax.prediction import case_answers, output_files
 from dim_jax.prediction.folder_images import FolderImages, find_images
@@ -110,16 +112,13 @@ def predict_images(
 
 
 def open_image_classifier(workdir: str | Path) -> Classifier:
-    """Opens a run of a classifier of images, or an ensemble of them.
+    """Opens a run or an ensemble as a classifier of images; see frozen_classifier.classifier_of_images.
 
     Raises:
-      FileNotFoundError, ValueError: as for `open_classifier`, or it is a classifier of features.
+      FileNotFoundError, ValueError: as for `open_classifier` and `classifier_of_images`.
     """
     classifier = open_classifier(workdir)
-    for run in classifier.members:
-        if run.config.data.backend == "features":
-            raise ValueError(f"{run.workdir} is a classifier of features, not of images; give runs of image networks")
-    return classifier
+    return replace(classifier, members=tuple(map(classifier_of_images, classifier.members)))
 
 
 def preprocessing_of(run: "ClassifierRun") -> dict[str, Any]:

@@ -28,7 +28,7 @@ def view(run: RunRecords, classes: Sequence[str], split: str) -> dict[str, Any] 
     evaluation = run.evaluations[split]
     rows, numbers = [], []
     without_interval: dict[str, list[str]] = {}  # reason -> titles
-    for title, count, entry in _entries(evaluation):
+    for title, count, entry in scored_entries(evaluation):
         scores = entry["scores"]
         values = [scores.get(name) if isinstance(scores.get(name), dict) else {} for name in SCORES]
         rows.append((title, [wording.number(count), *map(_text, values)]))
@@ -38,7 +38,7 @@ def view(run: RunRecords, classes: Sequence[str], split: str) -> dict[str, Any] 
     if not rows:
         return None
     notes = [
-        f"No interval of {', nor of '.join(titles)}: {_with_class_names(reason, classes)}."
+        f"No interval of {', nor of '.join(titles)}: {with_class_names(reason, classes)}."
         for reason, titles in without_interval.items()
     ]
     by_case = evaluation.get("by_case")
@@ -88,8 +88,15 @@ def cost_view(evaluation: dict[str, Any], classes: Sequence[str], split: str) ->
     }
 
 
-def _entries(evaluation: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
-    """Returns (title, number of images or cases, result of cases.interval_scores), as far as they are in the file."""
+def scored_entries(evaluation: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
+    """Results of `cases.interval_scores` in a metrics.json, per image and by case, without and with the adjustment.
+
+    Args:
+      evaluation: contents of the file.
+
+    Returns:
+      (title, number of images or cases, result), as far as they are in the file.
+    """
     entries: list[tuple[str, Any, Any]] = []
     intervals, by_case = evaluation.get("intervals"), evaluation.get("by_case")
     for variant, suffix in VARIANTS.items():
@@ -103,8 +110,8 @@ def _entries(evaluation: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]
     return [entry for entry in entries if isinstance(entry[2], dict) and isinstance(entry[2].get("scores"), dict)]
 
 
-def _with_class_names(reason: str, classes: Sequence[str]) -> str:
-    """Returns a message of `evaluation.statistics`, which knows classes by number, with their names."""
+def with_class_names(reason: str, classes: Sequence[str]) -> str:
+    """A message of `evaluation.statistics`, which knows classes by number, with their names."""
     names = dict(enumerate(classes))
     return re.sub(r"\bclass (\d+)\b", lambda match: f"class {names.get(int(match[1]), match[1])}", reason)
 

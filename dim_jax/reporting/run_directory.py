@@ -35,6 +35,8 @@ class RunRecords:
       split_method: method, seed and fold of the split, in words.
       generated: class -> number of generated training images.
       data_warnings: warnings of `prepare`.
+      data_notes: notes of `prepare` on its source.
+      licence: what `prepare` read on the licence of the data (data.licences); empty if nothing is recorded.
       data_seconds: wall time of `prepare` in seconds; None if not recorded.
       curves: rows of `curves.tidy`.
       evaluations: split -> content of eval/<split>/metrics.json, test first.
@@ -50,6 +52,8 @@ class RunRecords:
     split_method: str
     generated: dict[str, int]
     data_warnings: list[str]
+    data_notes: list[str]
+    licence: dict[str, str]
     data_seconds: float | None
     curves: list[tuple[str, str, int, float, float]]
     evaluations: dict[str, dict[str, Any]]
@@ -87,7 +91,7 @@ def read(name: str, folder: Path) -> RunRecords:
     environment = _object(folder, "environment.json", problems)
     manifest, fold, split_method = _data(folder, config, problems)
     data_report = _object(folder, "data_report.json", problems) if (folder / "data_report.json").is_file() else {}
-    data_warnings, data_seconds = data_report.get("warnings"), data_report.get("seconds")
+    data_seconds = data_report.get("seconds")
     records, unreadable = curves.read_lines(folder)
     if unreadable:
         problems.append(
@@ -105,12 +109,23 @@ def read(name: str, folder: Path) -> RunRecords:
         fold=fold,
         split_method=split_method,
         generated=_generated(folder, problems),
-        data_warnings=[str(item) for item in data_warnings] if isinstance(data_warnings, list) else [],
+        data_warnings=_texts(data_report.get("warnings")),
+        data_notes=_texts(data_report.get("notes")),
+        licence=_licence(data_report.get("licence")),
         data_seconds=float(data_seconds) if is_number(data_seconds) else None,
         curves=curves.tidy(records),
         evaluations={split: evaluation for split, evaluation in evaluations.items() if evaluation},
         problems=problems,
     )
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _licence(value: Any) -> dict[str, str]:
+    is_known = isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("file", "text", "sha256"))
+    return value if is_known else {}
 
 
 def _object(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:

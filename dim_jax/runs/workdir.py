@@ -24,7 +24,7 @@ LOG = "run.log"
 # What a run writes without asking, beside its configuration. The log is only appended to.
 OUTPUTS = (
     "environment.json", "manifest.json", "split.json", "generated.json", "data_report.json", "metrics.jsonl",
-    "checkpoints", "best", "eval", "samples", "results.json", "report.html", "report_data",
+    "checkpoints", "best", "eval", "samples", "results.json", "report.html", "report_data", "card.md", "card.json",
 )  # fmt: skip
 # Fields that may differ when a run is resumed: they change its speed or extra outputs, not its results. (The pixels of
 # the backends differ by one grey level at most.)
@@ -156,7 +156,7 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 def write_start(
     workdir: str | Path, config: Mapping[str, Any], devices: list[str], facts: Mapping[str, str] | None = None
 ) -> None:
-    """Writes config.json and environment.json: versions, devices, commit if there is one, time of the start.
+    """Writes config.json and environment.json: command, versions, devices, commit if there is one, time of the start.
 
     Args:
       workdir: run directory.
@@ -166,6 +166,7 @@ def write_start(
     """
     files.write_json(Path(workdir) / CONFIG, config)
     environment = {
+        "command": command_line.command() or None,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": sys.version.split()[0],
         "platform": platform.platform(),

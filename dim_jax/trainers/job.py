@@ -14,7 +14,7 @@ from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan, split_partners
 from dim_jax.data.preparation import PHANTOM, check_phantom, prepare_dataset
 from dim_jax.data.sampler import Sampler, SwitchedSampler
-from dim_jax.reporting import report_files
+from dim_jax.reporting import report_files, run_cards
 from dim_jax.runs import fields, files, workdir
 from dim_jax.runs.schema import ClassifierConfig, GanConfig
 from dim_jax.training import checkpoints, compilation, hosts, loop, parallel
@@ -98,6 +98,7 @@ def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool =
         if best is not None:
             log.info("best validation %s %.4f at step %d", best["metric"], best["value"], best["step"])
         job.finish(config, run, finish_argument)
+        hosts.on_first_host(lambda: run_cards.write_run_card(run))
         if options.report:
             hosts.on_first_host(lambda: _report(run))
 

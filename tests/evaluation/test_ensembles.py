@@ -63,6 +63,13 @@ def error_of(capsys, main, *arguments):
     return line
 
 
+def test_the_card_of_an_ensemble_names_its_members_and_has_its_scores(both):
+    card, metrics = (files.read_json(both / name) for name in ("card.json", "eval/test/metrics.json"))
+    assert len(card["sections"]["Model"]["facts"]["members"]) == 2 and card["kind"] == "ensemble"
+    row = card["sections"]["Scores"]["tables"]["All classes"][0]
+    assert row["macro_f1"]["value"] == metrics["intervals"]["plain"]["scores"]["macro_f1"]["value"]
+
+
 def test_an_ensemble_averages_the_probabilities_of_its_members(both, runs, data):
     for split in ("val", "test"):
         expected = np.mean([probabilities(logits_of(runs / name, split)) for name in "ab"], axis=0)

@@ -115,6 +115,22 @@ def test_every_image_of_the_pool_is_selected_or_rejected_for_one_reason(finished
         assert record["reject_rate"] == pytest.approx(failed / record["generated"])
 
 
+def test_the_card_has_the_audit_of_copies_and_where_the_images_come_from(finished):
+    selected, card = files.read_json(finished / "selected.json"), files.read_json(finished / "card.json")
+    rows = {row["class"]: row for row in card["sections"]["Memorisation audit"]["tables"]["Copies"]}
+    for label, record in selected["classes"].items():
+        distances = [entry["pixel_distance"] for entry in selected["images"] if entry["label"] == label]
+        ratio = min(distances) / record["limits"]["pixel"] if distances else None
+        assert rows[label]["nearest selected image by pixels, in limits"] == ratio
+        assert rows[label]["rejected as copies"] == record["rejected"]["copy_of_training_image"]
+        assert card["sha256"][f"generator of {label}"] == "ab" * 32
+    assert card["commands"] == [selected["command"]] and "dim_jax.select --pool=" in selected["command"]
+    assert LABEL in [row["class"] for row in card["sections"]["Data and licence"]["tables"]["Images per class"]]
+    assert (
+        "synthetic" in card["metadata"]["tags"] and "Not used for this selection" in (finished / "card.md").read_text()
+    )
+
+
 def test_planted_copies_and_duplicates_are_rejected(finished, data):
     rejected = files.read_json(finished / "rejected.json")["rejected"]
     by_seed = {entry["seed"]: entry for entry in rejected if entry["label"] == LABEL}
@@ -157,7 +173,7 @@ def test_a_selection_can_be_trained_on(finished, data, tmp_path, capsys):
 
 
 def test_the_same_command_again_writes_the_same_files(finished, pool, data, classifier, capsys):
-    names = ("selected.json", "rejected.json", "report.html", "closest_pairs.png")
+    names = ("selected.json", "rejected.json", "report.html", "closest_pairs.png", "card.md", "card.json")
     before = {name: (finished / name).read_bytes() for name in names}
     assert command_line.run(select.main, arguments(pool, data, classifier, finished, "--keep=8", *LENIENT)) == 0
     assert {name: (finished / name).read_bytes() for name in names} == before
@@ -212,6 +228,9 @@ def test_a_review_decides_which_images_are_selected(pool, data, classifier, tmp_
     assert selected["reviews"]["readers"] == ["reader 0", "reader 1", "reader 2"]
     assert (out / selected["reviews"]["path"]).resolve() == scores and "at least half" in selected["reviews"]["rule"]
     assert "reader 0, reader 1, reader 2: only images" in (out / "report.html").read_text(encoding="utf-8")
+    review_of_card = files.read_json(out / "card.json")["sections"]["Blind review"]
+    assert [row["reader"] for row in review_of_card["tables"]["Readers"]] == selected["reviews"]["readers"]
+    assert review_of_card["facts"]["SHA-256 of the scores"] == selected["reviews"]["sha256"]
     capsys.readouterr()
     for change, words in (
         ({"split_sha256": "0" * 64}, "of another split"),
@@ -398,7 +417,8 @@ def test_the_inception_network_adds_metrics_and_does_not_change_the_selection(
         assert blocks["pool"]["metrics"]["frechet_distance"]["value"] > 0
         assert blocks["pool"]["inception_score"]["generated"]["value"] > 1
         assert "10 are needed" in blocks["kept"]["refused"]
-    assert selected == files.read_json(finished / "selected.json")
+    other = files.read_json(finished / "selected.json")
+    assert {**selected, "command": ""} == {**other, "command": ""}
     assert files.read_json(out / "rejected.json") == files.read_json(finished / "rejected.json")
     text = (out / "report.html").read_text(encoding="utf-8")
     for words in (">FID<", ">KID<", ">Inception score<", "&lt;stand-in weights.pth&gt;"):

@@ -19,7 +19,7 @@ from dim_jax.cli import command_line
 from dim_jax.data import dataset as datasets
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation.agreement import cohen_kappa, fleiss_kappa, proportion
-from dim_jax.gan import pool_writer, review_key, review_scores, review_votes
+from dim_jax.gan import pool_writer, pools, review_key, review_scores, review_votes
 from dim_jax.gan.review_answers import Answer
 from dim_jax.reporting import review_page
 from dim_jax.runs import files
@@ -175,7 +175,7 @@ def test_fewer_real_images_mean_fewer_generated_ones_and_a_note(pool, data, tmp_
     assert "polyp: 12 generated and 12 real images, fewer than --num=50" in out and "training cases" in out
 
 
-def test_known_answers_give_known_scores(page, capsys, tmp_path):
+def test_known_answers_give_known_scores(page, pool, capsys, tmp_path):
     a, b = set(range(0, 40, 5)), {0, 5, 7, 8}
     verdicts = wrong_for(page, a)
     verdicts[1:5] = ["unsure"] * 4
@@ -190,6 +190,11 @@ def test_known_answers_give_known_scores(page, capsys, tmp_path):
     for label, record in scores["scores"]["B"]["classes"].items():
         places = [number for number, image in enumerate(key.images) if image.label == label]
         assert record["accuracy"]["count"] == len(places) - len(b & set(places)) and len(places) == 20
+    for label in key.classes:
+        card = files.read_json(pools.class_folder(pool, label) / "card.json")
+        rows = card["sections"]["Blind review"]["tables"]["Readers"]
+        expected = [scores["scores"][name]["classes"][label]["accuracy"] for name in "AB"]
+        assert [row["right"] for row in rows if row["review"] == key.digest[:12]] == expected
     fooled = {image["number"] - 1: image["fooled"] for image in scores["images"] if image["fooled"]}
     assert fooled == {place: [name for name, wrong in (("A", a), ("B", b)) if place in wrong] for place in a | b}
     assert scores["majority"]["all"]["accuracy"]["total"] == 28  # those on which both decided alike

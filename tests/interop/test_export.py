@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -21,7 +22,9 @@ from dim_jax.evaluation import split_evaluation
 from dim_jax.gan.gan_run import open_gan_run
 from dim_jax.gan.synthesis import inputs_of_seeds
 from dim_jax.interop import program_exports
+from dim_jax.models.efficientnet_lite import LITE0, PUBLISHED, EfficientNetLite, Published
 from dim_jax.runs import files
+from dim_jax.weights import pretrained
 
 NEEDS_ONNX = "ONNX is optional: pip install -e '.[onnx]'"
 # Model -> options of a tiny one.
@@ -191,6 +194,45 @@ def test_a_generator_is_exported_to_stablehlo_too(data, tmp_path):
     assert [tensor["name"] for tensor in record["inputs"]] == ["latents", "noise"]
 
 
+def test_a_generator_of_group_statistics_takes_whole_groups_of_seeds(data, tmp_path):
+    label = open_dataset(data).classes[0]
+    run = gan_run(tmp_path / "gan", data, f"--config.gan.label={label}", "--config.gan.statistics=batch")
+    path = tmp_path / "generator.stablehlo"
+    assert call(run, path, "stablehlo") == 0
+    program, gan, seeds = jax.export.deserialize(bytearray(path.read_bytes())), open_gan_run(run), range(8, 16)
+    latents, noise = inputs_of_seeds(gan.synthesizer.generator, seeds)
+    (images,) = program.call(latents, np.concatenate([part.reshape(8, -1) for part in noise.values()], axis=1))
+    assert np.abs(np.asarray(images).astype(int) - gan.synthesizer.images(seeds)).max() <= 1
+    assert [tensor["shape"][0] for tensor in files.read_json(f"{path}.json")["inputs"]] == [8, 8]
+
+
+@pytest.fixture
+def small_lite(monkeypatch):
+    """A small network with random weights in the place of EfficientNet-Lite0, and the width of its features."""
+    make = partial(EfficientNetLite, width=0.25, stages=((1, 3, 1, 16, 1), (2, 5, 2, 24, 6)), top_width=64)
+    variables = jax.jit(make().init)(jax.random.key(1), np.zeros((1, 40, 40, 3), np.float32))
+    monkeypatch.setitem(PUBLISHED, LITE0, Published("a small network", make, 40))
+    monkeypatch.setattr(pretrained, "efficientnet_lite", lambda network: variables)
+    return 16
+
+
+def test_a_classifier_of_features_takes_images_as_a_program_and_in_predict(small_lite, data, tmp_path):
+    """Their probabilities are those of the run's own evaluation, which has features as its input."""
+    plain = [f"--config.augment.{name}=0" for name in ("flip", "rotate", "stain_jitter")]
+    options = ["--config.model.name=linear", "--config.data.backend=features", *plain]
+    run = classifier_run(tmp_path / "run", data, *options, input_shape=(small_lite,))
+    split_evaluation.evaluate_split(run, "val")
+    with np.load(run / "eval" / "val" / "predictions.npz") as arrays:
+        logits, rows = arrays["logits"], arrays["index"]
+    expected = np.asarray(jax.nn.softmax(logits))
+    paths = [open_dataset(data).file(row) for row in rows]
+    np.testing.assert_allclose(predicted(run, paths, tmp_path / "predictions"), expected, atol=1e-5)
+    path = tmp_path / "model.stablehlo"
+    assert call(run, path, "stablehlo") == 0
+    shares = jax.export.deserialize(bytearray(path.read_bytes())).call(pixels_of(paths))[0]
+    np.testing.assert_allclose(shares, expected, atol=1e-4)
+
+
 def test_the_record_tells_the_file_and_where_it_comes_from(evaluated, tmp_path):
     path = tmp_path / "model.stablehlo"
     assert call(evaluated, path, "stablehlo", "--adjust") == 0
@@ -227,8 +269,7 @@ def test_what_cannot_be_exported_is_refused(runs, data, images, tmp_path, capsys
     assert "no adjustment" in error_of(capsys, runs("lrf_cnn"), out, "stablehlo", "--adjust")
     assert "is a folder" in error_of(capsys, runs("lrf_cnn"), tmp_path, "stablehlo")
     label = open_dataset(data).classes[0]
-    gan = gan_run(tmp_path / "gan", data, f"--config.gan.label={label}", "--config.gan.statistics=batch")
-    assert "depend on the others" in error_of(capsys, gan, out, "stablehlo")
+    gan = gan_run(tmp_path / "gan", data, f"--config.gan.label={label}")
     assert "do not apply" in error_of(capsys, gan, out, "stablehlo", "--grad-cam")
     assert not out.exists()
 
@@ -246,5 +287,8 @@ def test_a_killed_export_leaves_no_file_and_the_next_one_succeeds(runs, tmp_path
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL and not out.exists()
     assert command_line.run(export.main, arguments) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {out.name, f"{out.name}.json"}
+    cards = {f"{out.name}.card.md", f"{out.name}.card.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, f"{out.name}.json", *cards}
+    card, record = (files.read_json(tmp_path / f"{out.name}{suffix}.json") for suffix in (".card", ""))
+    assert card["sha256"][out.name] == record["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     assert command_line.run(export.main, arguments) == 0  # an earlier export is replaced

@@ -190,6 +190,18 @@ def test_a_pool_says_where_every_image_comes_from(finished, pool):
         assert image.text["seed"] == "7" and image.text["class"] == LABEL and image.text["synthetic"] == "true"
 
 
+def test_the_cards_of_gan_and_pool_repeat_their_records(finished, pool):
+    (of_class,) = pools.load(pool)
+    card = files.read_json(of_class.folder / "card.json")
+    assert card["sha256"]["generator"] == of_class.model.sha256
+    seeds = [image.seed for image in of_class.images]
+    (command,) = card["commands"]
+    assert f"--num={len(seeds)} --first-seed={seeds[0]}" in command
+    assert (
+        card["sections"]["Data and licence"] == files.read_json(finished / "card.json")["sections"]["Data and licence"]
+    )
+
+
 def test_a_seed_gives_the_same_file_in_another_call(finished, pool, tmp_path):
     options = [f"--workdir={finished}", "--num=3", "--first-seed=7", f"--out={tmp_path}"]
     assert command_line.run(generate.main, options) == 0

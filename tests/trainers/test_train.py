@@ -53,11 +53,12 @@ def error_line(capsys):
 def test_a_run_leaves_everything_that_the_design_names(finished):
     for name in (
         "config.json", "environment.json", "manifest.json", "split.json", "metrics.jsonl", "report.html", "run.log",
-        "eval/val/metrics.json", "eval/test/metrics.json", "eval/test/predictions.npz",
+        "eval/val/metrics.json", "eval/test/metrics.json", "eval/test/predictions.npz", "card.md", "card.json",
     ):  # fmt: skip
         assert (finished / name).is_file(), name
     environment = files.read_json(finished / "environment.json")
     assert environment["devices"] and environment["versions"]["jax"]
+    assert environment["command"].endswith(f"--workdir={finished}") and "-m dim_jax.train" in environment["command"]
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert {line["split"] for line in lines} == {"train", "val"}
     log = (finished / "run.log").read_text()
