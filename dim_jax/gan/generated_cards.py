@@ -11,12 +11,12 @@ from typing import Any
 from dim_jax.gan import pools
 from dim_jax.gan.review_key import GENERATED
 from dim_jax.reporting import cards, run_cards, run_directory
+from dim_jax.reporting.metric_tables import METRICS
 from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.runs import files
 
 REVIEWS = "reviews.json"  # beside pool.json: the blind reviews in which images of the pool were judged
-METRICS = ("kernel_distance", "frechet_distance", "precision", "recall", "density", "coverage")
-SYNTHETIC = "The images are generated: they are not images of tissue, and no pathologist made their labels."
+SYNTHETIC = "The images are generated: they are not images of tissue, and their class is what the GAN was asked for."
 NOT_REVIEWED = "No blind review is recorded."
 
 
@@ -212,10 +212,10 @@ def _metric_rows(counts: Mapping[str, Any]) -> list[dict[str, Any]]:
         for key, title in (("pool", "all"), ("kept", "selected")):
             result = entry["metrics"][key]
             row: dict[str, Any] = {"class": label, "images": title, "number": result["num_generated"]}
-            for name in METRICS:
+            for name, (metric_title, _) in METRICS.items():
                 metric = result.get("metrics", {}).get(name, {})
                 low, high = metric.get("interval") or (None, None)
-                row[name.replace("_", " ")] = {"value": metric.get("value"), "low": low, "high": high}
+                row[metric_title] = {"value": metric.get("value"), "low": low, "high": high}
             rows.append(row)
     return rows
 
