@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         "--data-root",
         metavar="FOLDER",
         type=command_line.path,
-        help="where the images of the prepared --out are now, if they were moved; compared by SHA-256",
+        help="where the images of --out, prepared data or a run, are now, if they were moved; compared by SHA-256",
     )
     add("--data-dir", metavar="FOLDER", help="folder of built TensorFlow Datasets (default: that of TFDS)")
     add("--manual-dir", metavar="FOLDER", help="folder of manual downloads, for tfds:ebhi and others that need them")

@@ -3,22 +3,16 @@
 import itertools
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from dim_jax.data import derived_images, folder_walk, other_files
 from dim_jax.data.images import SUFFIXES
 from dim_jax.data.listing import SPLIT_NAMES, ListedImage, Listing, named
 from dim_jax.data.spellings import plain
 
 PART_NAMES = SPLIT_NAMES | {"training": "train", "dev": "val", "testing": "test"}
 IMAGE_FOLDERS = frozenset({"image", "images", "img", "imgs", "picture", "pictures"})
-MASK_FOLDERS = frozenset({
-    "mask", "masks", "label", "labels", "annotation", "annotations", "seg", "segmentation", "segmentations", "gt",
-    "ground_truth", "ground-truth", "ground truth", "groundtruth",
-})  # fmt: skip
-MASK_WORDS = frozenset({"mask", "masks", "annotation", "annotations", "segmentation", "segmentations"})
-# The end of a mask's name after its image's: benign (1)_mask.png, benign (1)_mask_1.png.
-_MASK_SUFFIX = re.compile(r"[ _.-]+(?:mask|seg|segmentation|label|annotation)s?(?:[ _.-]*[0-9]+)?$", re.IGNORECASE)
 TABLE_SUFFIXES = (".csv", ".tsv", ".xls", ".xlsx")
 
 Folders = tuple[str, ...]  # names of the folders from the root to an image
@@ -50,25 +44,31 @@ def read(
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; --source is phantom or a folder with one folder per class")
-    names = sorted(path.relative_to(root).as_posix() for path in files_below(root))
+    walked = folder_walk.walk(root)
+    names = sorted(path.relative_to(root).as_posix() for path in walked.files)
     for name in names:
         if not _is_utf8(name):
             raise ValueError(f"{name!r} below {root}: the name is not valid UTF-8; rename it")
+    # A file that a second path leads to is read with both, to compare their classes.
+    firsts = {path.relative_to(root).as_posix(): first.relative_to(root).as_posix()
+              for path, first in walked.repeats.items()}  # fmt: skip
+    second_names = firsts.keys() - set(names)
     folders = {
         name: parents
-        for name in names
+        for name in (*names, *sorted(second_names))
         if (parents := tuple(name.split("/")[:-1])) and os.path.splitext(name)[1].lower() in SUFFIXES
     }
+    with_images = {parents[:length] for parents in folders.values() for length in range(1, len(parents) + 1)}
     if class_folder is None:
         _check_top(root, folders.values())
     warnings, notes = [], []
-    masks = _masks(folders)
-    if masks:
-        folders = {name: parents for name, parents in folders.items() if name not in masks}
-        warnings.append(
-            f"{len(masks)} files are taken for masks of the images beside them and left out: {named(sorted(masks))}; "
-            "rename them if they are images"
-        )
+    derived, named_alike = derived_images.find(folders)
+    warnings += derived_images.texts(
+        {name: kind for name, kind in derived.items() if name not in second_names},
+        "files taken for {kind} of the images beside them are left out",
+        "rename them if they are images",
+    )
+    folders = {name: parents for name, parents in folders.items() if name not in derived}
     parts: dict[str, str] = {}
     level = _split_level(root, folders.values(), split)
     if level is not None:
@@ -86,67 +86,75 @@ def read(
     outside = [name for name, parents in folders.items() if not parents]
     if outside:
         raise ValueError(f"{named(outside)} below {root}: in the folder of a split but of no class; move it into one")
+    depth = class_folder or 1
+    place = depth - 1 if depth > 0 else depth
+    for second, first in firsts.items():
+        if second in folders and first in folders:
+            _check_link(root, *((name, parts.get(name, ""), folders[name][place:][:1]) for name in (second, first)))
+    folders = {name: parents for name, parents in folders.items() if name not in second_names}
     if class_folder is None and (choices := _nested_classes(folders.values())):
         if not has_group_regex:
             raise ValueError(f"{choices}; if the inner folders are patients, add a --group-regex that finds them")
         warnings.append(choices)
-    depth = class_folder or 1
     listed = []
     for name, parents in folders.items():
         if len(parents) < abs(depth):
             raise ValueError(f"--class-folder={depth}: {name} below {root} is in {len(parents)} folder(s); move it")
-        label = parents[depth - 1 if depth > 0 else depth]
-        listed.append(ListedImage(name, label, split=parts.get(name, ""), where=name))
-    if level is None and depth == 1:
-        _check_no_empty_class(root, {item.label for item in listed})
+        listed.append(ListedImage(name, parents[place], split=parts.get(name, ""), where=name))
     ignored = [name for name in names if name not in folders]
+    pictures = other_files.warnings(
+        [root / name for name in ignored if os.path.splitext(name)[1].lower() not in SUFFIXES], root
+    )
+    if level is None or parts:
+        subfolders = sorted(path.relative_to(root).parts for path in walked.folders)
+        _check_no_empty_class(root, subfolders, with_images, depth, level, pictures)
+    warnings += pictures
+    warnings += derived_images.texts(
+        {name: kind for name, kind in named_alike.items() if name in folders},
+        "files named like {kind}, without images beside them, are taken for images",
+        "move them elsewhere if they are none",
+    )
     loose = [name for name in ignored if "/" not in name and os.path.splitext(name)[1].lower() in SUFFIXES]
     if loose:
         warnings.append(f"{len(loose)} images are in no class folder and left out: {named(loose)}")
     tables = [name for name in ignored if "/" not in name and name.lower().endswith(TABLE_SUFFIXES)]
     if tables:
         warnings.append(f"{named(tables)} not read; if it lists labels, groups or a split, give it as --manifest")
+    if magnified := derived_images.magnifications(folders):
+        warnings.append(magnified)
+    if walked.system:
+        notes.append(f"folders of the system are left out: {named(_relative(walked.system, root))}")
     return Listing(root, listed, has_split=bool(parts), ignored=ignored, notes=notes, warnings=warnings)
 
 
+def _relative(paths: Collection[Path], root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in paths)
+
+
 def _check_top(root: Path, folders: Collection[Folders]) -> None:
-    """Raises ValueError if a folder in `root` is named as one of masks, or as the masks of another."""
+    """Raises ValueError if a folder in `root` is named as one of derived images, or as those of another folder."""
     tops = sorted({parents[0] for parents in folders})
-    # A word in the name is not enough here: with_mask and without_mask may be classes.
-    masks = [name for name in tops if plain(name) in MASK_FOLDERS or _image_of(name) in tops]
-    if masks:
-        pictures = [name for name in tops if plain(name) in IMAGE_FOLDERS]
-        remedy = f"give --source={root / pictures[0]}" if pictures else "move it elsewhere"
-        raise ValueError(
-            f"the folder {masks[0]} in {root} looks like a folder of masks, not like a class; {remedy}, or prepare "
-            "with --class-folder=1 if it is a class"
-        )
+    for name in tops:
+        # A word in the name is not enough here: with_mask and without_mask may be classes.
+        kind = derived_images.kind_of_folder(name, is_exact=True)
+        kind = kind or next((kind for kind, image in derived_images.originals(name) if image in tops), "")
+        if kind:
+            pictures = [name for name in tops if plain(name) in IMAGE_FOLDERS]
+            remedy = f"give --source={root / pictures[0]}" if pictures else "move it elsewhere"
+            raise ValueError(
+                f"the folder {name} in {root} looks like a folder of {kind}, not like a class; {remedy}, or prepare "
+                "with --class-folder=1 if it is a class"
+            )
 
 
-def _masks(folders: dict[str, Folders]) -> set[str]:
-    """Returns the files in a folder of masks beside images or their folder, and those named as another file's mask."""
-    stems = {os.path.splitext(name)[0] for name in folders}
-    owners, parents = {}, set()
-    for name, own in folders.items():
-        # The folder of a class itself is not one of masks.
-        inner = next((place for place in range(1, len(own)) if _is_for_masks(own[place])), None)
-        if inner is not None:
-            owners[name] = own[:inner]
-        elif _image_of(os.path.splitext(name)[0]) in stems:
-            owners[name] = own
-        else:
-            parents |= {own[:length] for length in range(1, len(own) + 1)}
-    return {name for name, owner in owners.items() if owner in parents}
-
-
-def _is_for_masks(folder: str) -> bool:
-    name = plain(folder)
-    return name in MASK_FOLDERS or not MASK_WORDS.isdisjoint(re.split("[ _.-]+", name))
-
-
-def _image_of(name: str) -> str | None:
-    """Returns the name of the image whose mask has this name; None if it is not named as a mask."""
-    return _MASK_SUFFIX.sub("", name) if _MASK_SUFFIX.search(name) else None
+def _check_link(root: Path, second: tuple[str, str, Folders], first: tuple[str, str, Folders]) -> None:
+    """Raises ValueError if the two paths to one file, each with its part of the split and its class, contradict."""
+    for one, other, kind in ((second[2], first[2], "classes"), ((second[1],), (first[1],), "parts of the split")):
+        if one != other:
+            raise ValueError(
+                f"{second[0]} and {first[0]} below {root} are one file, by a link, and would be in two {kind} "
+                f"({', '.join((*one, *other))}); remove one of them"
+            )
 
 
 def _part(folder: str) -> str:
@@ -209,41 +217,35 @@ def _shared(paths: Collection[Folders]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _check_no_empty_class(root: Path, labels: Collection[str]) -> None:
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise ValueError(f"{root} has no class folders; expected {root.name}/<class>/<image>, or give --manifest")
-    empty = [folder for folder in folders if folder not in labels]
-    if empty:
-        raise ValueError(f"class {empty[0]!r} has no images in {root / empty[0]}; add some or remove the folder")
-
-
-def files_below(root: Path, must_be_readable: bool = True) -> list[Path]:
-    """Lists the visible files below `root`; links to folders are followed, each folder once.
+def _check_no_empty_class(
+    root: Path,
+    folders: Sequence[Folders],
+    with_images: Collection[Folders],
+    depth: int,
+    level: int | None,
+    pictures: Sequence[str],
+) -> None:
+    """Raises ValueError if there are no folders, or one of a class, or of its part of a split, has no images.
 
     Args:
-      root: the folder.
-      must_be_readable: whether a folder that cannot be read is an error, as skipping it could lose images silently.
-
-    Raises:
-      OSError: a folder below `root` cannot be read.
+      root: folder of the images.
+      folders: all folders below it.
+      with_images: those with images in or below them.
+      depth: number of the folder that names the class; nothing is checked if it is negative.
+      level: level of the folders of a split, see `_split_level`.
+      pictures: what is known of pictures among other files.
     """
-    paths, visited = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse if must_be_readable else None):
-        real = os.path.realpath(folder)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [Path(folder, name) for name in names if not name.startswith(".")]
-    return paths
-
-
-def _refuse(error: OSError) -> None:
-    raise type(error)(
-        f"{error.filename}: the folder cannot be read ({error.strerror}); correct its permissions or move it"
-    )
+    if not folders:
+        raise ValueError(f"{root} has no class folders; expected {root.name}/<class>/<image>, or give --manifest")
+    for folder in folders:
+        inner = folder
+        if level is not None and len(folder) > level:
+            if not _part(folder[level]):
+                continue
+            inner = folder[:level] + folder[level + 1 :]
+        if len(inner) == depth and folder not in with_images and not derived_images.kind_of_folder(folder[-1]):
+            text = f"class {inner[-1]!r} has no images in {root.joinpath(*folder)}; add some or remove the folder"
+            raise ValueError("; ".join((text, *pictures)))
 
 
 def _is_utf8(name: str) -> bool:

@@ -121,7 +121,8 @@ def open_dataset(
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(manifest)} images listed in {folder} are gone, first {missing[0]}; put them "
-            "back, give the folder that has them now as --data-root to train or evaluate, or prepare the data again"
+            f"back, say where they are now with python -m dim_jax.prepare --out={folder} --data-root=FOLDER, or "
+            "prepare the data again"
         )
     changed = manifests.changed_files(manifest)
     if changed:

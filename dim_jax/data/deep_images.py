@@ -16,6 +16,7 @@ BITS = (8, 10, 12, 14, 16)  # of cameras and converters
 SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 DEEP = re.compile(r"(RGB[AXa]?);16([BLN])")
 PLANES = 3
+MOST_PAGES = 16  # that are compared with the first
 WHITE_IS_ZERO = 0
 BITS_PER_SAMPLE, PHOTOMETRIC, DESCRIPTION, PLANAR = 258, 262, 270, 284
 SEPARATE = 2
@@ -58,6 +59,24 @@ def pages_of_one_size(image: Image.Image) -> int:
         pass
     image.seek(0)
     return count
+
+
+def has_other_pictures(image: Image.Image) -> bool:
+    """Returns whether a page or frame of a file, of the first 16, is no smaller copy of the first; rewinds to it.
+
+    A page of the same size is taken for another picture, whatever its mode.
+    """
+    width, height = image.size
+    try:
+        for page in range(1, MOST_PAGES):
+            image.seek(page)
+            if image.width >= width or abs(image.height - height * image.width / width) > 1.5:
+                return True
+    except EOFError:
+        pass
+    finally:
+        image.seek(0)
+    return False
 
 
 def is_grey(image: Image.Image) -> bool:

@@ -9,7 +9,7 @@ import struct
 import zlib
 
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-CUT_OFF, INCOMPLETE = "cut off", "incomplete scans"
+CUT_OFF, INCOMPLETE, DAMAGED = "cut off", "incomplete scans", "damaged data"
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of a PNG -> samples per pixel
 # First row and column, and steps, of the passes of an interlaced PNG.
@@ -130,6 +130,21 @@ def jpeg_fault(encoded: bytes) -> str:
                 return CUT_OFF
             place = end.start()
     return "" if accuracy and not any(map(any, accuracy.values())) else INCOMPLETE
+
+
+def end_of_jpeg_data(encoded: bytes) -> int:
+    """Returns where the data of the last scan of a JPEG without faults end."""
+    place = end = 2
+    while place + 4 <= len(encoded) and (marker := encoded[place + 1]) != END:
+        if marker == 0xFF:
+            place += 1
+        elif marker in WITHOUT_LENGTH:
+            place += 2
+        else:
+            place += 2 + struct.unpack_from(">H", encoded, place + 2)[0]
+        if marker == SCAN and (data_end := NEXT_MARKER.search(encoded, place)):
+            place = end = data_end.start()
+    return end
 
 
 def _enter_scan(accuracy: dict[int, list[int]], header: bytes) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile
 
-from dim_jax.data import deep_images, doubts, encodings
+from dim_jax.data import deep_images, doubts, encodings, jpeg_damage
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k"}
@@ -148,10 +148,14 @@ def _inspect(encoded: bytes, name: str, to_pixels: Callable[[Image.Image], np.nd
         with _open(encoded) as image:
             _check_size(image, encoded)
             fault = _fault(image, encoded) if is_checked else ""
+            width, height, mode = *image.size, image.mode
             upright, reasons, remarks = _decode(image, encoded)
             texts = {name: text for name, text in image.info.items() if isinstance(text, str)}
-            if is_checked and not fault and image.format == "JPEG" and doubts.is_cut_off(upright):
-                fault = encodings.CUT_OFF
+            if is_checked and not fault and image.format in ("JPEG", "MPO"):
+                if doubts.is_cut_off(upright):
+                    fault = encodings.CUT_OFF
+                elif damage := jpeg_damage.find(encoded, width, height, mode):
+                    fault = f"{encodings.DAMAGED} ({damage})"
             if is_checked:
                 remarks += _doubts(upright, image.format, fault)
             pixels = to_pixels(upright)
@@ -182,8 +186,10 @@ def _fault(image: Image.Image, encoded: bytes) -> str:
 def _doubts(upright: Image.Image, kind: str | None, fault: str) -> list[str]:
     if fault == encodings.INCOMPLETE:
         return ["blurred, because scans are missing"]
-    if kind == "JPEG" and fault == encodings.CUT_OFF:
+    if kind != "PNG" and fault == encodings.CUT_OFF:
         return ["cut off: its lower right has the grey of missing data"]
+    if fault.startswith(encodings.DAMAGED):
+        return [f"{fault}: some of it may be shifted or grey"]
     doubt = doubts.of_pixels(upright)
     return [doubt] if doubt else []
 
@@ -216,7 +222,7 @@ def _decode(image: ImageFile.ImageFile, encoded: bytes) -> tuple[Image.Image, li
     else:
         if pages:
             reasons.append("first of several frames")
-        if pages > 1:
+        if pages and deep_images.has_other_pictures(image):
             remarks.append("the first of several pictures in one file")
         deep = deep_images.read(image, layout, lambda: _open(encoded))
     if deep and deep.unused:

@@ -17,7 +17,7 @@ from dim_jax.data import groups, images, phantom, prepared_folder, source_record
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.listing import ListedImage, Listing, class_order, with_checked_labels, without_classes, without_images
-from dim_jax.runs import files
+from dim_jax.runs import files, outputs
 
 PHANTOM = "phantom"
 TFDS = "tfds:"
@@ -120,6 +120,7 @@ def prepare_dataset(
     elif _is_prepared(out, options, remedy):
         return out
     _check_options(options, folds, validation, test, scale)
+    outputs.check(out, is_folder=True, is_replaced=True)
     started = time.perf_counter()
     new_parents = [folder for folder in out.parents if not folder.exists()]
     try:
@@ -176,7 +177,10 @@ def _is_prepared(out: Path, options: dict[str, Any], remedy: str) -> bool:
     if differing:
         raise ValueError(f"{out} was prepared with other options ({'; '.join(differing)}); {remedy}")
     is_fixed = options["source"] == PHANTOM or (options["source"] or "").startswith(TFDS)
-    changes = source_record.changes(out, None if is_fixed else lambda: _list_images(out, options, {}))
+    try:
+        changes = source_record.changes(out, None if is_fixed else lambda: _list_images(out, options, {}))
+    except (OSError, ValueError) as error:  # for one, a file of the table is gone: then say which are
+        changes = [*source_record.changes(out, None), f"and the source can no longer be read: {error}"]
     if changes:
         raise ValueError(f"{out} was prepared before its images changed: {'; '.join(changes)}; {remedy}")
     has_record = is_fixed or (out / source_record.FILE_NAME).is_file()

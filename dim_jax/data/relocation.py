@@ -1,7 +1,8 @@
 """Images that were moved to another folder since they were prepared."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,28 +11,35 @@ from dim_jax.cli import command_line
 from dim_jax.data import manifest as manifests
 from dim_jax.data.listing import named
 from dim_jax.data.manifest import Manifest, Row
+from dim_jax.runs import files, workdir
 
 
-def relocate(folders: Iterable[str | Path], root: str | Path) -> None:
+def relocate(folders: Sequence[str | Path], root: str | Path) -> None:
     """Makes prepared folders and run directories read their images from another folder.
 
     Every image is compared with its SHA-256 in the manifest; the manifests are rewritten if all are the same.
 
     Args:
-      folders: prepared folders or run directories.
+      folders: prepared folders or run directories, which no other process may use meanwhile.
       root: folder that has the images under the same relative paths, or a prepared folder of the same images.
 
     Raises:
       FileNotFoundError: `root` or an image in it does not exist.
-      ValueError: an image is another one, or `root` was prepared from others.
+      ValueError: an image is another one, `root` was prepared from others, or another process uses a run.
     """
     root = Path(os.path.abspath(root))
     if not root.is_dir():
         raise FileNotFoundError(f"--data-root={root}: no such folder; give the one that has the images now")
-    moved = [(folder, _moved(Path(folder), root)) for folder in folders]
-    for folder, manifest in moved:
-        manifests.save(manifest, folder)
-        command_line.say(f"the images of {folder} are read from {manifest.root}: {len(manifest)} of the same SHA-256")
+    with contextlib.ExitStack() as held:
+        for folder in map(Path, folders):
+            is_run = (folder / workdir.CONFIG).is_file()
+            held.enter_context(workdir.claim(folder) if is_run else files.turn(folder))
+        moved = [(folder, _moved(Path(folder), root)) for folder in folders]
+        for folder, manifest in moved:
+            manifests.save(manifest, folder)
+            command_line.say(
+                f"the images of {folder} are read from {manifest.root}: {len(manifest)} of the same SHA-256"
+            )
 
 
 def _moved(folder: Path, root: Path) -> Manifest:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dim_jax.data.class_folders import files_below
+from dim_jax.data.folder_walk import walk
 from dim_jax.data.images import SUFFIXES
 from dim_jax.data.listing import SPLIT_NAMES, ListedImage, Listing, named
 from dim_jax.data.spellings import plain
@@ -144,7 +144,7 @@ class _Folder:
     @cached_property
     def names(self) -> list[str]:
         """Paths of all files, relative to the root."""
-        return sorted(path.relative_to(self.root).as_posix() for path in files_below(self.root, must_be_readable=False))
+        return sorted(path.relative_to(self.root).as_posix() for path in walk(self.root, must_be_readable=False).files)
 
     @cached_property
     def by_spelling(self) -> dict[str, list[str]]:
@@ -179,7 +179,7 @@ class _Folder:
         if is_whole:
             return [name for name in self.names if name not in listed]
         tops = {name.partition("/")[0] if "/" in name else "" for name in listed}
-        paths = [path for top in tops - {""} for path in files_below(self.root / top, must_be_readable=False)]
+        paths = [path for top in tops - {""} for path in walk(self.root / top, must_be_readable=False).files]
         if "" in tops:
             paths += [path for path in self.root.iterdir() if path.is_file() and not path.name.startswith(".")]
         return sorted({path.relative_to(self.root).as_posix() for path in paths} - set(listed))

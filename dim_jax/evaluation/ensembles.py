@@ -11,7 +11,7 @@ from scipy import special
 
 from dim_jax.data import dataset as datasets
 from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
-from dim_jax.runs import configuration, files, workdir
+from dim_jax.runs import configuration, files, outputs, workdir
 from dim_jax.runs.metrics_file import is_number
 
 ENSEMBLE = "ensemble"
@@ -133,6 +133,7 @@ def make_ensemble(runs: Sequence[str | Path], out: str | Path) -> Classifier:
     out = Path(out)
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise ValueError("a run is given twice; give each member once")
+    outputs.check(out, is_folder=True)
     members = tuple(map(open_classifier_run, runs))
     data = [datasets.open_run_dataset(member.workdir, member.config) for member in members]
     for member, other in zip(members, data, strict=True):
@@ -146,8 +147,6 @@ def make_ensemble(runs: Sequence[str | Path], out: str | Path) -> Classifier:
                 f"{member.workdir} was trained on another split than {members[0].workdir}, so test images of one are "
                 "training images of the other; give runs of one split and fold"
             )
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={out} is a file; choose a folder")
     if out.is_dir() and any(path.name != workdir.LOCK for path in out.iterdir()) and not is_ensemble(out):
         raise ValueError(f"--out={out} is not empty and holds no ensemble; choose another")
     config = {

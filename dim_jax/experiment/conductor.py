@@ -164,7 +164,6 @@ def _train_planned_runs(experiments: Sequence[stages.Experiment], names: Sequenc
             progress.close()
         if busy:
             experiment, run = busy[0]
-            log.info("waiting for another process that works on %s", run)
             experiment.wait_for(run)
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import filelock
 
+from dim_jax.runs import locks
+
+POLL_SECONDS = 1.0  # runs take minutes
+
 
 @contextlib.contextmanager
 def claim(folder: Path, wait: bool = False) -> Iterator[bool]:
@@ -26,9 +30,8 @@ def claim(folder: Path, wait: bool = False) -> Iterator[bool]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f".{folder.name}.lane")
-    lock = filelock.FileLock(path, blocking=wait, poll_interval=1.0, fallback_to_soft=False)
     try:
-        lock.acquire()
+        lock = locks.acquire(path, folder, wait=wait, poll_interval=POLL_SECONDS)
     except filelock.Timeout:
         yield False
         return

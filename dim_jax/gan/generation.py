@@ -9,7 +9,7 @@ from dim_jax.cli.progress import Progress
 from dim_jax.gan import generated_cards, pool_writer, pools
 from dim_jax.gan.gan_run import GanRun, open_gan_run
 from dim_jax.gan.synthesis import GROUP
-from dim_jax.runs import files
+from dim_jax.runs import files, outputs
 from dim_jax.training import compilation, hosts
 
 IMAGES_PER_UPDATE = 64  # of the progress display
@@ -50,6 +50,7 @@ def generate_pool(
     if not 0 < truncation <= MOST_TRUNCATION:
         raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
     compilation.configure_compilation()
+    hosts.on_first_host(lambda: outputs.check(out, is_folder=True))
     run = hosts.on_first_host(lambda: open_gan_run(workdir))
     names = [_label(run, label) for label in labels or (None,)]
     return [_generate_class(run, Path(out), name, num, first_seed, truncation) for name in names]

@@ -24,7 +24,7 @@ from dim_jax.gan.candidates import (
 from dim_jax.gan.diagnosis import check_sizes, diagnose
 from dim_jax.gan.selection_rules import CLASSIFIER, DEFAULT_FEATURES, FEATURES, INCEPTION, Rules
 from dim_jax.reporting import closest_pairs, selection_page
-from dim_jax.runs import files
+from dim_jax.runs import files, outputs
 from dim_jax.runs.workdir import package_versions
 from dim_jax.training import compilation
 
@@ -94,8 +94,7 @@ def select_images(
         raise ValueError(f"--features={features} is unknown; choose {', '.join(FEATURES)}")
     if enlarge_to and diagnosis is False:
         raise ValueError(f"--enlarge-to={enlarge_to} belongs to the diagnosis; leave out --no-diagnosis")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={out} is a file; choose a folder")
+    outputs.check(out, is_folder=True)
     _check_folder(out)
     compilation.configure_compilation()
     votes = review_votes.load(reviews, out) if reviews else None

@@ -9,7 +9,7 @@ from dim_jax.gan import review_answers, review_key, review_scores
 from dim_jax.gan.review_images import Review, make_review
 from dim_jax.gan.review_key import GENERATED, QUALITIES, REAL, VERDICTS
 from dim_jax.reporting import review_page, wording
-from dim_jax.runs import files
+from dim_jax.runs import files, outputs
 
 KEY_SUFFIX, SCORE_SUFFIX = "_key.json", "_score.html"
 
@@ -51,8 +51,7 @@ def write_review(
 
 def _page_path(out: str | Path) -> Path:
     page = Path(os.path.abspath(out))
-    if page.is_dir():
-        raise ValueError(f"--out={out} is a folder; give the path of a file, for example {page / 'review.html'}")
+    outputs.check(out, is_folder=False, example="review.html")
     if page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out={out} must end in .html; it is a page for a browser")
     return page

@@ -10,7 +10,7 @@ from dim_jax.interop.published_files import DISCRIMINATOR, GENERATOR
 from dim_jax.models import make_gan
 from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.reporting import cards
-from dim_jax.runs import configuration, files
+from dim_jax.runs import configuration, files, outputs
 from dim_jax.training import checkpoints, loop
 from dim_jax.weights import gcgan_names, safetensor_files, torch_names, torch_writer
 
@@ -32,8 +32,7 @@ def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: s
       ValueError: the published code has no such network, `out` is a folder, or an export would replace another file.
     """
     out = Path(out)
-    if out.is_dir():
-        raise ValueError(f"--out={out} is a folder; give the name of a file, for example {Path(out, 'model.pth')}")
+    outputs.check(out, is_folder=False, example="model.pth")
     paths = (out, export_record.beside(out))
     files.check_replaceable(paths, export_record.own_files(out))
     is_gan = configuration.read_config(run).trainer == "gan"

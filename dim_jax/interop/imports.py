@@ -7,7 +7,7 @@ from pathlib import Path
 from dim_jax.interop import imported_runs, published_files
 from dim_jax.interop.imported_runs import ImportOptions, RunContents
 from dim_jax.interop.published_files import CLASSIFIER, PublishedCheckpoint
-from dim_jax.runs import files
+from dim_jax.runs import files, outputs
 from dim_jax.training import loop
 
 
@@ -27,7 +27,8 @@ def import_file(path: str | Path, out: str | Path, options: ImportOptions) -> st
       ValueError: the file is not a published checkpoint, or does not fit the options; nothing is written then.
     """
     out = Path(os.path.abspath(out))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    outputs.check(out, is_folder=True, is_replaced=True)
+    if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out={out} exists already; give a folder that does not")
     checkpoint = published_files.read(path)
     is_classifier = CLASSIFIER in checkpoint.networks

@@ -30,7 +30,7 @@ from dim_jax.interop.inference_program import (
 from dim_jax.prediction.folder_images import find_images
 from dim_jax.prediction.new_images import fit_on_validation, open_image_classifier, predict_files, preprocessing_of
 from dim_jax.reporting import cards
-from dim_jax.runs import configuration, files
+from dim_jax.runs import configuration, files, outputs
 from dim_jax.runs.workdir import package_versions
 
 FORMAT = 1
@@ -90,10 +90,7 @@ def export_program(
         would replace a file that is no earlier export; nothing is written.
     """
     out = Path(out)
-    if out.is_dir():
-        raise ValueError(
-            f"--out={out} is a folder; give the name of a file, for example {Path(out, 'model.' + target)}"
-        )
+    outputs.check(out, is_folder=False, example=f"model.{target}")
     if target == "onnx":
         onnx_files.check_installed()
     paths = (out, export_record.beside(out))
@@ -195,7 +192,7 @@ def _images_to_compare(classifier: Classifier, images: Sequence[str | Path]) -> 
       FileNotFoundError: there are none.
     """
     if images:
-        return find_images(images)[0], "images of --images"
+        return find_images(images).paths, "images of --images"
     run = classifier.members[0]
     try:
         dataset = open_run_dataset(run.workdir, run.config)

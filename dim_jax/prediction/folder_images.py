@@ -8,39 +8,59 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax.data.class_folders import files_below
+from dim_jax.data import derived_images, folder_walk, other_files
 from dim_jax.data.images import SUFFIXES, inspect_square
 
 
-def find_images(sources: Sequence[str | Path]) -> tuple[list[Path], int]:
-    """Image files in folders, sorted within each folder and without duplicates; hidden files and folders are skipped.
+@dataclass(frozen=True)
+class FoundImages:
+    """Image files in folders.
+
+    Attributes:
+      paths: the image files, sorted within each folder and without duplicates.
+      others: the other files in the folders.
+      warnings: pictures among the others, and images that are named like masks, overlays or copies of others.
+    """
+
+    paths: list[Path]
+    others: list[Path]
+    warnings: list[str]
+
+
+def find_images(sources: Sequence[str | Path]) -> FoundImages:
+    """Finds the image files in folders; hidden files and folders are skipped.
 
     Args:
       sources: folders, searched recursively for files with a suffix of an image, and single files of any name.
-
-    Returns:
-      The image files, and the number of other files in the folders.
 
     Raises:
       FileNotFoundError: a file or folder does not exist.
       ValueError: there are no images.
     """
     paths: dict[Path, None] = {}
-    num_others = 0
+    others: list[Path] = []
+    derived: dict[str, str] = {}
     for source in map(Path, sources):
         if source.is_dir():
-            below = sorted(files_below(source))
+            below = sorted(folder_walk.walk(source).files)
             image_paths = [path for path in below if path.suffix.lower() in SUFFIXES]
-            num_others += len(below) - len(image_paths)
+            others += [path for path in below if path.suffix.lower() not in SUFFIXES]
             paths |= dict.fromkeys(image_paths)
+            folders = {str(path): (source.name, *path.parent.relative_to(source).parts) for path in image_paths}
+            derived |= {name: kind for kinds in derived_images.find(folders) for name, kind in kinds.items()}
         elif source.is_file():
             paths[source] = None
         else:
             raise FileNotFoundError(f"{source}: no such file or folder; give images, or folders of images")
+    pictures = other_files.warnings(others)
     if not paths:
         suffixes = " ".join(sorted(SUFFIXES))
-        raise ValueError(f"there are no images in {', '.join(map(str, sources))}; files must end in one of {suffixes}")
-    return list(paths), num_others
+        text = f"there are no images in {', '.join(map(str, sources))}; files must end in one of {suffixes}"
+        raise ValueError("; ".join((text, *pictures)))
+    alike = derived_images.texts(
+        derived, "files named like {kind} of images are classified too", "move them if they are none"
+    )
+    return FoundImages(list(paths), others, [*pictures, *alike])
 
 
 @dataclass

@@ -67,7 +67,8 @@ def predict_images(
             raise ValueError(f"--out={out} is inside {folder}: a second call would classify the overlays; move it out")
     out = Path(out)
     output_files.check_folder(out)
-    paths, num_others = find_images(sources)
+    found = find_images(sources)
+    paths = found.paths
     classifier = open_image_classifier(workdir)
     if (batch_size is not None and batch_size < 1) or overlays < -1:
         raise ValueError(f"--batch-size={batch_size} must be at least 1 and --overlays={overlays} at least -1")
@@ -95,7 +96,8 @@ def predict_images(
         "adjustment": adjustment,
         "temperature": temperature,
         "abstention": vars(abstention) if abstention else None,
-        "files_passed_over": num_others,
+        "files_passed_over": len(found.others),
+        "warnings": found.warnings,
         "images": _image_entries(
             images[0],
             index,

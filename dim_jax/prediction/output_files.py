@@ -16,7 +16,7 @@ from dim_jax.data.images import png_bytes, read_square
 from dim_jax.prediction.folder_images import FolderImages
 from dim_jax.reporting import saliency
 from dim_jax.reporting.tables import cell
-from dim_jax.runs import files
+from dim_jax.runs import files, outputs
 
 NOTICE = "Research software, not a medical device: not for diagnosing anyone."
 JSON, CSV, OVERLAYS = "predictions.json", "predictions.csv", "overlays"
@@ -27,7 +27,8 @@ ANSWERED, ABSTAINED, UNREADABLE = "answered", "abstained", "unreadable"
 
 
 def check_folder(out: Path) -> None:
-    """Raises ValueError if predictions.json or predictions.csv would replace a file of the user's."""
+    """Raises an error if `out` cannot be written, or predictions.json or predictions.csv would replace another file."""
+    outputs.check(out, is_folder=True)
     files.check_replaceable([out / name for name in TABLES], _listed(out))
 
 
@@ -130,6 +131,7 @@ def summary(predictions: dict[str, Any]) -> str:
         shown = command_line.printable(", ".join(doubtful[:MOST_SHOWN]))
         number = "1 image is" if len(doubtful) == 1 else f"{len(doubtful)} images are"
         lines.append(f"WARNING: {number} doubtful: {shown}{more}")
+    lines += [f"WARNING: {command_line.printable(warning)}" for warning in predictions["warnings"]]
     return "\n".join([head, *lines, NOTICE])
 
 

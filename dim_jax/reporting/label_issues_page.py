@@ -8,7 +8,7 @@ from dim_jax.evaluation.label_issues import LabelIssues
 from dim_jax.evaluation.out_of_fold import OutOfFoldProbabilities
 from dim_jax.reporting import pages, thumbnails, wording
 from dim_jax.reporting.tables import Table
-from dim_jax.runs import files
+from dim_jax.runs import files, outputs
 
 CSV, HTML = "label_issues.csv", "label_issues.html"
 MOST_PICTURES, MOST_LINES = 200, 10
@@ -49,8 +49,7 @@ def write(out: str | Path, pooled: OutOfFoldProbabilities, issues: LabelIssues, 
       ValueError: `out` has a file of such a name that no earlier call wrote; nothing is written.
     """
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={out} is a file; choose a folder")
+    outputs.check(out, is_folder=True)
     text = issue_table(pooled, issues).text
     page = render(pooled, issues, source)
     with files.turn(out):

@@ -6,7 +6,7 @@ from pathlib import Path
 from dim_jax.reporting import experiment_page, run_page, tables
 from dim_jax.reporting.curves import run_directories
 from dim_jax.reporting.tables import Table
-from dim_jax.runs import files
+from dim_jax.runs import files, outputs
 
 
 def render_report(runs: Sequence[str | Path]) -> str:
@@ -42,8 +42,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> P
     """
     folders = run_directories(runs)
     path = next(iter(folders.values())) / "report.html" if out is None else Path(out)
-    if path.is_dir():
-        raise ValueError(f"--out={out} is a folder; give the path of a file, for example {path / 'report.html'}")
+    outputs.check(path, is_folder=False, example="report.html")
     data = path.with_name(f"{path.stem}_data")
     _check_page(path, data)
     page, contents, names = _render(folders)

@@ -1,8 +1,8 @@
 """Atomic writes and checked reads of files: JSON, text and NumPy archives."""
 
 import contextlib
+import errno
 import json
-import logging
 import os
 import shutil
 import zipfile
@@ -11,17 +11,17 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
+
+from dim_jax.runs import locks
 
 # Exceptions of NumPy and zipfile for a file that is damaged or not an .npz.
 NOT_AN_ARCHIVE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, OverflowError, RuntimeError,
     SyntaxError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-SECONDS_BEFORE_NOTICE = 2.0
-
-log = logging.getLogger(__name__)
+# Errors of network file systems that have no locks: writers then take no turns.
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def replacement(path: str | Path, *, is_folder: bool = False) -> Iterator[Path]:
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         was_filled = is_folder and _is_filled(path)
-        with _writer_lock(path):
+        with _writer_lock(path.with_name(f".{path.name}.lock"), path):
             if is_folder and _is_filled(path) and not was_filled:
                 raise ValueError(f"{path} was written by another process meanwhile; run the same command again")
             _make_empty(temporary, is_folder)
@@ -76,31 +76,34 @@ def remove_leftovers(folder: Path) -> None:
 def turn(folder: str | Path) -> Iterator[None]:
     """Within the block no other process that calls this writes into `folder`; it waits until others have finished.
 
-    The lock is `.NAME.turn.lock` beside the folder, whose parents are created.
+    The lock is `.NAME.turn.lock` beside the folder, whose parents are created, or in it if only the folder itself is
+    writable, as that of a mounted volume.
+
+    Raises:
+      OSError: the lock cannot be created, or is another user's.
     """
     folder = Path(os.path.abspath(folder))
     with naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with _writer_lock(folder.with_name(f"{folder.name}.turn")):
+    is_beside = os.access(folder.parent, os.W_OK) or not folder.is_dir()
+    with _writer_lock((folder.parent if is_beside else folder) / f".{folder.name}.turn.lock", folder):
         yield
 
 
 @contextlib.contextmanager
-def _writer_lock(path: Path) -> Iterator[None]:
-    """Holds the lock of the writers of `path`, which exists only while it is held."""
-    lock_path = path.with_name(f".{path.name}.lock")
-    lock = filelock.FileLock(lock_path, poll_interval=0.01, fallback_to_soft=False)
-    # Some network file systems have no locks; on a disk that is full or read-only, making the temporary fails next.
-    with contextlib.suppress(OSError, NotImplementedError):
+def _writer_lock(lock_path: Path, target: Path) -> Iterator[None]:
+    """Holds the lock of the writers of `target`, whose file exists only while it is held."""
+    lock = None
+    with naming(target):
         try:
-            lock.acquire(timeout=SECONDS_BEFORE_NOTICE)
-        except filelock.Timeout:
-            log.info("waiting for another process that writes %s", path.with_name(path.name.removesuffix(".turn")))
-            lock.acquire()
+            lock = locks.acquire(lock_path, target)
+        except (OSError, NotImplementedError) as error:
+            if not isinstance(error, NotImplementedError) and error.errno not in NO_LOCKS:
+                raise
     try:
         yield
     finally:
-        if lock.is_locked:
+        if lock:
             with contextlib.suppress(OSError):  # an open file can't be removed on Windows; filelock does it there
                 lock_path.unlink()
             lock.release()

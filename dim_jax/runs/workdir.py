@@ -15,7 +15,7 @@ from typing import Any
 import filelock
 
 from dim_jax.cli import command_line
-from dim_jax.runs import configuration, files
+from dim_jax.runs import configuration, files, locks, outputs
 from dim_jax.runs.configuration import FILE_NAME as CONFIG
 
 ENVIRONMENT = "environment.json"
@@ -51,6 +51,7 @@ def claim(workdir: str | Path, wait: bool = False) -> Iterator[Path]:
       ValueError: another process holds the lock, or the directory is no run and has files that a run would replace.
     """
     workdir = Path(workdir)
+    outputs.check(workdir, is_folder=True, option="--workdir")
     existed = workdir.is_dir()
     # The lock of a killed run that had no configuration yet is still there.
     if existed and not (workdir / CONFIG).is_file() and not (workdir / LOCK).exists():
@@ -58,12 +59,11 @@ def claim(workdir: str | Path, wait: bool = False) -> Iterator[Path]:
         if foreign:
             raise ValueError(f"{workdir} is no run, and a run would replace its {foreign[0]}; use another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    # A soft lock would outlive a killed process, so a file system without locks is an error.
-    lock = filelock.FileLock(workdir / LOCK, blocking=wait, fallback_to_soft=False)
     try:
-        lock.acquire()
+        lock = locks.acquire(workdir / LOCK, workdir, wait=wait)
     except filelock.Timeout:
-        raise ValueError(f"{workdir} is in use by another process; wait for it or use another --workdir") from None
+        holder = locks.holder(workdir / LOCK)
+        raise ValueError(f"{workdir} is in use by {holder}; wait for it or use another --workdir") from None
     except NotImplementedError:
         raise OSError(errno.ENOLCK, "the file system has no file locks", str(workdir)) from None
     try:

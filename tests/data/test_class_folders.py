@@ -17,7 +17,11 @@ PARTS = {
 
 
 def put(root, *names):
+    """Writes files, and empty folders for names that end in a slash."""
     for name in names:
+        if str(name).endswith("/"):
+            (root / name).mkdir(parents=True)
+            continue
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"pixels")
 
@@ -104,6 +108,8 @@ def test_any_tree_is_listed_or_refused_in_one_line(names):
     (("a/1.png", "b/1.png", "annotations/1.png"), "looks like a folder of masks.*move it elsewhere"),
     (("a/1.png", "a_mask/1.png", "b/1.png", "b_mask/1.png"), "folder a_mask .*looks like a folder of masks"),
     (("all/a/1.png", "all/b/1.png"), "--class-folder=2 if the inner folders are"),
+    (("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "test/a/1.png", "test/b/"), "'b' has .*test/b;"),
+    (("a/train/1.png", "a/val/1.png", "a/test/1.png", "b/train/1.png", "b/val/1.png", "b/test/"), "'b' has .*b/test;"),
 ])  # fmt: skip
 def test_folders_that_may_mean_something_else_are_refused(tmp_path, names, message):
     put(tmp_path, *names)

@@ -4,5 +4,5 @@
 """
 
 # Importing a module adds its inputs to ODD_INPUTS.
-from odd_inputs import folders, images, runs, sources, tables  # noqa: F401
+from odd_inputs import folders, images, outputs, runs, sources, tables  # noqa: F401
 from odd_inputs.corpus import ODD_INPUTS  # noqa: F401

@@ -77,7 +77,7 @@ def masks(name: str, images: str, masks_at: str) -> None:
             for index in range(6):
                 write_image(folder / "slides" / images.format(label=label, index=index), 10 * number + index)
                 write_image(folder / "slides" / masks_at.format(label=label, index=index), 100 + 10 * number + index)
-        outcome = prepare(folder).warned("WARNING: 12 files are taken for masks")
+        outcome = prepare(folder).warned("WARNING: files taken for masks of the images beside them are left out: 12 (")
         paths = [row.path for row in manifests.load(folder / "data").rows]
         assert paths == [images.format(label=label, index=index) for label in CLASSES for index in range(6)]
         return outcome
@@ -125,6 +125,51 @@ def loose_images_and_a_table_of_another_name(folder: Path) -> str:
     result = prepare(folder)
     result.warned("WARNING", "in no class folder", "overview.png")
     return result.warned("WARNING: labels.csv not read", "--manifest")
+
+
+@odd_input("folders")
+def overlays_thumbnails_and_augmented_copies(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    for number, name in enumerate(("benign/tile00_overlay", "benign/thumbs/tile00", "malignant/augmented/tile00")):
+        write_image(slides / f"{name}.png", 100 + number)
+    result = prepare(folder)
+    for kind in ("overlays", "thumbnails", "changed copies"):
+        outcome = result.warned(f"WARNING: files taken for {kind} of the images beside them are left out: 1 (")
+    assert len(manifests.load(folder / "data").rows) == 12
+    return outcome
+
+
+@odd_input("folders")
+def folders_of_magnifications(folder: Path) -> str:
+    for label in CLASSES:
+        write_classes(folder / "slides" / label, 3, ("40X", "100X"))
+    return prepare(folder, "--class-folder=1").warned("WARNING: the images are of several magnifications", "100x (6)")
+
+
+@odd_input("folders")
+def class_folder_linked_into_another(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    (slides / "benign" / "also").symlink_to(slides / "malignant")
+    return prepare(folder).refused("benign/also/tile00.png and malignant/tile00.png", "in two classes")
+
+
+@odd_input("folders")
+def class_without_test_images(folder: Path) -> str:
+    write_split(folder / "slides", "{part}/{label}", ("train", "val", "test"))
+    for path in (folder / "slides" / "test" / "malignant").iterdir():
+        path.unlink()
+    return prepare(folder).refused("class 'malignant' has no images in", "test/malignant")
+
+
+@odd_input("folders")
+def whole_slides_and_dicom_files(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    for name in ("benign/slide.svs", "malignant/scan.dcm", "malignant/photo.HEIC", "malignant/tile"):
+        (slides / name).write_bytes(b"\x89PNG\r\n" if name.endswith("tile") else b"pixels")
+    result = prepare(folder)
+    result.warned("WARNING: DICOM files are not read: 1 (")
+    result.warned("WARNING: images by their contents", "malignant/tile")
+    return result.warned("WARNING: whole slides are not read: 1 (benign/slide.svs); cut them into fields first")
 
 
 @odd_input("folders")

@@ -231,6 +231,15 @@ image(
     "two_colour_pages", "a.tif", lambda: tiff([PICTURE, PICTURE[::-1]]), "(the first of several pictures in one file)",
     PICTURE,
 )  # fmt: skip
+ANIMATION = Image.fromarray(PICTURE)
+FRAMES = {"save_all": True, "append_images": [Image.fromarray(PICTURE[::-1])], "duration": 100}
+SEVERAL = "(the first of several pictures in one file)"
+image("animated_gif", "a.gif", lambda: encoded(ANIMATION.quantize(64), "GIF", **FRAMES), SEVERAL, PICTURE, 60)
+image("animated_png", "a.png", lambda: encoded(ANIMATION, "PNG", **FRAMES), SEVERAL, PICTURE)
+image("animated_webp", "a.webp", lambda: encoded(ANIMATION, "WEBP", lossless=True, **FRAMES), SEVERAL, PICTURE)
+image("a_larger_page_behind", "a.tif", lambda: tiff([PICTURE[::2, ::2], PICTURE]), SEVERAL, PICTURE[::2, ::2])
+image("a_page_of_another_shape", "a.tif", lambda: tiff([PICTURE, PICTURE[:20]]), SEVERAL, PICTURE)
+image("a_page_and_its_mask", "a.tif", lambda: tiff([PICTURE, GREY]), SEVERAL, PICTURE)
 image("a_page_and_its_preview", "a.tif", lambda: tiff([PICTURE, PICTURE[::4, ::4]]), "(TIFF, first of", PICTURE)
 
 
@@ -326,6 +335,22 @@ def jpeg_that_ends_early(folder: Path) -> str:
     output, pixels = prepared(folder, "a.jpg", JPEG[: len(JPEG) * 2 // 3] + b"\xff\xd9")
     assert pixels is not None
     return line_with(output, "benign/a.jpg", "WARNING", "cut off: its lower right has the grey of missing data")
+
+
+def damaged_jpeg(key: str, jpeg: bytes, words: str) -> None:
+    """Adds a JPEG about whose data decoders warn, if at all, on the terminal."""
+
+    @odd_input("images", key)
+    def check(folder: Path) -> str:
+        output, pixels = prepared(folder, "a.jpg", jpeg)
+        assert pixels is not None
+        return line_with(output, "benign/a.jpg", "WARNING", "1 image is doubtful (damaged data", words)
+
+
+MIDDLE = (scans(JPEG)[0] + len(JPEG)) // 2
+damaged_jpeg("jpeg_with_bytes_too_many", JPEG[:-2] + b"abc" + JPEG[-2:], "damaged data")
+damaged_jpeg("jpeg_with_bytes_too_few", JPEG[:MIDDLE] + JPEG[MIDDLE + 20 :], "damaged data")
+damaged_jpeg("progressive_jpeg_with_bytes_too_many", PROGRESSIVE[:-2] + b"abc" + PROGRESSIVE[-2:], "damaged data")
 
 
 @odd_input("images")

@@ -29,7 +29,10 @@ def test_the_lock_of_a_killed_holder_is_free(run):
         with subprocess.Popen([sys.executable, "-c", HOLDER, run], stdout=subprocess.PIPE, text=True) as holder:
             try:
                 assert holder.stdout.readline() == "held\n"
-                with pytest.raises(ValueError, match=f"{run} is in use by another process"), workdir.claim(run):
+                with (
+                    pytest.raises(ValueError, match=f"{run} is in use by process {holder.pid} on "),
+                    workdir.claim(run),
+                ):
                     pass
             finally:
                 holder.kill()

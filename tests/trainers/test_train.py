@@ -217,7 +217,7 @@ def test_a_run_resumes_with_the_other_backend(finished, data, tmp_path):
 def test_a_second_process_on_a_run_directory_is_refused(finished, capsys):
     with claim(finished):
         assert command_line.run(train.main, [f"--workdir={finished}"]) == 2
-    assert "in use by another process" in capsys.readouterr().err
+    assert f"in use by process {os.getpid()} on" in capsys.readouterr().err
 
 
 def test_a_diverging_run_stops_with_exit_code_1(data, tmp_path, capsys):
