@@ -7,7 +7,7 @@ angles or mirrored, cropped or moved by up to about 5 % of a side. They are foun
    orientations. Local normalisation leaves out where the background is, which unrelated fields of one shape share.
 2. Patches of the two thumbnails must correlate at places that one scaling and shift explains.
 3. The same on larger images, aligned by that scaling and shift: the local correlation must be at least 0.3 in three
-   quarters of the cells that have structure.
+   quarters of the cells that have structure, and at least 0.93 where a grid or the like is drawn over most images.
 
 In two public sets that correlation was at most 0.1 for different tissue and at least 0.45 for the same; what is joined
 there, and how many copies are found, is measured by `benchmarks/near_duplicates.py`. Fields that overlap by less than
@@ -28,6 +28,10 @@ FREQUENCIES = 12  # per axis, of a descriptor: fewer are alike by chance, more c
 LEAST_SIMILARITY = 0.4
 LEAST_AGREEMENT, MOST_NEEDED = 0.62, 10  # share of the patches with structure, and number, weighted by correlation
 LEAST_CORRELATION = 0.3
+# With a grid drawn over all images, different tissue correlates by up to 0.87, and copies by 0.98 and more.
+LEAST_WITH_OVERLAY = 0.93
+FEWEST_COMPARED, MOST_COMPARED = 24, 96  # images from which an overlay is estimated
+LEAST_OVERLAY = 0.3  # share of it in the energy of the images
 LEAST_CELLS = 3  # cells with structure, without which nothing can be confirmed
 FINE, COARSE = 1.5, 6.0  # limits of the band of structures, standard deviations in px
 NOISE = 3.0  # contrast in grey levels below which normalisation fades out
@@ -107,6 +111,7 @@ def near_pairs(
     def detailed(row: int, side: int) -> np.ndarray:
         return _normalised(read(row), side)
 
+    least = LEAST_WITH_OVERLAY if _have_overlay(signatures) else LEAST_CORRELATION
     pairs, representative = [], list(range(len(signatures)))
 
     def find(row: int) -> int:
@@ -123,10 +128,19 @@ def near_pairs(
             continue
         side = min(signatures[row].detail for row in (first, second))
         other = _orientations(detailed(second, side))[orientation]
-        if correlation(detailed(first, side), other, placement) >= LEAST_CORRELATION:
+        if correlation(detailed(first, side), other, placement) >= least:
             representative[find(second)] = find(first)
             pairs.append((first, second))
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+
+
+def _have_overlay(signatures: Sequence[Signature]) -> bool:
+    """Returns whether most images have the same structure at the same place, such as a grid drawn over them."""
+    if len(signatures) < FEWEST_COMPARED:
+        return False
+    sample = np.unique(np.linspace(0, len(signatures) - 1, MOST_COMPARED).astype(int))
+    thumbnails = np.stack([signatures[row].thumbnail.astype(np.float32) for row in sample])
+    return bool((np.median(thumbnails, 0) ** 2).mean() > LEAST_OVERLAY * (thumbnails**2).mean())
 
 
 def _candidates(signatures: Sequence[Signature], digests: Sequence[str]) -> list[tuple[int, int, int]]:

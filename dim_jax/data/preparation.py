@@ -180,7 +180,7 @@ def _is_prepared(out: Path, options: dict[str, Any], remedy: str) -> bool:
     try:
         changes = source_record.changes(out, None if is_fixed else lambda: _list_images(out, options, {}))
     except (OSError, ValueError) as error:  # for one, a file of the table is gone: then say which are
-        changes = [*source_record.changes(out, None), f"and the source can no longer be read: {error}"]
+        changes = [*source_record.changes(out, None), f"the source cannot be read now ({error})"]
     if changes:
         raise ValueError(f"{out} was prepared before its images changed: {'; '.join(changes)}; {remedy}")
     has_record = is_fixed or (out / source_record.FILE_NAME).is_file()

@@ -111,6 +111,19 @@ def test_a_scale_bar_and_a_caption_join_nothing():
     assert pairs_of(fields) == []
 
 
+@pytest.mark.parametrize("step, width", [(12, 2), (16, 2), (20, 3)])
+def test_a_grid_over_all_fields_joins_nothing_but_copies(step, width):
+    fields = []
+    for number in range(48):
+        label = phantom.CLASSES[number % len(phantom.CLASSES)]
+        field = phantom.draw(phantom.PhantomImage(label, f"case{number // 5:04d}", number), SIDE)
+        for start in range(step // 2, SIDE, step):
+            field[start : start + width] = field[:, start : start + width] = 255
+        fields.append(field)
+    copies = [encoded_again(oriented(field, number), 60) for number, field in enumerate(fields[:8])]
+    assert pairs_of([*fields, *copies]) == [[number, 48 + number] for number in range(8)]
+
+
 @pytest.mark.parametrize("value", [0, 200, 255])
 def test_pictures_of_one_colour_are_no_near_duplicates(value):
     noise = np.random.default_rng(0).integers(0, 2, (2, 60, 60, 3), np.uint8)

@@ -13,6 +13,7 @@ from dim_jax.data import manifest as manifests
 from dim_jax.data import relocation, source_record
 from dim_jax.data.listing import ListedImage, Listing
 from dim_jax.data.manifest import Manifest, Row
+from dim_jax.runs import workdir
 
 NAMES = [f"{label}/{number}.png" for label in "ab" for number in range(4)]
 
@@ -133,3 +134,11 @@ def test_a_prepared_folder_that_was_moved_brings_its_converted_images(tmp_path):
     moved = manifests.load(run)
     assert moved.root == tmp_path / "moved" / "images" and moved.converted_root == tmp_path / "moved" / "converted"
     assert manifests.missing_files(moved) == []
+
+
+def test_a_run_in_use_is_not_moved(tmp_path):
+    prepared(tmp_path / "images", tmp_path / "run")
+    (tmp_path / "run" / workdir.CONFIG).write_text("{}")
+    with workdir.claim(tmp_path / "run"), pytest.raises(ValueError, match="is in use by process"):
+        relocation.relocate([tmp_path / "run"], tmp_path / "images")
+    relocation.relocate([tmp_path / "run"], tmp_path / "images")

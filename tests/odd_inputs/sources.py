@@ -100,7 +100,7 @@ def listed_image_that_is_gone(folder: Path) -> str:
     write_table(folder)
     prepare(folder).succeeded()
     (folder / "slides" / "benign" / "tile00.png").unlink()
-    return prepare(folder).refused("line 2", "tile00.png does not exist")
+    return prepare(folder).refused("1 file is gone (", "line 2", "tile00.png does not exist")
 
 
 @odd_input("sources")
