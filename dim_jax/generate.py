@@ -12,7 +12,11 @@ EXAMPLES = """  python -m dim_jax.generate --workdir=runs/gan_normal --num=200 -
 def main(arguments: Sequence[str]) -> None:
     """Runs the command with its command-line arguments."""
     parser = command_line.parser("generate", __doc__, EXAMPLES)
-    parser.add_argument("--workdir", type=command_line.path, required=True, help="run directory of a GAN")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--workdir", type=command_line.path, help="run directory of a GAN")
+    which.add_argument(
+        "--model", metavar="NAME", help="a trained GAN that comes with dim_jax (python -m dim_jax.zoo.catalog)"
+    )
     parser.add_argument(
         "--out", type=command_line.path, required=True, help="folder of the pool; images go to OUT/<class>/"
     )
@@ -29,10 +33,15 @@ def main(arguments: Sequence[str]) -> None:
     command_line.start_logging()
     from dim_jax.gan.generation import generate_pool
     from dim_jax.training import hosts
+    from dim_jax.zoo import catalog
 
     hosts.join()
     labels = [options.label] if options.label else []
-    (folder,) = generate_pool(options.workdir, options.out, options.num, options.first_seed, labels, options.truncation)
+    workdir = options.workdir
+    if options.model is not None:
+        workdir = catalog.folder(options.model)
+        command_line.say(catalog.notice(options.model))
+    (folder,) = generate_pool(workdir, options.out, options.num, options.first_seed, labels, options.truncation)
     command_line.say(f"{options.num} images in {folder}")
     command_line.say_next(
         "select", f"--pool={options.out}", "--data=DATA", "--classifier=RUN_ON_REAL_IMAGES", "--out=selected"

@@ -15,6 +15,7 @@ OUT/cases.csv. A file that cannot be read is listed with the reason, in these fi
 
 Research software, not a medical device."""
 EXAMPLES = """  python -m dim_jax.predict --workdir=runs/a images/ --out=predictions
+  python -m dim_jax.predict --model=ebhi-seg images/ --out=predictions
   python -m dim_jax.predict --workdir=runs/a field1.png field2.png --out=predictions --overlays=-1
   python -m dim_jax.predict --workdir=runs/a images/ --out=predictions --adjust --coverage=0.9
   python -m dim_jax.predict --workdir=runs/a images/ --out=predictions --group-regex='([0-9]+)-[0-9]+\\.png$'"""
@@ -25,11 +26,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = command_line.parser("predict", SUMMARY, EXAMPLES)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGES", help="folders, searched to any depth, or files")
-    add(
-        "--workdir",
-        type=command_line.path,
-        required=True,
-        help="run directory of a classifier; its best checkpoint is used",
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--workdir", type=command_line.path, help="run directory of a classifier; its best checkpoint is used"
+    )
+    which.add_argument(
+        "--model", metavar="NAME", help="a trained model that comes with dim_jax (python -m dim_jax.zoo.catalog)"
     )
     add("--out", type=command_line.path, required=True, help="output folder")
     add(
@@ -73,9 +75,14 @@ def main(arguments: Sequence[str]) -> None:
     command_line.start_logging()
     from dim_jax.prediction.new_images import predict_images
     from dim_jax.prediction.output_files import UNREADABLE, summary
+    from dim_jax.zoo import catalog
 
+    workdir = options.workdir
+    if options.model is not None:
+        workdir = catalog.folder(options.model)
+        command_line.say(catalog.notice(options.model))
     predictions = predict_images(
-        options.workdir,
+        workdir,
         options.images,
         options.out,
         batch_size=options.batch_size,

@@ -23,22 +23,23 @@ ALLOWED = {
     "cli": "",
     "runs": "cli losses models augmentation",
     "data": "",
-    "training": "",
+    "training": "weights",
     "weights": "models",
     "steps": "augmentation losses models training",
     "evaluation": "augmentation data models steps training weights",
     "reporting": "data evaluation",
+    "zoo": "training",
     "prediction": "data evaluation reporting training",
     "gan": "data evaluation models reporting training weights",
-    "interop": "augmentation data evaluation gan models prediction reporting steps training weights",
-    "trainers": "augmentation data evaluation gan losses models reporting steps training weights",
+    "interop": "augmentation data evaluation gan models prediction reporting steps training weights zoo",
+    "trainers": "augmentation data evaluation gan losses models reporting steps training weights zoo",
     "experiment": "data evaluation gan reporting trainers training",
 }
 WITHOUT_CLI_AND_RUNS = ("models", "losses", "augmentation", "cli", "runs")
 # TFDS builders are subclasses of a class that exists only with TensorFlow.
 NEED_TENSORFLOW = {"data/tfds_builders/ebhi.py", "data/tfds_builders/ebhi_seg.py"}
 # Commands import late, so that --help is quick.
-MAY_IMPORT_LATE = {f"{name.replace('.', '/')}.py" for name in COMMANDS} | NEED_TENSORFLOW
+MAY_IMPORT_LATE = {f"{name.replace('.', '/')}.py" for name in COMMANDS} | {"__init__.py"} | NEED_TENSORFLOW
 
 
 def folder(module: Path) -> str:

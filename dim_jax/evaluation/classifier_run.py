@@ -13,7 +13,7 @@ from dim_jax.data.dataset import fixed_statistics
 from dim_jax.models import make_classifier
 from dim_jax.runs import configuration
 from dim_jax.runs.schema import ClassifierConfig
-from dim_jax.training import checkpoints, loop
+from dim_jax.training import loop, packed_runs
 from dim_jax.training.state import saved_variables
 
 CHECKPOINT_FOLDERS = {"best": loop.BEST, "newest": loop.CHECKPOINTS}
@@ -47,7 +47,7 @@ class ClassifierRun:
 
 
 def open_classifier_run(workdir: str | Path, checkpoint: str = "best") -> ClassifierRun:
-    """Opens a checkpoint of a classifier's run. The training images are not needed.
+    """Opens a checkpoint of a classifier's run, or a packed run. The training images are not needed.
 
     Args:
       workdir: run directory.
@@ -70,7 +70,7 @@ def open_classifier_run(workdir: str | Path, checkpoint: str = "best") -> Classi
         if statistics is None:
             raise ValueError(f"{workdir / configuration.FILE_NAME} lacks config.data.mean and .std; import it again")
     folder = workdir / CHECKPOINT_FOLDERS[checkpoint]
-    restored = checkpoints.restore(folder)
+    restored = packed_runs.restore(workdir, folder)
     if restored is None:
         raise FileNotFoundError(f"{folder} holds no checkpoint yet; train the run first")
     state = restored.state if isinstance(restored.state, dict) else {}

@@ -9,7 +9,7 @@ from dim_jax.gan.synthesis import Synthesizer, recalibrate, variable_shapes
 from dim_jax.models import make_gan
 from dim_jax.models.efficientnet_lite import LITE0
 from dim_jax.runs import configuration
-from dim_jax.training import checkpoints
+from dim_jax.training import packed_runs
 from dim_jax.training.loop import CHECKPOINTS
 from dim_jax.training.restored_variables import check_variables
 
@@ -50,7 +50,7 @@ class GanRun:
 
 
 def open_gan_run(workdir: str | Path) -> GanRun:
-    """Opens the newest checkpoint of a GAN's run.
+    """Opens the newest checkpoint of a GAN's run, or a packed run.
 
     Args:
       workdir: run directory.
@@ -62,12 +62,12 @@ def open_gan_run(workdir: str | Path) -> GanRun:
     workdir = Path(workdir)
     config = configuration.read_config(workdir, "gan")
     label, split_sha256 = config.gan.label or None, ""
-    classes = (label,)
+    classes = config.classes or (label,)
     if config.data.path:
         dataset = open_run_dataset(workdir, config)
         classes, split_sha256 = dataset.classes, dataset.split_sha256
     folder = workdir / CHECKPOINTS
-    restored = checkpoints.restore(folder)
+    restored = packed_runs.restore(workdir, folder)
     if restored is None:
         raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train the run first")
     num_classes = len(classes) if config.gan.conditional else 0

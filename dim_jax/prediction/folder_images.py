@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dim_jax.data import derived_images, folder_walk, other_files
+from dim_jax.data.field_statistics import FieldStatistics, describe
 from dim_jax.data.images import SUFFIXES, inspect_square
 
 
@@ -73,7 +74,9 @@ class FolderImages:
       resize: how images are made square, see `data.images.resize`.
       mean, std: normalisation per channel, in [0, 1], float32 (3,).
       reasons: row -> why its file could not be read; filled by `batches`.
+      usual: statistics of the images that the network was trained on, or None where they are unknown.
       doubts: row -> why its image may not show what it should; filled by `batches`.
+      distances: row -> distance from the training images; filled by `batches` where `usual` is known.
     """
 
     paths: Sequence[Path]
@@ -81,8 +84,10 @@ class FolderImages:
     resize: str
     mean: np.ndarray
     std: np.ndarray
+    usual: FieldStatistics | None = None
     reasons: dict[int, str] = field(default_factory=dict)
     doubts: dict[int, str] = field(default_factory=dict)
+    distances: dict[int, float] = field(default_factory=dict)
     pixels: None = None
 
     @property
@@ -119,6 +124,11 @@ class FolderImages:
         except (OSError, ValueError) as error:
             self.reasons[row] = " ".join(str(error).split()).removeprefix(f"{self.paths[row]}: ")
             return None
-        if inspected.doubt:
-            self.doubts[row] = inspected.doubt
+        doubts = [inspected.doubt]
+        if self.usual is not None:
+            descriptor = describe(inspected.pixels[None])
+            self.distances[row] = float(self.usual.distances(descriptor)[0])
+            doubts.append(self.usual.explain(descriptor[0]))
+        if any(doubts):
+            self.doubts[row] = "; ".join(filter(None, doubts))
         return inspected.pixels

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from dim_jax.data import field_statistics
+from dim_jax.data.field_statistics import FieldStatistics
 from dim_jax.evaluation import validation
 from dim_jax.evaluation.calibration import fit_abstention, fit_temperature, probabilities
 from dim_jax.evaluation.cases import read_severity
@@ -16,7 +18,7 @@ from dim_jax.evaluation.frozen_classifier import classifier_of_images
 from dim_jax.evaluation.predictor import Predictor, views_of
 from dim_jax.prediction import case_answers, output_files
 from dim_jax.prediction.folder_images import FolderImages, find_images
-from dim_jax.training import compilation, parallel
+from dim_jax.training import compilation, packed_runs, parallel
 
 if TYPE_CHECKING:
     from dim_jax.evaluation.calibration import Abstention
@@ -98,6 +100,7 @@ def predict_images(
         "abstention": vars(abstention) if abstention else None,
         "files_passed_over": len(found.others),
         "warnings": found.warnings,
+        "usual_distance": images[0].usual.limit if images[0].usual else None,
         "images": _image_entries(
             images[0],
             index,
@@ -129,6 +132,11 @@ def preprocessing_of(run: "ClassifierRun") -> dict[str, Any]:
     return {"image_size": data.image_size, "resize": data.resize, "mean": run.mean, "std": run.std}
 
 
+def usual_fields(workdir: Path) -> FieldStatistics | None:
+    """Returns the statistics of the images that a packed run was trained on; None for any other run."""
+    return field_statistics.from_json(packed_runs.read_record(workdir).get("fields"))
+
+
 def predict_files(
     classifier: Classifier,
     paths: Sequence[Path],
@@ -154,7 +162,9 @@ def predict_files(
       ValueError: no image can be read, or the weights of a member do not fit its network or are not finite.
     """
     images = [
-        FolderImages(paths, run.config.data.image_size, run.config.data.resize, run.mean, run.std)
+        FolderImages(
+            paths, run.config.data.image_size, run.config.data.resize, run.mean, run.std, usual_fields(run.workdir)
+        )
         for run in classifier.members
     ]
     predictions = [_predict(*member, batch_size) for member in zip(classifier.members, images, views, strict=True)]
@@ -222,6 +232,8 @@ def _image_entries(
             "overlay": overlay_names.get(row, ""),
             "doubt": images.doubts.get(row, ""),
         }
+        if row in images.distances:
+            entries[row]["distance"] = images.distances[row]
         if expected is not None:
             entries[row]["expected_cost"] = float(expected.min())
     return [entries[row] for row in range(len(images.paths))]

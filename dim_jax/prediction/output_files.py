@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
+from dim_jax.data import field_statistics
 from dim_jax.data.image_writer import safe_name
 from dim_jax.data.images import png_bytes, read_square
 from dim_jax.prediction.folder_images import FolderImages
@@ -132,6 +133,9 @@ def summary(predictions: dict[str, Any]) -> str:
         number = "1 image is" if len(doubtful) == 1 else f"{len(doubtful)} images are"
         lines.append(f"WARNING: {number} doubtful: {shown}{more}")
     lines += [f"WARNING: {command_line.printable(warning)}" for warning in predictions["warnings"]]
+    distances = [image["distance"] for image in predictions["images"] if "distance" in image]
+    if distances and (unusual := field_statistics.summary(distances, predictions["usual_distance"])):
+        lines.append(f"WARNING: {unusual}")
     return "\n".join([head, *lines, NOTICE])
 
 

@@ -272,6 +272,7 @@ class GanConfig:
     model: Annotated[Choice, GENERATOR]
     optimizer: GanOptimizer
     train: GanTrain
+    classes: tuple[str, ...] | None = None  # of a packed run, in the order of its labels
 
     def check(self) -> None:
         """Raises ValueError for incompatible values."""

@@ -1,6 +1,6 @@
 """Initial weights from an earlier run of a classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -10,35 +10,53 @@ from dim_jax.data import manifest as manifests
 from dim_jax.data import splits
 from dim_jax.data.dataset import Dataset
 from dim_jax.evaluation.classifier_run import open_classifier_run
+from dim_jax.training import packed_runs
 from dim_jax.training.restored_variables import check_variables
+from dim_jax.zoo import catalog
 
 
 def read(run: str, data: Dataset) -> tuple[dict[str, Any], str]:
     """Returns the variables of the best checkpoint of a run, and a description of it.
 
     Args:
-      run: directory of a classifier's run.
-      data: the data to train on, which must be split and normalised as those of the run.
+      run: directory of a classifier's run, or of a packed one, or zoo:NAME.
+      data: the data to train on, which must be normalised as those of the run and, but for a packed run, split so.
 
     Raises:
       FileNotFoundError: there is no run, or it has no checkpoint yet.
       ValueError: it was trained on images that are not training images here, or on images scaled otherwise.
     """
-    where, earlier = f"config.train.initial_weights={run}", open_classifier_run(run)
-    if not earlier.config.data.path:
-        raise ValueError(f"{where} was imported without images, so what it was trained on is unknown")
-    manifest = manifests.load(run)
-    earlier_data = Dataset(manifest, splits.load(run, manifest), earlier.config.data.fold)
-    if earlier_data.split_sha256 != data.split_sha256:
-        raise ValueError(
-            f"{where} was trained on another split, so with images that are held out here; give a run on the same data "
-            "and fold"
-        )
+    where, folder = f"config.train.initial_weights={run}", catalog.resolve(run)
+    earlier = open_classifier_run(folder)
+    if earlier.config.data.path:
+        manifest = manifests.load(folder)
+        earlier_data = Dataset(manifest, splits.load(folder, manifest), earlier.config.data.fold)
+        if earlier_data.split_sha256 != data.split_sha256:
+            raise ValueError(
+                f"{where} was trained on another split, so with images that are held out here; give a run on the same "
+                "data and fold"
+            )
+    else:
+        _check_held_out(where, packed_runs.training_images(folder), data)
     statistics = data.channel_statistics()
     if not np.allclose((earlier.mean, earlier.std), statistics, atol=1e-4):
         mean, std = (tuple(round(float(value), 4) for value in values) for values in (earlier.mean, earlier.std))
         raise ValueError(f"{where} normalises images by other statistics; set config.data.mean={mean} and .std={std}")
     return earlier.variables, f"{run}, {earlier.config.model.name} at step {earlier.step}"
+
+
+def _check_held_out(where: str, trained_on: Collection[str], data: Dataset) -> None:
+    """Raises ValueError if a packed run was trained on images that are held out here, or on unknown ones."""
+    if not trained_on:
+        raise ValueError(f"{where} was imported without images, so what it was trained on is unknown")
+    rows = data.manifest.rows
+    held_out = [rows[row] for part in ("val", "test") for row in data.rows(part).tolist()]
+    leaked = [row.path for row in held_out if packed_runs.digest(row.sha256) in trained_on]
+    if leaked:
+        raise ValueError(
+            f"{where} was trained on {len(leaked)} of the images that are held out here, such as {leaked[0]}; start "
+            "from imagenet, or from a run on the same data and fold"
+        )
 
 
 def with_weights(variables: Mapping[str, Any], earlier: Mapping[str, Any], head: str, run: str) -> dict[str, Any]:
