@@ -15,7 +15,7 @@ NAMES = (
     "contrast of red", "contrast of green", "contrast of blue",
     "detail of 1 px", "detail of 2 px", "detail of 4 px",
 )  # fmt: skip
-NUM_COLOURS = 6
+COLOURS, DETAILS = slice(0, 6), slice(6, None)
 QUANTILE = 0.99  # of the distances of the images that the statistics are of
 SLACK = 1.25  # times that quantile is still usual
 
@@ -54,10 +54,14 @@ class FieldStatistics:
         distance = float(self.distances(descriptor[None])[0])
         if distance <= self.limit:
             return ""
-        deviations = np.abs(descriptor - self.mean) / np.sqrt(np.diag(self.covariance))
-        colour, detail = deviations[:NUM_COLOURS].max(), deviations[NUM_COLOURS:].max()
-        what = "colours" if colour >= detail else "detail (another magnification or focus)"
+        colours, details = (self._distance_of_part(descriptor, part) for part in (COLOURS, DETAILS))
+        what = "colours" if colours >= details else "detail (another magnification or focus)"
         return f"{what} unlike the training images: distance {distance:.1f}, usual up to {self.limit:.1f}"
+
+    def _distance_of_part(self, descriptor: np.ndarray, part: slice) -> float:
+        """Returns the distance by some of the descriptors alone, divided by the root of their number."""
+        difference = (descriptor - self.mean)[part]
+        return float(np.sqrt(_squared_distances(difference[None], self.covariance[part, part])[0] / len(difference)))
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON object that `from_json` takes."""
