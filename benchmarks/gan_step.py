@@ -9,7 +9,7 @@ import networks
 import paired
 from processes import Options, Side
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 SUMMARY = """\
 Times training steps of GCGAN (the discriminator's update, then the generator's, both by RMSprop, and the average of
@@ -123,4 +123,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

@@ -8,7 +8,7 @@ import networks
 import paired
 from processes import Options, Side
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 SUMMARY = """\
 Times inference of LRF-CNN or EfficientNet-Lite (uint8 image to logits and features), ours through the pmapped step
@@ -93,4 +93,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

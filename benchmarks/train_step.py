@@ -10,7 +10,7 @@ import networks
 import paired
 from processes import Options, Side
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 SUMMARY = """\
 Times training steps of LRF-CNN or EfficientNet-Lite (forward, backward, Adam with L2, batch statistics; no
@@ -107,4 +107,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 from dim_jax.runs import fields
 
 # Module below dim_jax -> what it does.
@@ -58,4 +58,5 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

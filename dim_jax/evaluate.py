@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 EXAMPLES = """  python -m dim_jax.evaluate --workdir=runs/a --split=test
   python -m dim_jax.evaluate --workdir=runs/a --split=val --checkpoint=newest
@@ -91,4 +91,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

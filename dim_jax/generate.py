@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 EXAMPLES = """  python -m dim_jax.generate --workdir=runs/gan_normal --num=200 --out=pool
   python -m dim_jax.generate --workdir=runs/gan_all --label=normal --num=200 --out=pool    # a class-conditional GAN"""
@@ -49,4 +49,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 SUMMARY = """\
 Ranks images whose label disagrees with the predictions of networks that were not trained on them, by confident learning
@@ -49,4 +49,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 SUMMARY = """\
 Classifies images, in folders of any depth or as single files, with a trained or imported classifier or an ensemble.
@@ -102,4 +102,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 EXAMPLES = """  python -m dim_jax.select --pool=pool --data=DATA --classifier=runs/a --keep=20 --out=selected
   python -m dim_jax.select --pool=pool/normal --data=DATA --classifier=runs/a --out=selected --distance-slack=1.2
@@ -119,4 +119,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))

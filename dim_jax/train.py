@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dim_jax.cli import command_line
+from dim_jax.cli import command_line, huge_pages
 
 HELP = """usage: python -m dim_jax.train --config=FILE[:VARIANT] --workdir=RUN [--config.FIELD=VALUE ...] [--dry-run]
 
@@ -87,4 +87,5 @@ def _relocate(config: dict[str, Any], run: Path, data_root: str) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart_with_huge_pages()
     sys.exit(command_line.run(main))
