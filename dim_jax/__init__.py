@@ -10,7 +10,7 @@ IEEE JBHI 2026.
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
