@@ -19,11 +19,13 @@ def main(arguments: Sequence[str]) -> None:
     from dim_jax.evaluation.ensembles import make_ensemble
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
     from dim_jax.reporting.run_cards import write_run_card
+    from dim_jax.runs import files
 
-    make_ensemble(options.runs, options.out)
-    for split in ("val", "test"):
-        command_line.say(summary(evaluate_split(options.out, split)))
-    write_run_card(options.out)
+    with files.turn(options.out):  # the evaluations are of these members
+        make_ensemble(options.runs, options.out)
+        for split in ("val", "test"):
+            command_line.say(summary(evaluate_split(options.out, split)))
+        write_run_card(options.out)
     command_line.say_next("predict", "NEW_IMAGES", f"--workdir={options.out}", "--out=predictions", "--adjust")
 
 

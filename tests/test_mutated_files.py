@@ -255,8 +255,8 @@ def test_changed_arrays_and_weights_are_read_or_refused(examples, tmp_path):
     buffer = io.BytesIO()
     np.savez_compressed(buffer, logits=NOISE.astype(np.float32), label=np.arange(5))
     npz, safe, pth = tmp_path / "a.npz", tmp_path / "a.safetensors", tmp_path / "a.pth"
-    safetensor_files.write(safe, {"a.weight": np.ones((3, 4), np.float32), "b": np.zeros(2, np.int64)})
-    whole = {npz: buffer.getvalue(), safe: safe.read_bytes()}
+    weights = safetensor_files.encode({"a.weight": np.ones((3, 4), np.float32), "b": np.zeros(2, np.int64)})
+    whole = {npz: buffer.getvalue(), safe: weights}
 
     @property_of(4 * examples, st.sampled_from(list(whole)), mutations)
     def holds(path, changes):

@@ -4,6 +4,7 @@ import argparse
 import contextvars
 import csv
 import errno
+import itertools
 import logging
 import os
 import shlex
@@ -12,7 +13,7 @@ import traceback
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from dim_jax.cli import errors, stopping
 
@@ -68,7 +69,18 @@ class LogFormatter(logging.Formatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and that refuses empty values, as from an unset shell variable."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        for before, argument in itertools.pairwise(["", *arguments]):
+            option, equals, value = argument.partition("=")
+            if not argument.strip():
+                self.error(f"the argument after {before or 'the command'} is empty; give a value, or leave it out")
+            # Fields of a configuration (--config.model.name=) may be empty.
+            if option.startswith("--") and equals and not value.strip() and "." not in option:
+                self.error(f"argument {option}: the value is empty; give one, or leave out the option")
+        return super().parse_known_args(arguments, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; {self.prog} --help lists the options")
@@ -97,10 +109,8 @@ def path(text: str) -> str:
     """Returns the path in an option; a `type` for `add_argument`.
 
     Raises:
-      argparse.ArgumentTypeError: the path is empty, as from an unset shell variable, or not valid UTF-8.
+      argparse.ArgumentTypeError: the path is not valid UTF-8.
     """
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the path is empty; give one")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -129,8 +139,15 @@ def names(text: str) -> list[str]:
 
 
 def comma_separated(text: str) -> list[str]:
-    """Returns the names in a text (see `names`) that are not empty."""
-    return [name for name in names(text) if name]
+    """Returns the names in a text (see `names`) that are not empty; none for an empty text.
+
+    Raises:
+      ValueError: a quote is not closed, or a text such as "," has no names.
+    """
+    filled = [name for name in names(text) if name]
+    if text and not filled:
+        raise ValueError(f"{text!a} has no names; give A,B,C or leave it out")
+    return filled
 
 
 def start_logging() -> None:

@@ -10,13 +10,11 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from dim_jax.cli.command_line import printable
-from dim_jax.data import group_proposals, images, splits
+from dim_jax.data import data_warnings, images, splits
 from dim_jax.data.manifest import Manifest
 from dim_jax.data.splits import Split
 
 MOST_SHOWN = 5  # lines of one kind in the text; the JSON lists all
-# With fewer images, a group for each is no sign of a mistake.
-FEWEST_OF_OWN_GROUP, SHARE_OF_OWN_GROUP = 10, 0.95
 
 
 def build(
@@ -56,7 +54,7 @@ def build(
         "folds": [_fold(manifest, split, number, units, same_picture) for number in range(len(split.folds))],
     }
     paths = [row.path for row in manifest.rows]
-    report["warnings"] = facts["warnings"] + _warnings(report, len(split.folds), paths)
+    report["warnings"] = facts["warnings"] + data_warnings.of_report(report, paths)
     return report
 
 
@@ -135,82 +133,6 @@ def _fold(
         "mean": list(fold.mean),
         "std": list(fold.std),
     }
-
-
-def _warnings(report: dict[str, Any], folds: int, paths: Sequence[str]) -> list[str]:
-    warnings = []
-    if report["unreadable"]:
-        names = ", ".join(f"{item['path']} ({item['reason']})" for item in report["unreadable"][:3])
-        warnings.append(
-            f"{len(report['unreadable'])} unreadable images are left out: {names}{_more(report['unreadable'], 3)}"
-        )
-    for doubt, paths in _by_doubt(report["doubtful"]).items():
-        number = "1 image is" if len(paths) == 1 else f"{len(paths)} images are"
-        warnings.append(f"{number} doubtful ({doubt}): {', '.join(paths[:3])}{_more(paths, 3)}")
-    if report["method"] == "random_image":
-        warnings.append("the random image split ignores patients and near-duplicates: its test results are too good")
-    elif report["method"] != "manifest" and not report["groups"]["number"]:
-        warnings.append(
-            "no patient or case is known, so images of one patient may be on both sides of the split and test results "
-            "too good; give --group-regex or a group column"
-        )
-        proposals = group_proposals.propose(paths)
-        if proposals:
-            warnings.append("the names suggest patients or cases; check them: " + ", or ".join(map(str, proposals)))
-    elif report["groups"]["images_without"] and report["method"] != "manifest":
-        warnings.append(f"{report['groups']['images_without']} images have no group; each counts as a group of its own")
-    warnings += _group_warnings(report["groups"], report["images"])
-    for conflict in report["duplicates"]["conflicting"]:
-        warnings.append(
-            "one picture has two labels: " + ", ".join(f"{path} ({label})" for path, label in conflict.items())
-        )
-    for number, fold in enumerate(report["folds"]):
-        prefix = f"fold {number}: " if folds > 1 else ""
-        for name, counts in fold["counts"].items():
-            for label, count in counts.items():
-                if not count:
-                    units = sum(fold["units"][part][label] for part in splits.NAMES)
-                    warnings.append(
-                        f"{prefix}class {label!r} has no images in {name}: it has only {units} unit(s) in all"
-                    )
-        leaks = fold["leaks"]
-        if leaks["groups"]:
-            names = ", ".join(leaks["groups"][:3])
-            warnings.append(
-                f"{prefix}{len(leaks['groups'])} groups are in more than one split: {names}{_more(leaks['groups'], 3)}"
-            )
-        if leaks["same_picture"]:
-            example = ", ".join(f"{path} ({name})" for path, name in leaks["same_picture"][0].items())
-            warnings.append(
-                f"{prefix}{len(leaks['same_picture'])} pictures are in more than one split, for one: {example}"
-            )
-    return warnings
-
-
-def _group_warnings(groups: dict[str, Any], images: int) -> list[str]:
-    """Warns of groups that are hardly patients: one with most of the images, or one for almost every image."""
-    warnings = []
-    largest, size = groups["largest"]
-    with_group = images - groups["images_without"]
-    if size > images / 2:
-        warnings.append(f"the group {largest!r} has {size} of the {images} images; check whether it is one patient")
-    if with_group >= FEWEST_OF_OWN_GROUP and groups["number"] >= SHARE_OF_OWN_GROUP * with_group:
-        warnings.append(
-            f"there are {groups['number']} groups for {with_group} images, so hardly any two images are kept together; "
-            "check whether the group is the patient or case, not the image"
-        )
-    return warnings
-
-
-def _by_doubt(doubtful: Sequence[dict[str, str]]) -> dict[str, list[str]]:
-    paths = defaultdict(list)
-    for item in doubtful:
-        paths[item["doubt"].partition(" (")[0]].append(item["path"])  # without the numbers of each image
-    return paths
-
-
-def _more(items: Sequence, shown: int) -> str:
-    return f" and {len(items) - shown} more" if len(items) > shown else ""
 
 
 def text(report: dict[str, Any]) -> str:

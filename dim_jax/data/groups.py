@@ -1,7 +1,8 @@
 """Groups (patients or cases) of listed images: read from paths, and checked before anything is split by them.
 
 Images of one patient on both sides of a split are the fault that splitting by group prevents, so names that differ in
-spelling only are one group, and words for a missing value are none.
+spelling only are one group, and words for a missing value are none. Where that would be a guess, names are kept, with a
+warning.
 """
 
 import re
@@ -11,6 +12,8 @@ from dataclasses import replace
 
 from dim_jax.data import spellings
 from dim_jax.data.listing import ListedImage, Listing, named
+
+MANY = 2  # times as many images as other groups have, of a group whose name may mean unknown
 
 
 def from_paths(listed: Sequence[ListedImage], pattern: str) -> list[ListedImage]:
@@ -50,7 +53,8 @@ def from_paths(listed: Sequence[ListedImage], pattern: str) -> list[ListedImage]
 def checked(listing: Listing) -> Listing:
     """Returns the listing with one spelling for each group, "" for words that mean unknown, and warnings of both.
 
-    A group takes its first spelling in the order of the paths.
+    A group takes its first spelling in the order of the paths. Groups that look alike, or whose name may mean unknown,
+    are kept, with a warning.
     """
     counts = Counter(item.group for item in listing.images if item.group)
     unknown = [name for name in counts if spellings.is_missing(name)]
@@ -75,8 +79,28 @@ def checked(listing: Listing) -> Listing:
             f"{len(shortened)} groups are numbers without their last digits, as spreadsheets write long ones, so "
             f"several patients may have the same: {named(shortened)}; format the column as text and save it again"
         )
+    dates = [name for name in known if spellings.is_date(name)]
+    if dates:
+        warnings.append(
+            f"{len(dates)} groups are dates, as spreadsheets write numbers such as 3-1: {named(dates)}; if they are "
+            "none, format the column as text and enter them again"
+        )
     images = [
         item if item.group == group_of[item.group] else replace(item, group=group_of[item.group])
         for item in listing.images
     ]
+    sizes = Counter(item.group for item in images if item.group)
+    alike = spellings.lookalikes(sizes)
+    if alike:
+        warnings.append(
+            f"{len(alike)} sets of groups look alike and are taken as different: {named(alike)}; spell them alike if "
+            "they are one patient or case"
+        )
+    for name, size in sizes.items():
+        others = (sizes.total() - size) / max(1, len(sizes) - 1)
+        if spellings.may_be_missing(name) and size > MANY * others > 0:
+            warnings.append(
+                f"the group {name!r} has {size} images, others have {others:.1f} on average; it is taken as one "
+                "patient or case, so leave its cells empty if it means that none is known"
+            )
     return replace(listing, images=images, warnings=[*listing.warnings, *warnings])

@@ -58,19 +58,28 @@ def named(names: Sequence[str], most: int = 3) -> str:
 
 def with_checked_labels(listing: Listing) -> Listing:
     """Returns the listing with the names of classes in Unicode's composed form, in which keyboards write them, and with
-    a warning of classes whose names mean that the label is missing."""
-    missing = [name for name in listing.classes if spellings.is_missing_word(name)]
+    warnings of classes whose names look alike or may mean that the label is missing."""
+    missing = [name for name in listing.classes if _may_be_missing(name)]
     warnings = [
         f"the class {name!r} has {sum(item.label == name for item in listing.images)} images; leave them out with "
         f"--exclude={name} if it means that their label is not known"
         for name in missing
     ]
+    # Numbers with both signs are common labels.
+    alike = spellings.lookalikes(name for name in listing.classes if not spellings.is_negative(name))
+    if alike:
+        warnings.append(f"classes look alike and are taken as different: {named(alike)}")
     images = [
         item if item.label == (label := spellings.composed(item.label)) else replace(item, label=label)
         for item in listing.images
     ]
     classes = tuple(map(spellings.composed, listing.classes))
     return replace(listing, images=images, classes=classes, warnings=[*listing.warnings, *warnings])
+
+
+def _may_be_missing(name: str) -> bool:
+    # Of the numbers, 0 and -1 are common labels.
+    return spellings.is_missing_word(name) or (spellings.may_be_missing(name) and spellings.key(name, True) != "0")
 
 
 def without_classes(listing: Listing, exclude: Sequence[str], classes: Sequence[str] | None) -> Listing:
@@ -99,16 +108,25 @@ def without_images(listing: Listing, paths: Sequence[str], name: str) -> Listing
 
     Args:
       listing: all images.
-      paths: paths as in the listing; backslashes are taken for slashes where no file has them.
+      paths: paths as in the listing; backslashes are taken for slashes where no file has them, and another Unicode form
+        or other capitals for those of the file, if it is the only one.
       name: where the paths are listed, for messages.
 
     Raises:
       ValueError: a path is not in the listing, or a class is left without images.
     """
     listed = {item.path for item in listing.images}
-    # Tables for spreadsheets begin text that looks like a formula with an apostrophe.
-    forms = [(path, path.replace("\\", "/"), path.removeprefix("'")) for path in paths]
-    excluded = {next((form for form in of_path if form in listed), of_path[0]) for of_path in forms}
+    spelled: dict[str, list[str]] = {}
+    for path in listed:
+        spelled.setdefault(spellings.plain(path), []).append(path)
+
+    def find(path: str) -> str:
+        # Tables for spreadsheets begin text that looks like a formula with an apostrophe.
+        forms = (path, path.replace("\\", "/"), path.removeprefix("'"))
+        similar = spelled.get(spellings.plain(forms[1].removeprefix("'")), [])
+        return next((form for form in forms if form in listed), similar[0] if len(similar) == 1 else path)
+
+    excluded = set(map(find, paths))
     unknown = sorted(excluded - listed)
     if unknown:
         raise ValueError(
@@ -134,11 +152,11 @@ def class_order(listed: Sequence[ListedImage], names: Sequence[str] | None) -> t
     labels = sorted({item.label for item in listed})
     spelled: dict[str, str] = {}
     for name in labels:
-        other = spelled.setdefault(spellings.key(name), name)
+        other = spelled.setdefault(spellings.key(name, whole_numbers=True), name)
         if other != name:
             raise ValueError(
-                f"the labels {other!a} and {name!a} differ in spelling only (capitals, spaces, leading zeros or how "
-                "accents are written); spell them alike, or rename one if they are two classes"
+                f"the labels {other!a} and {name!a} differ in spelling only (capitals, spaces, leading zeros, 1.0 "
+                "for 1, or how accents are written); spell them alike, or rename one if they are two classes"
             )
     names = labels if names is None else _as_labels(names, labels)
     if len(set(names)) != len(names) or not all(names):
@@ -156,5 +174,5 @@ def class_order(listed: Sequence[ListedImage], names: Sequence[str] | None) -> t
 
 def _as_labels(names: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Returns names of classes as the labels spell them; a name that is no label stays as it is."""
-    spelled = {spellings.key(label): label for label in labels}
-    return [name if name in labels else spelled.get(spellings.key(name), name) for name in names]
+    spelled = {spellings.key(label, whole_numbers=True): label for label in labels}
+    return [name if name in labels else spelled.get(spellings.key(name, whole_numbers=True), name) for name in names]

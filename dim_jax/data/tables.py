@@ -1,10 +1,7 @@
-"""Tables of images as a source: CSV files as spreadsheets and other programs of any system write them."""
+"""Tables of images as a source: their columns, and the files that they list."""
 
-import codecs
 import contextlib
-import csv
 import difflib
-import io
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -12,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from dim_jax.data import csv_files, spellings
 from dim_jax.data.folder_walk import walk
 from dim_jax.data.images import SUFFIXES
 from dim_jax.data.listing import SPLIT_NAMES, ListedImage, Listing, named
@@ -24,16 +22,16 @@ NEEDED = "needed are path,label[,group][,split]"
 SYNONYMS = {
     "path": "file filename filepath image imagepath imagefile img imgpath imagename picture",
     "label": "class classname category target diagnosis klasse diagnose y",
-    "group": "patient pat case slide wsi subject donor specimen biopsy person patientin mrn grp",
+    "group": "patient patienten patientin pat case fall slide wsi schnitt subject participant individual donor person "
+    "specimen biopsy biopsie probe praparat praparate block befund histo einsendung einsendungs eingangs mrn accession "
+    "grp paciente paziente patiente caso",
     "split": "subset set partition fold part phase datasplit usage",
 }
-SEPARATORS = (",", ";", "\t", "|")
-MARKS = (  # UTF-32 first, as its mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"),
-)  # fmt: skip
-LARGEST = 2**30  # bytes
-SAMPLE = 256  # bytes by which an encoding without a byte order mark is recognised
+# Words that say nothing about which of these a column is.
+FILLERS = frozenset({
+    "id", "no", "nr", "num", "number", "nummer", "code", "name", "key", "uid", "barcode", "bcr", "submitter",
+    "identifier", "pseudonym", "anonymous", "study",
+})  # fmt: skip
 MOST_SHOWN = 8  # columns in a message
 MOST_VALUES = 8
 
@@ -101,11 +99,21 @@ def read(
         listed[relative] = ListedImage(relative, cells["label"], cells["group"], part, where)
     warnings = []
     if table.others:
-        warnings.append(f"columns of {path.name} that are not read: {named(list(table.others), MOST_SHOWN)}")
+        needs_group = "group" not in table.columns and not has_group_regex
+        warnings.append(
+            f"columns of {path.name} that are not read: {named(list(table.others), MOST_SHOWN)}"
+            + ("; if one of them says the patient or case, call it group" if needs_group else "")
+        )
     if respelled:
         warnings.append(
             f"{len(respelled)} paths in {path.name} differ from the names of the files in capitals or Unicode form, "
             f"and are taken for them: {named(respelled)}"
+        )
+    lost = [f"line {line}" for line, cells in table.records if any("\ufffd" in cell for cell in cells.values())]
+    if lost:
+        warnings.append(
+            f"{len(lost)} lines of {path.name} have characters that an earlier conversion lost (\ufffd), so different "
+            f"names may have become one: {named(lost)}"
         )
     is_whole = source is not None and folder.root == Path(os.path.abspath(source))
     ignored = [name for name in folder.unlisted(listed, is_whole) if folder.root / name != path]
@@ -210,35 +218,23 @@ def _read_cells(path: Path) -> Table:
     Spaces around cells, the case of the header, empty lines and columns, and the separator do not matter, because
     spreadsheets choose them.
     """
-    try:
-        text = _text(path)
-        # Excel reads the separator from such a line, and drops it.
-        mark = re.match(r'"?sep=(\\t|[^\r\n])"?[ ,;\t]*(\r\n|\r|\n)', text, re.IGNORECASE)
-        start = mark.end() if mark else 0
-        header_line = next((line for line in text[start:].splitlines() if line.strip(" ,;\t|")), "")
-        separator = mark[1].replace("\\t", "\t") if mark else max(SEPARATORS, key=header_line.count)
-        lines = io.StringIO(text[start:], newline="")
-        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-        header = next((row for row in reader if any(cell.strip() for cell in row)), [])
-        names = [plain(name) for name in header]
-        _check_header(path, names, header)
-        columns = {name: names.index(name) for name in COLUMNS if name in names}
-        records: list[tuple[int, dict[str, str]]] = []
-        values: dict[int, set[str]] = {}
-        for row in reader:
-            line = reader.line_num + bool(mark)
-            filled = [number for number, cell in enumerate(row) if cell and not cell.isspace()]
-            if not filled:
-                continue
-            if filled[-1] >= len(header):
-                raise ValueError(f"{path}, line {line}: more cells than columns; put quotes around cells with commas")
-            for number in filled:
-                if len(known := values.setdefault(number, set())) < MOST_VALUES:
-                    known.add(row[number].strip().lower())
-            cells = {name: row[column].strip() for name, column in columns.items() if column < len(row)}
-            records.append((line, dict.fromkeys(COLUMNS, "") | cells))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a UTF-8 CSV file ({error}); save it again as CSV UTF-8") from None
+    known = {*COLUMNS, *" ".join(SYNONYMS.values()).split()}
+    rows = csv_files.rows(path, lambda cell: _letters(cell) in known)
+    _, header = next(rows, (0, []))
+    names = [plain(name) for name in header]
+    _check_header(path, names, header)
+    columns = {name: names.index(name) for name in COLUMNS if name in names}
+    records: list[tuple[int, dict[str, str]]] = []
+    values: dict[int, set[str]] = {}
+    for line, row in rows:
+        filled = [number for number, cell in enumerate(row) if cell and not cell.isspace()]
+        if filled[-1] >= len(header):
+            raise ValueError(f"{path}, line {line}: more cells than columns; put quotes around cells with commas")
+        for number in filled:
+            if len(seen := values.setdefault(number, set())) < MOST_VALUES:
+                seen.add(row[number].strip().lower())
+        cells = {name: row[column].strip() for name, column in columns.items() if column < len(row)}
+        records.append((line, dict.fromkeys(COLUMNS, "") | cells))
     if not records:
         raise ValueError(f"{path} lists no images; it needs one line for each, as path,label[,group][,split]")
     others = {
@@ -247,20 +243,6 @@ def _read_cells(path: Path) -> Table:
         if number not in columns.values() and (name.strip() or number in values)
     }
     return Table(records, tuple(columns), others)
-
-
-def _text(path: Path) -> str:
-    """Returns the text of a file in UTF-8, or in UTF-16 or UTF-32 according to its byte order mark or null bytes."""
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path} is larger than {LARGEST // 2**20} MiB; it is hardly a table of images")
-    encoded = path.read_bytes()
-    encoding = next((encoding for mark, encoding in MARKS if encoded.startswith(mark)), "")
-    if not encoding:
-        # In UTF-16, every other byte of common letters is 0.
-        first, second = encoded[:SAMPLE:2].count(0), encoded[1:SAMPLE:2].count(0)
-        is_utf16 = 8 * max(first, second) > len(encoded[:SAMPLE])
-        encoding = "utf-8" if not is_utf16 else "utf-16-be" if first > second else "utf-16-le"
-    return encoded.decode(encoding).lstrip("\ufeff")
 
 
 def _check_header(path: Path, names: Sequence[str], header: Sequence[str]) -> None:
@@ -299,9 +281,16 @@ def _check_other_columns(path: Path, table: Table, has_group_regex: bool, uses_s
 
 def _is_near(other: str, name: str) -> bool:
     """Returns whether a column is a synonym or a misspelling of `name`."""
-    letters = re.sub(r"[^a-z]", "", plain(other))
+    folded = spellings.unaccented(plain(other))
+    letters = re.sub(r"[^a-z]", "", folded)
     word = re.sub(r"(id|no|nr|number|code|name|nummer|num)?s?$", "", letters)
+    parts = set(re.findall("[a-z]+", folded)) - FILLERS
     synonyms = SYNONYMS[name].split()
     # Misspellings are compared only at similar length, as the ratio takes time.
     is_similar = abs(len(letters) - len(name)) <= 2 and difflib.SequenceMatcher(None, letters, name).ratio() >= 0.79
-    return word in synonyms or letters in synonyms or is_similar
+    return word in synonyms or letters in synonyms or is_similar or (bool(parts) and parts <= set(synonyms))
+
+
+def _letters(column: str) -> str:
+    """Returns the Latin letters in the name of a column, without accents."""
+    return re.sub(r"[^a-z]", "", spellings.unaccented(plain(column)))

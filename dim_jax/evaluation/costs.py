@@ -1,6 +1,6 @@
 """Costs of wrong answers, and answers of least expected cost, with abstention where it is the cheapest."""
 
-import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dim_jax.data import csv_files
+from dim_jax.data.spellings import composed
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.runs.metrics_file import is_number
 
@@ -56,7 +58,7 @@ def read_costs(path: str | Path, classes: Sequence[str]) -> Costs:
     with a true class. The order of rows and columns is free.
 
     Args:
-      path: the file, UTF-8.
+      path: the file, as for `csv_files.rows`; numbers may have a decimal comma.
       classes: names of the classes in label order.
 
     Raises:
@@ -66,11 +68,9 @@ def read_costs(path: str | Path, classes: Sequence[str]) -> Costs:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"--cost={path}: no such file")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"--cost={path} is not a CSV file in UTF-8: {error}") from None
+    known = {*classes, ABSTAIN}
+    rows_of_file = csv_files.rows(path, lambda cell: composed(cell.strip()) in known)
+    table = [[composed(cell.strip()) for cell in row] for _, row in rows_of_file]
     answers, truths = (table[0][1:], [row[0] for row in table[1:]]) if table else ([], [])
     for what, names, expected in (
         ("columns", [name for name in answers if name != ABSTAIN or ABSTAIN in classes], classes),
@@ -94,8 +94,10 @@ def read_costs(path: str | Path, classes: Sequence[str]) -> Costs:
 
 
 def _number(text: str, path: Path, truth: str, answer: str) -> float:
+    # Spreadsheets write 0,5 in many languages; 1,000 could be a thousand.
+    number = text.replace(",", ".") if re.fullmatch("[0-9]+,[0-9]{1,2}", text) else text
     try:
-        value = float(text)
+        value = float(number)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):

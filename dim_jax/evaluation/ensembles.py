@@ -15,6 +15,7 @@ from dim_jax.runs import configuration, files, outputs, workdir
 from dim_jax.runs.metrics_file import is_number
 
 ENSEMBLE = "ensemble"
+EVALUATION_FILES = ("predictions.npz", "metrics.json", "cases.json", "adjustment.json")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,18 @@ def _remedy(folder: Path) -> str:
     return f"make it again with python -m dim_jax.ensemble RUN RUN ... --out={folder}"
 
 
+def _check_folder(out: Path) -> None:
+    """Raises ValueError if the folder holds anything and no ensemble."""
+    if out.is_dir() and not {*out.iterdir()} <= {out / workdir.LOCK, *files.leftovers(out)} and not is_ensemble(out):
+        raise ValueError(f"--out={out} is not empty and holds no ensemble; choose another")
+
+
+def _remove_evaluations(out: Path) -> None:
+    for name in EVALUATION_FILES:
+        for path in out.glob(f"eval/*/{name}"):
+            path.unlink()
+
+
 def make_ensemble(runs: Sequence[str | Path], out: str | Path) -> Classifier:
     """Makes the directory of an ensemble of the best checkpoints of runs, which stay where they are.
 
@@ -147,8 +160,7 @@ def make_ensemble(runs: Sequence[str | Path], out: str | Path) -> Classifier:
                 f"{member.workdir} was trained on another split than {members[0].workdir}, so test images of one are "
                 "training images of the other; give runs of one split and fold"
             )
-    if out.is_dir() and any(path.name != workdir.LOCK for path in out.iterdir()) and not is_ensemble(out):
-        raise ValueError(f"--out={out} is not empty and holds no ensemble; choose another")
+    _check_folder(out)
     config = {
         "trainer": ENSEMBLE,
         "members": [Path(os.path.relpath(member.workdir, out)).as_posix() for member in members],
@@ -156,6 +168,12 @@ def make_ensemble(runs: Sequence[str | Path], out: str | Path) -> Classifier:
         "data": {"fold": members[0].config.data.fold},
     }
     with workdir.claim(out):
+        _check_folder(out)
+        files.remove_leftovers(out)
+        if not is_ensemble(out) or files.read_object(out / configuration.FILE_NAME) != config:
+            # Without members until all is written: a killed call leaves an ensemble that can only be made again.
+            files.write_json(out / configuration.FILE_NAME, config | {"members": [], "checkpoint_steps": []})
+            _remove_evaluations(out)
         datasets.save(data[0], members[0].workdir, out)
         workdir.write_start(out, config, [str(device) for device in jax.devices()])
     return Classifier(out, members, is_ensemble=True)

@@ -129,7 +129,7 @@ def select_images(
         elif _is_ours(out / DIAGNOSIS):
             (out / DIAGNOSIS).unlink()
         files.write_json(out / SELECTED, selected)
-    generated_cards.write_selection_card(out)
+        generated_cards.write_selection_card(out)
     return selected
 
 
@@ -160,7 +160,7 @@ def _judges(
 def _check_folder(out: Path) -> None:
     """Raises ValueError if the folder holds anything and no selection, or a file that no selection wrote."""
     ours = [name for name in (SELECTED, REJECTED, DIAGNOSIS) if _is_ours(out / name)]
-    if out.is_dir() and any(out.iterdir()) and not ours:
+    if out.is_dir() and not {*out.iterdir()} <= {*files.leftovers(out)} and not ours:
         raise ValueError(f"--out={out} is not empty and holds no selection; choose another --out")
     names = [SELECTED, REJECTED, REPORT, CLOSEST]
     # Every selection has a rejected.json; a selected.json alone may be a copy. Not every one has a diagnosis.

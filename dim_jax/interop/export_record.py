@@ -4,9 +4,10 @@ It is inside the file, where PyTorch ignores it (in the metadata of a .safetenso
 archive of a .pth), and in a JSON beside it for people and other programs.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from dim_jax.weights import safetensor_files, torch_files
 
 KEY = "dim_jax"
 FORMAT = 1
+NEXT = "next_sha256"  # digest of a file that is being written
 # Fields of the networks that names and shapes of the weights do not determine.
 UNSEEN = {"classifier": ("branches", "drop_connect", "dtype"), "gan": ("tanh", "dtype")}
 
@@ -153,10 +155,32 @@ def beside(path: str | Path) -> Path:
     return Path(path).with_name(f"{Path(path).name}.json")
 
 
-def write_beside(path: str | Path, record: ExportRecord) -> None:
-    """Writes the JSON beside an export, with the digest of the file."""
-    entries = json.loads(to_text(record)) | {"file": Path(path).name, "sha256": _digest(path)}
-    files.write_json(beside(path), entries)
+@contextlib.contextmanager
+def listed(path: str | Path, sha256: str, record: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block, which writes or replaces an export, the JSON beside it lists the new file besides the old one.
+
+    So `own_files` knows an export whose writer was killed at any moment. At the end the JSON is that of the new file.
+
+    Args:
+      path: the export.
+      sha256: digest of the new file.
+      record: further entries of the JSON.
+    """
+    try:
+        before = files.read_object(beside(path))
+    except (OSError, ValueError):
+        before = {}
+    files.write_json(beside(path), {"file": Path(path).name, "sha256": None, **before, NEXT: sha256})
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if before:
+                files.write_json(beside(path), before)
+            else:
+                beside(path).unlink()
+        raise
+    files.write_json(beside(path), {**record, "file": Path(path).name, "sha256": sha256})
 
 
 def own_files(path: str | Path) -> set[Path]:
@@ -167,7 +191,7 @@ def own_files(path: str | Path) -> set[Path]:
         return set()
     if entries.get("file") != Path(path).name or "sha256" not in entries:
         return set()
-    is_unchanged = Path(path).is_file() and _digest(path) == entries["sha256"]
+    is_unchanged = Path(path).is_file() and _digest(path) in (entries["sha256"], entries.get(NEXT))
     return {beside(path), Path(path)} if is_unchanged else {beside(path)}
 
 

@@ -1,5 +1,7 @@
 """Export of a run's weights to a file of the published code."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +41,17 @@ def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: s
     tensors: Any
     tensors, record, summary = _gan_tensors(run) if is_gan else _classifier_tensors(run, checkpoint)
     text = export_record.to_text(record)
+    if file_format == "torch":
+        encoded = torch_writer.encode(tensors, {f"{export_record.KEY}.json": text})
+    else:
+        if is_gan:
+            tensors = {f"{key}.{name}": array for key, part in tensors.items() for name, array in part.items()}
+        encoded = safetensor_files.encode(tensors, {export_record.KEY: text})
     with files.turn(out):
         files.check_replaceable(paths, export_record.own_files(out))
-        if file_format == "torch":
-            torch_writer.write(out, tensors, {f"{export_record.KEY}.json": text})
-        else:
-            if is_gan:
-                tensors = {f"{key}.{name}": array for key, part in tensors.items() for name, array in part.items()}
-            safetensor_files.write(out, tensors, {export_record.KEY: text})
-        export_record.write_beside(out, record)
-    cards.write(program_cards.card_path(out), program_cards.weights_card(run, out))
+        with export_record.listed(out, hashlib.sha256(encoded).hexdigest(), json.loads(text)):
+            files.write_bytes(out, encoded)
+        cards.write(program_cards.card_path(out), program_cards.weights_card(run, out))
     return f"{summary}\n{out}"
 
 

@@ -1,5 +1,6 @@
 """Export of runs as ONNX or StableHLO files, each compared with its run before it is written."""
 
+import contextlib
 import hashlib
 import logging
 import platform
@@ -108,34 +109,35 @@ def export_program(
         raise ValueError(f"{workdir}: {error}") from None
     with files.turn(out):
         files.check_replaceable(paths, export_record.own_files(out))
-        with files.replacement(out) as temporary:
+        with contextlib.ExitStack() as listed, files.replacement(out) as temporary:
             temporary.write_bytes(serialized)
             differences = _compare(
                 lambda batches: TARGETS[target].run(temporary, batches, program), program, comparison
             )
             _refuse_differences(workdir, differences)
             temporary.chmod(0o644)
-        record = {
-            "format": FORMAT,
-            "file": out.name,
-            "sha256": hashlib.sha256(serialized).hexdigest(),
-            "to": target,
-            **record,
-            "inputs": [_tensor(tensor, program) for tensor in program.inputs],
-            "outputs": [_tensor(tensor, program) for tensor in program.outputs],
-            "comparison": {
-                "examples": len(comparison.inputs[0]),
-                "source": comparison.source,
-                "largest_differences": differences,
-            },
-            "command": command_line.command() or None,
-            "versions": {
-                "python": platform.python_version(),
-                "dim_jax": dim_jax.__version__,
-                **package_versions(PACKAGES),
-            },
-        }
-        files.write_json(export_record.beside(out), record)
+            record = {
+                "format": FORMAT,
+                "file": out.name,
+                "sha256": hashlib.sha256(serialized).hexdigest(),
+                "to": target,
+                **record,
+                "inputs": [_tensor(tensor, program) for tensor in program.inputs],
+                "outputs": [_tensor(tensor, program) for tensor in program.outputs],
+                "comparison": {
+                    "examples": len(comparison.inputs[0]),
+                    "source": comparison.source,
+                    "largest_differences": differences,
+                },
+                "command": command_line.command() or None,
+                "versions": {
+                    "python": platform.python_version(),
+                    "dim_jax": dim_jax.__version__,
+                    **package_versions(PACKAGES),
+                },
+            }
+            # Listed before the file is in its place, which is when the block of the replacement ends.
+            listed.enter_context(export_record.listed(out, record["sha256"], record))
         cards.write(program_cards.card_path(out), program_cards.program_card(workdir, files.to_json(record)))
     shown = ", ".join(f"{name} {value:.2g}" for name, value in differences.items())
     return (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli import command_line
-from dim_jax.data import field_statistics
+from dim_jax.data import csv_files, field_statistics
 from dim_jax.data.image_writer import safe_name
 from dim_jax.data.images import png_bytes, read_square
 from dim_jax.prediction.folder_images import FolderImages
@@ -65,9 +65,10 @@ def write(
         for place, (row, path) in enumerate(overlays.items()):
             square = read_square(images.paths[row], images.image_size, images.resize)
             files.write_bytes(path, png_bytes(saliency.overlay(square, maps[place])))
-        files.write_text(out / CSV, _csv(predictions["images"], predictions["classes"]))
+        files.write_bytes(out / CSV, csv_files.encode(_csv(predictions["images"], predictions["classes"])))
         if predictions.get("cases"):
-            files.write_text(out / CASES, _cases_csv(predictions["cases"], predictions["classes"]))
+            text = _cases_csv(predictions["cases"], predictions["classes"])
+            files.write_bytes(out / CASES, csv_files.encode(text))
 
 
 def _listed(out: Path) -> set[Path]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dim_jax.data import csv_files
 from dim_jax.evaluation.label_issues import LabelIssues
 from dim_jax.evaluation.out_of_fold import OutOfFoldProbabilities
 from dim_jax.reporting import pages, thumbnails, wording
@@ -54,9 +55,9 @@ def write(out: str | Path, pooled: OutOfFoldProbabilities, issues: LabelIssues, 
     page = render(pooled, issues, source)
     with files.turn(out):
         header = text.partition("\n")[0]
-        earlier = (out / CSV).is_file() and (out / CSV).read_text(encoding="utf-8", errors="replace").startswith(header)
+        earlier = (out / CSV).is_file() and (out / CSV).read_text("utf-8-sig", "replace").startswith(header)
         files.check_replaceable([out / CSV, out / HTML], [out / CSV, out / HTML] if earlier else [])
-        files.write_text(out / CSV, text)
+        files.write_bytes(out / CSV, csv_files.encode(text))
         files.write_text(out / HTML, page)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.cli.command_line import printable
+from dim_jax.data import csv_files
 from dim_jax.runs import files
 
 CONTENTS = "contents.json"
@@ -55,7 +56,7 @@ class Table:
     @property
     def address(self) -> str:
         """The table as a data URI, so a link in the page works without a file."""
-        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(self.text.encode("utf-8")).decode("ascii")
+        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(csv_files.encode(self.text)).decode("ascii")
 
 
 def cell(value: Any) -> str:
@@ -132,7 +133,7 @@ def write(folder: Path, tables: Mapping[str, Sequence[Table]]) -> None:
     # Old and new names are listed first, so that an interruption leaves no unlisted file.
     files.write_json(folder / CONTENTS, sorted({*old, *new}))
     for name, text in new.items():
-        files.write_text(folder / name, text)
+        files.write_bytes(folder / name, csv_files.encode(text))
     for name in old - set(new):
         (folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the folder is not empty

@@ -66,9 +66,14 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Returns the temporaries and locks of writers in `folder`, which killed ones leave behind."""
+    return [*folder.glob(".*.tmp"), *folder.glob(".*.lock")]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporaries and locks that killed writers left in `folder`; no other process may write there."""
-    for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.lock")):
+    for leftover in leftovers(folder):
         _remove(leftover)
 
 
@@ -76,18 +81,25 @@ def remove_leftovers(folder: Path) -> None:
 def turn(folder: str | Path) -> Iterator[None]:
     """Within the block no other process that calls this writes into `folder`; it waits until others have finished.
 
-    The lock is `.NAME.turn.lock` beside the folder, whose parents are created, or in it if only the folder itself is
-    writable, as that of a mounted volume.
+    The lock is `.NAME.turn.lock` beside the folder, whose parents are created, and removed again after an error, or in
+    it if only the folder itself is writable, as that of a mounted volume.
 
     Raises:
       OSError: the lock cannot be created, or is another user's.
     """
     folder = Path(os.path.abspath(folder))
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
     with naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     is_beside = os.access(folder.parent, os.W_OK) or not folder.is_dir()
-    with _writer_lock((folder.parent if is_beside else folder) / f".{folder.name}.turn.lock", folder):
-        yield
+    try:
+        with _writer_lock((folder.parent if is_beside else folder) / f".{folder.name}.turn.lock", folder):
+            yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # a parent is not empty
+            for parent in new_parents:
+                parent.rmdir()
+        raise
 
 
 @contextlib.contextmanager

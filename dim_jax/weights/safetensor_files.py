@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dim_jax.runs import files
-
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a file by name; a header that claims more than the file holds allocates no memory.
@@ -43,16 +41,17 @@ def metadata(path: str | Path, key: str) -> str | None:
         return None
 
 
-def write(path: str | Path, tensors: Mapping[str, np.ndarray], more: Mapping[str, str] | None = None) -> Path:
-    """Writes arrays by name, with the metadata `format: pt`, by which readers expect PyTorch's layout.
+def encode(tensors: Mapping[str, np.ndarray], more: Mapping[str, str] | None = None) -> bytes:
+    """Returns a file of arrays by name, with the metadata `format: pt`, by which readers expect PyTorch's layout.
 
     Args:
+      tensors: name -> array.
       more: further metadata.
     """
     from safetensors.numpy import save
 
     contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    return files.write_bytes(path, _sorted_metadata(save(contiguous, metadata={"format": "pt", **(more or {})})))
+    return _sorted_metadata(save(contiguous, metadata={"format": "pt", **(more or {})}))
 
 
 def _sorted_metadata(encoded: bytes) -> bytes:

@@ -5,12 +5,10 @@ import pickle
 import pickletools
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dim_jax.runs import files
 from dim_jax.weights.torch_files import STORAGES
 
 PROTOCOL = 2  # the one that PyTorch writes
@@ -20,16 +18,12 @@ EMPTY_DICT = b"ccollections\nOrderedDict\n)R"
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
 
-def write(path: str | Path, tensors: Mapping[str, Any], more: Mapping[str, str] | None = None) -> Path:
-    """Writes arrays by name, or nested dicts of them, in the ZIP format of torch.save; equal arrays give equal bytes.
+def encode(tensors: Mapping[str, Any], more: Mapping[str, str] | None = None) -> bytes:
+    """Returns a file of arrays by name, or nested dicts of them, in torch.save's ZIP format; equal arrays, equal bytes.
 
     Args:
-      path: the file.
       tensors: name -> array in PyTorch's layout, or a nested mapping of the same kind.
       more: name -> text of further entries of the archive, which PyTorch does not read.
-
-    Returns:
-      The path.
     """
     storages: list[bytes] = []
     opcodes = pickle.PROTO + bytes([PROTOCOL]) + _dictionary(tensors, storages) + pickle.STOP
@@ -41,7 +35,7 @@ def write(path: str | Path, tensors: Mapping[str, Any], more: Mapping[str, str] 
         for name, entry in entries.items():
             # A new ZipInfo has a fixed date.
             archive.writestr(zipfile.ZipInfo(f"{ROOT}/{name}"), entry)
-    return files.write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _plain(value: Any) -> bytes:

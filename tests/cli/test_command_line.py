@@ -58,10 +58,32 @@ def test_a_log_line_stays_one_line():
     assert stream.getvalue() == "INFO class a\\nERROR \\x1b[2J\n"
 
 
-@pytest.mark.parametrize("text", ["", "  ", "\udcff"])
-def test_an_empty_or_undecodable_path_is_refused(text):
+def test_an_undecodable_path_is_refused():
     with pytest.raises(argparse.ArgumentTypeError):
-        command_line.path(text)
+        command_line.path("\udcff")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--exclude="], "argument --exclude: the value is empty"),
+    (["--exclude=  "], "argument --exclude: the value is empty"),
+    (["--exclude", ""], "the argument after --exclude is empty"),
+    (["", "--exclude=a"], "the argument after the command is empty"),
+    (["a", " "], "the argument after a is empty"),
+])  # fmt: skip
+def test_an_empty_value_is_no_absent_option(arguments, words):
+    parser = command_line.parser("prepare", "", "")
+    parser.add_argument("--exclude", default="")
+    parser.add_argument("rest", nargs="*")
+    with pytest.raises(ValueError, match=words):
+        parser.parse_args(arguments)
+    assert parser.parse_args([]).exclude == "" and parser.parse_args(["--exclude=a=", "b="]).exclude == "a="
+    assert parser.parse_known_args(["--config.model.name="])[1] == ["--config.model.name="]
+
+
+@pytest.mark.parametrize("text", [",", " , ,", '""'])
+def test_a_list_without_names_is_refused(text):
+    with pytest.raises(ValueError, match="has no names"):
+        command_line.comma_separated(text)
 
 
 def unpack():

@@ -73,7 +73,7 @@ def test_each_patient_is_one_group_however_it_is_spelled(patients, data):
 
 @given(
     st.sampled_from(
-        sorted(spellings.MISSING | spellings.MISSING_CODES | {"-", "--", "?", "???", ".", "\u2014", "..."})
+        sorted(spellings.MISSING | {"-1", "-1.0", "-", "--", "?", "???", ".", "\u2014", "...", "(NULL)", "<NA>"})
     ),
     st.sampled_from([str, str.upper, str.title]),
     st.sampled_from(["{}", " {} ", "{}\u00a0", "\u200b{}", "'{}'"]),
@@ -95,10 +95,89 @@ def test_words_for_missing_are_unknown_and_named(word, case, around):
     (("10", "1"), 2),
     (("-1", "1"), 1),  # a code for missing
     (("0", "00"), 1),
+    (("7", "+7", "#7", "007"), 1),
+    (("7", "-7", "(7)", "(-7)"), 4),
+    (("A/7", "A\\7", "a-7", "A#7"), 1),
+    (("2013/7", "2013\\7", "2013#7", "20137"), 2),
 ])  # fmt: skip
 def test_numbers(names, expected):
     listed = [ListedImage(f"a/{number}.png", "a", name) for number, name in enumerate(names)]
     assert len({item.group for item in groups.checked(Listing(Path(), listed)).images} - {""}) == expected
+
+
+def warnings_of(*names):
+    listed = [ListedImage(f"a/{number}.png", "a", name) for number, name in enumerate(names)]
+    checked = groups.checked(Listing(Path(), listed))
+    return checked, [item.group for item in checked.images]
+
+
+@pytest.mark.parametrize("one, other", [
+    ("P1", "P(1)"), ("P1-1", "P1:1"), ("7", "-7"), ("7", "(7)"), ("(7)", "(-7)"), ("7", "Nr. 7"), ("7", "patient 7"),
+    ("case 7", "slide 7"), ("Müller", "Muller"), ("P7", "\u04207"), ("A7", "\u03917"), ("P7", "P7*"), ("P7?", "P7"),
+    ("7,0", "7?"), ("1234", "1.234"), ("1234567", "1,234,567"),
+])  # fmt: skip
+def test_groups_that_look_alike_are_kept_and_named(one, other):
+    checked, kept = warnings_of(one, other, "B12")
+    assert kept == [one, other, "B12"]
+    (warning,) = checked.warnings
+    assert warning.startswith(f"1 sets of groups look alike and are taken as different: {one!a} and {other!a};")
+
+
+@pytest.mark.parametrize("names", [
+    ("P1-1", "P11", "P1-11"), ("ER+", "ER-"), ("<5", ">5"), ("3+4", "4+3"), ("7", "70", "77"), ("P1", "Q1", "1"),
+    ("7.1", "7.10", "71"), ("2013.123", "2013123"),
+])  # fmt: skip
+def test_other_groups_do_not_look_alike(names):
+    assert warnings_of(*names)[0].warnings == []
+
+
+@given(names, names, st.data())
+def test_spellings_of_a_name_look_alike(one, other, data):
+    first, second = data.draw(spelling(one)), data.draw(spelling(one))
+    assert spellings.lookalike_key(first) == spellings.lookalike_key(second)
+
+
+CODES = ["-9", "-99", "999", "9999", "9999.0", "-7", "-8", "0", "88", "k.A.", "K. A.", "n.d.", "XX", "Leer", "Vide",
+         "Brak", "Yok", "anonymous", "patient", "неизвестно", "okänd"]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_name_that_may_mean_unknown_is_kept_and_doubted_if_it_has_many_images(code):
+    others = ["P1", "P2", "P3", "P4"]
+    checked, kept = warnings_of(*[code] * 3, *others)
+    assert kept == [code] * 3 + others
+    (warning,) = checked.warnings
+    assert warning.startswith(f"the group {code!r} has 3 images, others have 1.0 on average")
+    assert warnings_of(code, *others)[0].warnings == []
+
+
+@pytest.mark.parametrize("name", ["3-Jan", "03. M\u00e4r", "Jan-03", "1. Dez. 2024", "May 2024"])
+def test_dates_of_a_spreadsheet_are_named(name):
+    assert warnings_of(name, "P1")[0].warnings[0].startswith("1 groups are dates, as spreadsheets write numbers")
+    assert warnings_of("Jan", "mar7", "Marie-03", "2024-01-03")[0].warnings == []
+
+
+@pytest.mark.parametrize("name", ["P9", "99-1", "A999", "7", "19", "Leerdam", "Brakel", "N.D.7", "-12", "989"])
+def test_other_names_are_not_doubted(name):
+    assert warnings_of(*[name] * 9, "P1", "P2")[0].warnings == []
+
+
+@pytest.mark.parametrize("names", [("1", "1.0"), ("1", "01"), ("2", "2.0", "2.5"), ("Grade 1", "grade-01")])
+def test_labels_that_are_spellings_of_one_are_refused(names):
+    listed = [ListedImage(f"{number}.png", name) for number, name in enumerate((*names, "x"))]
+    with pytest.raises(ValueError, match="differ in spelling only"):
+        class_order(listed, None)
+
+
+def test_labels_that_look_alike_or_may_mean_unknown_are_named():
+    listed = [ListedImage(f"{number}.png", name) for number, name in enumerate(("T1a", "T1(a)", "ER+", "ER-", "-9"))]
+    checked = with_checked_labels(Listing(Path(), listed, class_order(listed, None)))
+    assert checked.warnings == [
+        "the class '-9' has 1 images; leave them out with --exclude=-9 if it means that their label is not known",
+        "classes look alike and are taken as different: 'T1(a)' and 'T1a'",
+    ]
+    listed = [ListedImage(f"{number}.png", name) for number, name in enumerate(("0", "1", "-1"))]
+    assert with_checked_labels(Listing(Path(), listed, class_order(listed, None))).warnings == []
 
 
 @pytest.mark.parametrize("pattern, expected", [

@@ -219,7 +219,26 @@ def test_the_random_image_split_warns_and_lists_divided_groups(tmp_path, capsys)
 
 def test_a_class_too_small_for_every_part_gives_a_warning(tmp_path, capsys):
     prepare_dataset(class_folders(tmp_path / "s", (("a", 9), ("b", 2))), tmp_path / "data", image_size=16)
-    assert "WARNING: class 'b' has no images in val: it has only 2 unit(s) in all" in capsys.readouterr().out
+    assert "WARNING: class 'b' has no images in val: it has only 2 unit(s) in all, each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by_folders", [False, True])
+def test_a_class_that_the_given_split_leaves_out_is_named_with_that_reason(tmp_path, capsys, by_folders):
+    parts = ("train", "val", "test")
+    source = class_folders(tmp_path / "s", (("a", 9), ("b", 9)))
+    paths = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.png"))
+    part_of = {path: parts[number % 3] if path.startswith("a") else "train" for number, path in enumerate(paths)}
+    for path, part in part_of.items() if by_folders else ():
+        (source / part / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).rename(source / part / path)
+    if by_folders:
+        [(source / name).rmdir() for name in "ab"]
+    else:
+        write_csv(source, ("path", "label", "split"), [(path, path[0], part) for path, part in part_of.items()])
+    prepare_dataset(source, tmp_path / "data", image_size=16)
+    printed = capsys.readouterr().out
+    assert "class 'b' has no images in val: the given split has all of its 9 images elsewhere" in printed
+    assert "unit(s) in all" not in printed
 
 
 def test_classes_set_the_label_order(tmp_path):

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dim_jax.data import tables
+from dim_jax.data import csv_files, tables
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
+NOT_READ = "columns of manifest.csv that are not read: "
+ASKED = "; if one of them says the patient or case, call it group"
 LABELS = ("benign", "malign, low grade", "adénome")
 
 
@@ -31,7 +33,7 @@ def images_in(folder, count=6):
 )  # fmt: skip
 @given(
     encoding=st.sampled_from(ENCODINGS),
-    separator=st.sampled_from(tables.SEPARATORS),
+    separator=st.sampled_from(csv_files.SEPARATORS),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     names_separator=st.booleans(),
@@ -59,7 +61,7 @@ def test_any_form_of_a_table_gives_the_same_images(
         (folder / "manifest.csv").write_bytes((mark + stream.getvalue()).encode(encoding))
         listing = tables.read(folder / "manifest.csv")
         assert [(item.path, item.label) for item in listing.images] == sorted(records)
-        assert listing.warnings == ([f"columns of manifest.csv that are not read: {other}"] if other else [])
+        assert listing.warnings == ([f"{NOT_READ}{other}{ASKED}"] if other else [])
 
 
 @settings(max_examples=25)
@@ -83,26 +85,52 @@ def test_unlisted_files_are_counted_and_named(left_out, others):
 
 @pytest.mark.parametrize("column, meaning", [
     ("patient", "group"), ("Patient ID", "group"), ("patient_id", "group"), ("case_no", "group"), ("slide", "group"),
-    ("subject", "group"), ("groups", "group"), ("gruop", "group"), ("subset", "split"), ("Set", "split"),
+    ("subject", "group"), ("groups", "group"), ("gruop", "group"), ("Patienten-ID", "group"), ("Fallnummer", "group"),
+    ("Patient-Nr.", "group"), ("PatientenNummer", "group"), ("Fall Nr", "group"), ("Präparat-Nr", "group"),
+    ("bcr_patient_barcode", "group"), ("case_submitter_id", "group"), ("Einsendungsnummer", "group"),
+    ("patient key", "group"), ("accession number", "group"), ("subset", "split"), ("Set", "split"),
     ("partition", "split"), ("fold", "split"), ("splits", "split"), ("splitt", "split"),
 ])  # fmt: skip
 def test_a_column_that_may_be_meant_is_asked_about(tmp_path, column, meaning):
     images_in(tmp_path, 3)
-    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+    with (tmp_path / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label", column), (f"{LABELS[0]}/tile 0;|.png", "a", "1")])
     with pytest.raises(ValueError, match=f"call the column '{column}' {meaning} if"):
         tables.read(tmp_path / "manifest.csv")
     # Where an option says that it is not needed, it is only named.
     listing = tables.read(tmp_path / "manifest.csv", has_group_regex=True, split="group")
-    assert f"columns of manifest.csv that are not read: {column}" in listing.warnings
+    assert f"{NOT_READ}{column}" in listing.warnings
 
 
-@pytest.mark.parametrize("column", ["stain", "age", "sex", "magnification", "scanner", "date", "width", "site"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "patient age",
+        "Fallzahl je Jahr",
+        "study",
+        "stain",
+        "age",
+        "sex",
+        "magnification",
+        "scanner",
+        "date",
+        "width",
+        "site",
+    ],
+)
 def test_other_columns_are_only_named(tmp_path, column):
     images_in(tmp_path, 3)
     with (tmp_path / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label", column), (f"{LABELS[0]}/tile 0;|.png", "a", "1")])
-    assert f"columns of manifest.csv that are not read: {column}" in tables.read(tmp_path / "manifest.csv").warnings
+    assert f"{NOT_READ}{column}{ASKED}" in tables.read(tmp_path / "manifest.csv").warnings
+
+
+def test_characters_that_were_lost_are_named(tmp_path):
+    images_in(tmp_path, 3)
+    (tmp_path / "manifest.csv").write_text(f"path,label\n{LABELS[0]}/tile 0;|.png,ad\ufffdnome\n", encoding="utf-8")
+    (warning,) = tables.read(tmp_path / "manifest.csv").warnings
+    assert warning.startswith("1 lines of manifest.csv have characters that an earlier conversion lost")
+    assert "line 2" in warning
 
 
 def test_a_column_with_the_values_of_a_split_is_asked_about(tmp_path):

@@ -95,12 +95,27 @@ def utf16(world):
 
 @csv_case
 def latin1(world):
-    return "path,label\nnormal/0.png,Ad\xe9nome\n".encode("latin-1"), ("save it again as CSV UTF-8",)
+    return "path,label\nnormal/0.png,Ad\xe9nome\n".encode("latin-1"), ("line 2: not in UTF-8 (byte 0xe9)", "CSV UTF-8")
+
+
+@csv_case
+def workbook(world):
+    return b"PK\x03\x04" + bytes(range(256)), ("is a workbook (.xlsx or .ods)", "save it as CSV UTF-8")
+
+
+@csv_case
+def old_workbook(world):
+    return b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), ("is a workbook (.xls)", "save it as CSV UTF-8")
+
+
+@csv_case
+def semicolons_and_a_column_name_with_commas(world):
+    return "\n".join(["path;label;a,b,c,d", *(record + ";x" for record in records(world, ";"))]), ()
 
 
 @csv_case
 def binary(world):
-    return bytes(range(256)) * 100, ("is not a UTF-8 CSV file",)
+    return bytes(range(256)) * 100, ("is not text", "save it as CSV UTF-8")
 
 
 @csv_case
@@ -130,7 +145,8 @@ def one_cell_too_many(world):
 
 @csv_case
 def quote_that_never_ends(world):
-    return "\n".join(["path,label", '"normal/0.png,normal', *records(world)]), ("is not a UTF-8 CSV file",)
+    text = "\n".join(["path,label", '"normal/0.png,normal', *records(world)])
+    return text, ("line 14: this is not CSV", "check the quotes")
 
 
 @csv_case

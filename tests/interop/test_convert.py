@@ -545,8 +545,10 @@ def test_a_damaged_record_is_refused(tmp_path, to, change, capsys):
         "mean": [0.5, 0.5, 0.5], "std": [0.1, 0.1, 0.1],
     }  # fmt: skip
     change(record)
-    write, name = (torch_writer.write, "dim_jax.json") if to == "torch" else (safetensor_files.write, export_record.KEY)
-    path = write(tmp_path / f"a.{'pth' if to == 'torch' else to}", small_state_dict(), {name: json.dumps(record)})
+    to_torch = to == "torch"
+    encode, name = (torch_writer.encode, "dim_jax.json") if to_torch else (safetensor_files.encode, export_record.KEY)
+    path = tmp_path / f"a.{'pth' if to_torch else to}"
+    path.write_bytes(encode(small_state_dict(), {name: json.dumps(record)}))
     assert run(path, f"--out={tmp_path / 'run'}") == 2
     assert "the record of its classes is damaged" in error_line(capsys) and not (tmp_path / "run").exists()
 
@@ -571,9 +573,9 @@ def test_every_record_survives_the_file(tmp_path_factory, to, record):
     text, tensors = export_record.to_text(record), {"a": np.ones(2, np.float32)}
     path = tmp_path_factory.mktemp("records") / f"a.{'pth' if to == 'torch' else to}"
     if to == "torch":
-        torch_writer.write(path, tensors, {"dim_jax.json": text})
+        path.write_bytes(torch_writer.encode(tensors, {"dim_jax.json": text}))
     else:
-        safetensor_files.write(path, tensors, {export_record.KEY: text})
+        path.write_bytes(safetensor_files.encode(tensors, {export_record.KEY: text}))
     assert export_record.read(path) == record
 
 

@@ -93,7 +93,74 @@ def names_in_another_unicode_form(folder: Path) -> str:
     return outcome
 
 
+table(
+    "column_names_with_commas_among_semicolons", lambda lines: text([lines[0] + ";a,b,c,d", *lines[1:]]).encode(), ";"
+)
+
+
+def refused_table(name: str, encoded: bytes, *words: str) -> None:
+    """Adds a file that is no table in a known encoding, which must be refused with what to do."""
+
+    @odd_input("tables", name)
+    def check(folder: Path) -> str:
+        write_classes(folder / "slides", 6)
+        (folder / "slides" / "manifest.csv").write_bytes(encoded)
+        return prepare(folder).refused(*words, "CSV UTF-8")
+
+
+refused_table("workbook", b"PK\x03\x04\x14\x00\x06\x00" + bytes(400), "is a workbook (.xlsx or .ods)")
+refused_table("old_workbook", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "is a workbook (.xls)")
+refused_table("windows_1252", "path;label\na.png;Adénome".encode("cp1252"), "line 2: not in UTF-8", "Windows-1252")
+
+
+@odd_input("tables")
+def characters_that_were_lost(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    lines = [f"{line},M\ufffdller{number % 4}" for number, line in enumerate(lines_of(slides))]
+    (slides / "manifest.csv").write_text(text(["path,label,group", *lines]), encoding="utf-8")
+    return prepare(folder).warned("WARNING: 12 lines of manifest.csv", "an earlier conversion lost", "line 2")
+
+
+@odd_input("tables")
+def labels_that_are_one_number(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    lines = [f"{line.split(',')[0]},{('1', '1.0', '2')[number % 3]}" for number, line in enumerate(lines_of(slides))]
+    (slides / "manifest.csv").write_text(text(["path,label", *lines]))
+    return prepare(folder).refused("the labels '1' and '1.0' differ in spelling only")
+
+
+@odd_input("tables")
+def class_that_the_split_column_leaves_out(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    parts = ("train", "val", "test")
+    lines = [
+        f"{line},{parts[number % 3] if line.startswith('b') else 'train'}"
+        for number, line in enumerate(lines_of(slides))
+    ]
+    (slides / "manifest.csv").write_text(text(["path,label,split", *lines]))
+    return prepare(folder).warned("class 'malignant' has no images in val", "the given split has all of its 6 images")
+
+
+@odd_input("tables")
+def options_of_an_unset_variable(folder: Path) -> str:
+    write_classes(folder / "slides", 6)
+    outcomes = [
+        prepare(folder, f"--{name}=").refused(f"argument --{name}: the value is empty")
+        for name in ("group-regex", "exclude", "classes", "split", "exclude-list", "pack")
+    ]
+    assert not (folder / "data").exists()
+    return outcomes[0]
+
+
 # --- columns and files that are passed over --------------------------------------------------------------------------
+
+
+@odd_input("tables")
+def column_of_patients_in_german(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    lines = [f"{line},P{number // 2}" for number, line in enumerate(lines_of(slides))]
+    (slides / "manifest.csv").write_text(text(["path,label,Patienten-Nr.", *lines]))
+    return prepare(folder).refused("call the column 'Patienten-Nr.' group if it says the patient or case")
 
 
 @odd_input("tables")
@@ -173,6 +240,8 @@ spelled("as_numbers_with_a_fraction", "{:d}", "{:d}.0", "{:03d}", "{:d}.00")
 spelled("in_capitals", "Case{:d}", "case{:d}", "CASE{:02d}")
 spelled("with_spaces", "Case {:d}", " Case  {:d} ", "Case{:d}", "Case\u00a0{:d}")
 spelled("with_other_separators", "2013-{:d}", "2013_{:d}", "2013.{:02d}", "2013 {:d}", "2013\u2013{:d}")
+spelled("with_signs_of_numbers", "{:d}", "+{:d}", "#{:d}")
+spelled("with_other_slashes", "A/{:d}", "A\\{:d}", "A#{:d}")
 spelled("in_unicode_forms", "caf\u00e9 {:d}", "cafe\u0301 {:d}", "\uff43af\u00e9\u200b{:d}")
 spelled("in_full_width_digits", "P{:d}", "\uff30\uff10{:d}")
 
@@ -185,6 +254,41 @@ def groups_that_only_look_alike(folder: Path) -> str:
     assert "spelled" not in result.output
     assert {row.group for row in manifests.load(folder / "data").rows} == set(names)
     return "read as 6 groups"
+
+
+def alike(name: str, *ways: str) -> None:
+    """Adds a table in which each patient has names that may be two, as format strings."""
+
+    @odd_input("groups", f"groups_{name}")
+    def check(folder: Path) -> str:
+        write_groups(folder, lambda patient, image: ways[image % len(ways)].format(patient))
+        outcome = prepare(folder, "--validation=0.3", "--test=0.3").warned(
+            f"WARNING: {PATIENTS} sets of groups look alike"
+        )
+        assert len({row.group for row in manifests.load(folder / "data").rows}) == PATIENTS * len(ways)
+        return outcome
+
+
+alike("with_brackets", "P{:d}", "P({:d})")
+alike("with_a_minus", "1{:d}", "-1{:d}")
+alike("with_a_word", "{:d}", "Fall Nr. {:d}")
+alike("without_accents", "Müller {:d}", "Muller {:d}")
+alike("in_cyrillic_letters", "PATH{:d}", "\u0420AT\u041d{:d}")
+
+
+def doubtful(code: str) -> None:
+    """Adds a table in which half of the groups have a name that may mean unknown."""
+
+    @odd_input("groups", f"groups_coded_{code}")
+    def check(folder: Path) -> str:
+        write_groups(folder, lambda patient, image: code if image % 2 else f"P{patient}")
+        outcome = prepare(folder, "--validation=0.3", "--test=0.3").warned("WARNING", repr(code), "12 images")
+        assert [row.group for row in manifests.load(folder / "data").rows].count(code) == 12
+        return outcome
+
+
+for each in ("-9", "999", "9999.0", "0", "k.A.", "n.d.", "XX", "Leer"):
+    doubtful(each)
 
 
 def missing(word: str) -> None:
