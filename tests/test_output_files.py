@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from dim_jax.data.dataset import open_dataset
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.ensembles import open_classifier
-from dim_jax.gan import pool_writer
+from dim_jax.gan import pool_selection, pool_writer
 from dim_jax.interop import program_exports
 from dim_jax.runs import files
 
@@ -32,12 +33,15 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
-    """Two evaluated runs of other weights on the same data."""
-    folder = tmp_path_factory.mktemp("runs")
+    """Two runs of other weights on the same data, with stored predictions as if they were evaluated."""
+    folder, dataset = tmp_path_factory.mktemp("runs"), open_dataset(data)
     for seed, name in enumerate("ab"):
         classifier_run(folder / name, data, "--config.model.stages=((16, 24),)", seed=seed)
         for split in ("val", "test"):
-            call(evaluate, f"--workdir={folder / name}", f"--split={split}")
+            rows, place = dataset.rows(split), folder / name / "eval" / split
+            logits = np.random.default_rng(seed).normal(size=(len(rows), len(dataset.classes))).astype(np.float32)
+            files.write_json(place / "metrics.json", {"checkpoint_step": seed + 1, "views": 1})
+            np.savez(place / "predictions.npz", index=rows, label=dataset.labels[rows], logits=logits)
     return folder
 
 
@@ -79,23 +83,30 @@ def killed_states(tmp_path, monkeypatch):
 
 
 def contents(folder):
-    """Digests of all files below a folder but those that have a time in them, of locks and temporaries too."""
+    """Digests of all files below a folder, temporaries too; none for those with times in them."""
     return {
         path.relative_to(folder).as_posix(): ""
-        if path.name in ("metrics.json", "environment.json", ".lock")
+        if path.name in ("metrics.json", "environment.json", "card.md", "card.json", ".lock")
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
 
 
-def completes_from_every_state(folder, command, killed_states):
-    """Calls a command, and again from each state in which it can have been killed: the same files at the end."""
+def completes_from_every_state(folder, command, killed_states, chosen=slice(None)):
+    """Calls a command, and again from each state in which it can have been killed: the same files at the end.
+
+    Args:
+      folder: its output folder, or the parent of its output file.
+      command: a function that calls it.
+      killed_states: the fixture.
+      chosen: of the states.
+    """
     shutil.rmtree(folder.parent / "states", ignore_errors=True)
     copies = killed_states(folder, command)
     expected = contents(folder)
     assert len(copies) > 1 and not any(name.endswith((".tmp", ".turn.lock")) for name in expected)
-    for state in copies:
+    for state in copies[chosen]:
         shutil.rmtree(folder)
         shutil.copytree(state, folder)
         command()
@@ -118,10 +129,19 @@ def test_an_export_is_completed(runs, tmp_path, killed_states):
 
 
 def test_a_program_is_completed(runs, tmp_path, killed_states, monkeypatch):
-    """Without the time of a real program."""
-    target = SimpleNamespace(serialize=lambda program: str(program.outputs).encode())
-    monkeypatch.setitem(program_exports.TARGETS, "stablehlo", target)
+    """With a text in the place of a program."""
+    comparison, empty = SimpleNamespace(inputs=[[1]], source="images"), SimpleNamespace(inputs=(), outputs=())
+    monkeypatch.setitem(program_exports.TARGETS, "stablehlo", SimpleNamespace(serialize=lambda program: program.text))
     monkeypatch.setattr(program_exports, "_compare", lambda *_: {"probabilities": 0.0})
+    monkeypatch.setattr(program_exports.program_cards, "program_card", lambda *_: {})
+    monkeypatch.setattr(program_exports.cards, "write", lambda *_: True)
+    monkeypatch.setattr(
+        program_exports,
+        "_classifier",
+        lambda run, *_: (
+            SimpleNamespace(**vars(empty), text=str(run).encode()), comparison, {"network": "x", "checkpoint_step": 1}
+        ),
+    )  # fmt: skip
     out = tmp_path / "out" / "model.stablehlo"
     program = lambda run: lambda: call(export, runs / run, "--to=stablehlo", f"--out={out}")  # noqa: E731
     completes_from_every_state(out.parent, program("a"), killed_states)
@@ -156,9 +176,10 @@ def test_a_failed_export_leaves_the_list_as_it_was(runs, tmp_path, monkeypatch):
 
 def test_an_ensemble_is_completed_and_never_has_results_of_other_members(runs, tmp_path, killed_states):
     out = tmp_path / "out"
-    completes_from_every_state(out, lambda: call(ensemble, runs / "a", f"--out={out}"), killed_states)
+    completes_from_every_state(out, lambda: call(ensemble, runs / "a", f"--out={out}"), killed_states, slice(2))
     logits = np.load(out / "eval" / "val" / "predictions.npz")["logits"]
-    for state in completes_from_every_state(out, lambda: call(ensemble, runs / "b", f"--out={out}"), killed_states):
+    to_other = lambda: call(ensemble, runs / "b", f"--out={out}")  # noqa: E731
+    for state in completes_from_every_state(out, to_other, killed_states, slice(0, None, 3)):
         members, results = files.read_json(state / "config.json")["members"], state / "eval" / "val" / "predictions.npz"
         of_first = results.exists() and np.array_equal(np.load(results)["logits"], logits)
         assert len(members) == 0 or of_first <= members[0].endswith("/a"), (state, members)
@@ -172,6 +193,19 @@ def test_label_issues_are_completed(runs, tmp_path, killed_states):
     completes_from_every_state(out, lambda: call(label_issues, runs / "a", f"--out={out}"), killed_states)
 
 
+@pytest.fixture
+def same_features(monkeypatch):
+    """Computes the features of the pool once."""
+    extract, cache = pool_selection.extract_features, {}
+
+    def cached(*arguments):
+        with lock:
+            return cache.setdefault("features", cache.get("features") or extract(*arguments))
+
+    lock = threading.Lock()
+    monkeypatch.setattr(pool_selection, "extract_features", cached)
+
+
 def selection(pool, data, runs, out, keep):
     call(
         select, f"--pool={pool}", f"--data={data}", f"--classifier={runs / 'a'}", f"--out={out}", f"--keep={keep}",
@@ -179,9 +213,10 @@ def selection(pool, data, runs, out, keep):
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("same_features")
 def test_a_selection_is_completed(pool, data, runs, tmp_path, killed_states):
     out = tmp_path / "out"
-    completes_from_every_state(out, lambda: selection(pool, data, runs, out, 3), killed_states)
+    completes_from_every_state(out, lambda: selection(pool, data, runs, out, 3), killed_states, slice(0, None, 3))
 
 
 @pytest.fixture
@@ -214,9 +249,10 @@ def test_two_exports_at_once_leave_one_with_its_record(runs, tmp_path, at_once):
 
 
 def test_two_evaluations_at_once_leave_the_files_of_one(runs, tmp_path, at_once):
-    run = shutil.copytree(runs / "a", tmp_path / "a")
-    at_once(*(lambda by=by: call(evaluate, f"--workdir={run}", "--split=val", f"--choose-by={by}")
-              for by in ("g_mean", "accuracy")))  # fmt: skip
+    run = tmp_path / "all"
+    call(ensemble, runs / "a", f"--out={run}")
+    criteria = ("g_mean", "accuracy")
+    at_once(*(lambda by=by: call(evaluate, f"--workdir={run}", "--split=val", f"--choose-by={by}") for by in criteria))
     stored, metrics = (files.read_json(run / "eval" / "val" / f"{name}.json") for name in ("adjustment", "metrics"))
     assert metrics["adjusted"]["adjustment"]["criterion"] == stored["criterion"]
     no_leftovers(tmp_path)
@@ -232,6 +268,7 @@ def test_two_ensembles_at_once_leave_one_with_its_evaluation(runs, tmp_path, at_
     no_leftovers(tmp_path)
 
 
+@pytest.mark.usefixtures("same_features")
 def test_two_selections_at_once_leave_the_files_of_one(pool, data, runs, tmp_path, at_once):
     out = tmp_path / "out"
     at_once(*(lambda keep=keep: selection(pool, data, runs, out, keep) for keep in (2, 4)))

@@ -96,6 +96,17 @@ def test_costs_are_read_in_any_order_and_with_abstention(tmp_path):
     path.write_text("\ufeff" + "\n".join(rows) + "\n", encoding="utf-8")
     assert read_costs(path, CLASSES) == MISSED
     assert from_json([list(row) for row in MISSED.matrix], 3) == MISSED
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text(
+            "sep=;\n" * (encoding == "utf-16") + "\n".join(rows).replace(",", ";").replace(".", ","), encoding
+        )
+        assert read_costs(path, CLASSES) == MISSED
+
+
+def test_classes_of_costs_may_be_in_another_unicode_form(tmp_path):
+    path = tmp_path / "costs.csv"
+    path.write_text("t;ade\u0301nome;b\nade\u0301nome;0;1\nb;2,5;0\n", encoding="utf-8")
+    assert read_costs(path, ("ad\u00e9nome", "b")) == Costs(((0.0, 1.0), (2.5, 0.0)))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +118,7 @@ def test_costs_are_read_in_any_order_and_with_abstention(tmp_path):
         ("t,normal,polyp,carcinoma\nnormal,0,1\npolyp,1,0,1\ncarcinoma,1,1,0", "the row of normal has 2 costs"),
         ("t,normal,polyp,carcinoma\nnormal,0,-1,1\npolyp,1,0,1\ncarcinoma,1,1,0", "the cost '-1' of answering polyp"),
         ("t,normal,polyp,carcinoma\nnormal,0,x,1\npolyp,1,0,1\ncarcinoma,1,1,0", "no number from 0 on"),
+        ("t;normal;polyp;carcinoma\nnormal;0;1,000;1\npolyp;1;0;1\ncarcinoma;1;1;0", "the cost '1,000' of answering"),
         ("t,normal,polyp,carcinoma\nnormal,0,nan,1\npolyp,1,0,1\ncarcinoma,1,1,0", "no number from 0 on"),
         ("t,normal,polyp,carcinoma,abstain,abstain\nnormal,0,1,1,1,1\npolyp,1,0,1,1,1\ncarcinoma,1,1,0,1,1", "twice"),
     ],
