@@ -46,8 +46,9 @@ def rows(path: Path, is_known: Callable[[str], bool]) -> Iterator[tuple[int, lis
     text = _read_text(path)
     # Excel reads the separator from such a line, and drops it.
     mark = re.match(r'"?sep=(\\t|[^\r\n])"?[ ,;\t]*(\r\n|\r|\n)', text, re.IGNORECASE)
-    separator = mark[1].replace("\\t", "\t") if mark else _separator(text, is_known)
-    lines = io.StringIO(text[mark.end() if mark else 0 :], newline="")
+    text, named = (text[mark.end() :], mark[1].replace("\\t", "\t")) if mark else (text, "")
+    lines = io.StringIO(text, newline="")
+    separator = _separator(text, is_known, named)
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     try:
         for cells in reader:
@@ -58,15 +59,18 @@ def rows(path: Path, is_known: Callable[[str], bool]) -> Iterator[tuple[int, lis
         raise ValueError(f"{path}, line {line}: this is not CSV ({error}); check the quotes around cells") from None
 
 
-def _separator(text: str, is_known: Callable[[str], bool]) -> str:
-    """Returns the separator that splits the header into the most known names, or else into the most cells."""
+def _separator(text: str, is_known: Callable[[str], bool], named: str) -> str:
+    """Returns the separator that splits the header into the most known names, or else that of `sep=`, or the commonest.
+
+    Programs write `sep=;` and then another separator.
+    """
     header = next((line for line in text.splitlines() if line.strip(" ,;\t|")), "")
 
-    def score(separator: str) -> tuple[int, int]:
+    def score(separator: str) -> tuple[int, bool, int]:
         cells = header.split(separator, MOST_CELLS)[:MOST_CELLS]
-        return sum(map(is_known, cells)), header.count(separator)
+        return sum(map(is_known, cells)), separator == named, header.count(separator)
 
-    return max(SEPARATORS, key=score)
+    return max({**dict.fromkeys(SEPARATORS), **({named: None} if named else {})}, key=score)
 
 
 def _read_text(path: Path) -> str:

@@ -20,7 +20,8 @@ DOUBTFUL = frozenset({
     "okand", "ukendt", "ukjent", "nieznany", "neznamy", "ismeretlen", "bilinmiyor", "tuntematon", "ignoto", "other",
     "others", "andere", "sonstige", "misc", "various", "diverse", "mixed", "default", "dummy", "todo", "anonymous",
     "anonym", "anon", "unnamed", "no name", "no id", "patient", "case", "group", "slide", "subject", "id", "нет",
-    "неизвестно", "не указано", "不明", "未知", "無", "无", "なし", "없음",
+    "неизвестно", "не указано", "不明", "未知", "無", "无", "なし", "없음", "00.01.1900", "1/0/1900", "01/00/1900",
+    "1900-01-00", "01.01.1970", "1970-01-01",
 })  # fmt: skip
 _DOUBTFUL_CODE = re.compile(r"-?([789])\1+|-[2-9]|0")
 # What a program writes before a missing number: patient_nan.
@@ -30,8 +31,9 @@ _TITLE = re.compile(r"^(?:(?:patient|patienten|case|fall|group|slide|subject|pat
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:[.,' ][0-9]{3})+")
 _MONTH = r"(?:jan|feb|mar|mrz|apr|mai|may|jun|jul|aug|sep|sept|oct|okt|nov|dec|dez)\.?"
 _DATE = re.compile(rf"[0-9]{{1,2}}[-. ]+{_MONTH}(?:[-. ]+[0-9]{{2,4}})?|{_MONTH}[-. ]+[0-9]{{2,4}}")
-# Letters of other scripts with the form of Latin ones.
-_LATIN = str.maketrans("авекмнорстухіѕјαβεικνορτυχ", "abekmhopctyxisjabeikvoptyx")
+# Letters of other scripts with the form of Latin ones, and letters with strokes.
+_LATIN = str.maketrans("авекмнорстухіѕјαβεικνορτυχøłđ", "abekmhopctyxisjabeikvoptyxold")
+_SYMBOLS = frozenset("~^`|$´¨°¦¬")  # punctuation, unlike + or <
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"), "-")
 _SEPARATORS = r"[\s._/\\#-]+"
 
@@ -73,13 +75,13 @@ def key(name: str, whole_numbers: bool = False) -> str:
 def lookalike_key(name: str) -> str:
     """Returns a text that is equal for names that may be spellings of one name, and may be two.
 
-    They differ as spellings do (see `key`), in accents, in any punctuation, in the sign of a number, in words such as
-    "patient" before a number, or in letters of other scripts that have the form of Latin ones.
+    They differ as spellings do (see `key`), in accents (ü is u or ue), in any punctuation, in the sign of a number, in
+    words such as "patient" before a number, or in letters of other scripts that have the form of Latin ones.
     """
-    text = unaccented(plain(name).translate(_LATIN))
+    text = re.sub("(?<=[aou])e", "", unaccented(plain(name).translate(_LATIN)))
     text = re.sub(r"^\+(?=[0-9])", "", _without_zero_fraction(text))
     text = re.sub(r"[.,' ]", "", text) if _THOUSANDS.fullmatch(text) else text
-    dashed = "".join("-" if unicodedata.category(each)[0] in "PZ" else each for each in text)
+    dashed = "".join("-" if unicodedata.category(each)[0] in "PZ" or each in _SYMBOLS else each for each in text)
     return _joined(_TITLE.sub("", dashed.strip("-")) or text)
 
 

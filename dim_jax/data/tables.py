@@ -23,8 +23,8 @@ SYNONYMS = {
     "path": "file filename filepath image imagepath imagefile img imgpath imagename picture",
     "label": "class classname category target diagnosis klasse diagnose y",
     "group": "patient patienten patientin pat case fall slide wsi schnitt subject participant individual donor person "
-    "specimen biopsy biopsie probe praparat praparate block befund histo einsendung einsendungs eingangs mrn accession "
-    "grp paciente paziente patiente caso",
+    "specimen biopsy biopsie probe proben praparat praparate block befund histo einsendung einsendungs eingangs grp "
+    "mrn accession paciente paziente patiente caso",
     "split": "subset set partition fold part phase datasplit usage",
 }
 # Words that say nothing about which of these a column is.
@@ -32,8 +32,7 @@ FILLERS = frozenset({
     "id", "no", "nr", "num", "number", "nummer", "code", "name", "key", "uid", "barcode", "bcr", "submitter",
     "identifier", "pseudonym", "anonymous", "study",
 })  # fmt: skip
-MOST_SHOWN = 8  # columns in a message
-MOST_VALUES = 8
+MOST_SHOWN = MOST_VALUES = 8  # columns in a message, values of one
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ def _read_cells(path: Path) -> Table:
         for number in filled:
             if len(seen := values.setdefault(number, set())) < MOST_VALUES:
                 seen.add(row[number].strip().lower())
-        cells = {name: row[column].strip() for name, column in columns.items() if column < len(row)}
+        cells = {name: _without_quotes(row[column]) for name, column in columns.items() if column < len(row)}
         records.append((line, dict.fromkeys(COLUMNS, "") | cells))
     if not records:
         raise ValueError(f"{path} lists no images; it needs one line for each, as path,label[,group][,split]")
@@ -243,6 +242,11 @@ def _read_cells(path: Path) -> Table:
         if number not in columns.values() and (name.strip() or number in values)
     }
     return Table(records, tuple(columns), others)
+
+
+def _without_quotes(cell: str) -> str:
+    """Returns a cell without the spaces and typographic quotes around it that word processors write."""
+    return cell.strip().strip("\u201c\u201d\u201e\u00ab\u00bb").strip()
 
 
 def _check_header(path: Path, names: Sequence[str], header: Sequence[str]) -> None:
@@ -283,7 +287,7 @@ def _is_near(other: str, name: str) -> bool:
     """Returns whether a column is a synonym or a misspelling of `name`."""
     folded = spellings.unaccented(plain(other))
     letters = re.sub(r"[^a-z]", "", folded)
-    word = re.sub(r"(id|no|nr|number|code|name|nummer|num)?s?$", "", letters)
+    word = re.sub(r"(id|no|nr|number|code|name|nummer|num|kennung|kennzeichen)?s?$", "", letters)
     parts = set(re.findall("[a-z]+", folded)) - FILLERS
     synonyms = SYNONYMS[name].split()
     # Misspellings are compared only at similar length, as the ratio takes time.

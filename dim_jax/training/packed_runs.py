@@ -38,7 +38,7 @@ def save(folder: str | Path, step: int, state: Tree) -> Path:
             if not np.abs(array).max(initial=0.0) <= LARGEST:
                 raise ValueError(f"weights of {name} are not finite or above {LARGEST:g}, too large for float16")
             arrays[name] = array.astype(np.float16)
-    return safetensor_files.write(Path(folder, FILE_NAME), arrays, {"step": str(step)})
+    return files.write_bytes(Path(folder, FILE_NAME), safetensor_files.encode(arrays, {"step": str(step)}))
 
 
 def restore(workdir: str | Path, folder: str | Path) -> Checkpoint | None:

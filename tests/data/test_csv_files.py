@@ -54,6 +54,14 @@ def test_the_separator_is_that_of_the_known_names(tmp_path, header, cells):
     assert len(rows_of(tmp_path / "a.csv")[0]) == cells
 
 
+@pytest.mark.parametrize("named", [",", ";", "|", "^"])
+def test_a_line_that_names_a_separator_may_be_wrong(tmp_path, named):
+    (tmp_path / "a.csv").write_text(f"sep={named}\npath;label;a,b,c\nx;y;z")
+    assert rows_of(tmp_path / "a.csv") == [["path", "label", "a,b,c"], ["x", "y", "z"]]
+    (tmp_path / "a.csv").write_text("sep=^\npath^label^a,b,c\nx^y^z")
+    assert rows_of(tmp_path / "a.csv") == [["path", "label", "a,b,c"], ["x", "y", "z"]]
+
+
 @pytest.mark.parametrize("encoded, reason", [
     *((signature + bytes(range(200)), kind) for signature, kind in csv_files.SIGNATURES.items()),
     (bytes(range(256)), "is not text"),

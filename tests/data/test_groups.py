@@ -113,7 +113,8 @@ def warnings_of(*names):
 
 @pytest.mark.parametrize("one, other", [
     ("P1", "P(1)"), ("P1-1", "P1:1"), ("7", "-7"), ("7", "(7)"), ("(7)", "(-7)"), ("7", "Nr. 7"), ("7", "patient 7"),
-    ("case 7", "slide 7"), ("Müller", "Muller"), ("P7", "\u04207"), ("A7", "\u03917"), ("P7", "P7*"), ("P7?", "P7"),
+    ("case 7", "slide 7"), ("Müller", "Muller"), ("M\u00fcller", "Mueller"), ("S:1", "S~1"),
+    ("\u00d8rsted 1", "Orsted 1"), ("P7", "\u04207"), ("A7", "\u03917"), ("P7", "P7*"), ("P7?", "P7"),
     ("7,0", "7?"), ("1234", "1.234"), ("1234567", "1,234,567"),
 ])  # fmt: skip
 def test_groups_that_look_alike_are_kept_and_named(one, other):
@@ -124,21 +125,23 @@ def test_groups_that_look_alike_are_kept_and_named(one, other):
 
 
 @pytest.mark.parametrize("names", [
-    ("P1-1", "P11", "P1-11"), ("ER+", "ER-"), ("<5", ">5"), ("3+4", "4+3"), ("7", "70", "77"), ("P1", "Q1", "1"),
+    ("P1-1", "P11", "P1-11"), ("ER+", "ER-"), ("<5", ">5"), ("P\U0001f44d", "P\U0001f44e"),
+    ("3+4", "4+3"), ("7", "70", "77"), ("P1", "Q1", "1"),
     ("7.1", "7.10", "71"), ("2013.123", "2013123"),
 ])  # fmt: skip
 def test_other_groups_do_not_look_alike(names):
     assert warnings_of(*names)[0].warnings == []
 
 
-@given(names, names, st.data())
-def test_spellings_of_a_name_look_alike(one, other, data):
+@given(names.filter(lambda parts: isinstance(parts[0], str)), st.data())
+def test_spellings_of_a_name_look_alike(one, data):
     first, second = data.draw(spelling(one)), data.draw(spelling(one))
     assert spellings.lookalike_key(first) == spellings.lookalike_key(second)
 
 
 CODES = ["-9", "-99", "999", "9999", "9999.0", "-7", "-8", "0", "88", "k.A.", "K. A.", "n.d.", "XX", "Leer", "Vide",
-         "Brak", "Yok", "anonymous", "patient", "неизвестно", "okänd"]  # fmt: skip
+         "Brak", "Yok", "anonymous", "patient", "неизвестно", "okänd",
+         "00.01.1900"]  # fmt: skip
 
 
 @pytest.mark.parametrize("code", CODES)

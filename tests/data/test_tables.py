@@ -88,7 +88,8 @@ def test_unlisted_files_are_counted_and_named(left_out, others):
     ("subject", "group"), ("groups", "group"), ("gruop", "group"), ("Patienten-ID", "group"), ("Fallnummer", "group"),
     ("Patient-Nr.", "group"), ("PatientenNummer", "group"), ("Fall Nr", "group"), ("Präparat-Nr", "group"),
     ("bcr_patient_barcode", "group"), ("case_submitter_id", "group"), ("Einsendungsnummer", "group"),
-    ("patient key", "group"), ("accession number", "group"), ("subset", "split"), ("Set", "split"),
+    ("patient key", "group"), ("accession number", "group"),
+    ("Probenkennung", "group"), ("Patientenkennzeichen", "group"), ("subset", "split"), ("Set", "split"),
     ("partition", "split"), ("fold", "split"), ("splits", "split"), ("splitt", "split"),
 ])  # fmt: skip
 def test_a_column_that_may_be_meant_is_asked_about(tmp_path, column, meaning):

@@ -114,6 +114,23 @@ refused_table("windows_1252", "path;label\na.png;Adénome".encode("cp1252"), "li
 
 
 @odd_input("tables")
+def typographic_quotes(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    lines = [f"\u201c{line}\u201d".replace(",", "\u201d,\u201e") for line in ["path,label", *lines_of(slides)]]
+    (slides / "manifest.csv").write_text(text(lines), encoding="utf-8")
+    prepare(folder).succeeded()
+    return all_twelve(folder)
+
+
+@odd_input("tables")
+def line_that_names_another_separator(folder: Path) -> str:
+    slides = write_classes(folder / "slides", 6)
+    (slides / "manifest.csv").write_text(text(["sep=,", "path;label", *lines_of(slides, ";")]))
+    prepare(folder).succeeded()
+    return all_twelve(folder)
+
+
+@odd_input("tables")
 def characters_that_were_lost(folder: Path) -> str:
     slides = write_classes(folder / "slides", 6)
     lines = [f"{line},M\ufffdller{number % 4}" for number, line in enumerate(lines_of(slides))]
@@ -273,6 +290,7 @@ alike("with_brackets", "P{:d}", "P({:d})")
 alike("with_a_minus", "1{:d}", "-1{:d}")
 alike("with_a_word", "{:d}", "Fall Nr. {:d}")
 alike("without_accents", "Müller {:d}", "Muller {:d}")
+alike("with_umlauts_spelled_out", "Müller {:d}", "Mueller {:d}")
 alike("in_cyrillic_letters", "PATH{:d}", "\u0420AT\u041d{:d}")
 
 
@@ -287,7 +305,7 @@ def doubtful(code: str) -> None:
         return outcome
 
 
-for each in ("-9", "999", "9999.0", "0", "k.A.", "n.d.", "XX", "Leer"):
+for each in ("-9", "999", "9999.0", "0", "k.A.", "n.d.", "XX", "Leer", "00.01.1900"):
     doubtful(each)
 
 
