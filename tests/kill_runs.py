@@ -52,7 +52,8 @@ POINTS = {
     "selection": ("dim_jax.gan.pool_selection", "select_images"),
     "report": ("dim_jax.reporting.report_files", "write_report"),
 }
-MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "host_bytes", "device_")
+MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "overhead_share", "host_bytes",
+            "device_")  # fmt: skip
 PLACES_AND_TIMES = ("seconds_per_100_training_images", "seconds_per_test_image", "data", "runs", "workdir", "folder")
 LEFTOVERS = ("*.tmp", ".?*.lock", ".writing-*", "*.orbax-checkpoint-tmp*")
 GRACE = 30.0

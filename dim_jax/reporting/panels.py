@@ -12,7 +12,7 @@ from dim_jax.reporting.run_directory import RunRecords
 from dim_jax.reporting.tables import Table
 
 SCALED = ("macro_f1", "balanced_accuracy", "accuracy", "g_mean")  # metrics in [0, 1] that are shown, by priority
-TIMES = ("seconds", "seconds_per_step", "images_per_second", "data_wait_share", "checkpoint_seconds")
+TIMES = ("seconds", "seconds_per_step", "images_per_second", "data_wait_share", "overhead_share", "checkpoint_seconds")
 BOOKKEEPING = (*TIMES, "gradient_norm", "learning_rate", "loss")
 SPLITS = ("train", "val")
 MOST_PANELS = 6

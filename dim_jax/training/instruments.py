@@ -35,10 +35,21 @@ class Clock:
         self._steps, self._images_per_step = steps_per_dispatch, images_per_step
         self._is_first = True
         self._seconds = self._waited = 0.0
+        self._timed = self._apart = 0.0  # summed time of dispatches but the first, and of what is no overhead
+        self._first_start = 0.0  # of the second dispatch
         self._window: deque[float] = deque(maxlen=WINDOW)
 
     def start(self) -> None:
         self._started, self._waited = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """The time within the block is neither that of dispatches nor overhead."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._apart += time.perf_counter() - started
 
     def fetch(self, stream: Iterator[Any], output: jax.Array) -> Any:
         """Returns the next batches; the time counts as waiting if the devices finished before the data was ready."""
@@ -52,19 +63,28 @@ class Clock:
         self._seconds = time.perf_counter() - self._started
 
     def line(self) -> dict[str, float | None]:
-        """Returns the times of the last dispatch, and percentiles of `seconds_per_step` over the last 100."""
+        """Returns the times of the last dispatch, percentiles of `seconds_per_step` over the last 100, and overhead.
+
+        `overhead_share` is the share of the time since the start of the second dispatch that was spent between
+        dispatches, evaluations apart.
+        """
         percentiles = [f"seconds_per_step_p{percentile}" for percentile in PERCENTILES]
         if self._is_first:
             self._is_first = False
             log.info("first dispatch: %.1f s, compilation included", self._seconds)
-            names = ("seconds_per_step", "images_per_second", "data_wait_share", *percentiles)
+            names = ("seconds_per_step", "images_per_second", "data_wait_share", "overhead_share", *percentiles)
             return {"seconds": self._seconds} | dict.fromkeys(names)
         self._window.append(self._seconds / self._steps)
+        if not self._timed:
+            self._first_start, self._apart = self._started, 0.0
+        self._timed += self._seconds
+        elapsed = self._started + self._seconds - self._first_start - self._apart
         return {
             "seconds": self._seconds,
             "seconds_per_step": self._seconds / self._steps,
             "images_per_second": self._steps * self._images_per_step / self._seconds,
             "data_wait_share": self._waited / self._seconds,
+            "overhead_share": 1 - self._timed / elapsed,
             **dict(zip(percentiles, np.percentile(self._window, PERCENTILES).tolist(), strict=True)),
         }
 

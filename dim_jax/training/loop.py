@@ -159,7 +159,9 @@ def fit(
                 must_stop = hosts.any_host(request.arrived)
                 if is_evaluation_due and not must_stop:
                     try:
-                        best, is_evaluation_due = _evaluate(task, state, step, best, workdir, writer, request), False
+                        with clock.apart():
+                            best = _evaluate(task, state, step, best, workdir, writer, request)
+                        is_evaluation_due = False
                     except stopping.Stopped:
                         must_stop = True
                 if step and (schedule.saves_at(step) or must_stop):

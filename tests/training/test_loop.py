@@ -14,7 +14,7 @@ import pytest
 from toy_task import SCHEDULE, Killed, assert_ends_alike, fit, lines, make_task
 
 from dim_jax.cli import stopping
-from dim_jax.training import checkpoints, loop, parallel
+from dim_jax.training import checkpoints, instruments, loop, parallel
 from dim_jax.training.writers import MetricWriter
 
 
@@ -24,6 +24,27 @@ def test_one_line_per_dispatch_and_per_evaluation_in_order(tmp_path):
     assert [line["step"] for line in records if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
     assert [line["step"] for line in records if line["split"] == "val"] == [6, 12]
     assert records[0]["epoch"] == pytest.approx(0.4) and records[0]["learning_rate"] == pytest.approx(0.2)
+
+
+def test_overhead_is_the_time_between_dispatches_without_evaluations(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(instruments.time, "perf_counter", lambda: now[0])
+    clock, shares = instruments.Clock(2, 8), []
+
+    def dispatch(seconds):
+        clock.start()
+        now[0] += seconds
+        clock.stop()
+        shares.append(clock.line()["overhead_share"])
+
+    dispatch(60.0)  # with the compilation
+    now[0] += 5.0
+    dispatch(4.0)
+    now[0] += 1.0  # a checkpoint
+    with clock.apart():
+        now[0] += 30.0
+    dispatch(5.0)
+    assert shares == [None, 0.0, pytest.approx(0.1)]
 
 
 def test_the_best_checkpoint_is_the_best_evaluation_not_the_last(tmp_path):
