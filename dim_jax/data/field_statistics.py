@@ -16,8 +16,8 @@ NAMES = (
     "detail of 1 px", "detail of 2 px", "detail of 4 px",
 )  # fmt: skip
 COLOURS, DETAILS = slice(0, 6), slice(6, None)
-QUANTILE = 0.99  # of the distances of the images that the statistics are of
-SLACK = 1.25  # times that quantile is still usual
+QUANTILE = 0.99  # of the images that the statistics are of lie within the limit
+MANY = 0.1  # a larger share of unusual images says that the set as a whole is of another kind
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def fit(descriptors: np.ndarray) -> FieldStatistics:
     mean, scale = descriptors.mean(0), descriptors.std(0) + 1e-6
     covariance = ledoit_wolf((descriptors - mean) / scale)[0] * np.outer(scale, scale)
     distances = np.sqrt(_squared_distances(descriptors - mean, covariance))
-    return FieldStatistics(mean, covariance, SLACK * float(np.quantile(distances, QUANTILE)))
+    return FieldStatistics(mean, covariance, float(np.quantile(distances, QUANTILE)))
 
 
 def from_json(values: Any) -> FieldStatistics | None:
@@ -142,10 +142,11 @@ def summary(distances: Sequence[float], limit: float) -> str:
     unusual = sum(distance > limit for distance in distances)
     if not unusual:
         return ""
-    return (
+    text = (
         f"{unusual} of {len(distances)} images are unlike those that the model was trained on (distances: median "
-        f"{np.median(distances):.1f}, largest {max(distances):.1f}, usual up to {limit:.1f}): do not trust the answers"
+        f"{np.median(distances):.1f}, largest {max(distances):.1f}, usual up to {limit:.1f})"
     )
+    return f"{text}: do not trust the answers" if unusual > MANY * len(distances) else text
 
 
 def _squared_distances(differences: np.ndarray, covariance: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from dim_jax.training.packed_runs import RECORD
 PREFIX = "zoo:"
 INDEX = "index.json"
 PLACE = Path(__file__).parent
+KINDS = ("plain", "adjusted")  # without and with the adjustment that was chosen on validation images
 SCORES = ("macro_f1", "g_mean", "accuracy")
 
 
@@ -20,7 +21,8 @@ def models() -> dict[str, dict[str, Any]]:
     """Returns the entries of the index by name.
 
     Each has `kind` ("classifier" or "gan"), `network`, `classes`, `data`, `licence`, `trained` (date), `commit`,
-    `scores` on test images (name -> {"value", "low", "high"}, 95 % intervals by case) and `files` (name -> SHA-256).
+    `scores` on test images (KINDS -> name -> {"value", "low", "high"}, 95 % intervals by case) and `files` (name ->
+    SHA-256).
     """
     return files.read_object(PLACE / INDEX)
 
@@ -73,8 +75,8 @@ def _entry(place: Path) -> dict[str, Any]:
     scores = {}
     path = place / "eval" / "test" / "metrics.json"
     if path.is_file():
-        intervals = files.read_object(path)["intervals"]["plain"]["scores"]
-        scores = {name: intervals[name] for name in SCORES}
+        intervals = files.read_object(path)["intervals"]
+        scores = {kind: {name: intervals[kind]["scores"][name] for name in SCORES} for kind in KINDS}
     return {
         "kind": config["trainer"],
         "network": config["model"]["name"],
@@ -107,14 +109,13 @@ def main(arguments: Sequence[str]) -> None:
     if parser.parse_args(arguments).write:
         files.write_json(PLACE / INDEX, make_index())
     for name, entry in models().items():
-        scores = ", ".join(
-            f"{score} {value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-            for score, value in entry["scores"].items()
-        )
         command_line.say(
             f"{name:<20} {entry['kind']}, {entry['network']}, {entry['image_size']} px, {entry['data']} "
-            f"({entry['licence']}){'; ' if scores else ''}{scores}"
+            f"({entry['licence']})"
         )
+        for kind, scores in entry["scores"].items():
+            texts = (f"{score} {v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f})" for score, v in scores.items())
+            command_line.say(f"{'':<20}   test images, {kind}: {', '.join(texts)}")
 
 
 if __name__ == "__main__":
