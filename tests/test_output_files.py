@@ -191,6 +191,7 @@ def test_an_ensemble_is_completed_and_never_has_results_of_other_members(runs, t
 def test_label_issues_are_completed(runs, tmp_path, killed_states):
     out = tmp_path / "out"
     completes_from_every_state(out, lambda: call(label_issues, runs / "a", f"--out={out}"), killed_states)
+    completes_from_every_state(out, lambda: call(label_issues, runs / "b", f"--out={out}"), killed_states)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Page and table of images whose labels look wrong."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dim_jax.reporting.tables import Table
 from dim_jax.runs import files, outputs
 
 CSV, HTML = "label_issues.csv", "label_issues.html"
+MARK = '<p class="eyebrow">dim_jax label issues</p>'
 MOST_PICTURES, MOST_LINES = 200, 10
 PLAUSIBLE = 0.2  # share of wrong labels
 WEAK = "so many disagreements are a sign of a weak network rather than of wrong labels; train a better one first"
@@ -54,11 +56,25 @@ def write(out: str | Path, pooled: OutOfFoldProbabilities, issues: LabelIssues, 
     text = issue_table(pooled, issues).text
     page = render(pooled, issues, source)
     with files.turn(out):
-        header = text.partition("\n")[0]
-        earlier = (out / CSV).is_file() and (out / CSV).read_text("utf-8-sig", "replace").startswith(header)
-        files.check_replaceable([out / CSV, out / HTML], [out / CSV, out / HTML] if earlier else [])
-        files.write_bytes(out / CSV, csv_files.encode(text))
+        own = _own_files(out)
+        files.check_replaceable([out / CSV, out / HTML], own)
+        # No moment at which the page is of another table than the CSV.
+        if out / CSV in own:
+            (out / CSV).unlink()
         files.write_text(out / HTML, page)
+        files.write_bytes(out / CSV, csv_files.encode(text))
+
+
+def _own_files(out: Path) -> set[Path]:
+    """Returns the page of an earlier call, and its table if nobody edited it: the page has it as a download."""
+    try:
+        page = (out / HTML).read_text(encoding="utf-8", errors="replace")
+        table = base64.b64encode((out / CSV).read_bytes()).decode() if (out / CSV).is_file() else ""
+    except OSError:
+        return set()
+    if MARK not in page:
+        return set()
+    return {out / HTML, out / CSV} if table and table in page else {out / HTML}
 
 
 def render(pooled: OutOfFoldProbabilities, issues: LabelIssues, source: str) -> str:

@@ -119,6 +119,11 @@ def test_the_command_writes_pictures_and_a_table_that_prepare_takes(runs, flippe
     assert "weak network" not in page.text
     assert call(*runs[:1], f"--out={out}") == 0  # replaces what it wrote
     assert "are in no test part of these runs" in capsys.readouterr().out
+    first, *lines = (out / "label_issues.csv").read_text().splitlines()
+    edited = "\n".join([first, *lines[1:], ""])
+    (out / "label_issues.csv").write_text(edited)  # without a line, for --exclude-list
+    assert call(*runs, f"--out={out}") == 2
+    assert "would overwrite" in capsys.readouterr().err and (out / "label_issues.csv").read_text() == edited
 
 
 def test_what_cannot_be_judged_is_one_line(runs, tmp_path, capsys):
