@@ -29,18 +29,24 @@ log = logging.getLogger(__name__)
 
 
 class Clock:
-    """Times dispatches. The first one includes the compilation, so its step times are None."""
+    """Times dispatches. The first one includes the compilation, so its step times are None.
+
+    A dispatch may start while the previous one runs; its time then begins at the end of that.
+    """
 
     def __init__(self, steps_per_dispatch: int, images_per_step: int) -> None:
         self._steps, self._images_per_step = steps_per_dispatch, images_per_step
         self._is_first = True
-        self._seconds = self._waited = 0.0
+        self._begun: deque[float] = deque()  # starts of the dispatches that are not stopped
+        self._waiting = 0.0  # for data since the last stop
+        self._seconds = self._waited = self._started = self._stopped = 0.0  # of the last dispatch that is stopped
         self._timed = self._apart = 0.0  # summed time of dispatches but the first, and of what is no overhead
         self._first_start = 0.0  # of the second dispatch
         self._window: deque[float] = deque(maxlen=WINDOW)
 
     def start(self) -> None:
-        self._started, self._waited = time.perf_counter(), 0.0
+        """Called before a dispatch, possibly before the end of the previous one."""
+        self._begun.append(time.perf_counter())
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
@@ -56,11 +62,14 @@ class Clock:
         started = time.perf_counter()
         batches = next(stream)
         if output.is_ready():  # type: ignore[attr-defined]  # missing from JAX's types
-            self._waited = time.perf_counter() - started
+            self._waiting += time.perf_counter() - started
         return batches
 
     def stop(self) -> None:
-        self._seconds = time.perf_counter() - self._started
+        """Called when the results of the earliest dispatch that was not stopped yet are there."""
+        self._started, self._stopped = max(self._begun.popleft(), self._stopped), time.perf_counter()
+        self._seconds = self._stopped - self._started
+        self._waited, self._waiting = self._waiting, 0.0
 
     def line(self) -> dict[str, float | None]:
         """Returns the times of the last dispatch, percentiles of `seconds_per_step` over the last 100, and overhead.
@@ -78,7 +87,7 @@ class Clock:
         if not self._timed:
             self._first_start, self._apart = self._started, 0.0
         self._timed += self._seconds
-        elapsed = self._started + self._seconds - self._first_start - self._apart
+        elapsed = self._stopped - self._first_start - self._apart
         return {
             "seconds": self._seconds,
             "seconds_per_step": self._seconds / self._steps,

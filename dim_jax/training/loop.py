@@ -152,11 +152,31 @@ def fit(
     progress = Progress("train", schedule.num_train_steps, step, task.images_per_step)
     stream = task.batches(step)
     clock, checkpoint_seconds = instruments.Clock(schedule.steps_per_dispatch, task.images_per_step), 0.0
+
+    def record(first: int, last: int, outputs: Any) -> None:
+        """Waits for the metrics of the steps from `first` to `last` and writes their line."""
+        nonlocal checkpoint_seconds
+        metrics = {name: np.asarray(value) for name, value in parallel.unreplicate(outputs).items()}
+        clock.stop()
+        _stop_if_not_finite(metrics, task.losses, first, writer)
+        line = {name: float(value.mean()) for name, value in metrics.items()} | clock.line()
+        line["learning_rate"] = float(metrics["learning_rate"][-1])
+        line["checkpoint_seconds"], checkpoint_seconds = checkpoint_seconds, 0.0
+        writer.write(last, "train", {"epoch": last / task.steps_per_epoch, **line, **instruments.memory()})
+        losses_text = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in task.losses)
+        progress.update(last, losses_text + _best_text(best))
+
+    unread: tuple[int, int, Any] | None = None  # metrics of the last dispatch, which may still run
     try:
         with stopping.deferred() as request:
             batches = next(stream) if step < schedule.num_train_steps else None
             while True:
                 must_stop = hosts.any_host(request.arrived)
+                is_saving_due = bool(step) and (schedule.saves_at(step) or must_stop)
+                if unread and (is_evaluation_due or is_saving_due):
+                    # Nothing is evaluated or saved after a loss that is not finite, or without its line.
+                    record(*unread)
+                    unread = None
                 if is_evaluation_due and not must_stop:
                     try:
                         with clock.apart():
@@ -178,15 +198,9 @@ def fit(
                 if step < schedule.num_train_steps:
                     # While the devices compute.
                     batches = clock.fetch(stream, metrics[task.losses[0]])
-                metrics = {name: np.asarray(value) for name, value in parallel.unreplicate(metrics).items()}
-                clock.stop()
-                _stop_if_not_finite(metrics, task.losses, first, writer)
-                line = {name: float(value.mean()) for name, value in metrics.items()} | clock.line()
-                line["learning_rate"] = float(metrics["learning_rate"][-1])
-                line["checkpoint_seconds"], checkpoint_seconds = checkpoint_seconds, 0.0
-                writer.write(step, "train", {"epoch": step / task.steps_per_epoch, **line, **instruments.memory()})
-                losses_text = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in task.losses)
-                progress.update(step, losses_text + _best_text(best))
+                if unread:
+                    record(*unread)  # one dispatch late, so that the devices need not wait for the host
+                unread = (first, step, metrics)
                 is_evaluation_due = schedule.evaluates_at(step)
     finally:
         trace.close()

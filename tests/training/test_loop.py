@@ -26,6 +26,27 @@ def test_one_line_per_dispatch_and_per_evaluation_in_order(tmp_path):
     assert records[0]["epoch"] == pytest.approx(0.4) and records[0]["learning_rate"] == pytest.approx(0.2)
 
 
+def test_metrics_are_read_while_the_next_dispatch_runs_unless_an_evaluation_or_a_checkpoint_is_due(
+    tmp_path, monkeypatch
+):
+    task, events, write = make_task(), [], MetricWriter.write
+
+    def dispatch(state, batches):
+        events.append("dispatch")
+        return task.dispatch(state, batches)
+
+    def written(self, step, split, values):
+        events.append(f"{split} {step}")
+        write(self, step, split, values)
+
+    monkeypatch.setattr(MetricWriter, "write", written)
+    fit(tmp_path, dataclasses.replace(task, dispatch=dispatch))
+    assert events == [
+        "dispatch", "dispatch", "train 2", "train 4", "dispatch", "train 6", "val 6", "dispatch", "train 8", "dispatch",
+        "dispatch", "train 10", "train 12", "val 12",
+    ]  # fmt: skip
+
+
 def test_overhead_is_the_time_between_dispatches_without_evaluations(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(instruments.time, "perf_counter", lambda: now[0])
