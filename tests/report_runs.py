@@ -200,6 +200,6 @@ def links(html: str) -> dict[str, list[list[str]]]:
     tables_by_name = {}
     for tag, attributes in Page(html).elements:
         if tag == "a" and "download" in attributes:
-            text = base64.b64decode(attributes["href"].partition("base64,")[2]).decode("utf-8")
+            text = base64.b64decode(attributes["href"].partition("base64,")[2]).decode("utf-8-sig")
             tables_by_name[attributes["download"]] = list(csv.reader(io.StringIO(text)))
     return tables_by_name

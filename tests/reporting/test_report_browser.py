@@ -114,7 +114,7 @@ def test_links_hold_the_same_numbers_as_the_files(browser: Browser, page: Path) 
         "Promise.all([...document.querySelectorAll('a.csv')].map(async (link) => [link.download, "
         "new TextDecoder().decode(Uint8Array.from(atob(link.href.split(',')[1]), (one) => one.charCodeAt(0)))]))"
     )
-    files = [path.read_text(encoding="utf-8") for path in sorted(page.with_name("report_data").glob("*/*.csv"))]
+    files = [path.read_text("utf-8-sig") for path in sorted(page.with_name("report_data").glob("*/*.csv"))]
     assert sorted(text for _, text in links) == sorted(files)
     assert all(name.endswith(".csv") for name, _ in links) and len({name for name, _ in links}) == len(links)
 
