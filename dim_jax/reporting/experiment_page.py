@@ -55,7 +55,11 @@ def render(folders: Mapping[str, Path]) -> tuple[str, list[list[Table]], list[st
     side_by_side = experiment_tables.side_by_side({name: site for name, site, _ in entries})
     template = pages.environment().get_template("experiment.html")
     page = template.render(
-        name=", ".join(folders), sites=sites, side_by_side=side_by_side, diverged=diverged, scripts=()
+        name=", ".join(folders),
+        sites=sites,
+        side_by_side=side_by_side,
+        diverged=diverged,
+        scripts=[pages.script_file("sort.js")],
     )
     return page.strip() + "\n", [tables.collect(site) for site in sites], [name for name, _, _ in entries]
 

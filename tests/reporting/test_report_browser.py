@@ -1,6 +1,8 @@
 """The report in a headless browser without a network: no console errors, all images visible, interactive t-SNE."""
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from report_runs import HOSTILE, complete, make_run
 from dim_jax.cli import command_line
 from dim_jax.reporting import report_files
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "ebhi_seg_linear"
+AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core"), "axe.min.js")  # of the npm package axe-core
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
@@ -128,3 +132,39 @@ def test_without_webgl_the_static_figure_is_shown(page: Path) -> None:
         assert browser.complaints == []
     finally:
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a kept experiment."""
+    folder = tmp_path_factory.mktemp("experiment") / "kept"
+    shutil.copytree(RESULTS, folder)
+    return report_files.write_report([folder], folder / "report.html")
+
+
+def test_a_click_on_a_heading_sorts_a_table_and_a_second_one_the_other_way_round(
+    browser: Browser, experiment: Path
+) -> None:
+    browser.open(experiment)
+    table = "document.querySelector('table.sortable')"
+    column = f"[...{table}.tBodies[0].rows].map((row) => parseFloat(row.cells[3].textContent))"
+    names = f"[...{table}.tBodies[0].rows].map((row) => row.cells[0].textContent)"
+    before, all_names = browser.evaluate(column), sorted(browser.evaluate(names))
+    assert before not in (sorted(before), sorted(before, reverse=True))
+    for direction in ("descending", "ascending"):
+        browser.evaluate(f"{table}.querySelectorAll('thead button')[3].click()")
+        assert browser.evaluate(column) == sorted(before, reverse=direction == "descending")
+        assert browser.evaluate(f"{table}.querySelector('[aria-sort]').ariaSort") == direction
+    assert sorted(browser.evaluate(names)) == all_names
+    assert browser.complaints == []
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not here")
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("which", ["page", "experiment"])
+def test_axe_finds_no_violation(browser: Browser, request: pytest.FixtureRequest, which: str, colours: str) -> None:
+    for width in (400, 1200):
+        browser.open(request.getfixturevalue(which), width=width, colours=colours)
+        browser.evaluate(f"{AXE.read_text(encoding='utf-8')};0")
+        found = browser.evaluate("axe.run().then((all) => all.violations.map((one) => [one.id, one.nodes[0].html]))")
+        assert found == []
