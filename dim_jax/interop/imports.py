@@ -26,7 +26,7 @@ def import_file(path: str | Path, out: str | Path, options: ImportOptions) -> st
       FileNotFoundError: the file or the data do not exist.
       ValueError: the file is not a published checkpoint, or does not fit the options; nothing is written then.
     """
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.realpath(out))
     outputs.check(out, is_folder=True, is_replaced=True)
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out={out} exists already; give a folder that does not")

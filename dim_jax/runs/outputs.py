@@ -21,7 +21,8 @@ def check(
       option: the option that gives `out`, for messages.
 
     Raises:
-      ValueError: it is the root of the file system, exists as something else, or is inside a file.
+      ValueError: it is the root of the file system, exists as something else, is inside a file, or begins with a ~ that
+        the shell left there.
       OSError: nothing can be written there.
     """
     path, name = Path(os.path.abspath(out)), f"{option}={out}"
@@ -29,19 +30,22 @@ def check(
         kind = "folder" if is_folder else "file"
         raise ValueError(f"{name} is the root of the file system; give a {kind} in it")
     first = next(place for place in (path, *path.parents) if os.path.lexists(place))
-    if first != path and not first.is_dir():
+    missing = path.relative_to(first).parts
+    if missing[:1] == ("~",):
+        raise ValueError(f"{name} has a ~ that the shell did not replace; write {Path.home().joinpath(*missing[1:])}")
+    if missing and not first.is_dir():
         raise ValueError(f"{name} is inside {first}, which is a file; choose another {option}")
     if first == path and is_folder and not path.is_dir():
-        raise ValueError(f"{name} is a file; choose a folder")
+        raise ValueError(f"{name} is a {'file' if path.exists() else 'broken link'}; choose a folder")
     if first == path and not is_folder and path.is_dir():
         raise ValueError(f"{name} is a folder; give the path of a file, for example {Path(out, example)}")
     if is_replaced and os.path.ismount(path):
         raise ValueError(f"{name} is a mounted volume, which cannot be replaced; choose a folder in it")
     place = first if first.is_dir() and not (is_replaced and first == path) else first.parent
     # Part of the name, so that one that is too long is refused now.
-    start = path.name if place in (path, first.parent) else path.relative_to(place).parts[0]
+    beginning = missing[0] if missing else path.name
     with files.naming(path):
         try:
-            os.rmdir(tempfile.mkdtemp(".tmp", f".{start}.", place))
+            os.rmdir(tempfile.mkdtemp(".tmp", f".{beginning}.", place))
         except FileNotFoundError:  # in /proc
             raise OSError(errno.EACCES, "no file can be created there", str(path)) from None

@@ -37,8 +37,8 @@ def test_a_place_where_nothing_can_be_written_is_refused(folder, place, is_folde
 
 
 def test_a_file_and_a_folder_are_told_apart(folder):
-    for name in ("a.txt", "broken"):
-        with pytest.raises(ValueError, match=rf"--workdir=.*{name} is a file; choose a folder"):
+    for name, kind in (("a.txt", "file"), ("broken", "broken link")):
+        with pytest.raises(ValueError, match=rf"--workdir=.*{name} is a {kind}; choose a folder"):
             outputs.check(folder / name, is_folder=True, option="--workdir")
     with pytest.raises(ValueError, match=rf"is a folder; give the path of a file, for example {folder}/page.html"):
         outputs.check(folder, is_folder=False, example="page.html")
@@ -49,6 +49,18 @@ def test_a_place_that_can_be_written_is_left_as_it_is(folder, name):
     before = sorted(os.listdir(folder))
     outputs.check(folder / name, is_folder=name != "a.txt")
     assert sorted(os.listdir(folder)) == before
+
+
+def test_a_tilde_that_the_shell_left_is_refused_unless_there_is_such_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(ValueError, match=r"~/runs/a has a ~ that .*; write /home/me/runs/a"):
+        outputs.check("~/runs/a", is_folder=True)
+    with pytest.raises(ValueError, match=r"has a ~ that .*; write /home/me"):
+        outputs.check(tmp_path / "~", is_folder=True)
+    (tmp_path / "~").mkdir()
+    outputs.check("~/runs/a", is_folder=True)
+    outputs.check("runs/~a", is_folder=True)
 
 
 def test_a_mounted_volume_cannot_be_replaced():
