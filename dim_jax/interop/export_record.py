@@ -106,11 +106,17 @@ def read(path: str | Path) -> ExportRecord | None:
     """Reads the record in a .pth or .safetensors file; None if it has none, or is no such file.
 
     Raises:
-      ValueError: the record is damaged or of a later version.
+      ValueError: the record is damaged or of a later version, or the file has none and an export was there before.
     """
     is_safetensors = Path(path).suffix == ".safetensors"
     text = safetensor_files.metadata(path, KEY) if is_safetensors else torch_files.entry(path, f"{KEY}.json")
     if text is None:
+        if files.is_file(Path(path)) and own_files(path):
+            raise ValueError(
+                f"{path} has no record of its classes and preprocessing, and is not the file that {beside(path)} is "
+                "of; move the latter away, and give --classes, --image-size, --resize, --mean and --std, as in it if "
+                "only the weights were saved again"
+            )
         return None
     try:
         values = json.loads(text)

@@ -25,6 +25,7 @@ from published_weights import (
     tensors_of,
     write_gan,
 )
+from safetensors.numpy import load_file, save_file
 from torch_pickles import File, call, dictionary, plain, state_dict, view, write_state_dict
 
 from dim_jax import evaluate, generate, report, train
@@ -442,6 +443,18 @@ def test_what_an_export_knows_of_classes_and_images_comes_back(tmp_path, to, cap
     capsys.readouterr()
     assert run(out, f"--out={tmp_path / 'order'}", "--classes=a,b,c,d,e") == 2
     assert "is another order than that of the outputs" in error_line(capsys)
+
+
+def test_weights_that_another_program_saved_again_are_not_read_with_published_defaults(tmp_path, capsys):
+    run, file = tmp_path / "run", tmp_path / "model.safetensors"
+    weights = write_state_dict(tmp_path / "weights.pth", small_state_dict())
+    assert command_line.run(convert.main, [str(weights), f"--out={run}", "--classes=e,d,c,b,a"]) == 0
+    assert command_line.run(convert.main, [str(run), "--to=safetensors", f"--out={file}"]) == 0
+    save_file(load_file(file), file)
+    assert command_line.run(convert.main, [str(file), f"--out={tmp_path / 'again'}"]) == 2
+    assert "is not the file that" in (error := capsys.readouterr().err) and "give --classes" in error
+    (tmp_path / "model.safetensors.json").unlink()
+    assert command_line.run(convert.main, [str(file), f"--out={tmp_path / 'again'}"]) == 0
 
 
 def test_a_state_dict_holds_no_entry_of_ours(tmp_path):
