@@ -3,6 +3,7 @@
 #   bash launch/check_wheel.sh WHEEL
 #   PYTHON  interpreter (default python3; 3.11 or newer)
 set -euo pipefail
+unset PYTHONPATH  # a checkout on it would count as installed
 wheel=$(realpath "$1")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -11,7 +12,7 @@ cd "$folder"
 python=$folder/environment/bin/python
 "$python" -m pip install --quiet --upgrade pip
 "$python" -m pip install --quiet "${wheel}[onnx]"
-PYTHONPATH='' "$python" -m dim_jax.train --config=classifier:test --config.data.path=phantom --workdir=run
+"$python" -m dim_jax.train --config=classifier:test --config.data.path=phantom --workdir=run
 "$python" -m dim_jax.export run --to=onnx --out=model.onnx
 "$python" - <<'PROGRAM'
 import json

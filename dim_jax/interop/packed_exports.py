@@ -12,6 +12,8 @@ from dim_jax.data.dataset import Dataset, open_run_dataset
 from dim_jax.evaluation import validation
 from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.gan.gan_run import open_gan_run
+from dim_jax.interop import program_cards
+from dim_jax.reporting import cards
 from dim_jax.runs import configuration, files, workdir
 from dim_jax.training import packed_runs
 from dim_jax.training.packed_runs import RECORD
@@ -20,7 +22,7 @@ FORMAT = 1
 
 
 def pack_run(run: str | Path, out: str | Path, data_name: str = "", licence: str = "") -> str:
-    """Writes a run of a classifier (its best checkpoint) or a GAN (its newest, averaged) as a packed run.
+    """Writes a run of a classifier (its best checkpoint) or a GAN (its newest, averaged) as a packed run with a card.
 
     It holds config.json without the path of the data, weights.safetensors, packed.json (where it comes from, what it
     was trained on, digests of its training images, their field statistics) and, for a classifier, its scores, the
@@ -30,7 +32,7 @@ def pack_run(run: str | Path, out: str | Path, data_name: str = "", licence: str
       run: run directory.
       out: folder to write, new or empty.
       data_name: name of the data set.
-      licence: of the data, and so of the weights.
+      licence: of the data, and so of the weights; if it is "", the card has what `prepare` recorded.
 
     Returns:
       A summary of what was written.
@@ -67,6 +69,7 @@ def pack_run(run: str | Path, out: str | Path, data_name: str = "", licence: str
         }
         files.write_json(folder / RECORD, record)
         _copy_evaluations(run, folder)
+        cards.write(folder / cards.FILE_NAME, program_cards.packed_card(run, out.name, config, record))
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return f"{parsed.model.name} at step {step}, {size / 1e6:.1f} MB\n{out}"
 

@@ -63,12 +63,16 @@ def test_it_holds_no_images_no_optimizer_and_no_path(run, packed, data):
     names = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
     assert names == {
         "config.json", "weights.safetensors", "packed.json", "eval/val/metrics.json", "eval/val/adjustment.json",
-        "eval/val/predictions.npz",
+        "eval/val/predictions.npz", "card.md", "card.json",
     }  # fmt: skip
-    text = "".join((packed / name).read_text() for name in names if name.endswith(".json"))
+    text = "".join((packed / name).read_text() for name in names if name.endswith((".json", ".md")))
     assert str(data) not in text and str(run.parent) not in text
     record = files.read_object(packed / "packed.json")
     assert record["data"]["name"] == "Phantom" and record["data"]["licence"] == "CC0"
+    card = files.read_object(packed / "card.json")
+    assert (
+        card["metadata"]["license_name"] == "CC0" and card["sha256"]["weights.safetensors"] == record["weights_sha256"]
+    )
     assert sum(record["data"]["images"]["train"].values()) == len(record["data"]["training_images"])
 
 
