@@ -279,5 +279,5 @@ line_case(
     "export_below_a_file",
     "export",
     lambda folder, world: (str(world.classifier), "--to=safetensors", f"--out={user_file(folder, 'a')}/b.safetensors"),
-    "would overwrite",
+    "which is a file",
 )
