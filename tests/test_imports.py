@@ -23,7 +23,7 @@ ALLOWED = {
     "cli": "",
     "runs": "cli losses models augmentation",
     "data": "",
-    "training": "weights",
+    "training": "models weights",
     "weights": "models",
     "steps": "augmentation losses models training",
     "evaluation": "augmentation data models steps training weights",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dim_jax.models.kernels.platforms import runs_in_library
+from dim_jax.models.kernels.platforms import runs_in_library, runs_on_cpu
 from dim_jax.models.kernels.precision import at_least_float32
 from dim_jax.models.layers import Dtype
 from dim_jax.models.prepared_weights import prepared
@@ -138,9 +138,24 @@ def _count(x: jax.Array, axis_name: str | None) -> int:
 
 def _batch_statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
     """Returns the mean and the biased variance per channel."""
-    average = (lambda value: value) if axis_name is None else (lambda value: lax.pmean(value, axis_name))
     axes = tuple(range(x.ndim - 1))
     x = at_least_float32(x)
-    mean = average(x.mean(axes))
     # Two passes: E[x^2] - E[x]^2 loses precision if the mean is large compared to the deviation.
+    if axis_name is not None and not runs_on_cpu():
+        mean = x.mean(axes)
+        return _combined(mean, jnp.square(x - mean).mean(axes), axis_name)
+    average = (lambda value: value) if axis_name is None else (lambda value: lax.pmean(value, axis_name))
+    mean = average(x.mean(axes))
     return mean, average(jnp.square(x - mean).mean(axes))
+
+
+def _combined(mean: jax.Array, var: jax.Array, axis_name: str) -> tuple[jax.Array, jax.Array]:
+    """Returns the statistics of all devices from those of each, in one collective where two passes need two.
+
+    Reference: Chan, Golub & LeVeque, "Algorithms for computing the sample variance", American Statistician 1983.
+    """
+    if lax.psum(1, axis_name) == 1:
+        return mean, var
+    means, variances = jnp.moveaxis(lax.all_gather(jnp.stack([mean, var]), axis_name), 1, 0)
+    mean = means.mean(0)
+    return mean, variances.mean(0) + jnp.square(means - mean).mean(0)

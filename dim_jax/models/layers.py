@@ -1,13 +1,14 @@
 """Convolution and linear layers with PyTorch's default initialisation."""
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from dim_jax.models.kernels.convolutions import (
     Algorithm,
@@ -44,6 +45,15 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+def without_gradient(bias: jax.Array) -> jax.Array:
+    """Returns a bias that a batch norm removes again, on accelerators without gradient.
+
+    In exact arithmetic the gradient is zero; the sums that would be computed for it are rounding errors, and each reads
+    a whole map.
+    """
+    return bias if runs_on_cpu() else lax.stop_gradient(bias)
+
+
 class Conv(nn.Module):
     """Square convolution over (N, H, W, C) with bias; same-size padding for a stride of 1.
 
@@ -55,6 +65,8 @@ class Conv(nn.Module):
       depthwise: one filter per input channel (features must equal the input's channels).
       dtype: dtype of the computation; parameters stay float32.
       starts_at_zero: initialise kernel and bias with zeros, as the last layer of a residual branch.
+      before_norm: a batch norm follows and removes the bias again, so that its gradient is zero (see
+        `without_gradient`).
     """
 
     features: int
@@ -64,6 +76,7 @@ class Conv(nn.Module):
     depthwise: bool = False
     dtype: Dtype = jnp.float32
     starts_at_zero: bool = False
+    before_norm: bool = False
 
     @nn.compact
     def weights(self, channels: int) -> tuple[jax.Array, jax.Array]:
@@ -79,6 +92,7 @@ class Conv(nn.Module):
             return tuple(array.astype(self.dtype) for array in self.weights(x.shape[-1]))
 
         kernel, bias = cast() if self.dtype == jnp.float32 else prepared(self, "weights", cast)
+        bias = without_gradient(bias) if self.before_norm else bias
         x = x.astype(self.dtype)
         if self.depthwise:
             return depthwise_convolution(x, kernel[:, :, 0], self.dilation) + bias
@@ -118,26 +132,31 @@ class DepthwiseSeparable(nn.Module):
       kernel_size: side of the depthwise kernel, odd; 1 is a gain and an offset per channel.
       dilation: spacing of the depthwise taps.
       dtype: dtype of the computation.
+      before_norm: see Conv.
     """
 
     features: int
     kernel_size: int = 1
     dilation: int = 1
     dtype: Dtype = jnp.float32
+    before_norm: bool = False
 
     @nn.compact
     def convolutions(self, channels: int) -> tuple[Conv, Conv]:
         """Returns the two convolutions for an input of `channels` channels."""
-        depthwise = Conv(
-            channels, self.kernel_size, 1, self.dilation, depthwise=True, dtype=self.dtype, name="depthwise"
-        )
-        return depthwise, Conv(self.features, dtype=self.dtype, name="pointwise")
+        shared = partial(Conv, dtype=self.dtype, before_norm=self.before_norm)
+        depthwise = shared(channels, self.kernel_size, 1, self.dilation, depthwise=True, name="depthwise")
+        return depthwise, shared(self.features, name="pointwise")
+
+    def factors(self, channels: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Returns gain and offset (C,), kernel (1, 1, C, features) and bias (features,) for a `kernel_size` of 1."""
+        depthwise, pointwise = self.convolutions(channels)
+        gain, offset = depthwise.weights(channels)
+        return gain, offset, *pointwise.weights(channels)
 
     def matrix(self, channels: int) -> tuple[jax.Array, jax.Array]:
         """Returns the equivalent matrix (C, features) and offset (features,) for a `kernel_size` of 1."""
-        depthwise, pointwise = self.convolutions(channels)
-        gain, offset = depthwise.weights(channels)
-        kernel, bias = pointwise.weights(channels)
+        gain, offset, kernel, bias = self.factors(channels)
         return gain.reshape(channels, 1) * kernel[0, 0], offset @ kernel[0, 0] + bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -157,14 +176,28 @@ def fused_pointwise(layers: Sequence[DepthwiseSeparable], x: jax.Array) -> jax.A
     Returns:
       (N, H, W, sum of their features): the concatenated outputs.
     """
-    dtype = layers[0].dtype
+    dtype, channels = layers[0].dtype, x.shape[-1]
 
     def fused() -> tuple[jax.Array, jax.Array]:
-        matrices, offsets = zip(*(layer.matrix(x.shape[-1]) for layer in layers), strict=True)
+        if not runs_on_cpu():
+            return _fused_in_one_sum([layer.factors(channels) for layer in layers], dtype)
+        matrices, offsets = zip(*(layer.matrix(channels) for layer in layers), strict=True)
         return jnp.concatenate(matrices, -1).astype(dtype), jnp.concatenate(offsets).astype(dtype)
 
     matrix, offset = prepared(layers[0], "matrix", fused)
+    offset = without_gradient(offset) if layers[0].before_norm else offset
     return pointwise_convolution(x.astype(dtype), matrix) + offset
+
+
+def _fused_in_one_sum(factors: Sequence[tuple[jax.Array, ...]], dtype: Dtype) -> tuple[jax.Array, jax.Array]:
+    """Returns matrix and offset of several layers, the offsets by one sum instead of a small product for each."""
+    gains, offsets, kernels, biases = zip(*factors, strict=True)
+    matrices = [kernel[0, 0] for kernel in kernels]
+
+    def scaled_by(vectors: Sequence[jax.Array]) -> jax.Array:
+        return jnp.concatenate([vector.reshape(-1, 1) * m for vector, m in zip(vectors, matrices, strict=True)], -1)
+
+    return scaled_by(gains).astype(dtype), (scaled_by(offsets).sum(0) + jnp.concatenate(biases)).astype(dtype)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

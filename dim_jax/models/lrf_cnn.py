@@ -39,8 +39,12 @@ class LRFBlock(nn.Module):
         def norm(name: str) -> BatchNorm:
             return BatchNorm(self.axis_name, dtype=self.dtype, name=name)
 
-        def separable(name: str, kernel_size: int = 1) -> DepthwiseSeparable:
-            return DepthwiseSeparable(self.features, kernel_size, dtype=self.dtype, name=name)
+        def separable(
+            name: str, kernel_size: int = 1, dilation: int = 1, before_norm: bool = train
+        ) -> DepthwiseSeparable:
+            return DepthwiseSeparable(
+                self.features, kernel_size, dilation, dtype=self.dtype, before_norm=before_norm, name=name
+            )
 
         # The entry 1x1 convolutions of the branches and the shortcut are fused into one matmul and one batch norm.
         entries = [f"branch{index}_reduce" for index in range(len(self.branches))] + ["shortcut"]
@@ -55,12 +59,13 @@ class LRFBlock(nn.Module):
             if dilation:
                 name = f"{branch}_dilated"
                 if self.depthwise:
-                    y = DepthwiseSeparable(self.features, 3, dilation, self.dtype, name=name)(y)
+                    y = separable(name, 3, dilation)(y)
                 else:
-                    y = Conv(self.features, 3, dilation=dilation, dtype=self.dtype, name=name)(y)
+                    dense = Conv(self.features, 3, 1, dilation, dtype=self.dtype, before_norm=train, name=name)
+                    y = dense(y)
                 y = nn.relu(norm(f"{name}_norm")(y, train))
             outputs.append(y)
-        merged = separable("merge")(jnp.concatenate(outputs, axis=-1))
+        merged = separable("merge", before_norm=False)(jnp.concatenate(outputs, axis=-1))
         return nn.relu(0.1 * merged + shortcut)
 
 
@@ -122,7 +127,8 @@ class LRFCNN(nn.Module):
         def scaled(channels: int) -> int:
             return max(round(channels * self.width), 1)
 
-        x = Conv(scaled(self.stem_width), 7, stride=2, dtype=self.dtype, name="stem")(images)
+        stem = Conv(scaled(self.stem_width), 7, stride=2, dtype=self.dtype, before_norm=train, name="stem")
+        x = stem(images)
         x = nn.relu(BatchNorm(self.axis_name, dtype=self.dtype, name="stem_norm")(x, train))
         index = 0
         for stage in self.stages:

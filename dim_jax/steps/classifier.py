@@ -17,11 +17,13 @@ from dim_jax.augmentation.mixing import Mixed
 from dim_jax.augmentation.views import show_view
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
+from dim_jax.models.kernels.platforms import materialized
 from dim_jax.steps.batch_images import Batch, gather_images, partners
 from dim_jax.steps.grad_cam import grad_cam, has_feature_map
 from dim_jax.training.joined_updates import global_norm
 from dim_jax.training.learning_rates import LearningRate
 from dim_jax.training.moving_average import update_average
+from dim_jax.training.optimizers import apply_gradient
 from dim_jax.training.random_keys import example_keys
 from dim_jax.training.state import AveragedTrainState, TrainState
 
@@ -118,16 +120,16 @@ def make_train_step(
             per_example = of_labels(
                 lambda labels: loss(logits, labels, mask, constants.class_counts, cross_replica_sum, **loss_parameters)
             )
-            return (per_example * mask).sum() / num_examples, (logits, updates.get("batch_stats", {}))
+            batch_stats = materialized(updates.get("batch_stats", {}))
+            return (per_example * mask).sum() / num_examples, (logits, batch_stats)
 
         trained = state.params if trained_module is None else {trained_module: state.params[trained_module]}
         (device_loss, (logits, batch_stats)), local_gradient = jax.value_and_grad(local_loss, has_aux=True)(trained)
         gradient: Any = cross_replica_sum(local_gradient)
         if trained_module is not None:
             gradient = {**jax.tree.map(jnp.zeros_like, state.params), **gradient}
-        with jax.named_scope("optimizer"):
-            updates, opt_state = make_optimizer(constants.schedule).update(gradient, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+        optimizer = make_optimizer(constants.schedule)
+        params, opt_state = apply_gradient(optimizer, gradient, state.opt_state, state.params)
         if trained_module is not None:  # weight decay must not change the others either
             params = {**state.params, trained_module: params[trained_module]}
         correct = of_labels(lambda labels: (logits.argmax(-1) == labels) * mask).sum()

@@ -14,8 +14,10 @@ from dim_jax.augmentation import diff_augment
 from dim_jax.augmentation.histology import augment
 from dim_jax.losses import gan as gan_losses
 from dim_jax.models import scales
+from dim_jax.models.kernels.platforms import materialized
 from dim_jax.steps.batch_images import Batch, gather_images
 from dim_jax.training.joined_updates import global_norm
+from dim_jax.training.optimizers import apply_gradient
 from dim_jax.training.random_keys import example_keys, step_key
 from dim_jax.training.state import GanState, NetworkState
 
@@ -227,10 +229,8 @@ class GanTrainStep:
 
     def _updated(self, network: NetworkState, gradient: Any, statistics: Any) -> NetworkState:
         """Returns the state after an optimizer step, with the updated `statistics` (collections MUTABLE)."""
-        with jax.named_scope("optimizer"):
-            updates, opt_state = self.optimizer.update(gradient, network.opt_state, network.params)
-            params = optax.apply_updates(network.params, updates)
-        return network.replace(params=params, opt_state=opt_state, **statistics)
+        params, opt_state = apply_gradient(self.optimizer, gradient, network.opt_state, network.params)
+        return network.replace(params=params, opt_state=opt_state, **materialized(statistics))
 
     def _real_views(self, images: jax.Array, keys: jax.Array, probability: jax.Array) -> Views:
         small_side = scales.small_size(images.shape[1])

@@ -1,4 +1,4 @@
-"""Optimizer updates of many small tensors as a few long vectors."""
+"""Optimizer updates of many small tensors as a few long vectors, on CPU."""
 
 import itertools
 import math
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from dim_jax.models.kernels.platforms import runs_on_cpu
 
 SMALL = 2**14  # tensors with fewer entries are joined,
 JOINED = 48  # so many at a time
@@ -64,7 +66,7 @@ def _in_parts(items: list) -> list[list]:
 
 
 def join_small_tensors(update: optax.TransformUpdateFn) -> optax.TransformUpdateFn:
-    """Wraps an elementwise update so that it is applied to concatenations of small tensors.
+    """Wraps an elementwise update so that on CPU it is applied to concatenations of small tensors.
 
     Args:
       update: `update` of an optax transformation whose state holds trees like the gradient's.
@@ -74,6 +76,8 @@ def join_small_tensors(update: optax.TransformUpdateFn) -> optax.TransformUpdate
     """
 
     def joined_update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if not runs_on_cpu():
+            return update(gradient, state, params)
         structure = jax.tree.structure(gradient)
 
         def is_tree(node: Any) -> bool:

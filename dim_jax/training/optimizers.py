@@ -3,8 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from dim_jax.models.kernels.platforms import materialized, runs_on_cpu
 from dim_jax.training.joined_updates import join_small_tensors
 
 
@@ -48,6 +50,26 @@ def make_optimizer(
         optax.scale_by_learning_rate(learning_rate),
     )
     return optax.GradientTransformation(transformation.init, join_small_tensors(transformation.update))
+
+
+@jax.named_scope("optimizer")
+def apply_gradient(
+    transformation: optax.GradientTransformation, gradient: Any, state: Any, params: Any
+) -> tuple[Any, Any]:
+    """Returns the parameters after one step, and the new state of the optimizer."""
+    if runs_on_cpu():
+        updates, new_state = transformation.update(gradient, state, params)
+        return optax.apply_updates(params, updates), new_state
+    # Updates of vectors that nothing else is fused with, and that have one consumer: XLA makes one kernel of many.
+    vectors, vector_state, vector_params = jax.tree.map(_as_vector, (gradient, state, params))
+    vector_state, vector_params = materialized((vector_state, vector_params))
+    updates, new_state = transformation.update(vectors, vector_state, vector_params)
+    results = materialized((optax.apply_updates(vector_params, updates), new_state))
+    return jax.tree.map(lambda vector, like: vector.reshape(jnp.shape(like)), results, (params, state))
+
+
+def _as_vector(array: jax.Array) -> jax.Array:
+    return array.reshape(-1) if jnp.ndim(array) else array
 
 
 def scale_other_modules(

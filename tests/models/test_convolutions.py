@@ -92,14 +92,16 @@ def test_the_algorithm_on_cpu_depends_on_shape_and_dtype(algorithm, shape, dilat
     assert convolutions.cpu_algorithm(x, kernel, dilation).name == algorithm
 
 
+@pytest.mark.parametrize("runtime", ["here", "accelerator"])
 @pytest.mark.parametrize(("size", "dilation"), [(1, 1), (3, 1), (5, 1), (3, 3)])
-def test_depthwise(size, dilation):
-    assert_same(
-        lambda x, k: convolutions.depthwise_convolution(x, k[:, :, 0], dilation),
-        lambda x, k: reference(x, k, dilation=dilation, groups=4),
-        draw(*SHAPE),
-        draw(size, size, 1, 4),
-    )
+def test_depthwise(size, dilation, runtime):
+    with platforms.traced_for(runtime):
+        assert_same(
+            lambda x, k: convolutions.depthwise_convolution(x, k[:, :, 0], dilation),
+            lambda x, k: reference(x, k, dilation=dilation, groups=4),
+            draw(*SHAPE),
+            draw(size, size, 1, 4),
+        )
 
 
 def test_pointwise():
@@ -277,7 +279,8 @@ def test_gradients_are_the_same_in_a_scan(convolve, size):
     np.testing.assert_allclose(scanned[1], jax.jit(gradient)(kernel), rtol=1e-5, atol=1e-4)
 
 
-def test_fused_separable_layers_equal_the_single_layers():
+@pytest.mark.parametrize("runtime", ["here", "accelerator"])
+def test_fused_separable_layers_equal_the_single_layers(runtime):
     layers = [DepthwiseSeparable(features) for features in (3, 5)]
     x = draw(*SHAPE)
     variables = [layer.init(jax.random.key(number), x) for number, layer in enumerate(layers)]
@@ -286,7 +289,40 @@ def test_fused_separable_layers_equal_the_single_layers():
         gained = x * weights["depthwise"]["kernel"].reshape(-1) + weights["depthwise"]["bias"]
         outputs.append(gained @ weights["pointwise"]["kernel"][0, 0] + weights["pointwise"]["bias"])
     bound = [layer.bind(tree) for layer, tree in zip(layers, variables, strict=True)]
-    np.testing.assert_allclose(fused_pointwise(bound, x), jnp.concatenate(outputs, -1), rtol=1e-5, atol=1e-5)
+    with platforms.traced_for(runtime):
+        fused = fused_pointwise(bound, x)
+    np.testing.assert_allclose(fused, jnp.concatenate(outputs, -1), rtol=1e-5, atol=1e-5)
+
+
+def test_on_accelerators_a_bias_before_a_norm_has_no_gradient_and_the_rest_has_the_same():
+    x, weights = draw(*SHAPE) * 3 + 1, draw(2, 9, 11, 3) ** 2
+    layer = DepthwiseSeparable(3, 3, before_norm=True)
+    variables = layer.init(jax.random.key(0), x)
+
+    def loss(variables):
+        y = layer.apply(variables, x)
+        return (normalize_batch(y, jnp.ones(3), jnp.zeros(3), 1e-5, None)[0] * weights).sum()
+
+    expected = jax.grad(loss)(variables)["params"]
+    with platforms.traced_for("accelerator"):
+        gradients = jax.grad(lambda variables: loss(variables))(variables)["params"]
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient["kernel"], expected[name]["kernel"], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(expected[name]["bias"], 0, atol=1e-3)
+        np.testing.assert_array_equal(gradient["bias"], 0)
+
+
+def test_statistics_of_devices_are_combined_without_cancellation():
+    """Means far from zero, and as many as eight devices; one collective."""
+    x = np.random.default_rng(0).normal(1000, 0.1, (8, 4, 3, 3, 5)).astype(np.float32)
+    x += np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1, 1)
+    with platforms.traced_for("accelerator"):
+        statistics = jax.pmap(lambda x: normalize_batch(x, jnp.ones(5), jnp.zeros(5), 1e-5, "devices")[1:], "devices")
+        mean, var = statistics(x)
+        program = statistics.lower(x).as_text()
+    np.testing.assert_allclose(mean[3], x.astype(np.float64).mean((0, 1, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(var[3], x.astype(np.float64).var((0, 1, 2, 3)), rtol=1e-3)
+    assert program.count("stablehlo.all_gather") == 1 and "all_reduce" not in program
 
 
 def test_the_gradient_of_batch_normalisation_matches_autodiff():

@@ -11,6 +11,7 @@ import pytest
 from dim_jax import losses
 from dim_jax.augmentation import mixing
 from dim_jax.data.batches import split_partners
+from dim_jax.models.kernels import platforms
 from dim_jax.models.lrf_cnn import LRFCNN
 from dim_jax.steps.batch_images import partners
 from dim_jax.steps.classifier import Constants, make_train_step
@@ -86,6 +87,19 @@ def test_eight_devices_give_the_numbers_of_one(name, initial_state, monkeypatch)
     for ours, theirs in zip(jax.tree.leaves(eight_state), jax.tree.leaves(one_state), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
     assert one["loss"][0] != one["loss"][1]
+
+
+def test_the_program_for_accelerators_has_the_numbers_of_the_one_for_cpu_on_any_number_of_devices(
+    initial_state, monkeypatch
+):
+    state, metrics = train(make_dispatch("fafl"), initial_state, monkeypatch, 8)
+    for devices in (1, 8):
+        with platforms.traced_for("accelerator"):
+            other_state, other = train(make_dispatch("fafl"), initial_state, monkeypatch, devices)
+        for key in ("loss", "accuracy", "gradient_norm"):
+            np.testing.assert_allclose(other[key], metrics[key], rtol=1e-4, atol=1e-6, err_msg=key)
+        for ours, theirs in zip(jax.tree.leaves(other_state), jax.tree.leaves(state), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 class LinearClassifier(nn.Module):

@@ -3,10 +3,11 @@ import numpy as np
 import optax
 import pytest
 
+from dim_jax.models.kernels import platforms
 from dim_jax.training import joined_updates
 from dim_jax.training.joined_updates import SMALL, global_norm
 from dim_jax.training.learning_rates import make_learning_rate, scaled_learning_rate
-from dim_jax.training.optimizers import make_optimizer, scale_other_modules
+from dim_jax.training.optimizers import apply_gradient, make_optimizer, scale_other_modules
 
 
 def test_warmup_rises_from_zero_and_cosine_ends_at_zero():
@@ -126,6 +127,21 @@ def test_joined_updates_equal_those_of_single_tensors(options, at_a_time, monkey
             mine = join(updates)[name] if name == "all" else updates[name]
             np.testing.assert_allclose(mine, one[name], rtol=2e-6, atol=1e-9)
     assert jax.tree.map(np.shape, state) == layout
+
+
+def test_the_optimizer_on_accelerators_has_the_same_results():
+    shapes = {"bias": (64,), "gain": (), "kernel": (3, 3, 64, 64)}
+    rng = np.random.default_rng(0)
+    params, gradient = (
+        {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in "12"
+    )
+    optimizer = make_optimizer("adam", 0.1, weight_decay=1e-2, clip_norm=1.0)
+    state = optimizer.init(params)
+    expected = apply_gradient(optimizer, gradient, state, params)
+    with platforms.traced_for("accelerator"):
+        results = apply_gradient(optimizer, gradient, state, params)
+    assert jax.tree.structure(results) == jax.tree.structure(expected)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-9), results, expected)
 
 
 def test_the_global_norm_is_that_of_the_whole_tree():

@@ -151,22 +151,14 @@ def _forward(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array,
 def _backward(
     dilation: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
+    def by_taps(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x_gradient = _direct_convolution(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
+        return x_gradient, _kernel_gradient(_padded(x, kernel.shape[0], dilation), kernel, cotangent, dilation)
 
-    def derived(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-        return jax.vjp(lambda k: _convolution(x, k, 1, dilation), kernel)[1](cotangent)[0]
+    def derived(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(lambda x, kernel: _convolution(x, kernel, 1, dilation), x, kernel)[1](cotangent)
 
-    x_gradient = _direct_convolution(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
-    kernel_gradient = by_platform(
-        x,
-        kernel,
-        cotangent,
-        cpu=lambda x, kernel, cotangent: _kernel_gradient(
-            _padded(x, kernel.shape[0], dilation), kernel, cotangent, dilation
-        ),
-        default=derived,
-    )
-    return x_gradient, kernel_gradient
+    return by_platform(*residuals, cotangent, cpu=by_taps, default=derived)
 
 
 _direct_convolution.defvjp(_forward, _backward)
@@ -378,16 +370,25 @@ def _depthwise_backward(
     x, kernel = residuals
     size = kernel.shape[0]
     height, width = x.shape[1:3]
-    padded = _padded(x, size, dilation)
+    starts = range(0, size * dilation, dilation)
 
-    def row(number: jax.Array) -> jax.Array:
-        # A row of taps at a time, to save memory as in `_kernel_gradient`.
-        rows = at_least_float32(lax.dynamic_slice_in_dim(padded, number * dilation, height, axis=1))
-        wide_cotangent = at_least_float32(cotangent)
-        starts = range(0, size * dilation, dilation)
-        return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * wide_cotangent) for start in starts])
+    def by_rows(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
+        def row(number: jax.Array) -> jax.Array:
+            # A row of taps at a time, to save memory as in `_kernel_gradient`.
+            rows = at_least_float32(lax.dynamic_slice_in_dim(padded, number * dilation, height, axis=1))
+            wide_cotangent = at_least_float32(cotangent)
+            return jnp.stack([_sum_over_pixels(rows[:, :, start : start + width] * wide_cotangent) for start in starts])
 
-    kernel_gradient = lax.map(row, jnp.arange(size)).astype(kernel.dtype)
+        return lax.map(row, jnp.arange(size))
+
+    def by_taps(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
+        # One sum: a loop would be as many launches as it has iterations, and read the maps in each.
+        slices = jnp.stack(tap_slices(padded, size, height, width, dilation=dilation), axis=3)
+        products = at_least_float32(slices) * at_least_float32(cotangent)[:, :, :, None]
+        return products.sum((0, 1, 2)).reshape(kernel.shape)
+
+    kernel_gradient = by_platform(_padded(x, size, dilation), cotangent, cpu=by_rows, default=by_taps)
+    kernel_gradient = kernel_gradient.astype(kernel.dtype)
     return _depthwise_by_taps(cotangent, kernel[::-1, ::-1], dilation), kernel_gradient
 
 

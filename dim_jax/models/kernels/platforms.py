@@ -12,13 +12,13 @@ _runtime: ContextVar[str] = ContextVar("runtime", default="here")
 
 
 @contextlib.contextmanager
-def traced_for(runtime: Literal["xla", "accelerator", "library"]) -> Iterator[None]:
+def traced_for(runtime: Literal["here", "xla", "accelerator", "library"]) -> Iterator[None]:
     """Within the block, programs are traced for another machine than this one.
 
     Args:
-      runtime: "xla" for XLA on any platform, so that `by_platform` keeps both implementations; "accelerator" for XLA on
-        a GPU or TPU; "library" for a runtime with a library of convolutions, such as ONNX Runtime, so that each
-        convolution is one operation.
+      runtime: "here" for this machine; "xla" for XLA on any platform, so that `by_platform` keeps both implementations;
+        "accelerator" for XLA on a GPU or TPU; "library" for a runtime with a library of convolutions, such as ONNX
+        Runtime, so that each convolution is one operation.
     """
     token = _runtime.set(runtime)
     try:
@@ -50,3 +50,11 @@ def by_platform(*operands: jax.Array, cpu: Callable[..., Any], default: Callable
     if _runtime.get() in ("accelerator", "library"):
         return default(*operands)
     return lax.platform_dependent(*operands, cpu=cpu, default=default)
+
+
+def materialized(tree: Any) -> Any:
+    """Returns arrays unchanged; on accelerators they are computed before what uses them, and not fused with it.
+
+    XLA fuses kernels of many small arrays into one if they have one consumer, are alike, and end in nothing else.
+    """
+    return tree if runs_on_cpu() else lax.optimization_barrier(tree)
