@@ -60,7 +60,7 @@ def apply_gradient(
     if runs_on_cpu():
         updates, new_state = transformation.update(gradient, state, params)
         return optax.apply_updates(params, updates), new_state
-    # Updates of vectors that nothing else is fused with, and that have one consumer: XLA makes one kernel of many.
+    # One kernel for each tensor. Vectors have one layout; otherwise the state is copied to those of the gradients.
     vectors, vector_state, vector_params = jax.tree.map(_as_vector, (gradient, state, params))
     vector_state, vector_params = materialized((vector_state, vector_params))
     updates, new_state = transformation.update(vectors, vector_state, vector_params)

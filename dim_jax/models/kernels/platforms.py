@@ -53,8 +53,5 @@ def by_platform(*operands: jax.Array, cpu: Callable[..., Any], default: Callable
 
 
 def materialized(tree: Any) -> Any:
-    """Returns arrays unchanged; on accelerators they are computed before what uses them, and not fused with it.
-
-    XLA fuses kernels of many small arrays into one if they have one consumer, are alike, and end in nothing else.
-    """
+    """Returns arrays unchanged; on accelerators they are computed before what uses them, and not fused with it."""
     return tree if runs_on_cpu() else lax.optimization_barrier(tree)
