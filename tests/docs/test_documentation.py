@@ -1,7 +1,7 @@
 """Documentation: links lead somewhere, commands have the options that they name, and Python in it compiles."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import re
 import shlex
@@ -77,7 +77,7 @@ def test_commands_have_the_options_that_a_page_gives_them(name, monkeypatch):
     unknown = []
     for module, arguments in commands((ROOT / name).read_text()):
         if module not in COMMANDS:
-            if module not in ("__main__", "runs.configuration_page"):
+            if importlib.util.find_spec(f"dim_jax.{module}") is None:
                 unknown.append(f"python -m dim_jax.{module}")
             continue
         options = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
@@ -102,6 +102,12 @@ def test_python_in_a_page_compiles(name):
     for language, block in code_blocks((ROOT / name).read_text()):
         if language == "python" or (not language and re.match(r"(from [\w.]+ )?import ", block)):
             compile(block, name, "exec")
+
+
+def test_the_menu_of_the_site_lists_every_page():
+    menu = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2]
+    missing = [page for page in NAMES if page.startswith("docs/") and page.removeprefix("docs/") not in menu]
+    assert not missing, f"mkdocs.yml, nav: add {missing}"
 
 
 def test_the_checks_find_the_blocks_of_these_pages():
