@@ -19,8 +19,9 @@ def main(arguments: Sequence[str]) -> None:
     from dim_jax.evaluation.ensembles import make_ensemble
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
     from dim_jax.reporting.run_cards import write_run_card
-    from dim_jax.runs import files
+    from dim_jax.runs import files, outputs
 
+    outputs.check(options.out, is_folder=True)
     with files.turn(options.out):  # the evaluations are of these members
         make_ensemble(options.runs, options.out)
         for split in ("val", "test"):
