@@ -64,7 +64,7 @@ KINDS = {
         "augmented|augmentation|synthetic|normali[sz]ed",
     ),
 }
-_GAP = r"(?:[ _.-]+|(?<=[a-z0-9])(?=[A-Z]))"
+_GAP = r"(?:[ _.-]+|(?<=[a-z0-9)\]])(?=[A-Z]))"
 _NUMBER = r"(?:[ _.-]*\(?[0-9]+\)?)?"
 _AFFIXES = {
     kind: (
