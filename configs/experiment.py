@@ -70,8 +70,8 @@ def arm(
     Args:
       title: what tables call it.
       settings: fields to set, as nested dicts.
-      added: where more images come from: gcgan or fastgan (selected ones), gcgan_unselected, or copies (of real
-        training images of the minority classes); "" adds none.
+      added: where more images come from: a generator's name (selected ones), that name followed by _unselected, or
+        copies (of real training images of the minority classes); "" adds none.
       count: how many, over all minority classes together; -1 as many as make all classes equal.
       tune: {"field": ..., "values": ...}: one field ("set.loss.m", "count" or "tau") whose value is chosen in every
         fold by the validation images.
@@ -115,7 +115,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.minority_share = 0.6  # classes below this share of the largest class's training images get a GAN
     config.pool = ml_collections.ConfigDict()
     config.pool.images = 200  # drawn per minority class
-    config.pool.truncation = 1.0  # scale of the latents; below 1 images vary less
+    config.pool.truncation = 1.0  # of GANs: scale of the latents; below 1 images vary less
+    config.pool.guidance = 1.0  # of diffusion models with labels: classifier-free guidance; above 1 images vary less
     config.pool.judge = "cross_entropy"  # the arm whose first seed says whether an image is of its class
     config.pool.least_probability = 0.5  # rules of `select`
     config.pool.distance_quantile = 0.95  # of real images' distances to their class
@@ -125,16 +126,20 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.metric = "macro_f1"  # the one that the questions are about
     config.resamples = 10_000  # of the case bootstrap, and swaps of the sign-flip test
 
-    classifier, gan = _config("classifier"), _config("gan")
+    classifier, gan, diffusion = _config("classifier"), _config("gan"), _config("diffusion")
     config.classifier = classifier.get_config()
     config.classifier.data.image_size = 224
     config.classifier.data.backend = "resident"
     config.gan = gan.get_config()  # one per minority class; gan.conditional=True: one for all
     config.gan.data.backend = "resident"
-    # Generators by the name that arms call them by: fields that each sets in config.gan.
+    config.diffusion = diffusion.get_config("conditional")  # one for all classes
+    config.diffusion.data.backend = "resident"
+    # Generators by the name that arms call them by: fields that each sets in config.gan, or, with "trainer":
+    # "diffusion", in config.diffusion.
     config.generators = ml_collections.ConfigDict()
     config.generators.gcgan = ml_collections.ConfigDict()
     config.generators.fastgan = ml_collections.ConfigDict({"model": {"gate": "sle", "up": "compound"}})
+    config.generators.diffusion = ml_collections.ConfigDict({"trainer": "diffusion"})
 
     config.arms = ml_collections.ConfigDict()
     config.questions = ml_collections.ConfigDict()
@@ -192,6 +197,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.resamples = 2_000
     if "test" in names:
         _shrink(config, classifier.get_config("test"), gan.get_config("conditional,test"))
+        config.diffusion.update(diffusion.get_config("test"))
+        config.diffusion.data.image_size = 64
+        config.diffusion.data.backend = "resident"
+        config.diffusion.train.tensorboard = False
         config.classifier.data.image_size = 32 if "recipe" in names else 64  # generated images have 64 px
         config.data.path = "phantom"
         config.data.phantom_scale = 0.08

@@ -1,4 +1,4 @@
-"""Generates images with a trained GAN: OUT/<class>/seed00042.png, and their origin in pool.json."""
+"""Generates images with a trained GAN or diffusion model: OUT/<class>/seed00042.png, and their origin in pool.json."""
 
 import sys
 from collections.abc import Sequence
@@ -6,28 +6,37 @@ from collections.abc import Sequence
 from dim_jax.cli import command_line, huge_pages
 
 EXAMPLES = """  python -m dim_jax.generate --workdir=runs/gan_normal --num=200 --out=pool
-  python -m dim_jax.generate --workdir=runs/gan_all --label=normal --num=200 --out=pool    # a class-conditional GAN"""
+  python -m dim_jax.generate --workdir=runs/gan_all --label=normal --num=200 --out=pool    # a class-conditional one
+  python -m dim_jax.generate --workdir=runs/diffusion --label=normal --num=200 --steps=18 --guidance=2 --out=pool"""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command with its command-line arguments."""
     parser = command_line.parser("generate", __doc__, EXAMPLES)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--workdir", type=command_line.path, help="run directory of a GAN")
+    which.add_argument("--workdir", type=command_line.path, help="run directory of a generator")
     which.add_argument(
-        "--model", metavar="NAME", help="a trained GAN that comes with dim_jax (python -m dim_jax.zoo.catalog)"
+        "--model", metavar="NAME", help="a trained generator that comes with dim_jax (python -m dim_jax.zoo.catalog)"
     )
     parser.add_argument(
         "--out", type=command_line.path, required=True, help="folder of the pool; images go to OUT/<class>/"
     )
     parser.add_argument("--num", type=int, default=64, help="number of images (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
-    parser.add_argument("--label", type=command_line.class_name, help="class to generate, for a class-conditional GAN")
+    parser.add_argument("--label", type=command_line.class_name, help="class to generate, for a class-conditional run")
     parser.add_argument(
         "--truncation",
         type=float,
-        default=1.0,
-        help="truncation of the latents: below 1 gives less variety and fewer outliers (default: %(default)s)",
+        help="of a GAN: truncation of the latents; below 1 gives less variety and fewer outliers (default: 1)",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="of a diffusion model: steps of the sampler (default: the run's sampling_steps)"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        help="of a diffusion model with labels: classifier-free guidance; above 1 gives less variety and more of what "
+        "is particular to the class (default: 1, none)",
     )
     options = parser.parse_args(arguments)
     command_line.start_logging()
@@ -41,7 +50,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.model is not None:
         workdir = catalog.folder(options.model)
         command_line.say(catalog.notice(options.model))
-    (folder,) = generate_pool(workdir, options.out, options.num, options.first_seed, labels, options.truncation)
+    sampling = {name: getattr(options, name) for name in ("truncation", "steps", "guidance")}
+    given = {name: value for name, value in sampling.items() if value is not None}
+    (folder,) = generate_pool(workdir, options.out, options.num, options.first_seed, labels, given)
     command_line.say(f"{options.num} images in {folder}")
     command_line.say_next(
         "select", f"--pool={options.out}", "--data=DATA", "--classifier=RUN_ON_REAL_IMAGES", "--out=selected"

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         type=command_line.path,
         required=True,
         metavar="FOLDER",
-        help="prepared data that the GAN and the classifier were trained on",
+        help="prepared data that the generator and the classifier were trained on",
     )
     add(
         "--classifier",

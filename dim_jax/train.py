@@ -1,4 +1,4 @@
-"""Command: train a classifier or a GAN, or run an experiment; start or resume."""
+"""Command: train a classifier, a GAN or a diffusion model, or run an experiment; start or resume."""
 
 import importlib
 import sys
@@ -35,6 +35,7 @@ examples:
 MODULES = {  # of each trainer, with a function `train`
     "classifier": "dim_jax.trainers.classifier",
     "gan": "dim_jax.trainers.gan",
+    "diffusion": "dim_jax.trainers.diffusion",
     "experiment": "dim_jax.experiment.conductor",
 }
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _say_next(trainer: str, run: Path) -> None:
-    if trainer == "gan":
+    if trainer in ("gan", "diffusion"):
         command_line.say_next("generate", f"--workdir={run}", "--num=200", "--out=pool")
         return
     runs = sorted(run.glob("*/recommended")) if trainer == "experiment" else [run]

@@ -41,7 +41,7 @@ def world(tmp_path_factory):
     assert command_line.run(convert.main, [str(pair), f"--out={root / 'gan'}", f"--data={data}", "--label=polyp"]) == 0
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32}
     pixels = [noise_image(seed) for seed in range(2)]
-    writer = pool_writer.PoolWriter(root / "pool", "polyp", split_sha256=dataset.split_sha256, truncation=1.0, **origin)
+    writer = pool_writer.PoolWriter(root / "pool", "polyp", split_sha256=dataset.split_sha256, **origin)
     writer.list(writer.write(pixels, range(2)))
     return World(
         slides=root / "slides",

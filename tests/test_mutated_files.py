@@ -202,7 +202,7 @@ def test_a_changed_pool_is_read_as_such_or_refused(examples, tmp_path):
         (folder / "pool.json").write_text(json.dumps(data))
         for pool in refused_or_read(pools.load, tmp_path / "pool") or ():
             assert all(image.path.is_relative_to(tmp_path) and image.seed >= 0 for image in pool.images)
-            assert math.isfinite(pool.truncation) and pool.image_size == 8
+            assert math.isfinite(pool.sampling["truncation"]) and pool.image_size == 8
 
 
 @EXAMPLES

@@ -18,7 +18,7 @@ from dim_jax.data import splits
 from dim_jax.runs import files
 
 if TYPE_CHECKING:
-    from dim_jax.runs.schema import ClassifierConfig, GanConfig  # imports the networks
+    from dim_jax.runs.configuration import RunConfig  # imports the networks
 
 GENERATED_FILE = "generated.json"
 REPORT_FILE = "data_report.json"
@@ -140,8 +140,8 @@ def open_dataset(
     return replace(dataset, generated=tuple(images), fixed_statistics=fixed)
 
 
-def open_run_dataset(workdir: str | Path, config: "ClassifierConfig | GanConfig") -> Dataset:
-    """Opens the real images of a run of a classifier or a GAN.
+def open_run_dataset(workdir: str | Path, config: "RunConfig") -> Dataset:
+    """Opens the real images of a run.
 
     Args:
       workdir: run directory.

@@ -1,4 +1,4 @@
-"""The DIM experiment, from images to one report: prepare, GANs, pools, selections, classifiers, statistics."""
+"""The DIM experiment, from images to one report: prepare, generators, pools, selections, classifiers, statistics."""
 
 import logging
 import shutil
@@ -25,6 +25,7 @@ from dim_jax.training import hosts
 # Arms and questions may be added to an experiment later; every run checks its own configuration.
 MAY_DIFFER = (
     "folds", "seeds", "only", "arms", "questions", "order", "recommended", "not_run", "resamples", "generators",
+    "diffusion",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,7 @@ def _check_runs(config: ExperimentConfig, arms: Mapping[str, Arm]) -> None:
                 raise ValueError(f"config.arms.{arm.name}: {error}") from None
     for name in {arm.generator for arm in arms.values() if arm.generator}:
         try:
-            for gan_config in plan.gan_configs(config, name, 0, nowhere, ["any"]).values():
-                gan_config.check()
+            for of_generator in plan.generator_configs(config, name, 0, nowhere, ["any"]).values():
+                of_generator.check()
         except ValueError as error:
             raise ValueError(f"config.generators.{name}: {error}") from None

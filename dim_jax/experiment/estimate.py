@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +15,8 @@ from dim_jax.experiment import plan, preconditions, stages
 from dim_jax.experiment.arms import Arm
 from dim_jax.experiment.plan import PlannedRun
 from dim_jax.reporting import wording
-from dim_jax.runs.configuration import override
-from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig, GanConfig
-from dim_jax.trainers import classifier, gan
+from dim_jax.runs.configuration import RunConfig, override
+from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig
 from dim_jax.training import compilation, parallel
 
 
@@ -61,8 +59,8 @@ def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, A
             lines.append(_line(f"{len(of_kind)} classifiers ({title})", seconds, cost.disk * len(of_kind)))
             total, disk = total + seconds, disk + cost.disk * len(of_kind)
         for generator in dict.fromkeys(run.arm.generator for run in runs if run.arm.generator):
-            number = sum(len(experiment.gan_folders(fold, generator)) for fold in folds)
-            cost = _gan_cost(experiment, generator, folds[0])
+            number = sum(len(experiment.generator_folders(fold, generator)) for fold in folds)
+            cost = _generator_cost(experiment, generator, folds[0])
             seconds = cost.compile_seconds + cost.seconds * number
             lines.append(_line(f"{number} runs of {generator}", seconds, cost.disk * number))
             total, disk = total + seconds, disk + cost.disk * number
@@ -100,17 +98,18 @@ def _classifier_cost(experiment: stages.Experiment, run: PlannedRun) -> Cost:
     if run.arm.start:  # nor do weights of other runs
         weights = experiment.config.classifier.train.initial_weights
         config = override(config, [("train.initial_weights", weights)])
-    return _cost(classifier, config, experiment.site.root)
+    return _cost(config, experiment.site.root)
 
 
-def _gan_cost(experiment: stages.Experiment, generator: str, fold: int) -> Cost:
+def _generator_cost(experiment: stages.Experiment, generator: str, fold: int) -> Cost:
     classes = experiment.minority_classes(fold)
-    configs = plan.gan_configs(experiment.config, generator, fold, experiment.site, classes)
-    return _cost(gan, next(iter(configs.values())), experiment.site.root)
+    configs = plan.generator_configs(experiment.config, generator, fold, experiment.site, classes)
+    return _cost(next(iter(configs.values())), experiment.site.root)
 
 
-def _cost(trainer: Any, config: ClassifierConfig | GanConfig, folder: Path) -> Cost:
+def _cost(config: RunConfig, folder: Path) -> Cost:
     """Times two dispatches and one evaluation of a run."""
+    trainer = stages.TRAINERS[config.trainer]
     data, sampler = trainer.open_data(config, Path(config.data.path))
     task, schedule, _ = trainer.make_task(config, folder, data, sampler)
     stream, state = task.batches(0), parallel.replicate(task.state)

@@ -1,4 +1,4 @@
-"""The runs of an experiment: classifiers and GANs to train, their configurations and their folders."""
+"""The runs of an experiment: classifiers and generators to train, their configurations and their folders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from pathlib import Path
 from dim_jax.experiment.arms import BALANCED, COPIES, Arm
 from dim_jax.gan.pool_selection import SELECTED
 from dim_jax.runs.configuration import override
-from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig, GanConfig
+from dim_jax.runs.schema import GENERATORS, ClassifierConfig, ExperimentConfig, GeneratorConfig
 from dim_jax.runs.workdir import flatten_config
 
 DATA = "data"
@@ -182,16 +182,32 @@ def classifier_config(
     return override(config.classifier, settings)
 
 
-def gan_configs(
+def generator_configs(
     config: ExperimentConfig, name: str, fold: int, site: Site, classes: Sequence[str]
-) -> dict[str, GanConfig]:
+) -> dict[str, GeneratorConfig]:
     """Returns the configurations of a generator's runs by class.
 
-    A class-conditional GAN is a single run for all classes, under the key "".
+    A class-conditional generator is a single run for all classes, under the key "".
+
+    Raises:
+      ValueError: the generator is of an unknown kind, or sets a field that does not exist.
     """
-    own = flatten_config(config.generators[name]).items()
+    own = flatten_config(config.generators[name])
+    kind = own.pop("trainer", "gan")
+    bases: dict[str, GeneratorConfig | None] = {"gan": config.gan, "diffusion": config.diffusion}
+    shared = bases.get(kind)
+    if shared is None:
+        raise ValueError(
+            f"there is no config.{kind} to start from; a generator's trainer is one of {', '.join(GENERATORS)}, and "
+            "configs/experiment.py sets both"
+        )
     place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config.seed), ("train.report", False)]
-    base = override(config.gan, [*own, *place])
-    if base.gan.conditional:
+    base = override(shared, [*own.items(), *place])
+    if base.learned.conditional:
         return {"": base}
-    return {label: override(base, [("gan.label", label)]) for label in classes}
+    return {label: override(base, [(f"{kind}.label", label)]) for label in classes}
+
+
+def sampling(config: ExperimentConfig, kind: str) -> dict[str, float]:
+    """Returns the options by which a kind of generator samples its pools; see generator_run.OPTIONS."""
+    return {"guidance": config.pool.guidance} if kind == "diffusion" else {"truncation": config.pool.truncation}

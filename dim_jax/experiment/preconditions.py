@@ -7,11 +7,12 @@ from dim_jax.cli.errors import is_reported
 from dim_jax.data import splits
 from dim_jax.experiment import added_images, plan
 from dim_jax.experiment.arms import Arm
-from dim_jax.experiment.stages import Experiment
+from dim_jax.experiment.stages import TRAINERS, Experiment
 from dim_jax.gan import candidates, pools
 from dim_jax.gan.selection_rules import DEFAULT_FEATURES
-from dim_jax.runs.schema import ClassifierConfig, GanConfig
-from dim_jax.trainers import classifier, gan
+from dim_jax.runs.configuration import RunConfig
+from dim_jax.runs.schema import ClassifierConfig
+from dim_jax.trainers import generator_images
 from dim_jax.training import parallel
 
 LEAST_COMPARED = 2  # training images of a class whose generated images are selected
@@ -59,12 +60,11 @@ def _problems(experiment: Experiment, fold: int, arms: Sequence[Arm]) -> Iterato
             yield from _of_added(experiment, fold, arm, config)
 
 
-def _of_config(name: str, config: ClassifierConfig | GanConfig) -> Iterator[str]:
+def _of_config(name: str, config: RunConfig) -> Iterator[str]:
     """Yields what a run's configuration needs and this machine lacks."""
-    trainer = gan if isinstance(config, GanConfig) else classifier
     size = config.train.global_batch_size
     yield from _errors(name, lambda: parallel.check_batch_size("config.train.global_batch_size", size))
-    yield from _errors(name, lambda: trainer.check_weights(config))
+    yield from _errors(name, lambda: TRAINERS[config.trainer].check_weights(config))
 
 
 def _errors(name: str, check: Callable[[], object]) -> Iterator[str]:
@@ -101,10 +101,11 @@ def _of_added(experiment: Experiment, fold: int, arm: Arm, config: ClassifierCon
                 yield f"class {label!r} has {count} training image, too few to select generated ones"
         yield from _errors(f"arm {arm.name}", lambda: candidates.check_features(DEFAULT_FEATURES))
         users.append(plan.classifier_config(experiment.config, experiment.judge(fold), experiment.site))
-    for of_gan in plan.gan_configs(experiment.config, arm.generator, fold, experiment.site, classes).values():
-        yield from _of_config(name, of_gan)
-        yield from _errors(name, partial(gan.label_to_train, of_gan, dataset))
-        record = {"image_size": of_gan.data.image_size, "resize": of_gan.data.resize}
+    configs = plan.generator_configs(experiment.config, arm.generator, fold, experiment.site, classes)
+    for of_generator in configs.values():
+        yield from _of_config(name, of_generator)
+        yield from _errors(name, partial(generator_images.label_to_train, of_generator, dataset))
+        record = {"image_size": of_generator.data.image_size, "resize": of_generator.data.resize}
         for user in users:
             own = user.data.image_size, user.data.resize
             yield from _errors(name, partial(pools.check_preprocessing, record, "its pool", *own))

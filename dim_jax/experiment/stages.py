@@ -15,9 +15,12 @@ from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.gan import generation, pool_selection, pools
 from dim_jax.gan.selection_rules import Rules
 from dim_jax.runs import files
-from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig, GanConfig
-from dim_jax.trainers import classifier, gan
+from dim_jax.runs.configuration import RunConfig
+from dim_jax.runs.schema import ExperimentConfig
+from dim_jax.trainers import classifier, diffusion, gan
 from dim_jax.training import compilation
+
+TRAINERS: dict[str, Any] = {"classifier": classifier, "gan": gan, "diffusion": diffusion}
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> S
             group_regex=options.group_regex or None,
             classes=comma_separated(options.classes) or None,
             exclude=comma_separated(options.exclude),
-            image_size=max(config.classifier.data.image_size, config.gan.data.image_size),
+            image_size=max(part.data.image_size for part in (config.classifier, config.gan, config.diffusion) if part),
             split="kfold",
             folds=options.folds,
             seed=config.seed,
@@ -159,16 +162,13 @@ class Experiment:
         start = self.fingerprint_of_start(run)
         archive.write(run.archive(self.site), folder, config, run.arm.count, dataset, start)
 
-    def _train(self, config: ClassifierConfig | GanConfig, folder: Path) -> None:
+    def _train(self, config: RunConfig, folder: Path) -> None:
         log.info("working on %s", folder)
-        if isinstance(config, GanConfig):
-            gan.train(config, folder, describe=False)
-        else:
-            classifier.train(config, folder, describe=False)
+        TRAINERS[config.trainer].train(config, folder, describe=False)
         compilation.clear_compiled_programs()
 
     def add_images(self, run: PlannedRun) -> int | None:
-        """Makes the list of the images that a run adds, training the GAN if needed.
+        """Makes the list of the images that a run adds, training the generator if needed.
 
         Returns:
           How many images of the list to add, or None for all. If fewer were selected than the arm asks for, all of
@@ -213,9 +213,9 @@ class Experiment:
             most += added_images.missing_images(self.dataset(fold), classes).values()
         return max(most)
 
-    def gan_folders(self, fold: int, name: str) -> dict[str, Path]:
+    def generator_folders(self, fold: int, name: str) -> dict[str, Path]:
         """Returns the run directories of a generator by the class that they generate ("" for all classes)."""
-        configs = plan.gan_configs(self.config, name, fold, self.site, self.minority_classes(fold))
+        configs = plan.generator_configs(self.config, name, fold, self.site, self.minority_classes(fold))
         folder = self.site.generator(fold, name) / "runs"
         return {label: folder / (pools.folder_name(label) if label else "all") for label in configs}
 
@@ -224,15 +224,16 @@ class Experiment:
         missing = [label for label in classes if not self._is_generated(folder / "pool" / pools.folder_name(label))]
         if not missing:
             return
-        folders = self.gan_folders(fold, name)
-        for label, config in plan.gan_configs(self.config, name, fold, self.site, classes).items():
+        folders = self.generator_folders(fold, name)
+        configs = plan.generator_configs(self.config, name, fold, self.site, classes)
+        for label, config in configs.items():
             if label in ("", *missing):
                 self._train(config, folders[label])
+        (kind,) = {config.trainer for config in configs.values()}
+        sampling = plan.sampling(self.config, kind)
         sources = {"": missing} if "" in folders else {label: [label] for label in missing}
         for source, labels in sources.items():
-            generation.generate_pool(
-                folders[source], folder / "pool", options.images, labels=labels, truncation=options.truncation
-            )
+            generation.generate_pool(folders[source], folder / "pool", options.images, labels=labels, sampling=sampling)
             compilation.clear_compiled_programs()
 
     def _is_generated(self, folder: Path) -> bool:
@@ -262,18 +263,22 @@ class Experiment:
         return self._per_class(fold, [arm for arm in self._candidates() if arm.added == name])
 
     def commands(self, run: PlannedRun) -> list[str]:
-        """Returns the commands that reproduce a run, including those of the GAN whose images it adds."""
+        """Returns the commands that reproduce a run, including those of the generator whose images it adds."""
         lines, name, start = [], run.arm.generator, self.start_of(run)
         if start is not None:
             lines.append(["train", f"--workdir={start.folder(self.site)}"])
         if name:
             options, folder = self.config.pool, self.site.generator(run.fold, name)
-            folders, classes = self.gan_folders(run.fold, name), self.minority_classes(run.fold)
+            folders, classes = self.generator_folders(run.fold, name), self.minority_classes(run.fold)
+            configs = plan.generator_configs(self.config, name, run.fold, self.site, classes)
+            (kind,) = {config.trainer for config in configs.values()}
+            sampling = plan.sampling(self.config, kind)
             lines += [["train", f"--workdir={path}"] for path in folders.values()]
             for label in classes:
                 lines.append([
                     "generate", f"--workdir={folders.get(label) or folders['']}", f"--label={label}",
-                    f"--num={options.images}", f"--truncation={options.truncation:g}", f"--out={folder / 'pool'}",
+                    f"--num={options.images}", *(f"--{option}={value:g}" for option, value in sampling.items()),
+                    f"--out={folder / 'pool'}",
                 ])  # fmt: skip
             rules = [f"--{key.replace('_', '-')}={getattr(options, key):g}" for key in vars(Rules())]
             lines.append([

@@ -16,6 +16,7 @@ from dim_jax.gan.judges import Extract, classifier_space, extract_in_batches, in
 from dim_jax.gan.selection_rules import CLASSIFIER
 from dim_jax.models.inception import NUM_LOGITS
 from dim_jax.runs import files
+from dim_jax.runs.schema import CONFIGS
 from dim_jax.training import parallel
 from dim_jax.weights import pretrained
 
@@ -115,9 +116,9 @@ def open_candidates(pool: str | Path, data: str | Path, classifier: str | Path) 
             )
         if class_pool.split_sha256 != split:
             raise ValueError(
-                f"{folder} is by a GAN ({class_pool.model.workdir}) that was trained on another split than fold {fold} "
-                f"of {data} ({class_pool.split_sha256[:12]}, {split[:12]}), so held-out images may have been among its "
-                "training images; train it on these data"
+                f"{folder} is by {CONFIGS[class_pool.kind].NOUN} ({class_pool.model.workdir}) that was trained on "
+                f"another split than fold {fold} of {data} ({class_pool.split_sha256[:12]}, {split[:12]}), so held-out "
+                "images may have been among its training images; train it on these data"
             )
         pools.check_preprocessing(vars(class_pool), folder, config.data.image_size, config.data.resize)
         generated += [(image.path, dataset.classes.index(label)) for image in class_pool.images]

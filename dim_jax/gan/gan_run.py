@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dim_jax.data.dataset import open_run_dataset
 from dim_jax.gan import transition
+from dim_jax.gan.generator_run import GeneratorRun, Sampling
 from dim_jax.gan.synthesis import Synthesizer, recalibrate, variable_shapes
 from dim_jax.models import make_gan
 from dim_jax.models.efficientnet_lite import LITE0
@@ -13,6 +14,7 @@ from dim_jax.training import packed_runs
 from dim_jax.training.loop import CHECKPOINTS
 from dim_jax.training.restored_variables import check_variables
 
+MOST_TRUNCATION = 10
 # config.gan.perceptual -> networks in whose features the discriminator learns to reconstruct real images.
 DISCRIMINATOR_FEATURES: dict[str, tuple[str, ...]] = {
     "lite0": (LITE0,),
@@ -23,30 +25,19 @@ DISCRIMINATOR_FEATURES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class GanRun:
-    """A trained or imported GAN, ready to generate images.
+class GanRun(GeneratorRun):
+    """A trained or imported GAN, ready to generate images; see GeneratorRun."""
 
-    Attributes:
-      workdir: run directory.
-      step: step of the checkpoint.
-      synthesizer: generates the images.
-      classes: classes that it was trained on.
-      split_sha256: Dataset.split_sha256 of the split whose training images it was trained on; "" for a run that was
-        imported without data, whose images match no split.
-      label: the class that it generates, or None where it generates all of them.
-      resize: how its training images were made square (data.images.resize).
-      discriminator_features: names of the frozen networks whose features the discriminator or its losses used; metrics
-        in these features are not independent of the training. None for an imported run, which does not record them.
-    """
-
-    workdir: Path
-    step: int
     synthesizer: Synthesizer
-    classes: tuple[str, ...]
-    split_sha256: str
-    label: str | None
-    resize: str
-    discriminator_features: tuple[str, ...] | None
+    KIND = "gan"
+
+    def sampling(self, given: Sampling) -> dict[str, float]:
+        """See GeneratorRun. `truncation` scales the latents, above 0 and at most MOST_TRUNCATION."""
+        self.check_kind(given)
+        truncation = float(given.get("truncation", 1.0))
+        if not 0 < truncation <= MOST_TRUNCATION:
+            raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
+        return {"truncation": truncation}
 
 
 def open_gan_run(workdir: str | Path) -> GanRun:

@@ -41,14 +41,15 @@ def pool_card(pool: pools.Pool) -> dict[str, Any]:
         "images": len(pool.images),
         "seeds": [f"{first} to {last}" for first, last in seeds],
         "side in px": pool.image_size,
-        "truncation": f"{pool.truncation:g}",
-        "GAN": f"{pool.model.workdir}, step {pool.model.checkpoint_step}",
+        **{name: f"{value:g}" for name, value in pool.sampling.items()},
+        "generator": f"{pool.model.workdir}, step {pool.model.checkpoint_step}",
+        "kind of the generator": pool.kind,
         "training images made square by": pool.resize,
         "networks whose features the discriminator used": list(pool.discriminator_features or []),
     }
     reviews = _reviews(folder)
     command = ["python", "-m", "dim_jax.generate", f"--workdir={pool.model.workdir}", f"--label={pool.label}"]
-    command += [f"--truncation={pool.truncation:g}"] if pool.truncation != 1 else []
+    command += [f"--{name}={value:g}" for name, value in pool.sampling.items()]
     return {
         "kind": "pool",
         "name": f"Generated images of {pool.label}",
@@ -243,7 +244,7 @@ def _metadata(kind: str, name: str, run: RunRecords | None, number: int) -> dict
         kind,
         name,
         run.licence if run else {},
-        ["synthetic", "gan"],
+        ["synthetic", *([run.generator] if run and run.generator else [])],
         task_categories=["image-classification"],
         size_categories=[size],
     )

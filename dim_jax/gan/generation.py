@@ -1,19 +1,24 @@
-"""Generation of a pool of images from a trained GAN: pool/<class>/seed00042.png, with their pool.json and a card."""
+"""Generation of a pool of images from a trained generator: pool/<class>/seed00042.png, their pool.json and a card."""
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
 
 from dim_jax.cli.progress import Progress
 from dim_jax.gan import generated_cards, pool_writer, pools
-from dim_jax.gan.gan_run import GanRun, open_gan_run
+from dim_jax.gan.diffusion_run import open_diffusion_run
+from dim_jax.gan.gan_run import open_gan_run
+from dim_jax.gan.generator_run import GeneratorRun, Sampling
 from dim_jax.gan.synthesis import GROUP
-from dim_jax.runs import files, outputs
+from dim_jax.runs import configuration, files, outputs
+from dim_jax.runs.schema import GENERATORS
 from dim_jax.training import compilation, hosts
 
-IMAGES_PER_UPDATE = 64  # of the progress display
-MOST_IMAGES, MOST_SEEDS, MOST_TRUNCATION = 10**6, 2**31, 10
+MOST_IMAGES, MOST_SEEDS = 10**6, 2**31
 
 
 def generate_pool(
@@ -22,52 +27,68 @@ def generate_pool(
     num: int,
     first_seed: int = 0,
     labels: Sequence[str] = (),
-    truncation: float = 1.0,
+    sampling: Sampling = MappingProxyType({}),
 ) -> list[Path]:
     """Generates images of consecutive seeds for each class and writes them to `out/<class>/`; the hosts share the work.
 
-    Calls that write into the same folder take turns.
+    Calls that write into the same folder take turns. Images that an interrupted or an earlier call wrote by the same
+    model and options are kept.
 
     Args:
-      workdir: run directory of a GAN.
+      workdir: run directory of a GAN or a diffusion model.
       out: folder of the pool.
       num: number of images of each class, from 1 to MOST_IMAGES.
       first_seed: seed of the first image, at least 0; the last seed must be below MOST_SEEDS.
-      labels: classes of the images; required for a GAN of several classes, optional for one of a single class.
-      truncation: scale of the latents, above 0 and at most MOST_TRUNCATION (synthesis.Synthesizer.images).
+      labels: classes of the images; required for a generator of several classes, optional for one of a single class.
+      sampling: options of this kind of generator by name, see GanRun.sampling and DiffusionRun.sampling; those that are
+        not given have their defaults.
 
     Returns:
       The folders of the classes.
 
     Raises:
       FileNotFoundError: there is no run, or no checkpoint yet.
-      ValueError: an option is out of range, the GAN does not generate the class, or the run is not a GAN's.
+      ValueError: an option is out of range or of another kind of generator, the run does not generate the class or is
+        not a generator's, or the folder holds images of another model or other options.
     """
     if not 1 <= num <= MOST_IMAGES:
         raise ValueError(f"--num={num} must be at least 1 and at most {MOST_IMAGES}")
     if not 0 <= first_seed <= MOST_SEEDS - num:
         raise ValueError(f"--first-seed={first_seed} must be at least 0, and the last seed at most {MOST_SEEDS - 1}")
-    if not 0 < truncation <= MOST_TRUNCATION:
-        raise ValueError(f"--truncation={truncation} must be above 0 and at most {MOST_TRUNCATION}")
     compilation.configure_compilation()
     hosts.on_first_host(lambda: outputs.check(out, is_folder=True))
-    run = hosts.on_first_host(lambda: open_gan_run(workdir))
+    run = hosts.on_first_host(lambda: open_run(workdir))
+    complete = run.sampling(sampling)
     names = [_label(run, label) for label in labels or (None,)]
-    return [_generate_class(run, Path(out), name, num, first_seed, truncation) for name in names]
+    return [_generate_class(run, Path(out), name, num, first_seed, complete) for name in names]
 
 
-def _generate_class(run: GanRun, out: Path, label: str, num: int, first_seed: int, truncation: float) -> Path:
+def open_run(workdir: str | Path) -> GeneratorRun:
+    """Opens the run of a GAN or a diffusion model; see open_gan_run and open_diffusion_run."""
+    kind = configuration.read_config(workdir, *GENERATORS).trainer
+    return open_diffusion_run(workdir) if kind == "diffusion" else open_gan_run(workdir)
+
+
+def _generate_class(run: GeneratorRun, out: Path, label: str, num: int, first_seed: int, sampling: Sampling) -> Path:
     """Generates the images of one class, of range(first_seed, first_seed + num), and returns their folder."""
     # By whole groups, which are computed together, so that no two hosts compute the same group.
     groups = hosts.share_of_host(range(first_seed // GROUP, (first_seed + num - 1) // GROUP + 1))
     all_seeds = range(first_seed, first_seed + num)
     seeds = [seed for group in groups for seed in range(group * GROUP, (group + 1) * GROUP) if seed in all_seeds]
 
-    def images():
-        for start in range(0, len(seeds), IMAGES_PER_UPDATE):
-            chunk = seeds[start : start + IMAGES_PER_UPDATE]
-            yield from run.synthesizer.images(chunk, run.classes.index(label), truncation)
-            progress.update(start + len(chunk))
+    def images(missing: Sequence[int]) -> Iterator[np.ndarray]:
+        done = len(seeds) - len(missing)
+        for _, members in itertools.groupby(missing, lambda seed: seed // GROUP):
+            group = list(members)
+            yield from run.synthesizer.images(group, run.classes.index(label), **sampling)
+            done += len(group)
+            progress.update(done)
+
+    def write() -> dict[int, str]:
+        """Returns seed -> SHA-256 of the images of this host."""
+        written = writer.complete(seeds)
+        missing = [seed for seed in seeds if seed not in written]
+        return written | writer.write(images(missing), missing)
 
     def make_writer():
         return pool_writer.PoolWriter(
@@ -77,7 +98,8 @@ def _generate_class(run: GanRun, out: Path, label: str, num: int, first_seed: in
             checkpoint_step=run.step,
             model_sha256=run.synthesizer.model_hash,
             split_sha256=run.split_sha256,
-            truncation=truncation,
+            kind=run.KIND,
+            sampling=sampling,
             resize=run.resize,
             discriminator_features=run.discriminator_features,
         )
@@ -92,11 +114,11 @@ def _generate_class(run: GanRun, out: Path, label: str, num: int, first_seed: in
         writer = hosts.on_all_hosts(make_writer)
         progress = Progress("generate", len(seeds), 0, 1)
         held.callback(progress.close)
-        written = hosts.from_all_hosts(hosts.on_all_hosts(lambda: writer.write(images(), seeds)))
+        written = hosts.from_all_hosts(hosts.on_all_hosts(write))
         return hosts.on_first_host(lambda: list_images(dict(itertools.chain(*map(dict.items, written)))))
 
 
-def _label(run: GanRun, label: str | None) -> str:
+def _label(run: GeneratorRun, label: str | None) -> str:
     """Returns the class to generate."""
     if run.label is not None:
         if label not in (None, run.label):

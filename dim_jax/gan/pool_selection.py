@@ -63,7 +63,7 @@ def select_images(
 
     Args:
       pool: what `generate` wrote: a folder of classes, or one class of it.
-      data: the prepared data that the GANs and the classifier were trained on.
+      data: the prepared data that the generators and the classifier were trained on.
       classifier: run directory of a classifier that was trained on real images only.
       out: folder to write; new, empty, or of an earlier selection, which is replaced.
       keep: maximum number of images per class, at least 1.
@@ -263,7 +263,11 @@ def _records(
         "format": 1,
         "split_sha256": candidates.dataset.split_sha256,
         **pools.preprocessing(candidates.pools),
-        "pool": {pool.label: asdict(pool.model) | {"folder": _relative(pool.folder, out)} for pool in candidates.pools},
+        "pool": {
+            pool.label: asdict(pool.model)
+            | {"folder": _relative(pool.folder, out), "kind": pool.kind, "sampling": pool.sampling}
+            for pool in candidates.pools
+        },
         "classifier": {"workdir": str(candidates.classifier.workdir), "checkpoint_step": outputs.checkpoint_step},
         "features": {"name": features, "space": outputs.space},
         "keep": keep,
@@ -372,7 +376,7 @@ def summary(selected: dict[str, Any]) -> str:
             )
         if entry["kept"] < selected["keep"]:
             lines.append(
-                f"  fewer than the {selected['keep']} of --keep: generate more images, train the GAN longer, "
+                f"  fewer than the {selected['keep']} of --keep: generate more images, train the generator longer, "
                 "or read the report before relaxing a rule"
             )
     return "\n".join(lines)

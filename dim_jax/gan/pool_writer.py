@@ -5,13 +5,16 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from dim_jax.data import images
 from dim_jax.gan import pools
+from dim_jax.gan.generator_run import Sampling, described
 from dim_jax.runs import files
+from dim_jax.runs.schema import CONFIGS
 
 GENERATOR = "dim_jax"
 
@@ -35,22 +38,23 @@ class PoolWriter:
         checkpoint_step: int,
         model_sha256: str,
         split_sha256: str,
-        truncation: float = 1.0,
+        kind: str = "gan",
+        sampling: Sampling = MappingProxyType({"truncation": 1.0}),
         resize: str = "",
         discriminator_features: Sequence[str] | None = None,
     ):
         """Args:
         root: folder of the pool; the images go to a subfolder of the class.
         label: class name.
-        workdir, checkpoint_step, model_sha256: of the GAN, see pools.Model.
-        split_sha256, truncation, resize, discriminator_features: see pools.Pool.
+        workdir, checkpoint_step, model_sha256: of the generator, see pools.Model.
+        split_sha256, kind, sampling, resize, discriminator_features: see pools.Pool.
 
         Raises:
-          ValueError: the folder holds images of another model, split or truncation, or files that are no pool.
+          ValueError: the folder holds images of another model, split or sampling, or files that are no pool.
         """
         self.folder = pools.class_folder(root, label)
         self._label, self._model = label, pools.Model(str(workdir), int(checkpoint_step), model_sha256)
-        self._split_sha256, self._truncation, self._resize = split_sha256, truncation, resize
+        self._split_sha256, self._kind, self._sampling, self._resize = split_sha256, kind, dict(sampling), resize
         self._discriminator_features = None if discriminator_features is None else list(discriminator_features)
         self._image_size: int | None = None
         self._earlier = self._listed()
@@ -64,24 +68,41 @@ class PoolWriter:
         if not (self.folder / pools.FILE_NAME).exists():
             return {}
         pool = pools.read(self.folder)
-        earlier = (pool.label, pool.model.sha256, pool.split_sha256, pool.truncation)
-        expected = (self._label, self._model.sha256, self._split_sha256, self._truncation)
+        earlier = (pool.label, pool.kind, pool.model.sha256, pool.split_sha256, pool.sampling)
+        expected = (self._label, self._kind, self._model.sha256, self._split_sha256, self._sampling)
         if earlier != expected or (pool.resize and pool.resize != self._resize):
             raise ValueError(
-                f"{self.folder} holds images of {pool.label} by {pool.model.workdir} at step "
-                f"{pool.model.checkpoint_step}, truncation {pool.truncation:g}; generate into another --out"
+                f"{self.folder} holds images of {pool.label} by {CONFIGS[pool.kind].NOUN} ({pool.model.workdir}) at "
+                f"step {pool.model.checkpoint_step}, {described(pool.sampling)}; generate into another --out"
             )
         self._image_size = pool.image_size
         return {image.seed: image.sha256 for image in pool.images}
 
-    def _is_of_this_pool(self, path: Path) -> bool:
-        """Whether a file that is not listed is an image of this model, as an interrupted call leaves it."""
+    def _is_of_this_pool(self, path: Path, expected: Mapping[str, str] = MappingProxyType({})) -> bool:
+        """Whether a file is an image of this model, as an interrupted call leaves it, and has the `expected` texts."""
         try:
             texts = images.inspect(images.read_bytes(path), str(path)).texts
         except (OSError, ValueError):
             return False
-        expected = {"synthetic": "true", "generator": GENERATOR, "model": self._model.sha256, "class": self._label}
-        return expected.items() <= texts.items()
+        own = {"synthetic": "true", "generator": GENERATOR, "model": self._model.sha256, "class": self._label}
+        return (own | dict(expected)).items() <= texts.items()
+
+    def complete(self, seeds: Sequence[int]) -> dict[int, str]:
+        """Returns seed -> SHA-256 of the images of these seeds that a call of the same model and options has written.
+
+        Images that were changed since they were listed are left out.
+        """
+        found = {}
+        for seed in seeds:
+            path = self.folder / pools.image_name(seed)
+            if path.is_file() and self._is_of_this_pool(path, self._tags(seed)):
+                digest = hashlib.sha256(images.read_bytes(path)).hexdigest()
+                if self._earlier.get(seed, digest) == digest:
+                    found[seed] = digest
+        return found
+
+    def _tags(self, seed: int) -> dict[str, str]:
+        return tags(self._label, seed, self._model.sha256, self._sampling)
 
     def write(self, images: Iterable[np.ndarray], seeds: Sequence[int]) -> dict[int, str]:
         """Writes images one by one, without listing them in pool.json.
@@ -108,7 +129,7 @@ class PoolWriter:
                     f"seed {seed} of {self._label}: {pixels.dtype} of shape {pixels.shape} is no 8-bit image of "
                     f"{self._image_size} px"
                 )
-            png = png_bytes(pixels, self._label, seed, self._model.sha256)
+            png = png_bytes(pixels, self._tags(seed))
             path = self.folder / pools.image_name(seed)
             if seed not in self._earlier and path.exists() and not self._is_of_this_pool(path):
                 raise ValueError(f"{path} is not of this pool and would be overwritten; move it")
@@ -145,7 +166,8 @@ class PoolWriter:
                 "model": asdict(self._model),
                 "split_sha256": self._split_sha256,
                 "image_size": self._image_size,
-                "truncation": self._truncation,
+                "kind": self._kind,
+                **self._sampling,
                 "resize": self._resize,
                 "discriminator_features": self._discriminator_features,
                 "images": [{"path": pools.image_name(seed), "seed": seed, "sha256": digest} for seed, digest in listed],
@@ -154,11 +176,16 @@ class PoolWriter:
         return self.folder
 
 
-def png_bytes(pixels: np.ndarray, label: str, seed: int, model_sha256: str) -> bytes:
+def tags(label: str, seed: int, model_sha256: str, sampling: Sampling) -> dict[str, str]:
+    """Returns the texts that a PNG carries: where it comes from, and how it was sampled."""
+    origin = {"synthetic": "true", "generator": GENERATOR, "model": model_sha256, "class": label, "seed": str(seed)}
+    return origin | {name: str(value) for name, value in sampling.items()}
+
+
+def png_bytes(pixels: np.ndarray, texts: Mapping[str, str]) -> bytes:
     """Encodes uint8 pixels of shape (H, W, 3) as a PNG with its provenance in text chunks."""
     chunks = PngImagePlugin.PngInfo()
-    tags = {"synthetic": "true", "generator": GENERATOR, "model": model_sha256, "class": label, "seed": str(seed)}
-    for key, value in tags.items():
+    for key, value in texts.items():
         chunks.add_text(key, value)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=chunks)

@@ -15,7 +15,9 @@ from typing import Any
 from PIL import Image
 
 from dim_jax.data import image_writer, images
+from dim_jax.gan.generator_run import OPTIONS
 from dim_jax.runs import files
+from dim_jax.runs.schema import CONFIGS
 
 FILE_NAME = "pool.json"
 FORMAT = 1
@@ -23,7 +25,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Model:
-    """The GAN of a pool.
+    """The generator of a pool.
 
     Attributes:
       workdir: run directory.
@@ -52,11 +54,12 @@ class Pool:
     Attributes:
       folder: absolute folder of the images.
       label: class name.
-      model: the GAN that generated them.
-      split_sha256: Dataset.split_sha256 of the split that the GAN was trained on; "" if unknown.
+      kind: kind of the generator, a key of generator_run.OPTIONS.
+      model: the generator.
+      split_sha256: Dataset.split_sha256 of the split that the generator was trained on; "" if unknown.
       image_size: side of the square images in px.
-      truncation: scale of the latents, above 0.
-      resize: how the GAN's training images were made square (data.images.resize); "" if unknown.
+      sampling: options of sampling of this kind: GanRun.sampling or DiffusionRun.sampling.
+      resize: how the generator's training images were made square (data.images.resize); "" if unknown.
       discriminator_features: names of the frozen networks whose features the discriminator or its losses used; None if
         unknown, as in pools of earlier versions.
       images: the images, by ascending seed.
@@ -64,10 +67,11 @@ class Pool:
 
     folder: Path
     label: str
+    kind: str
     model: Model
     split_sha256: str
     image_size: int
-    truncation: float
+    sampling: dict[str, float]
     resize: str
     discriminator_features: tuple[str, ...] | None
     images: tuple[PoolImage, ...]
@@ -113,9 +117,14 @@ def load(folder: str | Path) -> list[Pool]:
     for pool, other in itertools.pairwise(pools):
         if pool.label == other.label:
             raise ValueError(f"{pool.folder} and {other.folder} are both of class {pool.label!r}; keep one of them")
+        if pool.kind != other.kind:
+            raise ValueError(
+                f"{pool.folder} is of {CONFIGS[pool.kind].NOUN} and {other.folder} of {CONFIGS[other.kind].NOUN}; keep "
+                "the images of one kind of generator in a pool"
+            )
         if pool.split_sha256 != other.split_sha256:
             raise ValueError(
-                f"{pool.folder} and {other.folder} are by GANs that were trained on different splits "
+                f"{pool.folder} and {other.folder} are by generators that were trained on different splits "
                 f"({pool.split_sha256[:12]}, {other.split_sha256[:12]}); train them on one split"
             )
     for pool in pools:
@@ -133,7 +142,7 @@ def preprocessing(pools: Sequence[Pool]) -> dict[str, int | str]:
     policies = {pool.resize: pool.folder for pool in pools if pool.resize}
     if len(policies) > 1:
         places = ", ".join(f"{folder} ({policy})" for policy, folder in policies.items())
-        raise ValueError(f"these pools are of GANs whose images were made square in different ways: {places}")
+        raise ValueError(f"these pools are of generators whose images were made square in different ways: {places}")
     return {"image_size": min(pool.image_size for pool in pools), "resize": next(iter(policies), "")}
 
 
@@ -159,7 +168,7 @@ def check_preprocessing(record: Mapping[str, Any], source: str | Path, image_siz
       image_size, resize: `config.data.image_size` and `config.data.resize` of the classifier.
 
     Raises:
-      ValueError: the images are smaller, or the GAN's training images were made square in another way.
+      ValueError: the images are smaller, or the generator's training images were made square in another way.
     """
     size, policy = record.get("image_size"), record.get("resize")
     if isinstance(size, int) and size < image_size:
@@ -169,7 +178,7 @@ def check_preprocessing(record: Mapping[str, Any], source: str | Path, image_siz
         )
     if policy and policy != resize:
         raise ValueError(
-            f"{source}: the GAN's training images were made square by config.data.resize={policy}, those of the "
+            f"{source}: the generator's training images were made square by config.data.resize={policy}, those of the "
             f"classifier by {resize}, so generated images have another geometry; use one policy for both"
         )
 
@@ -181,16 +190,19 @@ def read(folder: Path) -> Pool:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         version = record.get("format") if isinstance(record, dict) else None
         raise ValueError(f"{path} has format {version!r}, expected {FORMAT}; generate the images again")
-    types = {"class": str, "model": dict, "split_sha256": str, "image_size": int, "truncation": float | int}
-    record.setdefault("resize", "")  # not recorded by earlier versions
+    # Not recorded by earlier versions.
+    record.setdefault("resize", "")
+    record.setdefault("kind", "gan")
+    types = {"class": str, "model": dict, "split_sha256": str, "image_size": int, "kind": str}
     _check_types(record, types | {"resize": str, "images": list}, str(path))
     networks = record.get("discriminator_features")
     if networks is not None and not (isinstance(networks, list) and all(isinstance(name, str) for name in networks)):
         raise ValueError(f"{path}: 'discriminator_features' must be a list of names; generate the images again")
     if not record["images"] or record["image_size"] < 1:
         raise ValueError(f"{path} lists no images, or an image_size below 1; generate the images again")
-    if not 0 < record["truncation"] < math.inf:
-        raise ValueError(f"{path}: 'truncation' must be a number above 0; generate the images again")
+    if record["kind"] not in OPTIONS:
+        raise ValueError(f"{path}: 'kind' must be one of {', '.join(OPTIONS)}; generate the images again")
+    sampling = {name: _option(record, name, path) for name in OPTIONS[record["kind"]]}
     model_types = {field.name: field.type for field in fields(Model)}
     _check_types(record["model"], model_types, f"{path}, 'model'")
     entries = tuple(
@@ -202,14 +214,24 @@ def read(folder: Path) -> Pool:
     return Pool(
         folder=folder,
         label=record["class"],
+        kind=record["kind"],
         model=Model(**{name: record["model"][name] for name in model_types}),
         split_sha256=record["split_sha256"],
         image_size=record["image_size"],
-        truncation=float(record["truncation"]),
+        sampling=sampling,
         resize=record["resize"],
         discriminator_features=None if networks is None else tuple(networks),
         images=tuple(sorted(entries, key=lambda image: image.seed)),
     )
+
+
+def _option(record: dict, name: str, path: Path) -> float:
+    """Returns an option of sampling."""
+    _check_types(record, {name: float | int}, str(path))
+    if not 0 <= record[name] < math.inf or (name != "guidance" and not record[name]):
+        least = "of at least 0" if name == "guidance" else "above 0"
+        raise ValueError(f"{path}: {name!r} must be a number {least}; generate the images again")
+    return record[name]
 
 
 def _read_entry(entry: object, folder: Path, where: str) -> PoolImage:

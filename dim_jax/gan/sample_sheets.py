@@ -1,18 +1,18 @@
-"""Sample sheets of a GAN in training: images of fixed seeds, reconstructions of fixed real images, an animation."""
+"""Sample sheets of a generator in training: images of fixed seeds, reconstructions of real images, an animation."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from PIL import Image
 
-from dim_jax.gan.synthesis import Synthesizer, recalibrate
+from dim_jax.gan.generator_run import ImageSynthesizer
 from dim_jax.models import scales
+from dim_jax.models.gcgan import Discriminator
 from dim_jax.runs import files
 from dim_jax.training import parallel
 from dim_jax.training.state import GanState
@@ -25,6 +25,8 @@ _MAX_TILE = 256  # px
 _FRAME_MILLISECONDS = 300
 _MAX_FRAMES = 40
 
+State = Any
+
 
 class SampleSheets:
     """Writes samples/samples_STEP.png, samples/reconstructions_STEP.png and samples/animation.webp of a run.
@@ -36,49 +38,37 @@ class SampleSheets:
     def __init__(
         self,
         run: Path,
-        generator: nn.Module,
-        discriminator: nn.Module | None,
-        statistics: str,
-        examples: tuple[np.ndarray, np.ndarray],
-        label_strength: optax.Schedule,
+        synthesizer: Callable[[State], ImageSynthesizer],
+        num_classes: int,
+        examples: np.ndarray,
+        reconstruct: Callable[[State], np.ndarray] | None = None,
     ):
         """Args:
         run: run directory.
-        generator: the generator.
-        discriminator: the discriminator, whose decoders reconstruct the examples; None without reconstructions.
-        statistics: see synthesis.Synthesizer.
-        examples: real training images (N, S, S, 3) uint8 and their labels (N,).
-        label_strength: scale of the conditioning as a function of the step (transition.label_strength).
+        synthesizer: generates the images of a replicated state.
+        num_classes: classes that it generates by label; 0 for a generator without labels.
+        examples: real training images (N, S, S, 3) uint8.
+        reconstruct: replicated state -> images (N, K, s, s, 3) uint8, a row of K for each example; None for none.
         """
         self.folder = run / FOLDER
-        # Runs on one device, without an axis to average over.
-        self._generator, self._statistics = generator.clone(axis_name=None), statistics
-        self._discriminator = discriminator and discriminator.clone(axis_name=None)
-        self._examples, self._labels = examples
-        self._label_strength = label_strength
-        self._reconstruct = jax.jit(self._reconstructions)
+        self._synthesizer, self._num_classes = synthesizer, num_classes
+        self._examples, self._reconstruct = examples, reconstruct
 
-    def draw(self, state: GanState) -> dict[str, float]:
-        """Writes the sheets of a replicated state.
+    def draw(self, state: State) -> dict[str, float]:
+        """Writes the sheets of a replicated state, which has a `step`.
 
         Returns:
           diversity: root mean square difference between pairs of samples of a class, at the small size, divided by
-            that of the examples; near 0 the GAN generates one image per class.
+            that of the examples; near 0 the generator makes one image per class.
         """
         step = int(parallel.unreplicate(state.step))
-        training = {name: parallel.unreplicate(tree) for name, tree in state.generator.variables.items()}
-        averaged = {**training, "params": parallel.unreplicate(state.ema_params)}
-        strength = float(self._label_strength(step))
-        averaged = recalibrate(self._generator, averaged, strength)
-        synthesizer = Synthesizer(self._generator, averaged, self._statistics, strength)
-        samples = self._samples(synthesizer)
+        samples = self._samples(self._synthesizer(state))
         self._write(f"{SAMPLES}_{step:07d}.png", samples, _COLUMNS)
-        if self._discriminator is not None:
-            variables = parallel.unreplicate(state.discriminator.variables)
-            rows = np.asarray(self._reconstruct(variables, self._examples, self._labels))
+        if self._reconstruct is not None:
+            rows = self._reconstruct(state)
             self._write(f"{RECONSTRUCTIONS}_{step:07d}.png", rows.reshape(-1, *rows.shape[2:]), rows.shape[1])
-        side = scales.small_size(self._generator.size)
-        sets = (*np.split(samples, self._generator.num_classes or 1), self._examples)
+        side = scales.small_size(samples.shape[1])
+        sets = (*np.split(samples, self._num_classes or 1), self._examples)
         *generated, real = [_spread(scales.shrink_area(jnp.asarray(images, np.float32), side)) for images in sets]
         return {"diversity": float(np.mean(generated)) / real if real else 0.0}
 
@@ -96,21 +86,11 @@ class SampleSheets:
         )
         files.write_bytes(self.folder / ANIMATION, buffer.getvalue())
 
-    def _samples(self, synthesizer: Synthesizer) -> np.ndarray:
+    def _samples(self, synthesizer: ImageSynthesizer) -> np.ndarray:
         """Returns images of 64 seeds, or for a conditional generator of 8 seeds per class, class after class."""
-        num_classes = self._generator.num_classes
-        if not num_classes:
+        if not self._num_classes:
             return synthesizer.images(range(NUM_SAMPLES))
-        return np.concatenate([synthesizer.images(range(_COLUMNS), label) for label in range(num_classes)])
-
-    def _reconstructions(self, variables: Any, examples: jax.Array, labels: jax.Array) -> jax.Array:
-        """Returns (N, 4, s, s, 3) uint8: the image, its reconstructions from both branches, and its lower left part."""
-        images = jnp.asarray(examples, jnp.float32) / 127.5 - 1.0
-        small = scales.shrink_area(images, scales.small_size(images.shape[1]))
-        labels = labels if self._discriminator.num_classes else None
-        _, decoded = self._discriminator.apply(variables, images, small, 2, False, labels, method="reconstruct")
-        columns = jnp.stack([small, decoded["whole"], decoded["small"], decoded["part"]], axis=1)
-        return jnp.round((jnp.clip(columns, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+        return np.concatenate([synthesizer.images(range(_COLUMNS), label) for label in range(self._num_classes)])
 
     def _write(self, name: str, images: np.ndarray, columns: int) -> None:
         """Writes images (N, H, W, 3) uint8 as a grid."""
@@ -118,6 +98,31 @@ class SampleSheets:
         buffer = io.BytesIO()
         grid(images, columns).save(buffer, "PNG")
         files.write_bytes(self.folder / name, buffer.getvalue())
+
+
+def reconstruction(
+    discriminator: Discriminator, examples: np.ndarray, labels: np.ndarray
+) -> Callable[[GanState], np.ndarray]:
+    """Returns the function `reconstruct` of SampleSheets for a GAN's discriminator.
+
+    A row is the image, its reconstructions from both branches, and that of its lower left part.
+
+    Args:
+      discriminator: the discriminator, whose decoders reconstruct the examples, without a device axis.
+      examples: real training images (N, S, S, 3) uint8.
+      labels: their labels (N,).
+    """
+
+    @jax.jit
+    def rows(variables: Any) -> jax.Array:
+        images = jnp.asarray(examples, jnp.float32) / 127.5 - 1.0
+        small = scales.shrink_area(images, scales.small_size(images.shape[1]))
+        own = labels if discriminator.num_classes else None
+        _, decoded = discriminator.apply(variables, images, small, 2, False, own, method="reconstruct")
+        columns = jnp.stack([small, decoded["whole"], decoded["small"], decoded["part"]], axis=1)
+        return jnp.round((jnp.clip(columns, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+    return lambda state: np.asarray(rows(parallel.unreplicate(state.discriminator.variables)))
 
 
 def grid(images: np.ndarray, columns: int) -> Image.Image:

@@ -1,7 +1,7 @@
-"""Image synthesis with a trained generator: one reproducible image per seed, independent of the other seeds."""
+"""Image synthesis with a trained GAN: one reproducible image per seed, independent of the other seeds."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -53,31 +53,63 @@ class Synthesizer:
         Raises:
           ValueError: a seed or `truncation` is out of range.
         """
-        seeds = np.asarray(seeds, np.int64)
-        if len(seeds) and not (seeds.min() >= 0 and seeds.max() < 2**31):
-            raise ValueError(f"seeds from {seeds.min()} to {seeds.max()} must be from 0 to 2**31 - 1")
         if not truncation > 0:
             raise ValueError(f"truncation={truncation} must be above 0")
-        groups, indices = np.divmod(seeds, GROUP)
         arguments = (label or 0, float(truncation), self.label_strength)
-        by_group = {}
-        for group in np.unique(groups).tolist():
-            members = jnp.arange(group * GROUP, (group + 1) * GROUP)
-            by_group[group] = np.asarray(
-                _generate_group(self.generator, self.statistics, self.variables, members, *arguments)
-            )
-        side = self.generator.size
-        images = [by_group[group][index] for group, index in zip(groups.tolist(), indices.tolist(), strict=True)]
-        return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
+
+        def compute(members: jax.Array) -> jax.Array:
+            return _generate_group(self.generator, self.statistics, self.variables, members, *arguments)
+
+        return images_by_group(seeds, compute, self.generator.size)
 
     @cached_property
     def model_hash(self) -> str:
         """SHA-256 of the generator's parameters."""
-        digest = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables["params"]):
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
-        return digest.hexdigest()
+        return parameters_sha256(self.variables["params"])
+
+
+def images_by_group(seeds: Sequence[int], compute: Callable[[jax.Array], jax.Array], side: int) -> np.ndarray:
+    """Returns the images of seeds, each computed at its place in its group.
+
+    Args:
+      seeds: N integers, from 0 to 2**31 - 1.
+      compute: the seeds of a group (GROUP,) -> their images (GROUP, side, side, 3) uint8.
+      side: of the images, in px.
+
+    Returns:
+      (N, side, side, 3) uint8.
+
+    Raises:
+      ValueError: a seed is out of range.
+    """
+    seeds = np.asarray(seeds, np.int64)
+    if len(seeds) and not (seeds.min() >= 0 and seeds.max() < 2**31):
+        raise ValueError(f"seeds from {seeds.min()} to {seeds.max()} must be from 0 to 2**31 - 1")
+    groups, indices = np.divmod(seeds, GROUP)
+    by_group = {
+        group: np.asarray(compute(jnp.arange(group * GROUP, (group + 1) * GROUP)))
+        for group in np.unique(groups).tolist()
+    }
+    images = [by_group[group][index] for group, index in zip(groups.tolist(), indices.tolist(), strict=True)]
+    return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
+
+
+def parameters_sha256(params: Any) -> str:
+    """Returns the SHA-256 of the names and values of parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def image_keys(seeds: jax.Array) -> jax.Array:
+    """Returns the random keys (N,) of the images of seeds (N,)."""
+    return _keys(_IMAGE_STREAM, seeds)
+
+
+def _keys(stream: int, seeds: jax.Array) -> jax.Array:
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(stream), seed))(seeds)
 
 
 def recalibrate(generator: nn.Module, variables: dict[str, Any], label_strength: float = 1.0) -> dict[str, Any]:
@@ -132,7 +164,7 @@ def variable_shapes(generator: nn.Module) -> dict[str, Any]:
 
 def _latents(generator: nn.Module, stream: int, seeds: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns latents (N, latent_size) and the random keys of the injected noise (N,) of seeds (N,)."""
-    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(stream), seed))(seeds)
+    keys = _keys(stream, seeds)
     latent_keys, noise_keys = jnp.split(jax.vmap(jax.random.split)(keys), 2, axis=1)
     latents = jax.vmap(lambda key: jax.random.normal(key, (generator.latent_size,)))(latent_keys[:, 0])
     return latents, noise_keys[:, 0]

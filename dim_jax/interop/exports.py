@@ -37,7 +37,7 @@ def export_run(run: str | Path, out: str | Path, file_format: str, checkpoint: s
     outputs.check(out, is_folder=False, example="model.pth")
     paths = (out, export_record.beside(out))
     files.check_replaceable(paths, export_record.own_files(out))
-    is_gan = configuration.read_config(run).trainer == "gan"
+    is_gan = configuration.read_config(run, "classifier", "gan").trainer == "gan"
     tensors: Any
     tensors, record, summary = _gan_tensors(run) if is_gan else _classifier_tensors(run, checkpoint)
     text = export_record.to_text(record)

@@ -142,7 +142,7 @@ def load(model: str | Path, *, views: bool | None = None, adjust: bool = False) 
       ValueError: there is no such model, or its files are damaged.
     """
     folder = catalog.resolve(model)
-    if not is_ensemble(folder) and configuration.read_config(folder).trainer == "gan":
+    if not is_ensemble(folder) and configuration.read_config(folder, "classifier", "gan").trainer == "gan":
         if views is not None or adjust:
             raise ValueError(f"{model} is a generator; views and adjust are for classifiers")
         return LoadedGenerator(open_gan_run(folder))

@@ -45,7 +45,7 @@ def pack_run(run: str | Path, out: str | Path, data_name: str = "", licence: str
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f"--out={out} is not an empty folder; choose another")
     config = configuration.read_saved(run / configuration.FILE_NAME)
-    parsed = configuration.read_config(run)
+    parsed = configuration.read_config(run, "classifier", "gan")
     if not parsed.data.path:
         raise ValueError(f"{run} was imported without images, so what it was trained on is unknown")
     dataset = open_run_dataset(run, parsed)

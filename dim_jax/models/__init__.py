@@ -72,6 +72,11 @@ def gan_options() -> dict[str, tuple[Any, Any]]:
     return _options(Generator, _NOT_OPTIONS | {"size"})
 
 
+def denoiser_options() -> dict[str, tuple[Any, Any]]:
+    """Returns (type, default) of each field of a diffusion model's network that a configuration may set."""
+    return _options(DenoisingUNet, _NOT_OPTIONS)
+
+
 def make_classifier(
     name: str, num_classes: int, *, dtype: str = "float32", axis_name: str | None = None, **fields: Any
 ) -> nn.Module:

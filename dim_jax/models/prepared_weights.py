@@ -9,7 +9,7 @@ import jax
 PREPARED = "prepared"  # name of the variable collection
 
 
-def prepare_weights(model: nn.Module, variables: Mapping[str, Any], images: jax.Array) -> dict[str, Any]:
+def prepare_weights(model: nn.Module, variables: Mapping[str, Any], *inputs: jax.Array | None) -> dict[str, Any]:
     """Computes the collection of prepared weights, to be added to `variables` for inference.
 
     The pass through the network that this makes is removed by the compiler.
@@ -17,12 +17,12 @@ def prepare_weights(model: nn.Module, variables: Mapping[str, Any], images: jax.
     Args:
       model: a network.
       variables: its variables; the result is valid for these weights only.
-      images: example input (N, H, W, C) of the shape used in inference.
+      inputs: example inputs of the network, images (N, H, W, C) first, of the shapes used in inference.
 
     Returns:
       {PREPARED: tree}; empty if no layer prepares weights.
     """
-    return dict(model.apply(variables, images, mutable=[PREPARED])[1])
+    return dict(model.apply(variables, *inputs, mutable=[PREPARED])[1])
 
 
 def is_preparing(layer: nn.Module) -> bool:

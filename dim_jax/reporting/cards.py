@@ -17,7 +17,7 @@ from dim_jax.runs import files
 
 FORMAT = 1
 FILE_NAME = "card.md"
-KINDS = ("classifier", "ensemble", "gan", "pool", "selection", "program")
+KINDS = ("classifier", "ensemble", "gan", "diffusion", "pool", "selection", "program")
 # Characters that begin markup in CommonMark and in GitHub's tables; an underscore does so at the edge of a word only.
 MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 AT_START = re.compile(r"^(#|-(?=[\s-]|$)|\+(?=\s|$)|\d+[.)](?=\s|$))")

@@ -13,19 +13,19 @@ from dim_jax.runs.metrics_file import is_number
 def view(runs: Sequence[RunRecords]) -> dict[str, Any]:
     """Template data of the comparison of `runs`.
 
-    GANs are compared by their latest metrics and grids of generated images; classifiers by their results on the test
-    split if any run was evaluated on it, otherwise on the first split that any run was evaluated on. Of GANs and
-    classifiers together only the configurations are compared.
+    Generators are compared by their latest metrics and grids of generated images; classifiers by their results on the
+    test split if any run was evaluated on it, otherwise on the first split that any run was evaluated on. Of generators
+    and classifiers together only the configurations are compared.
     """
     styles = [figures.style(position) for position in range(len(runs))]
     differing, names = differences([run.config for run in runs]), [run.name for run in runs]
     rows = [(name, *values) for name, values in differing]
     title = "fields that differ between the runs"
     table = Table("configuration_differences", title, ("field", *names), rows)
-    if not any(run.is_gan for run in runs):
+    if not any(run.generator for run in runs):
         compared = _of_classifiers(runs)
-    elif all(run.is_gan for run in runs):
-        compared = _of_gans(runs)
+    elif all(run.generator for run in runs):
+        compared = _of_generators(runs)
     else:
         compared = _of_different_kinds(runs)
     empty: dict[str, Any] = {
@@ -98,15 +98,16 @@ def _of_classifiers(runs: Sequence[RunRecords]) -> dict[str, Any]:
     }
 
 
-def _of_gans(runs: Sequence[RunRecords]) -> dict[str, Any]:
-    metrics = [metric for _, metric in gan_view.HEADLINE]
-    curves = panels.grouped_panels(runs, gan_view.GROUPS, "all-")
-    summaries = [gan_view.summary(run) for run in runs]
+def _of_generators(runs: Sequence[RunRecords]) -> dict[str, Any]:
+    headline = gan_view.headline(runs)
+    metrics = [metric for _, metric in headline]
+    curves = panels.grouped_panels(runs, gan_view.ALL_GROUPS, "all-")
+    summaries = [gan_view.summary(run, headline) for run in runs]
     return {
         "metrics": [{"title": title, "note": ""} for title in summaries[0]],
         # No value is marked as best: a higher discriminator loss can be a good sign or a bad one.
         "scores": [[{"text": wording.number(value), "best": False} for value in row.values()] for row in summaries],
-        "cautions": _gan_cautions(runs),
+        "cautions": _generator_cautions(runs),
         "curves": curves,
         "grids": [{"run": run.name, "grid": sheets.newest_grid(run)} for run in runs],
         "csv": {
@@ -121,15 +122,19 @@ def _of_gans(runs: Sequence[RunRecords]) -> dict[str, Any]:
     }
 
 
-def _gan_cautions(runs: Sequence[RunRecords]) -> list[str]:
-    cautions = [
-        "These numbers do not rank GANs: the losses of two competing networks do not measure the quality of the images."
-    ]
+def _generator_cautions(runs: Sequence[RunRecords]) -> list[str]:
+    if any(run.generator == "diffusion" for run in runs):
+        cautions = ["These numbers do not rank generators: a loss does not measure the quality of the images."]
+    else:
+        cautions = [
+            "These numbers do not rank GANs: the losses of two competing networks do not measure the quality of the "
+            "images."
+        ]
     if len({gan_view.steps_done(run) for run in runs}) > 1:
         cautions.append("The runs have been trained for different numbers of steps.")
     if len({gan_view.subject(run) for run in runs}) > 1:
         cautions.append("The runs were trained to generate different classes.")
-    if len({str(run.setting("gan", "perceptual")) for run in runs}) > 1:
+    if len({str(run.setting("gan", "perceptual")) for run in runs if run.generator == "gan"}) > 1:
         cautions.append(
             "Reconstruction losses are computed with different networks, so they are not comparable between the runs."
         )
@@ -137,11 +142,11 @@ def _gan_cautions(runs: Sequence[RunRecords]) -> list[str]:
 
 
 def _of_different_kinds(runs: Sequence[RunRecords]) -> dict[str, Any]:
-    gans = ", ".join(run.name for run in runs if run.is_gan)
-    others = ", ".join(run.name for run in runs if not run.is_gan)
+    generators = ", ".join(run.name for run in runs if run.generator)
+    others = ", ".join(run.name for run in runs if not run.generator)
     caution = (
-        "GANs and classifiers have no metrics in common, so only their configurations are compared. "
-        f"GANs: {gans}; classifiers: {others}."
+        "Generators and classifiers have no metrics in common, so only their configurations are compared. "
+        f"Generators: {generators}; classifiers: {others}."
     )
     return {"cautions": [caution], "csv": {"curves": None}}
 

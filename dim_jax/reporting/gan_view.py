@@ -1,6 +1,7 @@
-"""Report section of a GAN run: generated images, learning curves, metrics and warning signs."""
+"""Report section of a GAN or a diffusion model: generated images, learning curves, metrics and warning signs."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,21 @@ GROUPS = (
         },
     ),
 )
+DIFFUSION_GROUPS = (
+    Group(
+        "Loss of the denoiser",
+        "About 1 at the start; the mean over all noise levels, of which the lowest cannot be learned.",
+        {("train", "loss"): "squared error, weighted"},
+    ),
+    Group("Gradient norm", "", {("train", "gradient_norm"): "denoiser"}),
+    Group(
+        "Copies of training images",
+        "C_T, lowest of the audited classes: below -3, generated images are closer to training images than validation "
+        "images are.",
+        {("samples", "c_t"): "C_T"},
+    ),
+)
+ALL_GROUPS = (*DIFFUSION_GROUPS, *GROUPS)
 HEADLINE = (
     ("samples", "diversity"),
     ("train", "hinge_real"),
@@ -58,7 +74,9 @@ HEADLINE = (
     ("train", "logit_real_sign"),
     ("train", "augment_probability"),
 )
-LOW_DIVERSITY, HIGH_SIGN, LOW_HINGE = 0.3, 0.9, 0.05
+DIFFUSION_HEADLINE = (("samples", "diversity"), ("samples", "c_t"), ("train", "loss"))
+NOUNS = {"gan": "GAN", "diffusion": "Diffusion model"}
+LOW_DIVERSITY, HIGH_SIGN, LOW_HINGE, LOW_C_T = 0.3, 0.9, 0.05, -3.0
 PERCEPTUAL = {
     "lite0": "EfficientNet-Lite0",
     "lpips_vgg16": "LPIPS (VGG-16)",
@@ -68,8 +86,8 @@ PERCEPTUAL = {
 
 
 def view(position: int, run: RunRecords) -> dict[str, Any]:
-    """Template data of the section on a GAN run; `position` (from 1) makes the ids of its figures unique."""
-    curve_panels = panels.grouped_panels([run], GROUPS, f"c{position}-")
+    """Template data of the section on a generator's run; `position` (from 1) makes the ids of its figures unique."""
+    curve_panels = panels.grouped_panels([run], ALL_GROUPS, f"c{position}-")
     return {
         "template": "gan_run.html",
         "id": f"run-{position}",
@@ -79,6 +97,7 @@ def view(position: int, run: RunRecords) -> dict[str, Any]:
         "verdict": _verdict(run),
         "notes": notes(run) + run.problems,
         "sheets": sheets.view(run),
+        "reconstructs": run.generator == "gan",
         "curves": curve_panels,
         "curves_csv": panels.curve_table(curve_panels, by_epoch=False),
         "metrics": _metric_table(run),
@@ -91,10 +110,10 @@ def view(position: int, run: RunRecords) -> dict[str, Any]:
 
 
 def subject(run: RunRecords) -> str:
-    """Classes that a GAN is trained to generate, in words."""
-    if run.setting("gan", "conditional") is True:
+    """Classes that a generator is trained to generate, in words."""
+    if run.setting(run.generator, "conditional") is True:
         return "conditional, all classes" + (f" ({len(run.manifest.classes)})" if run.manifest else "")
-    label = run.setting("gan", "label")
+    label = run.setting(run.generator, "label")
     return f"class “{label}”" if label else ""
 
 
@@ -109,10 +128,16 @@ def late(run: RunRecords, split: str, metric: str) -> float:
     return float(np.mean(values[-math.ceil(len(values) / 10) :])) if values else math.nan
 
 
-def summary(run: RunRecords) -> dict[str, float]:
-    """Number of steps and latest values of the HEADLINE metrics: last sheet for `samples`, `late` for training."""
+def headline(runs: Sequence[RunRecords]) -> list[tuple[str, str]]:
+    """(split, metric) of the most telling metrics of some runs, whatever their kinds."""
+    kinds = {"gan": HEADLINE, "diffusion": DIFFUSION_HEADLINE}
+    return list(dict.fromkeys(metric for run in runs for metric in kinds.get(run.generator, ())))
+
+
+def summary(run: RunRecords, metrics: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Number of steps and latest values of (split, metric): last sheet for `samples`, `late` for training."""
     values: dict[str, float] = {"Steps": steps_done(run)}
-    for split, metric in HEADLINE:
+    for split, metric in metrics:
         latest = _last if split == "samples" else late
         values[wording.label(metric)] = latest(run, split, metric)
     return values
@@ -134,6 +159,12 @@ def notes(run: RunRecords) -> list[str]:
         sentences.append(
             f"Low diversity: generated images differ {diversity:.2f} times as much among themselves as real ones. "
             "The generator makes nearly the same image from every seed (mode collapse), or training has just begun."
+        )
+    if _last(run, "samples", "c_t") < LOW_C_T:
+        passed = max([0.0, *_values(run, "samples", "audited_step")])
+        sentences.append(
+            f"The newest images copy training images (C_T {_last(run, 'samples', 'c_t'):.1f}, below {LOW_C_T:g}): "
+            + (f"generate uses step {passed:.0f}." if passed else "no checkpoint passes this audit.")
         )
     if sign > HIGH_SIGN:
         sentences.append(
@@ -160,7 +191,7 @@ def _last(run: RunRecords, split: str, metric: str) -> float:
 def _facts(run: RunRecords) -> list[str]:
     model = {name: run.setting("model", name) for name in ("width", "gate", "up")}
     size, perceptual = run.setting("data", "image_size"), run.setting("gan", "perceptual")
-    facts = ["GAN", subject(run)]
+    facts = [NOUNS[run.generator], subject(run)]
     facts += [f"{size} px"] if size else []
     facts += [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in model.items() if value
@@ -174,7 +205,7 @@ def _facts(run: RunRecords) -> list[str]:
 def _verdict(run: RunRecords) -> dict[str, Any]:
     """Returns the headline: progress of the training and latest metrics."""
     done, planned = steps_done(run), run.setting("train", "num_train_steps")
-    tiles = [(name, wording.number(value)) for name, value in summary(run).items()]
+    tiles = [(name, wording.number(value)) for name, value in summary(run, headline([run])).items()]
     sentences = [f"{done} of {planned} steps are done." if planned else f"{done} steps are done."]
     diversity = _last(run, "samples", "diversity")
     if math.isfinite(diversity):
@@ -193,7 +224,7 @@ def _verdict(run: RunRecords) -> dict[str, Any]:
 def _metric_table(run: RunRecords) -> dict[str, Any] | None:
     """Returns first, late, smallest and largest value of all logged metrics, or None if nothing was logged."""
     logged = {(split, metric) for split, metric, *_ in run.curves if split in ("train", "samples")}
-    grouped = [key for group in GROUPS for key in group.metrics]
+    grouped = [key for group in ALL_GROUPS for key in group.metrics]
     ordered = [key for key in grouped if key in logged]
     ordered += sorted(key for key in logged - set(grouped) if key[1] not in panels.TIMES)
     rows = []
@@ -219,14 +250,14 @@ def _short(value: float | None) -> str:
 
 
 def _data(run: RunRecords) -> dict[str, Any] | None:
-    """Returns the data section without the fold's normalisation: a GAN does not use it and maps pixels to [-1, 1]."""
+    """Returns the data section without the fold's normalisation: generators do not use it and map pixels to [-1, 1]."""
     data = run_view.data_summary(run)
     if data is None:
         return None
     facts = [(name, value) for name, value in data["facts"] if not name.startswith("Normalisation")]
-    label, classes = run.setting("gan", "label"), run.manifest.classes
+    label, classes = run.setting(run.generator, "label"), run.manifest.classes
     rows = run.rows_of("train")
-    if run.setting("gan", "conditional") is not True and label in classes:
+    if run.setting(run.generator, "conditional") is not True and label in classes:
         rows = rows[run.manifest.labels[rows] == classes.index(label)]
     if run.fold is not None and subject(run):
         facts.insert(0, ("Trained on", f"{len(rows)} training images, {subject(run)}"))

@@ -13,6 +13,7 @@ from dim_jax.runs import files
 from dim_jax.runs.metrics_file import is_number
 
 ENSEMBLE = "ensemble"
+NOUNS = {"gan": "GAN", "diffusion": "Diffusion model"}  # kinds of generators
 FEW_IMAGES = 10
 CALIBRATION = ("expected_calibration_error", "cross_entropy")
 RECORDS = (
@@ -37,13 +38,13 @@ def write_run_card(folder: str | Path) -> Path:
 
 
 def run_card(run: RunRecords) -> dict[str, Any]:
-    """Facts of the card of a run of a classifier or a GAN, or of an ensemble (cards.render)."""
-    kind = "gan" if run.is_gan else ENSEMBLE if run.setting("trainer") == ENSEMBLE else "classifier"
+    """Facts of the card of a run of a classifier or a generator, or of an ensemble (cards.render)."""
+    kind = run.generator or (ENSEMBLE if run.setting("trainer") == ENSEMBLE else "classifier")
     name = run.folder.name
     sections = {"Data and licence": data_section(run), "Model": _model(run)}
-    if kind == "gan":
+    if kind in NOUNS:
         sections["Samples"] = _samples(run)
-        audit = "Not measured on a run: the card of a selection of its images has the audit."
+        audit = _audit(run)
     else:
         sections |= {"Scores": score_section(run), "Calibration": _calibration(run)}
         audit = "Not applicable: a classifier generates no images."
@@ -96,7 +97,7 @@ def licence_facts(run: RunRecords) -> dict[str, Any]:
 def _model(run: RunRecords) -> dict[str, Any]:
     if run.setting("trainer") == ENSEMBLE:
         return cards.section({"members": run.setting("members"), "checkpoint steps": run.setting("checkpoint_steps")})
-    groups = ("model", "loss", "gan", "augment", "optimizer", "train")
+    groups = ("model", "loss", "gan", "diffusion", "augment", "optimizer", "train")
     settings = {"seed": run.setting("seed")}
     for group in groups:
         values = run.setting(group)
@@ -105,10 +106,20 @@ def _model(run: RunRecords) -> dict[str, Any]:
 
 
 def _samples(run: RunRecords) -> dict[str, Any]:
-    """Last value of every curve of a GAN that was measured on samples, and the number of steps."""
+    """Last value of every curve of a generator that was measured on samples, and the number of steps."""
     last = {metric: value for split, metric, _, _, value in run.curves if split == "samples"}
     steps = max((step for _, _, step, _, _ in run.curves), default=None)
     return cards.section({"steps": steps, **last})
+
+
+def _audit(run: RunRecords) -> str:
+    values = [value for split, metric, _, _, value in run.curves if (split, metric) == ("samples", "c_t")]
+    if not values:
+        return "Not measured on a run: the card of a selection of its images has the audit."
+    return (
+        f"C_T of data copying of the last samples, beside validation images: {values[-1]:.1f}. Below -3 they copy "
+        "training images; images are generated from the newest checkpoint that does not."
+    )
 
 
 def score_section(run: RunRecords) -> dict[str, Any]:
@@ -189,7 +200,7 @@ def limits(run: RunRecords, kind: str) -> list[str]:
         sentences.append("Cases are unknown: images of one patient may be in several parts of the split.")
     if run.split_method.startswith("random_image"):
         sentences.append("The split is by image: images of one patient are in several parts of it.")
-    if kind == "gan":
+    if kind in NOUNS:
         return [*sentences, "Generated images are not images of tissue, and may repeat training images."]
     test = run.evaluations.get("test")
     if test is None:
@@ -216,9 +227,9 @@ def _is_few(count: Any) -> bool:
 def _summary(run: RunRecords, kind: str) -> str:
     num_classes = len(run.manifest.classes) if run.manifest else None
     of_classes = f" of {num_classes} classes" if num_classes else ""
-    if kind == "gan":
-        label = run.setting("gan", "label")
-        return f"GAN of histology images{f' of the class {label}' if label else of_classes}."
+    if kind in NOUNS:
+        label = run.setting(kind, "label")
+        return f"{NOUNS[kind]} of histology images{f' of the class {label}' if label else of_classes}."
     steps = [evaluation.get("checkpoint_step") for evaluation in run.evaluations.values()]
     at = f", checkpoint of step {steps[0]}" if steps and steps[0] is not None else ""
     if kind == ENSEMBLE:
@@ -230,9 +241,9 @@ def _summary(run: RunRecords, kind: str) -> str:
 
 def _metadata(run: RunRecords, kind: str, name: str) -> dict[str, Any]:
     tags = [str(tag) for tag in (run.setting("model", "name"), run.setting("loss", "name")) if tag]
-    if kind == "gan":
+    if kind in NOUNS:
         task = "unconditional-image-generation"
-        return cards.metadata(kind, name, run.licence, ["gan", *tags], pipeline_tag=task)
+        return cards.metadata(kind, name, run.licence, [kind, *tags], pipeline_tag=task)
     test = run.evaluations.get("test", {})
     scores = [score for score in (*SCORES, *CALIBRATION) if is_number(test.get(score))]
     data = Path(str(run.setting("data", "path") or "data")).name

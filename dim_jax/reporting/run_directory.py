@@ -67,10 +67,13 @@ class RunRecords:
         return value
 
     @property
-    def is_gan(self) -> bool:
-        """Whether this is a run of a GAN, by its configuration or, if that is missing, by its curves."""
+    def generator(self) -> str:
+        """Kind of a generator's run, "gan" or "diffusion", by its curves without a configuration; "" for others."""
         trainer = self.setting("trainer")
-        return trainer == "gan" or (trainer is None and any(split == "samples" for split, *_ in self.curves))
+        if trainer is None and any(split == "samples" for split, *_ in self.curves):
+            is_gan = any(metric == "discriminator_loss" for _, metric, *_ in self.curves)
+            return "gan" if is_gan else "diffusion"
+        return trainer if trainer in ("gan", "diffusion") else ""
 
     def rows_of(self, split: str) -> np.ndarray:
         """Manifest rows of a split, int (n,); empty if the manifest or the split is missing."""

@@ -20,7 +20,7 @@ def render(folders: Mapping[str, Path]) -> tuple[str, list[list[Table]], list[st
     """
     runs = [run_directory.read(name, folder) for name, folder in folders.items()]
     views = [
-        tables.owned((gan_view if run.is_gan else run_view).view(number, run), run.name)
+        tables.owned((gan_view if run.generator else run_view).view(number, run), run.name)
         for number, run in enumerate(runs, start=1)
     ]
     compared = tables.owned(comparison.view(runs), "comparison") if len(runs) > 1 else None

@@ -89,18 +89,24 @@ def render(
 
 def _facts(selected: Mapping[str, Any]) -> list[tuple[str, str]]:
     models = {
-        f"{name}: {model['workdir']} at step {model['checkpoint_step']} ({model['sha256'][:12]})"
+        f"{name}: {model['workdir']} at step {model['checkpoint_step']} ({model['sha256'][:12]}{_sampling(model)})"
         for name, model in selected["pool"].items()
     }
     classifier, reviews = selected["classifier"], selected.get("reviews")
     return [
-        ("GAN", "; ".join(sorted(models))),
+        ("Generator", "; ".join(sorted(models))),
         ("Classifier", f"{classifier['workdir']} at step {classifier['checkpoint_step']}, real images only"),
         ("Distances in", selected["features"]["space"]),
         ("Split", selected["split_sha256"][:12]),
         *((name.replace("_", " "), f"{value:g}") for name, value in selected["rules"].items()),
         *([("Blind review", f"{', '.join(reviews['readers'])}: {reviews['rule']}")] if reviews else []),
     ]
+
+
+def _sampling(model: Mapping[str, Any]) -> str:
+    """Returns how the images of a pool were sampled, as the continuation of a list; "" for earlier selections."""
+    options = [f"{name} {value:g}" for name, value in model.get("sampling", {}).items()]
+    return ", ".join(["", *([model["kind"]] if "kind" in model else []), *options])
 
 
 def _class_view(

@@ -1,4 +1,4 @@
-"""Images written while a GAN is trained: grids from fixed seeds, reconstructions, and an animation of the grids."""
+"""Images written while a generator is trained: grids of fixed seeds, reconstructions, and an animation."""
 
 import base64
 import re
@@ -17,11 +17,11 @@ MOST_ANIMATION = 3_000_000  # bytes
 
 
 def view(run: RunRecords) -> dict[str, Any]:
-    """Template data of the images of a GAN run.
+    """Template data of the images of a generator's run.
 
     Returns:
       `newest`: newest grid; `reconstructions`: newest reconstructions; both dicts of `uri`, `step`, `name`, `rows` (and
-      for `newest` `classes`: class of each row, if the GAN is conditional), or None;
+      for `newest` `classes`: class of each row, if the generator is conditional), or None;
       `progress`: grids of the first, middle and last step, dicts of `uri` (None if unreadable), `step`, `name` and
       `rows`; empty if there is only one grid;
       `animation`: data URI or None; `columns`: names of the columns of the reconstructions; `notes`: sentences on files
@@ -73,8 +73,8 @@ def _picture(step: int, path: Path, side: int, quality: int) -> dict[str, Any]:
 
 
 def _classes(run: RunRecords, rows: float) -> list[str]:
-    """Returns the class of each row of a conditional GAN's grid; empty for other GANs or another number of rows."""
-    if run.manifest is None or run.setting("gan", "conditional") is not True:
+    """Returns the class of each row of a conditional generator's grid; empty for others or another number of rows."""
+    if run.manifest is None or run.setting(run.generator, "conditional") is not True:
         return []
     return list(run.manifest.classes) if rows == len(run.manifest.classes) else []
 

@@ -35,7 +35,7 @@ def measure(run: RunRecords) -> list[StageTime]:
     waits = [line["seconds"] * line["data_wait_share"] for line in steps if line.get("data_wait_share", -1) >= 0]
     # The time of a checkpoint is logged with the next training line; the last checkpoint has none.
     saves = [line["checkpoint_seconds"] for line in train if line.get("checkpoint_seconds", -1) > 0]
-    between, name = ("samples", "Sample sheets") if run.is_gan else ("val", "Validation")
+    between, name = ("samples", "Sample sheets") if run.generator else ("val", "Validation")
     stages = [
         StageTime("Preparing the data", run.data_seconds),
         StageTime("Start, with compilation" + (f" ({len(starts)} starts)" if starts[1:] else ""), _total(starts)),

@@ -36,6 +36,8 @@ LABELS = {
     "augment_probability": "Augmentation probability",
     "label_strength": "Label strength",
     "diversity": "Diversity (real: 1)",
+    "c_t": "C_T (copies: below -3)",
+    "audited_step": "Step, if it passes the audit",
     "training_seconds_per_100_images": "Training, s per 100 images",
     "test_seconds_per_image": "Prediction, s per image",
 }

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from dim_jax.runs import fields, files
 from dim_jax.runs.fields import Added, Options
-from dim_jax.runs.schema import CONFIGS, ClassifierConfig, ExperimentConfig, GanConfig
+from dim_jax.runs.schema import CONFIGS, GENERATORS, ClassifierConfig, DiffusionConfig, ExperimentConfig, GanConfig
 
 FILE_NAME = "config.json"
 # Up to revision 4 every configuration held these options, whichever loss it named.
@@ -19,7 +19,8 @@ EARLIER_LOSS_OPTIONS = {
     "metric_weight": 1.0,
 }  # fmt: skip
 
-Config = ClassifierConfig | GanConfig | ExperimentConfig
+RunConfig = ClassifierConfig | GanConfig | DiffusionConfig  # of a network's run
+Config = RunConfig | ExperimentConfig
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -49,11 +50,11 @@ def trainer_of(config: Mapping[str, Any]) -> str:
     return trainer
 
 
-def read_config(workdir: str | Path, trainer: str | None = None) -> ClassifierConfig | GanConfig:
-    """Returns the configuration of a run directory. Training fields that an imported run lacks are None.
+def read_config(workdir: str | Path, *trainers: str) -> Any:
+    """Returns the configuration of a run directory, a RunConfig. Training fields that an imported run lacks are None.
 
     Args:
-      trainer: expected trainer, "classifier" or "gan"; None for either.
+      trainers: expected trainers, of "classifier", "gan" and "diffusion"; none for any.
 
     Raises:
       FileNotFoundError: `workdir` holds no run.
@@ -69,9 +70,11 @@ def read_config(workdir: str | Path, trainer: str | None = None) -> ClassifierCo
     name = config.get("trainer")
     if name == "ensemble":
         raise ValueError(f"{workdir} is an ensemble, and a single network is needed; give the --workdir of a member")
-    if name not in ("classifier", "gan") or trainer not in (None, name):
-        expected = {"gan": "a GAN"}.get(trainer or "", "a classifier")
-        raise ValueError(f"{workdir} is the run of a {name}, not of {expected}; give the --workdir of one")
+    expected_trainers = trainers or ("classifier", *GENERATORS)
+    if name not in expected_trainers:
+        expected = " or ".join(CONFIGS[trainer].NOUN for trainer in expected_trainers)
+        noun = CONFIGS[name].NOUN if name in tuple(CONFIGS) else f"a {name}"
+        raise ValueError(f"{workdir} is the run of {noun}, not of {expected}; give the --workdir of one")
     cls, names = CONFIGS[name], set(all_names(config))
     try:
         for field in cls.NEEDED:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dim_jax import losses, models
+from dim_jax.models.denoising_unet import DenoisingUNet
 from dim_jax.models.gcgan import Generator
 from dim_jax.runs import config_flags, fields, files
-from dim_jax.runs.schema import CONFIGS, GENERATOR, LOSS, NETWORK, ArmFields
+from dim_jax.runs.schema import CONFIGS, DENOISER, GENERATOR, LOSS, NETWORK, ArmFields
 
+TRAINERS = {"classifier": "Classifier", "gan": "GAN", "diffusion": "Diffusion model", "experiment": "Experiment"}
 INTRODUCTION = """# Configuration
 
 A configuration is a Python file that returns a `ConfigDict`. The ready ones are in `configs/` and are also part of the
@@ -74,20 +76,24 @@ along.
 def page() -> str:
     """Returns the page in Markdown."""
     parts = [INTRODUCTION]
-    for trainer, title in (("classifier", "Classifier"), ("gan", "GAN"), ("experiment", "Experiment")):
+    for trainer, title in TRAINERS.items():
         parts.append(f"## {title}: `configs/{trainer}.py`\n\n{_table(_trainer_rows(trainer))}")
         if trainer == "experiment":
             parts.append(
-                "`config.classifier` and `config.gan` hold the fields above. An arm, `config.arms.NAME`, has these:\n\n"
-                + _table(_arm_rows())
+                "`config.classifier`, `config.gan` and `config.diffusion` hold the fields above. An arm, "
+                "`config.arms.NAME`, has these:\n\n" + _table(_arm_rows())
             )
     parts.append(LOSSES + "\n" + _table(_option_rows(LOSS), "loss"))
     parts.append(MODELS + "\n" + _table(_option_rows(NETWORK), "model"))
-    generator = [(f"`{key}`", *row) for key, *row in _options("", GENERATOR, Generator)]
-    parts.append(
-        "## Generator\n\nFields of `config.model` of a GAN; what `configs/gan.py` sets comes before these defaults.\n\n"
-        + _table(generator)
-    )
+    for title, owner, file, options, network in (
+        ("Generator", "a GAN", "gan", GENERATOR, Generator),
+        ("Denoising network", "a diffusion model", "diffusion", DENOISER, DenoisingUNet),
+    ):
+        rows = [(f"`{key}`", *row) for key, *row in _options("", options, network)]
+        parts.append(
+            f"## {title}\n\nFields of `config.model` of {owner}; what `configs/{file}.py` sets comes before these "
+            f"defaults.\n\n{_table(rows)}"
+        )
     return "\n".join([*parts, OWN])
 
 
@@ -138,7 +144,7 @@ def _arm_rows() -> list[Row]:
     what = {
         "title": "what tables call it",
         "set": "fields of the classifier's configuration that it sets",
-        "added": "source of the images that it adds: gcgan, fastgan, gcgan_unselected or copies",
+        "added": "source of the images that it adds: a generator, a generator with _unselected, or copies",
         "count": "how many, over all minority classes; -1: as many as make all classes equal",
         "tau": "strength of post-hoc logit adjustment",
         "tune": "{field, values}: one field whose value is chosen by the validation images of every fold",

@@ -8,7 +8,7 @@ Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, in
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
 deferred re-balancing, rates and phases of the head, test-time views; 7 the frozen network whose features are
-classified, recommended arms of experiments.
+classified, recommended arms of experiments; 8 diffusion models.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,10 @@ from dim_jax.runs.fields import Added, Choice, Option, Options
 MAX_FOLDS = 1000  # as in data/splits.py
 OF_IMAGES = ("flip", "rotate", "stain_jitter", "function")  # augmentations that features cannot have
 INITIAL_WEIGHTS = ("random", "imagenet")  # or a path
+MOST_SAMPLING_STEPS = 10_000
+LEAST_AUDITED = (
+    10  # generated images of a class; of fewer, copies alone would not be significant (gan/copying_audit.py)
+)
 
 
 def _options(read: Callable[[str], dict[str, tuple[Any, Any]]]) -> Callable[[str], dict[str, Option]]:
@@ -44,6 +48,7 @@ def _options(read: Callable[[str], dict[str, tuple[Any, Any]]]) -> Callable[[str
 LOSS = Options("loss", _options(losses.options), tuple(losses.LOSSES))
 NETWORK = Options("model", _options(models.classifier_options), tuple(models.CLASSIFIERS))
 GENERATOR = Options("generator", _options(lambda name: models.gan_options()))
+DENOISER = Options("denoising network", _options(lambda name: models.denoiser_options()))
 
 # Ranges exclude typing errors and infeasible values; sensible combinations are left to the user.
 Seed = Annotated[int, Interval(ge=0, le=2**31 - 1)]
@@ -141,6 +146,7 @@ class ClassifierTrain(TrainFields):
 class ClassifierConfig:
     """Configuration of a classifier: configs/classifier.py."""
 
+    NOUN: ClassVar = "a classifier"
     # The fields that every reader of a run needs; an imported run may lack all others.
     NEEDED: ClassVar = (
         "data.path", "data.image_size", "data.resize", "data.fold", "data.backend", "data.cache_gib", "model",
@@ -218,9 +224,23 @@ class GanData(DataFields):
 
 
 @dataclass(frozen=True)
-class GanFields:
+class LearnedClasses:
+    """The classes that a generator of images learns: the one of a label, or all."""
+
     label: str
     conditional: bool
+
+    def check_label(self, group: str) -> None:
+        """Raises ValueError unless a label is given or all classes are learned; `group` names the fields."""
+        if bool(self.label) == self.conditional:
+            raise ValueError(
+                f"give the class to learn with --config.{group}.label=NAME, or learn all with "
+                f"--config.{group}.conditional=True; now label is {self.label!r} and conditional is {self.conditional}"
+            )
+
+
+@dataclass(frozen=True)
+class GanFields(LearnedClasses):
     condition_from: Annotated[Share, Added(2, before=0.0)]
     condition_until: Annotated[Share, Added(2, before=0.0)]
     perceptual: Literal["lite0", "lpips_vgg16", "pixels", "none"]
@@ -249,7 +269,7 @@ class GanOptimizer(OptimizerFields):
 
 
 @dataclass(frozen=True)
-class GanTrain(TrainFields):
+class GeneratorTrain(TrainFields):
     num_train_steps: Steps
     sample_every: Steps
     checkpoint_every: Steps
@@ -259,6 +279,7 @@ class GanTrain(TrainFields):
 class GanConfig:
     """Configuration of a GAN: configs/gan.py."""
 
+    NOUN: ClassVar = "a GAN"
     NEEDED: ClassVar = (
         "data.path", "data.image_size", "data.resize", "data.fold", "model", "gan.label", "gan.conditional",
         "gan.statistics",
@@ -271,22 +292,89 @@ class GanConfig:
     augment: GanAugment
     model: Annotated[Choice, GENERATOR]
     optimizer: GanOptimizer
-    train: GanTrain
+    train: GeneratorTrain
     classes: tuple[str, ...] | None = None  # of a packed run, in the order of its labels
+
+    @property
+    def learned(self) -> LearnedClasses:
+        """The classes that it learns."""
+        return self.gan
 
     def check(self) -> None:
         """Raises ValueError for incompatible values."""
         gan = self.gan
-        if bool(gan.label) == gan.conditional:
-            raise ValueError(
-                "give the class to learn with --config.gan.label=NAME, or learn all with "
-                f"--config.gan.conditional=True; now label is {gan.label!r} and conditional is {gan.conditional}"
-            )
+        gan.check_label("gan")
         if gan.condition_from > gan.condition_until:
             raise ValueError(
                 f"config.gan.condition_from={gan.condition_from} and condition_until={gan.condition_until} must be "
                 "shares of the run in this order"
             )
+
+
+@dataclass(frozen=True)
+class DiffusionFields(LearnedClasses):
+    label_dropout: Share
+    sigma_data: Scale
+    noise_mean: Annotated[float, Interval(ge=-20, le=20)]
+    noise_std: Annotated[float, Interval(gt=0, le=20)]
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)]
+    sampling_steps: Annotated[int, Interval(ge=2, le=MOST_SAMPLING_STEPS)]
+    audit_images: Annotated[int, Interval(ge=0, le=10_000)]
+
+
+@dataclass(frozen=True)
+class DiffusionAugment:
+    flip: bool
+    rotate: bool
+
+
+@dataclass(frozen=True)
+class DiffusionOptimizer(OptimizerFields):
+    reference_batch_size: BatchSize
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Configuration of a diffusion model: configs/diffusion.py."""
+
+    NOUN: ClassVar = "a diffusion model"
+    NEEDED: ClassVar = (
+        "data.path", "data.image_size", "data.resize", "data.fold", "model", "diffusion.label",
+        "diffusion.conditional", "diffusion.label_dropout", "diffusion.sigma_data", "diffusion.sampling_steps",
+        "diffusion.audit_images",
+    )  # fmt: skip
+
+    trainer: Literal["diffusion"]
+    seed: Seed
+    data: DataFields
+    diffusion: DiffusionFields
+    augment: DiffusionAugment
+    model: Annotated[Choice, DENOISER]
+    optimizer: DiffusionOptimizer
+    train: GeneratorTrain
+
+    @property
+    def learned(self) -> LearnedClasses:
+        """The classes that it learns."""
+        return self.diffusion
+
+    def check(self) -> None:
+        """Raises ValueError for incompatible values."""
+        self.diffusion.check_label("diffusion")
+        if 0 < self.diffusion.audit_images < LEAST_AUDITED:
+            raise ValueError(
+                f"config.diffusion.audit_images={self.diffusion.audit_images} must be at least {LEAST_AUDITED}, or 0 "
+                "for no audit: of fewer images, copies could not be told"
+            )
+        granularity = models.make_denoiser(0, **self.model.options).granularity
+        if self.data.image_size % granularity:
+            raise ValueError(
+                f"config.data.image_size={self.data.image_size} must be a multiple of {granularity}, the px of one "
+                "position of the smallest map: config.model.patch, doubled at each further level of .channels"
+            )
+
+
+GeneratorConfig = GanConfig | DiffusionConfig
 
 
 @dataclass(frozen=True)
@@ -304,6 +392,7 @@ class ExperimentData:
 class PoolFields:
     images: Annotated[int, Interval(ge=1, le=10**6)]
     truncation: Annotated[float, Interval(gt=0, le=10)]
+    guidance: Annotated[float, Interval(ge=0, le=100), Added(8, before=1.0)]
     judge: str
     least_probability: Share
     distance_quantile: Share
@@ -348,6 +437,8 @@ class QuestionFields:
 class ExperimentConfig:
     """Configuration of an experiment: configs/experiment.py."""
 
+    NOUN: ClassVar = "an experiment"
+
     trainer: Literal["experiment"]
     seed: Seed
     data: ExperimentData
@@ -367,6 +458,7 @@ class ExperimentConfig:
     primary: str
     recommended: Annotated[str, Added(7, before="")]
     not_run: dict[str, str]
+    diffusion: DiffusionConfig | None = None  # experiments of earlier revisions have none
 
     def check(self) -> None:
         """Raises ValueError for incompatible values; arms are checked by `experiment.arms.read_arms`."""
@@ -377,4 +469,10 @@ class ExperimentConfig:
             raise ValueError(f"config.seeds={self.seeds} must be different integers, at least one")
 
 
-CONFIGS: dict[str, type] = {"classifier": ClassifierConfig, "gan": GanConfig, "experiment": ExperimentConfig}
+CONFIGS: dict[str, type[Any]] = {
+    "classifier": ClassifierConfig,
+    "gan": GanConfig,
+    "diffusion": DiffusionConfig,
+    "experiment": ExperimentConfig,
+}
+GENERATORS = ("gan", "diffusion")  # trainers of generators of images

@@ -6,25 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
-from dim_jax.data import backends, images
-from dim_jax.data.dataset import Dataset, open_dataset
-from dim_jax.data.sampler import Sampler, make_sampler
+from dim_jax.data import backends
+from dim_jax.data.dataset import Dataset
+from dim_jax.data.sampler import Sampler
 from dim_jax.gan import transition
-from dim_jax.gan.sample_sheets import NUM_RECONSTRUCTED, SampleSheets
+from dim_jax.gan.sample_sheets import NUM_RECONSTRUCTED, SampleSheets, reconstruction
+from dim_jax.gan.synthesis import Synthesizer, recalibrate
 from dim_jax.losses import gan as gan_losses
 from dim_jax.models import make_gan
+from dim_jax.models.gcgan import Generator
 from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import GanConfig, GanFields
 from dim_jax.steps.gan import GanTrainStep
-from dim_jax.trainers import job
+from dim_jax.trainers import generator_images, job
+from dim_jax.trainers.generator_images import open_data
 from dim_jax.training import hosts, initial_weights, loop, parallel
 from dim_jax.training.optimizers import make_optimizer
+from dim_jax.training.state import GanState
 from dim_jax.weights import pretrained
-
-MIN_IMAGES = 8
 
 Distance = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
@@ -79,9 +80,12 @@ def make_task(
     )
     resident = parallel.replicate((pictures.pixels, frozen))
     key = jax.random.key(config.seed)
-    rebuilding = None if distance is None else step.discriminator
-    examples = _examples(data, sampler, config)
-    sheets = SampleSheets(run, step.generator, rebuilding, gan.statistics, examples, _label_strength(config))
+    examples, labels = generator_images.examples(data, sampler, config, NUM_RECONSTRUCTED)
+    # Sheets are computed on one device, without an axis to average over.
+    generator, discriminator = (network.clone(axis_name=None) for network in (step.generator, step.discriminator))
+    synthesizer = partial(_synthesizer, generator, gan.statistics, _label_strength(config))
+    reconstruct = None if distance is None else reconstruction(discriminator, examples, labels)
+    sheets = SampleSheets(run, synthesizer, generator.num_classes, examples, reconstruct)
     task = loop.Task(
         state=initial_weights.draw(step.initial_state, config.seed),
         dispatch=lambda state, batches: dispatch(state, batches, key, resident),
@@ -138,6 +142,14 @@ def _label_strength(config: GanConfig) -> optax.Schedule:
     return transition.label_strength(gan.condition_from, gan.condition_until, config.train.num_train_steps)
 
 
+def _synthesizer(generator: Generator, statistics: str, label_strength: optax.Schedule, state: GanState) -> Synthesizer:
+    """Returns the synthesizer of a replicated state's averaged weights."""
+    training = {name: parallel.unreplicate(tree) for name, tree in state.generator.variables.items()}
+    averaged = {**training, "params": parallel.unreplicate(state.ema_params)}
+    strength = float(label_strength(int(parallel.unreplicate(state.step))))
+    return Synthesizer(generator, recalibrate(generator, averaged, strength), statistics, strength)
+
+
 def _perceptual(gan: GanFields) -> tuple[Any, Any, str]:
     """Returns the variables of the frozen network, the distance between images, and a description of it."""
     if gan.perceptual == "none":
@@ -145,52 +157,6 @@ def _perceptual(gan: GanFields) -> tuple[Any, Any, str]:
     if gan.perceptual == "pixels":
         return {}, lambda frozen, *images: gan_losses.pixel_distance(*images), "mean squared difference of pixels"
     return pretrained.perceptual(gan.perceptual, gan.vgg_weights, gan.lpips_weights)
-
-
-def _examples(data: Dataset, sampler: Sampler, config: GanConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a few training images (N, S, S, 3) uint8 and their labels, the same in every process."""
-    rows = np.unique([row for stratum in sampler.strata for row in stratum.rows])
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_RECONSTRUCTED).astype(int))]
-    options = config.data
-    paths = [data.file(int(row)) for row in rows]
-    return np.stack(list(images.read_squares(paths, options.image_size, options.resize))), data.labels[rows]
-
-
-def open_data(config: GanConfig, source: Path) -> tuple[Dataset, Sampler]:
-    """Returns the dataset in the prepared folder `source`, and the sampler of the training images."""
-    data = open_dataset(source, config.data.fold)
-    sampler = make_sampler(
-        data,
-        seed=config.seed,
-        global_batch_size=config.train.global_batch_size,
-        class_balanced=config.gan.conditional,
-        only_class=label_to_train(config, data),
-    )
-    return data, sampler
-
-
-def label_to_train(config: GanConfig, data: Dataset) -> int | None:
-    """Returns the integer label of the class to train on, None for all classes.
-
-    Raises:
-      ValueError: there is no such class, or it has too few training images.
-    """
-    gan = config.gan
-    if gan.conditional:
-        return None
-    if gan.label not in data.classes:
-        raise ValueError(
-            f"config.gan.label={gan.label!r} is not a class of {config.data.path}; choose one of "
-            f"{', '.join(data.classes)}, or all with --config.gan.conditional=True"
-        )
-    label = data.classes.index(gan.label)
-    count = int((data.labels[data.rows("train")] == label).sum())
-    if count < MIN_IMAGES:
-        raise ValueError(
-            f"{gan.label!r} has {count} training images, too few for a GAN of its own (at least {MIN_IMAGES}); "
-            "train one over all classes with --config.gan.conditional=True"
-        )
-    return label
 
 
 def check_weights(config: GanConfig) -> None:

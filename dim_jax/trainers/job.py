@@ -16,13 +16,11 @@ from dim_jax.data.preparation import PHANTOM, check_phantom, prepare_dataset
 from dim_jax.data.sampler import Sampler, SwitchedSampler
 from dim_jax.reporting import report_files, run_cards
 from dim_jax.runs import fields, files, workdir
-from dim_jax.runs.schema import ClassifierConfig, GanConfig
+from dim_jax.runs.configuration import RunConfig
 from dim_jax.training import checkpoints, compilation, hosts, loop, parallel
 from dim_jax.training.learning_rates import scaled_learning_rate
 
 PREPARED = "data"
-
-Config = ClassifierConfig | GanConfig
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +37,14 @@ class Job:
       may_grow: dotted names of configuration fields that may be raised later, since no earlier step depends on them.
     """
 
-    open_data: Callable[[Config, Path], tuple[datasets.Dataset, Sampler]]
-    steps: Callable[[Config, Sampler], float]
-    make_task: Callable[[Config, Path, datasets.Dataset, Sampler], tuple[loop.Task, loop.LoopSchedule, Any]]
-    finish: Callable[[Config, Path, Any], None]
+    open_data: Callable[[RunConfig, Path], tuple[datasets.Dataset, Sampler]]
+    steps: Callable[[RunConfig, Sampler], float]
+    make_task: Callable[[RunConfig, Path, datasets.Dataset, Sampler], tuple[loop.Task, loop.LoopSchedule, Any]]
+    finish: Callable[[RunConfig, Path, Any], None]
     may_grow: Collection[str] = ()
 
 
-def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool = True, profile: int = 0) -> None:
+def run_job(job: Job, config: RunConfig, run: Path, dry_run: bool, describe: bool = True, profile: int = 0) -> None:
     """Runs a training job in the run directory `run`, resuming where an earlier call stopped.
 
     Args:
@@ -103,7 +101,7 @@ def run_job(job: Job, config: Config, run: Path, dry_run: bool, describe: bool =
             hosts.on_first_host(lambda: _report(run))
 
 
-def _check(job: Job, config: Config, run: Path) -> tuple[Path, bool, list[str]]:
+def _check(job: Job, config: RunConfig, run: Path) -> tuple[Path, bool, list[str]]:
     """Checks the data path, and the configuration against that of the run directory.
 
     Returns:
@@ -119,7 +117,7 @@ def _check(job: Job, config: Config, run: Path) -> tuple[Path, bool, list[str]]:
     return source, not (source / "manifest.json").is_file(), grown
 
 
-def _prepare(config: Config, run: Path) -> Path:
+def _prepare(config: RunConfig, run: Path) -> Path:
     """Prepares raw data into the run directory and returns the prepared folder."""
     options = config.data
     log.info("%s is not prepared yet; preparing it into %s", options.path, run / PREPARED)
@@ -143,7 +141,7 @@ def _check_images(data: datasets.Dataset) -> None:
 
 
 def _open_run(
-    run: Path, config: Config, source: Path, data: datasets.Dataset, task: loop.Task, grown: list[str]
+    run: Path, config: RunConfig, source: Path, data: datasets.Dataset, task: loop.Task, grown: list[str]
 ) -> None:
     """Writes the identifying files of a new run, or the configuration of one that was given more steps."""
     if not (run / workdir.CONFIG).is_file():
@@ -177,7 +175,7 @@ def training_batches(
         yield parallel.shard_steps([next(stream) for _ in range(schedule.steps_per_dispatch)])
 
 
-def learning_rate(config: Config) -> float:
+def learning_rate(config: RunConfig) -> float:
     """Returns the learning rate for the global batch size of a configuration."""
     options = config.optimizer
     return scaled_learning_rate(
@@ -198,7 +196,7 @@ def _check_path(path: str) -> None:
         raise FileNotFoundError(f"config.data.path={path}: no such folder")
 
 
-def _describe(job: Job, config: Config, data: datasets.Dataset, sampler: Sampler) -> None:
+def _describe(job: Job, config: RunConfig, data: datasets.Dataset, sampler: Sampler) -> None:
     """Prints a summary of the data and the options."""
     say(datasets.training_summary(data, sampler.class_counts(data.labels, len(data.classes))))
     steps = job.steps(config, sampler)

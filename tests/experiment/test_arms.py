@@ -101,13 +101,27 @@ def test_an_arm_keeps_what_its_loss_and_model_share_with_those_it_replaces():
 
 def test_generators_differ_in_what_they_set_and_share_the_rest():
     config, site = parsed(), plan.Site("x", Path("runs/x"), Path("DATA"))
-    gcgan, fastgan = (plan.gan_configs(config, name, 0, site, ["a"])["a"] for name in ("gcgan", "fastgan"))
+    gcgan, fastgan = (plan.generator_configs(config, name, 0, site, ["a"])["a"] for name in ("gcgan", "fastgan"))
     assert gcgan.model.options["gate"] == "gc" and fastgan.model.options["gate"] == "sle"
     assert gcgan.train == fastgan.train
-    alone = plan.gan_configs(config, "gcgan", 0, site, ["a", "b"])
+    alone = plan.generator_configs(config, "gcgan", 0, site, ["a", "b"])
     assert {name: gan.gan.label for name, gan in alone.items()} == {"a": "a", "b": "b"}
     config = dataclasses.replace(config, gan=override(config.gan, [("gan.conditional", True)]))
-    assert list(plan.gan_configs(config, "gcgan", 0, site, ["a", "b"])) == [""]  # one draws all
+    assert list(plan.generator_configs(config, "gcgan", 0, site, ["a", "b"])) == [""]  # one draws all
+
+
+def test_a_generator_may_be_a_diffusion_model():
+    config, site = parsed(), plan.Site("x", Path("runs/x"), Path("DATA"))
+    (label, diffusion), *others = plan.generator_configs(config, "diffusion", 1, site, ["a", "b"]).items()
+    assert label == "" and not others  # one draws all
+    assert diffusion.trainer == "diffusion" and (diffusion.data.path, diffusion.data.fold) == ("DATA", 1)
+    assert plan.sampling(config, "diffusion") == {"guidance": 1.0}
+    alone = dataclasses.replace(config, diffusion=override(config.diffusion, [("diffusion.conditional", False)]))
+    configs = plan.generator_configs(alone, "diffusion", 0, site, ["a", "b"])
+    assert {name: one.diffusion.label for name, one in configs.items()} == {"a": "a", "b": "b"}
+    earlier = dataclasses.replace(config, diffusion=None)
+    with pytest.raises(ValueError, match=r"there is no config\.diffusion to start from"):
+        plan.generator_configs(earlier, "diffusion", 0, site, ["a"])
 
 
 def set_field(config, name, value):
@@ -122,7 +136,7 @@ def set_field(config, name, value):
     ("arms.dim.set.loss", {"nam": "fafl"}, "config.arms.dim: 'loss.nam' is not an option of the loss fafl; it"),
     ("arms.cross_entropy.set.loss.m", 4.0, "'loss.m' is not an option of the loss cross_entropy; it has"),
     ("arms.dim.set", {"trian": {"num_epochs": 3}}, "config.arms.dim: 'trian.num_epochs' is not a field"),
-    ("arms.dim.added", "gan", "config.arms.dim.added='gan' is unknown; choose one of copies, fastgan"),
+    ("arms.dim.added", "gan", "config.arms.dim.added='gan' is unknown; choose one of copies, diffusion"),
     ("arms.dim.count", 0, "do not go together"),
     ("arms.dim.count", -2, "do not go together"),
     ("arms.fafl.count", 3, "do not go together"),

@@ -65,7 +65,7 @@ def test_all_problems_are_in_one_message(prepared):
         "'rare' has no training images",
         "training images, too few for a GAN of its own",
         "arm unselected_30 adds 30 images, but config.pool.images=4 makes only 8 for 2 classes",
-        "generator fastgan: its pool: the GAN's training images were made square by config.data.resize=pad",
+        "generator fastgan: its pool: the generator's training images were made square by config.data.resize=pad",
     ):
         assert words in message, message
 
@@ -73,6 +73,18 @@ def test_all_problems_are_in_one_message(prepared):
 def test_generated_images_smaller_than_the_input_are_refused(prepared):
     message = problems(prepared, ["dim"], ("classifier.data.image_size", 128))
     assert "generator gcgan: its pool: images of 64 px would be enlarged to the 128 px" in message
+
+
+def test_what_a_diffusion_model_lacks_is_listed(prepared):
+    arm = ("arms.dim.added", "diffusion")
+    message = problems(prepared, ["dim"], arm, ("diffusion.diffusion.conditional", False), ("pool.images", 4),
+                       ("diffusion.diffusion.label", "any"), ("diffusion.data.image_size", 32))  # fmt: skip
+    for words in (
+        "training images, too few for a diffusion model of its own",
+        "but config.pool.images=4 makes only 8 for 2 classes",
+        "generator diffusion: its pool: images of 32 px would be enlarged to the 64 px",
+    ):
+        assert words in message, message
 
 
 def test_what_is_there_already_is_not_needed(prepared, tmp_path):

@@ -144,6 +144,17 @@ def test_planted_copies_and_duplicates_are_rejected(finished, data):
     assert files.read_json(finished / "selected.json")["classes"][LABEL]["rejected"]["copy_of_training_image"] < 9
 
 
+def test_a_pool_of_a_diffusion_model_is_selected_from_and_the_page_says_how_it_was_sampled(data, classifier, tmp_path):
+    pool = tmp_path / "pool"
+    write_pool(pool, data, LABEL, phantom_images(LABEL, 6), kind="diffusion", sampling={"steps": 18, "guidance": 1.5})
+    assert command_line.run(select.main, arguments(pool, data, classifier, tmp_path / "out", "--keep=3", *LENIENT)) == 0
+    origin = files.read_json(tmp_path / "out" / "selected.json")["pool"][LABEL]
+    assert (origin["kind"], origin["sampling"]) == ("diffusion", {"steps": 18, "guidance": 1.5})
+    assert "runs/gan at step 5 (abababababab, diffusion, steps 18, guidance 1.5)" in (
+        (tmp_path / "out" / "report.html").read_text()
+    )
+
+
 def test_a_selection_has_its_provenance_and_begins_with_all_classes(finished, data, classifier):
     selected = files.read_json(finished / "selected.json")
     assert selected["split_sha256"] == datasets.open_dataset(data).split_sha256
@@ -346,7 +357,7 @@ def test_a_classifier_trained_on_generated_images_is_refused(pool, data, classif
     ("no pool", "no such folder"),
     ("no run", "holds no run"),
     ("no checkpoint", "holds no checkpoint yet"),
-    ("a gan", "the run of a gan, not of a classifier"),
+    ("a gan", "the run of a GAN, not of a classifier"),
     ("raw data", "manifest.json"),
     ("--keep=0", "--keep=0"),
     ("--least-probability=2", "least_probability=2.0"),

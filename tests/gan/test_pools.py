@@ -28,10 +28,12 @@ def write_pool(root, label="normal", seeds=(3, 1), images=None, **changes):
 
 
 def test_a_pool_is_read_back_as_it_was_written(tmp_path):
-    folder = write_pool(tmp_path / "pool", seeds=(42, 7), truncation=0.7)
+    folder = write_pool(tmp_path / "pool", seeds=(42, 7), sampling={"truncation": 0.7})
     (pool,) = pools.load(tmp_path / "pool")
     assert folder == tmp_path / "pool" / "normal" and (folder / "seed00042.png").is_file()
-    assert (pool.label, pool.image_size, pool.truncation, pool.split_sha256) == ("normal", 8, 0.7, "cd" * 32)
+    assert (pool.label, pool.image_size, pool.sampling, pool.split_sha256) == (
+        "normal", 8, {"truncation": 0.7}, "cd" * 32,
+    )  # fmt: skip
     assert pool.model == pools.Model("runs/gan", 7, "ab" * 32)
     assert [image.seed for image in pool.images] == [7, 42]
     np.testing.assert_array_equal(images.read_image(pool.images[1].path), pixels(2)[0])
@@ -73,7 +75,10 @@ def test_more_images_of_the_same_model_are_added(tmp_path):
     assert [image.seed for image in pool.images] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("change", [{"model_sha256": "ef" * 32}, {"split_sha256": "ef" * 32}, {"truncation": 0.5}])
+@pytest.mark.parametrize("change", [
+    {"model_sha256": "ef" * 32}, {"split_sha256": "ef" * 32}, {"sampling": {"truncation": 0.5}},
+    {"kind": "diffusion", "sampling": {"steps": 18, "guidance": 1.0}},
+])  # fmt: skip
 def test_images_of_another_origin_are_not_mixed_in(tmp_path, change):
     folder = write_pool(tmp_path)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -147,7 +152,7 @@ def generate_at_once(monkeypatch, out, ranges, models=None):
             return str(error)
         return None
 
-    monkeypatch.setattr(generation, "open_gan_run", open_run)
+    monkeypatch.setattr(generation, "open_run", open_run)
     with ThreadPoolExecutor(len(ranges)) as pool:
         return [error for error in pool.map(generate, range(len(ranges))) if error]
 

@@ -233,12 +233,12 @@ def two_calls_into_one_pool(folder: Path) -> str:
         for seed in seeds:
             yield np.random.default_rng(seed).integers(0, 256, (16, 16, 3)).astype(np.uint8)
 
-    synthesizer, open_run = SimpleNamespace(images=noise, model_hash="ab" * 32), generation.open_gan_run
-    generation.open_gan_run = lambda workdir: GanRun(Path(workdir), 7, synthesizer, ("a",), "", "a", "squash", ())
+    synthesizer, open_run = SimpleNamespace(images=noise, model_hash="ab" * 32), generation.open_run
+    generation.open_run = lambda workdir: GanRun(Path(workdir), 7, synthesizer, ("a",), "", "a", "squash", ())
     try:
         at_once(lambda first: generation.generate_pool("gan", folder / "pool", 8, first), (8, 16))
     finally:
-        generation.open_gan_run = open_run
+        generation.open_run = open_run
     (made,) = pools.load(folder / "pool")
     assert {image.path for image in made.images} == set((folder / "pool" / "a").glob("*.png"))
     return f"{len(made.images)} of 16 images are listed"

@@ -268,7 +268,7 @@ def test_gans_are_compared(run: Path, tmp_path: Path) -> None:
 def test_runs_of_different_kinds_compare_nothing_but_their_configuration(run: Path, tmp_path: Path) -> None:
     classifier = make_run(tmp_path / "classifier")
     page = Page(report_files.render_report([run, classifier]))
-    assert "so only their configurations are compared. GANs: a; classifiers: classifier." in page.text
+    assert "so only their configurations are compared. Generators: a; classifiers: classifier." in page.text
     assert any(row[0] == "trainer" for row in page.table("Fields that differ between the runs"))
     assert "Grid of images generated at step 60" in pictures(page) and page.table("Results per class, test split")
     assert report_files.write_report([run, classifier], tmp_path / "page.html").is_file()

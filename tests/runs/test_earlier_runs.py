@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from dim_jax.experiment import archive
+from dim_jax.experiment import archive, conductor
 from dim_jax.runs import config_flags, configuration, fields, files, schema, workdir
 
 LATER = {
@@ -96,6 +96,16 @@ def test_an_earlier_experiment_is_completed_in_its_parts(tmp_path):
     workdir.check_config(tmp_path, config)
     assert configuration.complete(old) == configuration.complete(config)
     assert "learning_rate_scaling" not in old["gan"]["optimizer"]
+
+
+def test_an_experiment_from_before_diffusion_models_resumes_without_one(tmp_path):
+    old = today("experiment", "test")
+    del old["diffusion"], old["pool"]["guidance"], old["generators"]["diffusion"]
+    files.write_json(tmp_path / "config.json", old)
+    config, *_ = config_flags.parse_flags([f"--workdir={tmp_path}"])
+    parsed = configuration.parse_config(config)
+    assert parsed.diffusion is None and parsed.pool.guidance == 1.0
+    workdir.check_config(tmp_path, today("experiment", "test"), conductor.MAY_DIFFER)
 
 
 def test_later_fields_change_a_fingerprint_where_they_differ_from_earlier_behaviour():

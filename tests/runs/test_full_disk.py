@@ -134,7 +134,7 @@ def test_preparing_onto_a_full_or_read_only_disk_leaves_nothing(disk, tmp_path, 
 def test_generating_onto_a_full_disk_reports_it(disk, capsys):
     def draw(_):
         images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-        facts = {"workdir": "run", "checkpoint_step": 1, "model_sha256": "", "split_sha256": "", "truncation": 1.0}
+        facts = {"workdir": "run", "checkpoint_step": 1, "model_sha256": "", "split_sha256": ""}
         writer = pool_writer.PoolWriter(disk.folder / "pool", "polyp", **facts)
         writer.list(writer.write(images, range(3)))
 

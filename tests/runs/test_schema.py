@@ -22,7 +22,12 @@ ROOT = Path(__file__).parents[2]
 # A complete configuration of each trainer.
 READY = {
     name: configuration.complete(config_flags.load_file(variant).to_dict())
-    for name, variant in {"classifier": "classifier", "gan": "gan:conditional", "experiment": "experiment"}.items()
+    for name, variant in {
+        "classifier": "classifier",
+        "gan": "gan:conditional",
+        "diffusion": "diffusion:conditional",
+        "experiment": "experiment",
+    }.items()
 }
 
 
@@ -39,6 +44,7 @@ def changed(trainer, name, value):
 @pytest.mark.parametrize("variant", [
     "classifier", "classifier:test", "classifier:demo", "classifier:small", "classifier:linear", "classifier:finetune",
     "published", "published:test", "gan:published,conditional", "gan:fastgan,conditional,test", "experiment",
+    "diffusion:conditional", "diffusion:test",
     "experiment:paper,small", "experiment:linear", "experiment:sensitivity", "experiment:test",
 ])  # fmt: skip
 def test_every_ready_configuration_keeps_to_the_schema_and_comes_back_as_it_was(variant):
@@ -91,6 +97,8 @@ def test_a_value_that_is_not_a_whole_number_in_range_is_refused(value):
     ("gan", "gan.condition_from", 0.7, "must be shares of the run in this order"),
     ("gan", "data.image_size", 65, "config.data.image_size=65 must be one of 64, 128"),
     ("gan", "model.gate", "g", "config.model.gate='g' must be one of gc, sle, none"),
+    ("diffusion", "diffusion.label", "polyp", "give the class to learn with --config.diffusion.label=NAME"),
+    ("diffusion", "data.image_size", 66, "config.data.image_size=66 must be a multiple of 8"),
     ("experiment", "folds", [7], "config.folds names fold 7; there are folds 0 to 4"),
     ("experiment", "seeds", [1, 1], "must be different integers"),
     ("experiment", "metric", "f1", "config.metric='f1' must be one of macro_f1"),
