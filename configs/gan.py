@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.augment.flip = True  # horizontally, at random
     config.augment.rotate = True  # by multiples of 90 degrees, at random
     config.augment.diff_augment = True  # colour and translation of whatever the discriminator sees
+    config.augment.cutout = False  # and set a random square of half the side to 0, as in DiffAugment's strongest policy
     config.augment.shared = True  # both sizes of a generated image alike
     config.augment.adaptive_target = 0.0  # steer its probability to this mean sign of real logits (ADA: 0.6); 0: always
     config.augment.images_to_one = 50_000.0  # images in which the probability can go from 0 to 1

@@ -1,9 +1,10 @@
-"""Differentiable augmentation of the inputs of a GAN's discriminator: colour, then translation.
+"""Differentiable augmentation of the inputs of a GAN's discriminator: colour, translation, and optionally Cutout.
 
 Real and generated images are augmented with the same distribution, and gradients reach the generator through the
 augmentation: the discriminator cannot memorise a few dozen images, and the generator does not learn the augmentation.
 
-Reference: Zhao et al., "Differentiable augmentation for data-efficient GAN training", NeurIPS 2020.
+Reference: Zhao et al., "Differentiable augmentation for data-efficient GAN training", NeurIPS 2020; DeVries &
+Taylor, "Improved regularization of convolutional neural networks with Cutout", 2017.
 """
 
 from functools import partial
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+CUTOUT_SHARE = 0.5  # of the side of an image
+
 
 class Draws(flax.struct.PyTreeNode):
     """Random numbers of the augmentation of N images, uniform in [0, 1) and independent of the image size.
@@ -21,6 +24,7 @@ class Draws(flax.struct.PyTreeNode):
       brightness, saturation, contrast: (N,).
       shift: (N, 2), for rows and columns.
       applied: (N,) bool; False leaves the image unchanged.
+      cutout: (N, 2), for the row and the column of the centre of Cutout's square; None for no Cutout.
     """
 
     brightness: jax.Array
@@ -28,14 +32,16 @@ class Draws(flax.struct.PyTreeNode):
     contrast: jax.Array
     shift: jax.Array
     applied: jax.Array
+    cutout: jax.Array | None = None
 
 
-def draw(example_keys: jax.Array, probability: jax.Array | float) -> Draws:
+def draw(example_keys: jax.Array, probability: jax.Array | float, cutout: bool = False) -> Draws:
     """Draws the random numbers of each image from its own key, independently of the rest of the batch.
 
     Args:
       example_keys: (N,) random keys.
       probability: probability of augmenting an image, in [0, 1]; 1 is the published augmentation. May be traced.
+      cutout: also draw the place of a square that is set to 0.
     """
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (6,)))(example_keys)
     return Draws(
@@ -44,12 +50,16 @@ def draw(example_keys: jax.Array, probability: jax.Array | float) -> Draws:
         contrast=uniform[:, 2],
         shift=uniform[:, 3:5],
         applied=uniform[:, 5] < probability,
+        # Of a key of its own, so that the other numbers do not depend on it.
+        cutout=jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 2), (2,)))(example_keys)
+        if cutout
+        else None,
     )
 
 
 @jax.named_scope("augmentation")
 def apply(images: jax.Array, draws: Draws) -> jax.Array:
-    """Augments images: colour jitter and a shift of up to an eighth of the side.
+    """Augments images: colour jitter, a shift of up to an eighth of the side, and Cutout if `draws` has it.
 
     Args:
       images: (N, S, S, C), in about [-1, 1].
@@ -58,8 +68,10 @@ def apply(images: jax.Array, draws: Draws) -> jax.Array:
     Returns:
       (N, S, S, C); values may leave [-1, 1]. Images with `applied` False are unchanged bit for bit.
     """
-    limit = largest_shift(images.shape[1])
-    return translate(change_colours(images, draws), shifts_in_pixels(draws, limit), limit)
+    side = images.shape[1]
+    limit = largest_shift(side)
+    shifted = translate(change_colours(images, draws), shifts_in_pixels(draws, limit), limit)
+    return shifted if draws.cutout is None else jnp.where(cutout_squares(draws, side), 0.0, shifted)
 
 
 @jax.named_scope("augmentation")
@@ -84,10 +96,12 @@ def apply_to_scales(images: jax.Array, small: jax.Array, draws: Draws) -> tuple[
         raise ValueError(f"images of {side} px and {small_side} px cannot shift alike: give sides of a whole ratio")
     factor, limit = side // small_side, largest_shift(small_side)
     shifts = shifts_in_pixels(draws, limit)
-    return (
-        translate(change_colours(images, draws), factor * shifts, factor * limit),
-        translate(change_colours(small, draws), shifts, limit),
-    )
+    images = translate(change_colours(images, draws), factor * shifts, factor * limit)
+    small = translate(change_colours(small, draws), shifts, limit)
+    if draws.cutout is None:
+        return images, small
+    squares = cutout_squares(draws, small_side)
+    return jnp.where(squares.repeat(factor, 1).repeat(factor, 2), 0.0, images), jnp.where(squares, 0.0, small)
 
 
 def change_colours(images: jax.Array, draws: Draws) -> jax.Array:
@@ -125,6 +139,22 @@ def shifts_in_pixels(draws: Draws, limit: int) -> jax.Array:
     """Returns the shifts, (N, 2) int32 in pixels: uniform from -limit to limit, 0 where `applied` is False."""
     steps = jnp.floor(draws.shift * (2 * limit + 1)).astype(jnp.int32)
     return jnp.where(draws.applied[:, None], jnp.minimum(steps, 2 * limit) - limit, 0)
+
+
+def cutout_squares(draws: Draws, side: int) -> jax.Array:
+    """Returns whether each pixel is in the square that Cutout sets to 0, (N, side, side, 1) bool.
+
+    The square has half the side of the image, rounded half up. Its centre is uniform over the image, so it may reach
+    beyond the edge; a square of even side has its centre between pixels, also on the edge. Empty where `applied` is
+    False.
+    """
+    size = int(side * CUTOUT_SHARE + 0.5)
+    places = side + 1 - size % 2
+    centres = jnp.minimum(jnp.floor(jnp.asarray(draws.cutout) * places).astype(jnp.int32), places - 1)
+    first = (centres - size // 2)[:, None]
+    pixels = jnp.arange(side)[:, None]
+    is_inside = (first <= pixels) & (pixels < first + size)  # (N, side, 2)
+    return (is_inside[:, :, None, 0] & is_inside[:, None, :, 1] & draws.applied[:, None, None])[..., None]
 
 
 def adapt_probability(

@@ -258,6 +258,7 @@ class GanAugment:
     flip: bool
     rotate: bool
     diff_augment: bool
+    cutout: Annotated[bool, Added(8, before=False)]
     shared: bool
     adaptive_target: Annotated[float, Interval(gt=-1, lt=1)]
     images_to_one: Annotated[float, Interval(gt=0, le=1e12)]
@@ -304,6 +305,10 @@ class GanConfig:
         """Raises ValueError for incompatible values."""
         gan = self.gan
         gan.check_label("gan")
+        if self.augment.cutout and not self.augment.diff_augment:
+            raise ValueError(
+                "config.augment.cutout=True adds to config.augment.diff_augment, which is False; set both or neither"
+            )
         if gan.condition_from > gan.condition_until:
             raise ValueError(
                 f"config.gan.condition_from={gan.condition_from} and condition_until={gan.condition_until} must be "

@@ -48,6 +48,7 @@ class GanTrainStep:
       flip, rotate: augmentation of real images, see `augmentation.histology.augment`.
       small_image: downsampling of real images to the small size, "area" or "nearest".
       diff_augment: differentiable augmentation of the discriminator's inputs.
+      cutout: its Cutout, too.
       shared_augmentation: augment both sizes of a generated image identically; otherwise independently.
       adaptive_target: mean sign of the logits of real images that adaptive augmentation aims for, see
         `diff_augment.adapt_probability`; 0 augments every image.
@@ -71,6 +72,7 @@ class GanTrainStep:
     rotate: bool = False
     small_image: str = "area"
     diff_augment: bool = True
+    cutout: bool = False
     shared_augmentation: bool = True
     adaptive_target: float = 0.0
     images_to_one: float = 50_000.0
@@ -236,7 +238,7 @@ class GanTrainStep:
         small_side = scales.small_size(images.shape[1])
         if not self.diff_augment:
             return images, self._shrink(images, small_side)
-        draws = diff_augment.draw(keys, probability)
+        draws = diff_augment.draw(keys, probability, self.cutout)
         if self.shared_augmentation:
             return diff_augment.apply_to_scales(images, self._shrink(images, small_side), draws)
         augmented = diff_augment.apply(images, draws)
@@ -245,10 +247,11 @@ class GanTrainStep:
     def _fake_views(self, fakes: Views, keys: jax.Array, probability: jax.Array) -> Views:
         if not self.diff_augment:
             return fakes
-        draws = diff_augment.draw(keys, probability)
+        draws = diff_augment.draw(keys, probability, self.cutout)
         if self.shared_augmentation:
             return diff_augment.apply_to_scales(*fakes, draws)
-        other_draws = diff_augment.draw(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), probability)
+        other_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+        other_draws = diff_augment.draw(other_keys, probability, self.cutout)
         return diff_augment.apply(fakes[0], draws), diff_augment.apply(fakes[1], other_draws)
 
     def _targets(self, real: Views, part: jax.Array) -> dict[str, jax.Array]:

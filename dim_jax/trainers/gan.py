@@ -128,6 +128,7 @@ def make_step(config: GanConfig, num_classes: int, distance: Distance | None) ->
         rotate=augment.rotate,
         small_image=gan.small_image,
         diff_augment=augment.diff_augment,
+        cutout=augment.cutout,
         shared_augmentation=augment.shared,
         adaptive_target=augment.adaptive_target,
         images_to_one=augment.images_to_one,

@@ -94,6 +94,49 @@ def test_strongest_and_weakest_colours_are_those_of_the_paper():
         np.testing.assert_allclose(result, expected, rtol=0, atol=1e-6)
 
 
+def published_cutout(image, offsets):
+    """The square as the published code cuts it out of one image: indices clamped to the image, ratio 0.5."""
+    side = len(image)
+    size = int(side * 0.5 + 0.5)
+    rows, columns = (np.clip(np.arange(size) + offset - size // 2, 0, side - 1) for offset in offsets)
+    mask = np.ones((side, side, 1), image.dtype)
+    mask[np.ix_(rows, columns)] = 0
+    return image * mask
+
+
+@pytest.mark.parametrize("side", [8, 9, 10, 16])
+def test_cutout_is_the_papers_at_every_place(side):
+    size = int(side * 0.5 + 0.5)
+    places = side + (1 - size % 2)  # of randint in the published code
+    offsets = np.stack(np.meshgrid(np.arange(places), np.arange(places)), -1).reshape(-1, 2)
+    images = np.random.default_rng(0).uniform(0.5, 1, (len(offsets), side, side, 3)).astype(np.float32)
+    neutral, zeros = np.full(len(offsets), 0.5), np.full((len(offsets), 2), 0.5)
+    draws = diff_augment.Draws(neutral, neutral, neutral, zeros, np.ones(len(offsets), bool), (offsets + 0.5) / places)
+    result = np.asarray(diff_augment.apply(jnp.asarray(images), draws))
+    np.testing.assert_array_equal(result, np.stack(list(map(published_cutout, images, offsets))))
+
+
+def test_cutout_changes_nothing_else_and_no_image_that_is_not_augmented():
+    plain, cut = draw(KEYS, 0.5), diff_augment.draw(KEYS, 0.5, cutout=True)
+    assert plain.cutout is None
+    jax.tree.map(np.testing.assert_array_equal, plain, cut.replace(cutout=None))
+    squares = np.asarray(diff_augment.cutout_squares(cut, 16))
+    expected = np.where(squares, 0, apply(IMAGES, plain))
+    np.testing.assert_array_equal(apply(IMAGES, cut), expected)
+    assert not squares[~np.asarray(cut.applied)].any() and squares[np.asarray(cut.applied)].any((1, 2, 3)).all()
+
+
+def test_cutout_of_both_scales_corresponds_and_blocks_the_gradient():
+    draws = diff_augment.draw(KEYS, 1.0, cutout=True)
+    images = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (6, 32, 32, 3)).astype(np.float32))
+    large, small = apply_to_scales(images, scales.shrink_area(images, 8), draws)
+    np.testing.assert_allclose(scales.shrink_area(large, 8), small, rtol=0, atol=2e-6)
+    squares = np.asarray(diff_augment.cutout_squares(draws, 16))
+    colours = draws.replace(shift=np.full((6, 2), 0.5, np.float32), contrast=NEUTRAL)
+    gradient = jax.grad(lambda images: diff_augment.apply(images, colours).sum())(jnp.asarray(IMAGES))
+    assert not np.asarray(gradient)[squares.repeat(3, -1)].any()
+
+
 @pytest.mark.parametrize(("side", "limit"), [(8, 1), (32, 4), (60, 8), (64, 8), (128, 16), (1024, 128)])
 def test_shifts_reach_an_eighth_of_the_side_each_equally_often(side, limit):
     assert diff_augment.largest_shift(side) == limit

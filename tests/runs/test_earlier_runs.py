@@ -19,7 +19,7 @@ LATER = {
         "optimizer.reference_batch_size": 32, "loss.adaptive": 1.0, "model.drop_connect": 0.5,
     },
     "gan": {
-        "gan.condition_from": 0.0, "gan.condition_until": 0.0, "train.report": True,
+        "gan.condition_from": 0.0, "gan.condition_until": 0.0, "train.report": True, "augment.cutout": False,
         "optimizer.learning_rate_scaling": "none", "optimizer.reference_batch_size": 8, "model.latent_size": 256,
     },
 }  # fmt: skip

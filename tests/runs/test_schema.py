@@ -95,6 +95,7 @@ def test_a_value_that_is_not_a_whole_number_in_range_is_refused(value):
     ("classifier", "model.drop_connect", 1.0, "drop_connect=1.0 must be a number of at least 0 and below 1"),
     ("gan", "gan.label", "polyp", "give the class to learn"),
     ("gan", "gan.condition_from", 0.7, "must be shares of the run in this order"),
+    ("gan", "augment", {**READY["gan"]["augment"], "cutout": True, "diff_augment": False}, "set both or neither"),
     ("gan", "data.image_size", 65, "config.data.image_size=65 must be one of 64, 128"),
     ("gan", "model.gate", "g", "config.model.gate='g' must be one of gc, sle, none"),
     ("diffusion", "diffusion.label", "polyp", "give the class to learn with --config.diffusion.label=NAME"),
