@@ -57,6 +57,7 @@ def error_line(program, arguments, capsys):
         ("inference.py", ["--stages=40"]),
         ("inference.py", ["--model=efficientnet_lite0", "--width=1"]),
         ("gan_step.py", ["--image-size=64", "--width=0.02", "--reconstruction=none"]),
+        ("diffusion_step.py", []),
     ],
 )
 def test_both_sides_are_measured_in_turn(program, options, tmp_path):
@@ -142,6 +143,7 @@ def test_help_shows_examples_and_loads_nothing_heavy(program):
         ("train_step.py", ["--steps-per-dispatch=0"], "--steps-per-dispatch=0"),
         ("train_step.py", ["--dtype=int8"], "--dtype"),
         ("gan_step.py", ["--image-size=100"], "--image-size=100"),
+        ("diffusion_step.py", ["--image-size=60"], "--image-size=60 must be a multiple of 8"),
         ("gan_step.py", ["--stages=40"], "--stages=40"),
         ("gan_step.py", ["--rounds=0"], "--rounds=0"),
         ("roofline.py", ["--network=gcgan", "--image-size=100"], "--image-size=100"),
