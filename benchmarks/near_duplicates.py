@@ -14,7 +14,7 @@ from PIL import Image
 
 from dim_jax.cli import command_line
 from dim_jax.data import images, near_duplicates
-from dim_jax.data.class_folders import files_below
+from dim_jax.data.folder_walk import walk
 
 SUMMARY = """\
 Searches a folder of images for near-duplicates as `prepare` does. Precision: the pairs that it joins are compared with
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--copies={options['copies']} must be at least 1")
     command_line.start_logging()
     environment = records.environment({"threads": 0})
-    paths = sorted(path for path in files_below(folder) if path.suffix.lower() in images.SUFFIXES)
+    paths = sorted(path for path in walk(folder).files if path.suffix.lower() in images.SUFFIXES)
     if not paths:
         raise ValueError(f"{folder} has no images; give another folder")
     pictures = [images.read_image(path) for path in paths]

@@ -136,7 +136,7 @@ def test_help_shows_examples_and_loads_nothing_heavy(program):
         ("train_step.py", ["--rounds=0"], "--rounds=0"),
         ("train_step.py", ["--width=0"], "--width=0.0"),
         ("train_step.py", ["--stages=8,x"], "--stages=8,x"),
-        ("train_step.py", ["--stages="], "--stages="),
+        ("train_step.py", ["--stages="], "--stages: the value is empty"),
         ("train_step.py", ["--model=efficientnet_lite0", "--width=0.5"], "leave out --width"),
         ("train_step.py", ["--threads=100000"], "--threads=100000"),
         ("train_step.py", ["--steps=3", "--steps-per-dispatch=2"], "--steps-per-dispatch=2"),
