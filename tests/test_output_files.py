@@ -49,7 +49,7 @@ def runs(data, tmp_path_factory):
 def pool(data, tmp_path_factory):
     dataset, root = open_dataset(data), tmp_path_factory.mktemp("pools") / "pool"
     origin = {"workdir": "runs/gan", "checkpoint_step": 5, "model_sha256": "ab" * 32, "resize": "squash"}
-    origin |= {"discriminator_features": (), "split_sha256": dataset.split_sha256, "truncation": 1.0}
+    origin |= {"discriminator_features": (), "split_sha256": dataset.split_sha256}
     pixels = [np.random.default_rng(seed).integers(0, 256, (32, 32, 3)).astype(np.uint8) for seed in range(8)]
     writer = pool_writer.PoolWriter(root, "adenocarcinoma", **origin)
     writer.list(writer.write(pixels, range(8)))

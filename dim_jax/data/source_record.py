@@ -88,7 +88,9 @@ def changes(folder: str | Path, list_source: Callable[[], Listing] | None) -> li
         added = [path for path in now if path not in before and path not in moved.values()]
         texts += _text("image was added", "images were added", added)
         texts += _text("image is gone", "images are gone", removed)
-        texts += _text("image was moved", "images were moved", [f"{old} to {new}" for old, new in moved.items()])
+        texts += _text(
+            "image was moved", "images were moved", [f"{old} to {new}" for old, new in sorted(moved.items())]
+        )
         new_path = {path: moved.get(path, path) for path in before}
         pairs = {path: (before[path], now[new]) for path, new in new_path.items() if new in now}
         for name in ("label", "group", "split"):

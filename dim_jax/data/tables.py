@@ -245,8 +245,10 @@ def _read_cells(path: Path) -> Table:
 
 
 def _without_quotes(cell: str) -> str:
-    """Returns a cell without the spaces and typographic quotes around it that word processors write."""
-    return cell.strip().strip("\u201c\u201d\u201e\u00ab\u00bb").strip()
+    """Returns a cell without the spaces, and the typographic quotes on both sides, that word processors write."""
+    cell = cell.strip()
+    is_quoted = len(cell) > 1 and cell[0] in "\u201c\u201e\u00ab\u00bb" and cell[-1] in "\u201d\u201c\u00bb\u00ab"
+    return cell[1:-1].strip() if is_quoted else cell
 
 
 def _check_header(path: Path, names: Sequence[str], header: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -107,11 +107,13 @@ def test_a_listed_image_that_decoders_read_differently_is_refused(tmp_path, mode
         manifests.load_generated(path, ("a", "b"))
 
 
-letters = st.characters(codec="utf-8", exclude_characters="/\\", exclude_categories=["Cc", "Zs", "Zl", "Zp"])
+QUOTES = "\u201c\u201d\u201e\u00ab\u00bb"  # on both sides of a cell they are left out
+letters = st.characters(codec="utf-8", exclude_characters=f"/\\{QUOTES}", exclude_categories=["Cc", "Zs", "Zl", "Zp"])
 names = st.text(letters, min_size=1, max_size=12).filter(lambda name: name not in (".", "..") and name == name.strip())
 
 
 @settings(max_examples=30)
+@example({"0": ("0\u00bb", "\u201c1")}, False)  # quotes on one side are part of a name
 @given(st.dictionaries(names, st.tuples(names, st.one_of(st.just(""), names)), min_size=1, max_size=5), st.booleans())
 def test_any_csv_of_existing_images_is_read_back(images, byte_order_mark):
     with tempfile.TemporaryDirectory() as name:
