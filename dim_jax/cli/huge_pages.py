@@ -1,8 +1,8 @@
 """Huge pages for the memory of a process, for quicker work on CPUs.
 
-XLA allocates the activations of every step anew, hundreds of MB, and glibc returns them to the system after it. Each
-4 KB of them then costs a page fault: fine-tuning EfficientNet-Lite0 at 160 px made 175 thousand a step, a third of its
-time (docs/performance.md). With pages of 2 MB nearly all of them disappear. Results do not change.
+XLA allocates the activations of every step anew, hundreds of MB for a network at 160 px, and glibc returns them to the
+system after it. Each 4 KB of them then costs a page fault. With pages of 2 MB nearly all of these disappear. Results do
+not change. docs/performance.md says how to compare.
 """
 
 import os
