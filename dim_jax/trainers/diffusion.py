@@ -18,7 +18,7 @@ from dim_jax.models import make_denoiser
 from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import DiffusionConfig
 from dim_jax.steps.diffusion import DiffusionTrainStep
-from dim_jax.trainers import generator_images, job
+from dim_jax.trainers import generator_images, generator_job, job
 from dim_jax.trainers.generator_images import open_data
 from dim_jax.training import hosts, initial_weights, loop, parallel
 from dim_jax.training.optimizers import make_optimizer
@@ -41,17 +41,8 @@ def train(
     Args:
       config: configuration from configs/diffusion.py, parsed or not. A finished run may be given more steps.
     """
-    diffusion_job = job.Job(open_data, _num_train_steps, make_task, _finish, ("train.num_train_steps",))
+    diffusion_job = generator_job.make_job(open_data, make_task, ("train.num_train_steps",))
     job.run_job(diffusion_job, parse_config(config), run, dry_run, describe, profile)
-
-
-def _finish(config: DiffusionConfig, run: Path, sheets: SampleSheets) -> None:
-    """Makes the animation of the grids."""
-    hosts.on_first_host(sheets.animate)
-
-
-def _num_train_steps(config: DiffusionConfig, sampler: Sampler) -> float:
-    return config.train.num_train_steps
 
 
 def make_task(
@@ -60,13 +51,7 @@ def make_task(
     """Builds the task of the training loop from a configuration: network, optimizer, step and sample sheets."""
     options, diffusion = config.train, config.diffusion
     batch_size, size = options.global_batch_size, config.data.image_size
-    parallel.check_batch_size("config.train.global_batch_size", batch_size)
-    schedule = loop.LoopSchedule.in_dispatches(
-        options.steps_per_dispatch,
-        num_train_steps=options.num_train_steps,
-        eval_every=options.sample_every,
-        checkpoint_every=options.checkpoint_every,
-    )
+    schedule = generator_job.make_schedule(config)
     num_classes = len(data.classes) if diffusion.conditional else 0
     network = make_denoiser(num_classes, **config.model.options)
     learning_rate = job.learning_rate(config)

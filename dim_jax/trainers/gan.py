@@ -20,7 +20,7 @@ from dim_jax.models.gcgan import Generator
 from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import GanConfig, GanFields
 from dim_jax.steps.gan import GanTrainStep
-from dim_jax.trainers import generator_images, job
+from dim_jax.trainers import generator_images, generator_job, job
 from dim_jax.trainers.generator_images import open_data
 from dim_jax.training import hosts, initial_weights, loop, parallel
 from dim_jax.training.optimizers import make_optimizer
@@ -45,17 +45,8 @@ def train(
     """
     config = parse_config(config)
     may_grow = () if config.gan.conditional else ("train.num_train_steps",)
-    gan_job = job.Job(open_data, _num_train_steps, make_task, _finish, may_grow)
+    gan_job = generator_job.make_job(open_data, make_task, may_grow)
     job.run_job(gan_job, config, run, dry_run, describe, profile)
-
-
-def _finish(config: GanConfig, run: Path, sheets: SampleSheets) -> None:
-    """Makes the animation of the grids."""
-    hosts.on_first_host(sheets.animate)
-
-
-def _num_train_steps(config: GanConfig, sampler: Sampler) -> float:
-    return config.train.num_train_steps
 
 
 def make_task(
@@ -64,13 +55,7 @@ def make_task(
     """Builds the task of the training loop from a configuration: networks, optimizer, step and sample sheets."""
     options, gan = config.train, config.gan
     batch_size, size = options.global_batch_size, config.data.image_size
-    parallel.check_batch_size("config.train.global_batch_size", batch_size)
-    schedule = loop.LoopSchedule.in_dispatches(
-        options.steps_per_dispatch,
-        num_train_steps=options.num_train_steps,
-        eval_every=options.sample_every,
-        checkpoint_every=options.checkpoint_every,
-    )
+    schedule = generator_job.make_schedule(config)
     frozen, distance, description = _perceptual(gan)
     step = make_step(config, len(data.classes), distance)
     dispatch = parallel.pmap_train_step(step)
