@@ -21,6 +21,8 @@ options:
   --workdir=RUN            run directory: made if it is not there, resumed if it is
   --dry-run                print the data and all options, and start nothing
   --data-root=FOLDER       where the images are now, if they were moved; compared by SHA-256, and remembered
+  --list-tasks             print the tasks of an experiment, a line each; with --dry-run, with estimated seconds
+  --task=N                 do one task of an experiment, for grids of machines; see docs/grids.md
   --profile=N              write a trace of N dispatches to RUN/profile, for TensorBoard or Perfetto
   --debug                  print the full trace of an error
   --help                   print this
@@ -50,14 +52,20 @@ def main(arguments: Sequence[str]) -> None:
     from dim_jax.training import hosts
 
     hosts.join()
-    config, run, dry_run, profile, data_root = hosts.on_first_host(lambda: parse_flags(arguments))
+    config, run, dry_run, profile, data_root, is_list, task = hosts.on_first_host(lambda: parse_flags(arguments))
+    if is_list:
+        from dim_jax.experiment.conductor import list_tasks
+
+        list_tasks(config, run, timed=dry_run)
+        return
     name = trainer_of(config)
     if data_root is not None:
         if dry_run:
             raise ValueError("--data-root is remembered and --dry-run writes nothing; give one of them")
         hosts.on_first_host(lambda: _relocate(config, run, data_root))
-    importlib.import_module(MODULES[name]).train(config, run, dry_run, profile=profile)
-    if not dry_run:
+    only = {} if task is None else {"task": task}
+    importlib.import_module(MODULES[name]).train(config, run, dry_run, profile=profile, **only)
+    if not dry_run and task is None:
         _say_next(name, run)
 
 

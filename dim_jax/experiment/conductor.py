@@ -1,8 +1,11 @@
 """The DIM experiment, from images to one report: prepare, generators, pools, selections, classifiers, statistics."""
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,11 @@ from dim_jax.cli.progress import Progress
 from dim_jax.data.image_writer import safe_name
 from dim_jax.evaluation.cases import near_duplicates
 from dim_jax.experiment import arms as arms_of
-from dim_jax.experiment import composition, estimate, plan, preconditions, stages, verdict
+from dim_jax.experiment import composition, estimate, plan, preconditions, stages, tasks, verdict
 from dim_jax.experiment.arms import Arm, Question
 from dim_jax.experiment.plan import PlannedRun, Site, folds_of
 from dim_jax.experiment.recommendation import recommend
+from dim_jax.experiment.tasks import Task
 from dim_jax.reporting import experiment_page, report_files
 from dim_jax.runs import fields, files, workdir
 from dim_jax.runs.configuration import parse_config
@@ -31,7 +35,13 @@ MAY_DIFFER = (
 log = logging.getLogger(__name__)
 
 
-def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool = False, profile: int = 0) -> None:
+def train(
+    config: Mapping[str, Any] | ExperimentConfig,
+    run: Path,
+    dry_run: bool = False,
+    profile: int = 0,
+    task: int | None = None,
+) -> None:
     """Runs the experiment in the folder `run`, resuming where an earlier call stopped.
 
     Several processes may do so at the same time, with the same configuration: they share the runs.
@@ -41,6 +51,7 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
       run: folder of the experiment.
       dry_run: print the plan, and write nothing.
       profile: must be 0: an experiment is many runs.
+      task: number of the only task to do; None for all. What it needs and is missing is made first.
 
     Raises:
       FileNotFoundError, ValueError: the configuration or the data are invalid.
@@ -49,23 +60,17 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
         raise ValueError(f"--profile={profile} is for one run; give it with the --workdir of a run of the experiment")
     if not hosts.is_only_host():
         raise ValueError(
-            "an experiment runs on one host; divide it with --config.folds or --config.seeds among hosts that each "
-            "have a --workdir of their own, then copy their predictions/ into one and run it there"
+            "an experiment runs on one host; for more of them, which share a --workdir, give each --task=N of "
+            "--list-tasks"
         )
-    config = parse_config(config)
-    arms = arms_of.read_arms(config)
+    config, arms, names = _read(config, run)
     questions = arms_of.read_questions(config, arms)
-    names = arms_of.chosen_names(config, arms)
-    if config.recommended and config.recommended not in arms:
-        raise ValueError(f"config.recommended={config.recommended!r} is not an arm; there are {', '.join(arms)}")
-    _check_runs(config, arms)
-    saved = fields.to_dict(config)
-    workdir.check_config(run, saved, MAY_DIFFER)
-    sources = sources_of(config)
+    saved, sources = fields.to_dict(config), sources_of(config)
     if dry_run:
         for name, source in sources.items():
             say(estimate.describe(source, name, config, arms, names))
         return
+    only = Task(tasks.RESULTS) if task is None else _numbered(task, stages.unopened(config, arms, run, sources), names)
     with workdir.claim(run, wait=True):
         workdir.check_config(run, saved, MAY_DIFFER)
         experiments = _open(config, arms, names, run, sources)
@@ -75,9 +80,81 @@ def train(config: Mapping[str, Any] | ExperimentConfig, run: Path, dry_run: bool
             workdir.write_start(run, saved, [str(device) for device in jax.devices()])
         files.write_json(run / workdir.CONFIG, saved)
     with workdir.logging_to(run):
-        diverged = _train_planned_runs(experiments, names)
+        if only.kind != tasks.RESULTS:
+            _do(only, experiments, names)
+            say(f"done: task {task}, {only}")
+            return
+        diverged = _train_runs(experiments, lambda experiment: _planned(experiment, names))
         with workdir.claim(run, wait=True):
             _write_results(run, experiments, names, questions, diverged)
+
+
+def list_tasks(config: Mapping[str, Any] | ExperimentConfig, run: Path, timed: bool) -> None:
+    """Prints the tasks of an experiment as a table; writes nothing.
+
+    Args:
+      config, run: as for `train`.
+      timed: whether to estimate their seconds from a few timed steps on this machine.
+
+    Raises:
+      FileNotFoundError, ValueError: as for `train`.
+    """
+    config, arms, names = _read(config, run)
+    sources = sources_of(config)
+    listed = tasks.list_tasks(stages.unopened(config, arms, run, sources), names)
+    seconds: dict[Task, float] = {}
+    with contextlib.redirect_stdout(sys.stderr):  # preparation reports what it found, and the output is one table
+        for name, source in sources.items() if timed else ():
+            seconds |= estimate.task_seconds(source, name, config, arms, listed)
+    say(tasks.table(listed, seconds))
+
+
+def _read(
+    config: Mapping[str, Any] | ExperimentConfig, run: Path
+) -> tuple[ExperimentConfig, dict[str, Arm], list[str]]:
+    """Returns the configuration, all arms and the names of those to train.
+
+    Raises:
+      ValueError: something in the configuration is wrong, or it differs from that of the experiment in `run`.
+    """
+    parsed: Any = parse_config(config)
+    arms = arms_of.read_arms(parsed)
+    arms_of.read_questions(parsed, arms)
+    names = arms_of.chosen_names(parsed, arms)
+    if parsed.recommended and parsed.recommended not in arms:
+        raise ValueError(f"config.recommended={parsed.recommended!r} is not an arm; there are {', '.join(arms)}")
+    _check_runs(parsed, arms)
+    workdir.check_config(run, fields.to_dict(parsed), MAY_DIFFER)
+    return parsed, arms, names
+
+
+def _numbered(number: int, experiments: Sequence[stages.Experiment], names: Sequence[str]) -> Task:
+    listed = list(tasks.list_tasks(experiments, names))
+    if number >= len(listed):
+        raise ValueError(f"--task={number}: the tasks are 0 to {len(listed) - 1}; see them with --list-tasks")
+    return listed[number]
+
+
+def _do(task: Task, experiments: Sequence[stages.Experiment], names: Sequence[str]) -> None:
+    """Does a task other than RESULTS; the data are prepared already."""
+    for experiment in experiments:
+        if task.site != experiment.site.name:
+            continue
+        if task.kind == tasks.IMAGES:
+            _make_images(experiment, task, names)
+        else:
+            _train_runs([experiment], partial(tasks.runs_of, task))
+
+
+def _make_images(experiment: stages.Experiment, task: Task, names: Sequence[str]) -> None:
+    """Makes the images of a generator that runs of a fold still need."""
+    for run in _planned(experiment, names):
+        if run.fold == task.fold and run.arm.generator == task.name and experiment.archived(run) is None:
+            try:
+                experiment.add_images(run)
+            except Diverged as error:
+                log.error("%s diverged: %s", task, error)
+                return
 
 
 def _write_results(
@@ -134,14 +211,16 @@ def _planned(experiment: stages.Experiment, names: Sequence[str]) -> list[Planne
     return plan.runs(experiment.arms, names, folds, seeds, chosen)
 
 
-def _train_planned_runs(experiments: Sequence[stages.Experiment], names: Sequence[str]) -> list[str]:
+def _train_runs(
+    experiments: Sequence[stages.Experiment], planned_runs: Callable[[stages.Experiment], Sequence[PlannedRun]]
+) -> list[str]:
     """Trains the planned runs that are not finished, and returns those that diverged.
 
     Runs that another process works on are left to it. More runs may follow from choices that finished ones decide.
     """
     diverged: dict[tuple[str, PlannedRun], str] = {}
     while True:
-        planned = [(experiment, run) for experiment in experiments for run in _planned(experiment, names)]
+        planned = [(experiment, run) for experiment in experiments for run in planned_runs(experiment)]
         waiting = [
             (experiment, run)
             for experiment, run in planned

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from dim_jax.evaluation.predictor import views_of
-from dim_jax.experiment import plan, preconditions, stages
+from dim_jax.experiment import plan, preconditions, stages, tasks
 from dim_jax.experiment.arms import Arm
 from dim_jax.experiment.plan import PlannedRun
+from dim_jax.experiment.tasks import Task
 from dim_jax.reporting import wording
 from dim_jax.runs.configuration import RunConfig, override
 from dim_jax.runs.schema import ClassifierConfig, ExperimentConfig
@@ -73,6 +74,36 @@ def describe(source: str, name: str, config: ExperimentConfig, arms: dict[str, A
             lines.append(f"  {run.folder(plan.Site(name, Path(name), Path(name))).as_posix()}")
         lines.append(f"  and so on: {len(runs)} run directories")
     return "\n".join(lines)
+
+
+def task_seconds(
+    source: str, name: str, config: ExperimentConfig, arms: dict[str, Arm], listed: Iterable[Task]
+) -> dict[Task, float]:
+    """Estimates the seconds of the tasks on one dataset that train, each in a process of its own, on this machine.
+
+    Steps are timed as in `describe`. Generation and selection of images are not included; of a choice, the slowest
+    candidate counts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = stages.Experiment(config, stages.open_site(source, name, Path(folder), config), arms)
+        own = [task for task in listed if task.site == name]
+        runs = [tasks.run_of(experiment, task) for task in own if task.kind == tasks.RUN]
+        preconditions.check([experiment], [runs])
+        seconds: dict[Task, float] = {}
+        for of_kind in _by_kind(config, runs, experiment.site).values():
+            cost = _classifier_cost(experiment, of_kind[0])
+            seconds |= {tasks.task_of(experiment, run): cost.compile_seconds + cost.seconds for run in of_kind}
+        for generator in dict.fromkeys(task.name for task in own if task.kind == tasks.IMAGES):
+            of_generator = [task for task in own if task.kind == tasks.IMAGES and task.name == generator]
+            cost = _generator_cost(experiment, generator, of_generator[0].fold)
+            for task in of_generator:
+                number = len(experiment.generator_folders(task.fold, generator))
+                seconds[task] = (cost.compile_seconds + cost.seconds) * number
+        for task in own:
+            if task.kind == tasks.CHOICE:
+                candidates = tasks.candidates_of(experiment, task)
+                seconds[task] = max(seconds[tasks.task_of(experiment, run)] for run in candidates)
+    return seconds
 
 
 def _line(title: str, seconds: float, disk: int) -> str:

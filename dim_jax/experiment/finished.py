@@ -6,9 +6,9 @@ from typing import Any
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.out_of_fold import OutOfFoldProbabilities, pool
 from dim_jax.experiment import arms as arms_of
-from dim_jax.experiment import plan, stages, verdict
+from dim_jax.experiment import stages, verdict
 from dim_jax.experiment.conductor import sources_of
-from dim_jax.experiment.plan import Site, folds_of
+from dim_jax.experiment.plan import folds_of
 from dim_jax.runs import configuration, files
 from dim_jax.runs.configuration import parse_config
 
@@ -27,12 +27,7 @@ def open_experiments(run: str | Path) -> list[stages.Experiment]:
     """
     run = Path(run)
     config: Any = parse_config(configuration.read_saved(run / configuration.FILE_NAME))
-    sites = [
-        Site(name, run / name, Path(source) if stages.is_prepared(source) else run / name / plan.DATA)
-        for name, source in sources_of(config).items()
-    ]
-    arms = arms_of.read_arms(config)
-    return [stages.Experiment(config, site, arms) for site in sites]
+    return stages.unopened(config, arms_of.read_arms(config), run, sources_of(config))
 
 
 def pool_arm(experiment: stages.Experiment, name: str = "") -> tuple[str, OutOfFoldProbabilities]:

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ class Experiment:
         path = self.site.image_list(run.fold, arm)
         # An existing list is sufficient, even if the pool it was made from has been deleted.
         if not path.is_file():
-            with lanes.claim(self.site.fold(run.fold) / "images", wait=True):
+            with lanes.claim(self.site.generator(run.fold, arm.generator or COPIES), wait=True):
                 if not path.is_file():
                     self._list_images(arm, run.fold, path)
         if arm.count == BALANCED:
@@ -289,6 +289,23 @@ class Experiment:
             ])  # fmt: skip
         lines.append(["train", f"--workdir={run.folder(self.site)}"])
         return [f"python -m dim_jax.{command} {shlex.join(options)}" for command, *options in lines]
+
+
+def unopened(
+    config: ExperimentConfig, arms: Mapping[str, Arm], run: Path, sources: Mapping[str, str]
+) -> list[Experiment]:
+    """Returns the experiments in the folder `run`, one for each dataset, whose data may not be prepared yet.
+
+    Args:
+      config, arms: of the experiment.
+      run: its folder.
+      sources: the sources of images by the name of their folder.
+    """
+    sites = [
+        Site(name, run / name, Path(source) if is_prepared(source) else run / name / plan.DATA)
+        for name, source in sources.items()
+    ]
+    return [Experiment(config, site, dict(arms)) for site in sites]
 
 
 def facts_of_selection(site: Site, folds: Sequence[int], name: str) -> list[dict[str, Any]]:

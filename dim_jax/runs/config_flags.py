@@ -6,7 +6,7 @@ import traceback
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -18,12 +18,30 @@ from dim_jax.runs.schema import CONFIGS
 HINT = "python -m dim_jax.train --help lists the options"
 
 
-def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, int, str | None]:
-    """Parses the command line of `train`.
+class Options(NamedTuple):
+    """The command line of `train`.
 
-    Returns:
-      The configuration with its overrides, the run directory, whether this is a dry run, the number of dispatches to
-      trace, and where the images are now, None if they were not moved.
+    Attributes:
+      config: the configuration with its overrides.
+      run: the run directory.
+      dry_run: whether to print what would be done, and start nothing.
+      profile: number of dispatches to trace.
+      data_root: where the images are now; None if they were not moved.
+      list_tasks: whether to print the tasks of an experiment, and start nothing.
+      task: number of the only task of an experiment to do; None for all.
+    """
+
+    config: dict[str, Any]
+    run: Path
+    dry_run: bool
+    profile: int
+    data_root: str | None
+    list_tasks: bool
+    task: int | None
+
+
+def parse_flags(arguments: Sequence[str]) -> Options:
+    """Parses the command line of `train`.
 
     Raises:
       ValueError: an option, field or value is wrong.
@@ -40,6 +58,8 @@ def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, i
     flags.DEFINE_bool("dry-run", False, "print and start nothing", flag_values=values)
     flags.DEFINE_integer("profile", 0, "dispatches to trace", lower_bound=0, flag_values=values)
     flags.DEFINE_string("data-root", None, "where the images are now", flag_values=values)
+    flags.DEFINE_bool("list-tasks", False, "print the tasks of an experiment and start nothing", flag_values=values)
+    flags.DEFINE_integer("task", None, "the only task to do", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("debug", False, "full trace of an error", flag_values=values)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     try:
@@ -52,8 +72,26 @@ def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, Any], Path, bool, i
         raise ValueError("--workdir is missing; give the run directory, for example --workdir=runs/a")
     fields.check_plain(config.to_dict())
     run = Path(values["workdir"].value)
-    options = (values[name].value for name in ("dry-run", "profile", "data-root"))
-    return files.to_json(config.to_dict()), run, *options
+    options = (values[name].value for name in ("dry-run", "profile", "data-root", "list-tasks", "task"))
+    parsed = Options(files.to_json(config.to_dict()), run, *options)
+    if parsed.list_tasks or parsed.task is not None:
+        _check_tasks(parsed)
+    return parsed
+
+
+def _check_tasks(options: Options) -> None:
+    """Raises ValueError if --list-tasks or --task does not go with the configuration or another option."""
+    option = "--list-tasks" if options.list_tasks else f"--task={options.task}"
+    if options.config.get("trainer") != "experiment":
+        raise ValueError(f"{option} is for experiments, and this configuration is of one run; leave it out")
+    others = {
+        f"--task={options.task}": options.list_tasks and options.task is not None,
+        "--dry-run": options.dry_run and not options.list_tasks,
+        "--profile": options.profile > 0,
+        "--data-root": options.data_root is not None,
+    }
+    for other in filter(others.get, others):
+        raise ValueError(f"{option} does not go with {other}; leave out one of them")
 
 
 def packaged_configs() -> Path:

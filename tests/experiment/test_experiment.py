@@ -87,6 +87,24 @@ def test_killed_in_its_last_fold_it_ends_with_the_same_results(finished, tmp_pat
     assert_resumes_after_kills(workdir, [2], finished)
 
 
+def test_tasks_done_out_of_order_end_with_the_same_results(finished, tmp_path):
+    """Tasks of the last fold: its generator's images first, which need a classifier; then those two again; then all."""
+    workdir = shutil.copytree(finished, tmp_path / "tasks")
+    for path in (workdir / "results.json", workdir / "report.html", *workdir.rglob("fold1")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run(workdir, "--task=5") == 0  # images of gcgan
+    judge = workdir / "phantom" / "fold1" / "runs" / "cross_entropy" / "seed0"
+    selected = workdir / "phantom" / "fold1" / "gcgan" / "selected" / "selected.json"
+    assert selected.is_file() and (judge / "best").is_dir() and not (workdir / "results.json").exists()
+    for number in (4, 5, 0, 7):  # the judge, the images again, the data, the results with the run that is left
+        assert run(workdir, f"--task={number}") == 0
+    assert results_without_places_and_times(workdir) == results_without_places_and_times(finished)
+    for path in sorted((finished / "phantom" / "predictions").rglob("*.npz")):
+        with np.load(path) as before, np.load(workdir / path.relative_to(finished)) as after:
+            for name in ("val_logits", "test_logits"):
+                np.testing.assert_array_equal(after[name], before[name])
+
+
 @pytest.mark.slow
 def test_killed_at_random_stages_it_ends_with_the_same_results(finished, tmp_path):
     stages = sorted(np.random.default_rng(20).choice(len(STAGES), 3, replace=False))

@@ -25,7 +25,7 @@ def test_a_claimed_folder_is_not_free_until_it_is_released(tmp_path):
     assert order == [True] and not folder.exists()
 
 
-def test_runs_of_another_process_are_left_to_it_and_those_that_follow_from_a_choice_are_made(monkeypatch):
+def test_runs_of_another_process_are_left_to_it_and_those_that_follow_from_a_choice_are_made():
     first, second, later = runs = [plan.PlannedRun(arms.Arm("a", "a"), fold, 0) for fold in range(3)]
     made, finished = [], set()
 
@@ -44,7 +44,6 @@ def test_runs_of_another_process_are_left_to_it_and_those_that_follow_from_a_cho
         train_if_free=train_if_free,
         wait_for=finished.add,  # the other process finishes it
     )
-    monkeypatch.setattr(conductor, "_planned", lambda *_: runs if first in finished else runs[:2])
-    diverged = conductor._train_planned_runs([experiment], ["a"])
+    diverged = conductor._train_runs([experiment], lambda _: runs if first in finished else runs[:2])
     assert made == [second, later]
     assert diverged == ["set, fold 2, seed 0, a: loss is not finite"]

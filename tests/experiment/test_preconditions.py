@@ -145,7 +145,7 @@ def test_a_message_names_exactly_the_classes_without_training_images(counts, nam
 
 def test_the_command_ends_before_the_first_run_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     write_classes(tmp_path / "slides", {"a": 9, "b": 9, "rare": 1})
-    monkeypatch.setattr(conductor, "_train_planned_runs", lambda *_: pytest.fail("a run was started"))
+    monkeypatch.setattr(conductor, "_train_runs", lambda *_: pytest.fail("a run was started"))
     arguments = [f"--config={CONFIG}:test", f"--config.data.path={tmp_path / 'slides'}", "--config.only=copies_30"]
     assert command_line.run(train.main, [*arguments, f"--workdir={tmp_path / 'dim'}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
