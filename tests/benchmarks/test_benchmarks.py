@@ -112,7 +112,7 @@ def test_bad_options_of_the_input_pipeline_are_told_in_one_line(arguments, messa
     "program",
     [
         "train_step.py", "inference.py", "input_pipeline.py", "gan_step.py", "roofline.py", "decoding.py", "start.py",
-        "ahead_of_time.py", "communication.py", "near_duplicates.py",
+        "ahead_of_time.py", "near_duplicates.py",
     ],
 )  # fmt: skip
 def test_help_shows_examples_and_loads_nothing_heavy(program):
