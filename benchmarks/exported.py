@@ -16,25 +16,26 @@ from dim_jax.cli import command_line
 
 SUMMARY = """\
 Exports networks to ONNX and StableHLO as python -m dim_jax.export does and prints, as a Markdown table, the largest
-difference of the probabilities from the run, the size of the file and the time per image: of both files, of the
-evaluation step that predict runs, which also computes the Grad-CAM map, and of PyTorch's own ONNX of EfficientNet-Lite.
-Weights are ImageNet's where published, else initial ones; images are synthetic tissue. All run on the CPU."""
+difference of the probabilities (GCGAN: of the pixels, in units of 1/255) from the run, the size of the file and the
+time per image: of both files, of the evaluation step that predict runs, which also computes the Grad-CAM map (GCGAN:
+of generate), and of PyTorch's own ONNX of EfficientNet-Lite. Weights are ImageNet's where published, else initial
+ones; images are synthetic tissue. All run on the CPU."""
 EXAMPLES = """\
   python benchmarks/exported.py --image-size=224 --json=exported.json
   python benchmarks/exported.py --networks=efficientnet_lite0,efficientnet_lite2 --batch-size=1 --threads=1
 """
-NETWORKS = ("lrf_cnn", "light_lrf_cnn", "efficientnet_lite0", "efficientnet_lite2", "coatnet", "wavemix")
+GCGAN = "gcgan"
+NETWORKS = ("lrf_cnn", "light_lrf_cnn", "efficientnet_lite0", "efficientnet_lite2", "coatnet", "wavemix", GCGAN)
 CLASSES = ("normal", "polyp", "low", "high", "cancer")
-OURS, THEIRS = "predict", "PyTorch's ONNX"
+PREDICT, GENERATE, THEIRS = "predict", "generate", "PyTorch's ONNX"
 NUM_IMAGES = 16
 
 
-def write_run(folder: Path, options: Options) -> None:
-    """Writes the run of an untrained network, or one with ImageNet's weights, without data."""
+def write_classifier_run(folder: Path, options: Options) -> None:
+    """Writes the run of an untrained classifier, or one with ImageNet's weights, without data."""
     import jax.numpy as jnp
 
-    from dim_jax.interop.imported_runs import RunContents
-    from dim_jax.interop.imported_runs import write_run as write
+    from dim_jax.interop.imported_runs import RunContents, write_run
     from dim_jax.models import classifier_options, make_classifier
     from dim_jax.models.efficientnet_lite import PUBLISHED
     from dim_jax.training import initial_weights, loop
@@ -53,7 +54,28 @@ def write_run(folder: Path, options: Options) -> None:
     }  # fmt: skip
     train = {"eval_batch_size": options["batch_size"], "global_batch_size": 8}
     config = {"trainer": "classifier", "data": data, "model": {"name": name, **fields}, "train": train}
-    write(folder, RunContents({**config, "classes": CLASSES}, None, {loop.BEST: (0, variables)}), {})
+    write_run(folder, RunContents({**config, "classes": CLASSES}, None, {loop.BEST: (0, variables)}), {})
+
+
+def write_gan_run(folder: Path, options: Options) -> None:
+    """Writes the run of an untrained GCGAN of one class, without data."""
+    import jax.numpy as jnp
+
+    from dim_jax.interop.imported_runs import RunContents, write_run
+    from dim_jax.models import make_gan
+    from dim_jax.training import initial_weights, loop
+
+    size = options["gan_size"]
+    generator, _ = make_gan(size, 0)
+    initial = initial_weights.draw(lambda key: generator.init(key, jnp.zeros((1, generator.latent_size)), True), 0)
+    config = {
+        "trainer": "gan",
+        "data": {"path": "", "fold": 0, "image_size": size, "resize": "squash"},
+        "gan": {"label": CLASSES[0], "conditional": False, "statistics": "recalibrated"},
+        "model": {"dtype": "float32"},
+    }
+    state = {"generator": initial, "ema_params": initial["params"]}
+    write_run(folder, RunContents(config, None, {loop.CHECKPOINTS: (0, state)}), {})
 
 
 def _session(path: str, options: Options) -> Any:
@@ -72,10 +94,24 @@ def _side(call: Callable[[], Any], package: str) -> Side:
     return Side(turn, {"platform": "cpu", **records.versions(package)})
 
 
+def _inputs(options: Options) -> dict[str, np.ndarray]:
+    """Returns a batch of inputs of the exported program by name."""
+    if options["model"] != GCGAN:
+        return {"images": networks.batch(options, 0)[0]}
+    from dim_jax.gan.gan_run import open_gan_run
+    from dim_jax.gan.synthesis import inputs_of_seeds
+
+    generator, size = open_gan_run(options["files"]["run"]).synthesizer.generator, options["batch_size"]
+    latents, noise = inputs_of_seeds(generator, range(size))
+    flat_noise = {"noise": np.concatenate([part.reshape(size, -1) for part in noise.values()], 1)} if noise else {}
+    return {"latents": latents, **flat_noise}
+
+
 def build_onnx(options: Options) -> Side:
     """Builds ONNX Runtime on the exported file."""
-    session, (images, _) = _session(options["files"]["onnx"], options), networks.batch(options, 0)
-    return _side(lambda: session.run(["probabilities"], {"images": images}), "onnxruntime")
+    session, inputs = _session(options["files"]["onnx"], options), _inputs(options)
+    output = session.get_outputs()[0].name
+    return _side(lambda: session.run([output], inputs), "onnxruntime")
 
 
 def build_stablehlo(options: Options) -> Side:
@@ -83,8 +119,8 @@ def build_stablehlo(options: Options) -> Side:
     import jax
 
     program = jax.export.deserialize(bytearray(Path(options["files"]["stablehlo"]).read_bytes()))
-    call, (images, _) = jax.jit(program.call), networks.batch(options, 0)
-    return _side(lambda: np.asarray(call(images)[0]), "jax")
+    call, inputs = jax.jit(program.call), _inputs(options).values()
+    return _side(lambda: np.asarray(call(*inputs)[0]), "jax")
 
 
 def build_predict(options: Options) -> Side:
@@ -103,6 +139,14 @@ def build_predict(options: Options) -> Side:
     return _side(
         lambda: np.asarray(step(variables, parallel.shard(batch), (run.mean, run.std), None)[0]), "jax"
     )  # fmt: skip
+
+
+def build_generate(options: Options) -> Side:
+    """Builds what generate runs."""
+    from dim_jax.gan.gan_run import open_gan_run
+
+    synthesizer = open_gan_run(options["files"]["run"]).synthesizer
+    return _side(lambda: synthesizer.images(range(options["batch_size"])), "jax")
 
 
 def build_torch(options: Options) -> Side:
@@ -134,14 +178,19 @@ def measure(options: Options, images: Path, folder: Path) -> tuple[list[dict[str
     from dim_jax.interop.program_exports import export_program
     from dim_jax.runs import files
 
-    write_run(folder / "run", options)
     paths, rows = {"run": str(folder / "run")}, {}
+    if options["model"] == GCGAN:
+        write_gan_run(folder / "run", options)
+    else:
+        write_classifier_run(folder / "run", options)
     for target in ("onnx", "stablehlo"):
         path = folder / f"model.{target}"
-        export_program(folder / "run", path, target, images=[images])
-        difference = files.read_json(beside(path))["comparison"]["largest_differences"]["probabilities"]
+        export_program(folder / "run", path, target, images=() if options["model"] == GCGAN else (images,))
+        differences = files.read_json(beside(path))["comparison"]["largest_differences"]
+        difference = differences["images"] if options["model"] == GCGAN else differences["probabilities"]
         paths[target], rows[target] = str(path), (f"{difference:.1e}", f"{path.stat().st_size / 1e6:.1f}")
-    builds: dict[str, Build] = {OURS: build_predict, "onnx": build_onnx, "stablehlo": build_stablehlo}
+    builds: dict[str, Build] = {GENERATE: build_generate} if options["model"] == GCGAN else {PREDICT: build_predict}
+    builds |= {"onnx": build_onnx, "stablehlo": build_stablehlo}
     if options["model"].startswith("efficientnet"):
         builds[THEIRS] = build_torch
     results = paired.measure(builds, {**options, "files": paths})
@@ -158,6 +207,8 @@ def main(arguments: Sequence[str]) -> None:
     """Parses the command line, measures and prints."""
     parser = paired.parser("exported", SUMMARY, EXAMPLES, image_size=224)
     parser.add_argument("--networks", default=",".join(NETWORKS), help="names, with commas (default: %(default)s)")
+    sides = networks.GAN_SIZES
+    parser.add_argument("--gan-size", type=int, default=256, choices=sides, help="px of GCGAN's images (default 256)")
     options: dict[str, Any] = vars(parser.parse_args(arguments))
     options |= {"platform": "cpu", "latency": True}
     paired.check(options)
