@@ -34,6 +34,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.generated = ""  # list of generated images (selected.json)
     config.data.generated_count = -1  # how many of them; -1: all
     config.data.generated_weight = 1.0  # draws of a generated image for one of a real image
+    config.data.enlarge_generated = False  # allow smaller ones; their blur gives their class away, docs/generating.md
     config.data.class_balanced = False  # draw all classes equally often
 
     config.augment = ml_collections.ConfigDict()

@@ -71,7 +71,8 @@ def arm(
       title: what tables call it.
       settings: fields to set, as nested dicts.
       added: where more images come from: a generator's name (selected ones), that name followed by _unselected, or
-        copies (of real training images of the minority classes); "" adds none.
+        copies (of real training images of the minority classes), or shrunk_copies (the same ones shrunk to the size
+        of generated images, a control for their blur); "" adds none.
       count: how many, over all minority classes together; -1 as many as make all classes equal.
       tune: {"field": ..., "values": ...}: one field ("set.loss.m", "count" or "tau") whose value is chosen in every
         fold by the validation images.

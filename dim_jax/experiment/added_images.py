@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dim_jax.data import images
 from dim_jax.data.dataset import Dataset
 from dim_jax.gan import pools
 from dim_jax.runs import files
@@ -44,54 +45,78 @@ def missing_images(dataset: Dataset, classes: Sequence[str]) -> dict[str, int]:
     return {name: int(counts.max() - counts[dataset.classes.index(name)]) for name in classes}
 
 
-def in_turn(images: Mapping[str, Sequence[Any]]) -> list[Any]:
+def in_turn(by_class: Mapping[str, Sequence[Any]]) -> list[Any]:
     """Interleaves the classes: the first image of every class, then the second of every class, and so on."""
-    rounds = itertools.zip_longest(*images.values())
+    rounds = itertools.zip_longest(*by_class.values())
     return [image for one_per_class in rounds for image in one_per_class if image is not None]
 
 
 def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Dataset) -> None:
     """Lists all images of a pool in the order of their seeds, without selection."""
     class_pools = pools.load(pool)
-    images = {class_pool.label: [image.path for image in class_pool.images] for class_pool in class_pools}
-    _write(path, {name: images[name] for name in classes}, dataset, pools.preprocessing(class_pools))
+    paths = {class_pool.label: [image.path for image in class_pool.images] for class_pool in class_pools}
+    _write(path, {name: paths[name] for name in classes}, dataset, pools.preprocessing(class_pools))
 
 
 def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: Dataset) -> None:
     """Lists as many selected images of every class as it lacks to be as large as the largest class."""
     selection = files.read_json(selected)
-    images: dict[str, list[Any]] = {name: [] for name in classes}
+    listed: dict[str, list[Any]] = {name: [] for name in classes}
     for entry in selection["images"]:
-        if entry["label"] in images:
-            images[entry["label"]].append(Path(os.path.normpath(selected.parent / entry["path"])))
+        if entry["label"] in listed:
+            listed[entry["label"]].append(Path(os.path.normpath(selected.parent / entry["path"])))
     num_missing = missing_images(dataset, classes)
     preprocessing = {name: selection[name] for name in ("image_size", "resize") if name in selection}
-    _write(path, {name: paths[: num_missing[name]] for name, paths in images.items()}, dataset, preprocessing)
+    _write(path, {name: paths[: num_missing[name]] for name, paths in listed.items()}, dataset, preprocessing)
 
 
-def write_copies(path: Path, classes: Sequence[str], count: int, dataset: Dataset, seed: int) -> None:
-    """Lists copies of real training images, sampled without replacement until every image of a class is used once.
-
-    Copies are augmented in training like all other images.
-
-    Args:
-      count: images per class.
-    """
+def choose_copies(classes: Sequence[str], count: int, dataset: Dataset, seed: int) -> dict[str, list[Path]]:
+    """Returns `count` real training images of each class, in random order, each once before any is used twice."""
     rng = np.random.default_rng(seed)
     train = dataset.rows("train")
-    images = {}
+    copies = {}
     for name in classes:
         rows = train[dataset.labels[train] == dataset.classes.index(name)]
         rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
-        images[name] = [dataset.file(int(row)) for row in np.concatenate(rounds)[:count]]
-    _write(path, images, dataset)
+        copies[name] = [dataset.file(int(row)) for row in np.concatenate(rounds)[:count]]
+    return copies
+
+
+def write_copies(path: Path, copies: Mapping[str, Sequence[Path]], dataset: Dataset) -> None:
+    """Lists real training images, which are augmented in training like all others.
+
+    Args:
+      copies: of each class, from `choose_copies`.
+    """
+    _write(path, copies, dataset)
+
+
+def write_shrunk_copies(
+    path: Path, copies: Mapping[str, Sequence[Path]], dataset: Dataset, image_size: int, resize: str
+) -> None:
+    """Shrinks real training images to the size of generated ones, in a folder beside the list, and lists these.
+
+    A classifier enlarges them again, like generated images of that size, so they are as blurred. Images generated at a
+    smaller size than the classifier's must do better than these.
+
+    Args:
+      copies: of each class, from `choose_copies`.
+      image_size, resize: side in px and policy of generated images.
+    """
+    folder = path.with_suffix("")
+    shrunk: dict[Path, Path] = {}
+    for source in dict.fromkeys(image for paths in copies.values() for image in paths):
+        shrunk[source] = folder / f"{len(shrunk):05}.png"
+        files.write_bytes(shrunk[source], images.png_bytes(images.read_square(source, image_size, resize)))
+    listed = {name: [shrunk[source] for source in paths] for name, paths in copies.items()}
+    _write(path, listed, dataset, {"image_size": image_size, "resize": resize})
 
 
 def _write(
-    path: Path, images: Mapping[str, Sequence[Path]], dataset: Dataset, preprocessing: Mapping[str, Any] | None = None
+    path: Path, listed: Mapping[str, Sequence[Path]], dataset: Dataset, preprocessing: Mapping[str, Any] | None = None
 ) -> None:
     entries = {
         name: [{"path": Path(os.path.relpath(image, path.parent)).as_posix(), "label": name} for image in paths]
-        for name, paths in images.items()
+        for name, paths in listed.items()
     }
     files.write_json(path, {"split_sha256": dataset.split_sha256, **(preprocessing or {}), "images": in_turn(entries)})

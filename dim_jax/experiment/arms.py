@@ -13,7 +13,7 @@ from dim_jax.runs.configuration import override
 from dim_jax.runs.schema import ArmFields, ExperimentConfig
 from dim_jax.runs.workdir import flatten_config
 
-COPIES, UNSELECTED = "copies", "_unselected"
+COPIES, SHRUNK_COPIES, UNSELECTED = "copies", "shrunk_copies", "_unselected"
 BALANCED = -1  # as many added images as make all classes equal
 TUNABLE = ("count", "tau")
 
@@ -27,7 +27,8 @@ class Arm:
       title: name of the arm in tables.
       settings: fields of the classifier's configuration that it sets, as (dotted name, value).
       added: source of the added images: a generator's name (selected images), that name followed by "_unselected",
-        "copies" (real training images of the minority classes once more), or "".
+        "copies" (real training images of the minority classes once more), "shrunk_copies" (the same ones shrunk to the
+        size of the generators' images), or "".
       count: number of images it adds over all minority classes, or BALANCED, which "_unselected" images do not allow.
       tau: strength of post-hoc logit adjustment; 0: none.
       tuned: dotted name of the field that is tuned on the validation images of every fold; "": none.
@@ -61,7 +62,12 @@ class Arm:
     @property
     def generator(self) -> str:
         """The generator whose images it adds, or ""."""
-        return "" if self.added == COPIES else self.added.removesuffix(UNSELECTED)
+        return "" if self.is_copies else self.added.removesuffix(UNSELECTED)
+
+    @property
+    def is_copies(self) -> bool:
+        """Whether it adds real training images once more."""
+        return self.added in (COPIES, SHRUNK_COPIES)
 
     @property
     def is_unselected(self) -> bool:
@@ -133,7 +139,7 @@ def _read_arm(name: str, fields: ArmFields, config: ExperimentConfig) -> Arm:
         raise ValueError(f"{where}: an arm with members or choices trains nothing; leave its other fields unset")
     if arm.adjust and (arm.tau or arm.tuned == "tau"):
         raise ValueError(f"{where}: adjust chooses tau in every fold; leave tau unset")
-    sources = [COPIES, *(source for name in config.generators for source in (name, name + UNSELECTED))]
+    sources = [COPIES, SHRUNK_COPIES, *(source for name in config.generators for source in (name, name + UNSELECTED))]
     if added and added not in sources:
         raise ValueError(f"{where}.added={added!r} is unknown; choose one of {', '.join(sources)}")
     if bool(added) != (count != 0 or arm.tuned == "count") or count < BALANCED:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from dim_jax.experiment.arms import BALANCED, COPIES, Arm
+from dim_jax.experiment.arms import BALANCED, Arm
 from dim_jax.gan.pool_selection import SELECTED
 from dim_jax.runs.configuration import override
 from dim_jax.runs.schema import GENERATORS, ClassifierConfig, ExperimentConfig, GeneratorConfig
@@ -45,8 +46,8 @@ class Site:
 
     def image_list(self, fold: int, arm: Arm) -> Path:
         """Returns the list of the images that an arm adds."""
-        if arm.added == COPIES:
-            return self.fold(fold) / "copies.json"
+        if arm.is_copies:
+            return self.fold(fold) / f"{arm.added}.json"
         folder = self.generator(fold, arm.generator)
         if arm.is_unselected:
             return folder / "unselected.json"
@@ -192,6 +193,19 @@ def generator_configs(
     Raises:
       ValueError: the generator is of an unknown kind, or sets a field that does not exist.
     """
+    place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config.seed), ("train.report", False)]
+    base = override(_base_of_generator(config, name), place)
+    if base.learned.conditional:
+        return {"": base}
+    return {label: override(base, [(f"{base.trainer}.label", label)]) for label in classes}
+
+
+def _base_of_generator(config: ExperimentConfig, name: str) -> GeneratorConfig:
+    """Returns the configuration of a generator, of no fold and class.
+
+    Raises:
+      ValueError: as for `generator_configs`.
+    """
     own = flatten_config(config.generators[name])
     kind = own.pop("trainer", "gan")
     bases: dict[str, GeneratorConfig | None] = {"gan": config.gan, "diffusion": config.diffusion}
@@ -201,11 +215,18 @@ def generator_configs(
             f"there is no config.{kind} to start from; a generator's trainer is one of {', '.join(GENERATORS)}, and "
             "configs/experiment.py sets both"
         )
-    place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config.seed), ("train.report", False)]
-    base = override(shared, [*own.items(), *place])
-    if base.learned.conditional:
-        return {"": base}
-    return {label: override(base, [(f"{kind}.label", label)]) for label in classes}
+    return override(shared, list(own.items()))
+
+
+def preprocessing_of_generators(config: ExperimentConfig, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the entries of `pools.preprocessing` for images of the smallest of some generators.
+
+    Args:
+      names: of the generators; none for all that there are.
+    """
+    own = [_base_of_generator(config, name).data for name in names or config.generators]
+    smallest = min(own, key=lambda data: data.image_size)
+    return {"image_size": smallest.image_size, "resize": smallest.resize}
 
 
 def sampling(config: ExperimentConfig, kind: str) -> dict[str, float]:

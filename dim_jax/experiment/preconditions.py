@@ -6,7 +6,7 @@ from functools import partial
 from dim_jax.cli.errors import is_reported
 from dim_jax.data import splits
 from dim_jax.experiment import added_images, plan
-from dim_jax.experiment.arms import Arm
+from dim_jax.experiment.arms import SHRUNK_COPIES, Arm
 from dim_jax.experiment.stages import TRAINERS, Experiment
 from dim_jax.gan import candidates, pools
 from dim_jax.gan.selection_rules import DEFAULT_FEATURES
@@ -85,6 +85,9 @@ def _of_added(experiment: Experiment, fold: int, arm: Arm, config: ClassifierCon
     except ValueError as error:
         yield f"arm {arm.name} adds images, but {error}"
         return
+    if arm.added == SHRUNK_COPIES:
+        record = experiment.preprocessing_of_generators()
+        yield from _errors(f"arm {arm.name}", partial(pools.check_preprocessing, record, "shrunk copies", config.data))
     if not arm.generator:
         return
     name, users = f"generator {arm.generator}", [config]
@@ -107,5 +110,4 @@ def _of_added(experiment: Experiment, fold: int, arm: Arm, config: ClassifierCon
         yield from _errors(name, partial(generator_images.label_to_train, of_generator, dataset))
         record = {"image_size": of_generator.data.image_size, "resize": of_generator.data.resize}
         for user in users:
-            own = user.data.image_size, user.data.resize
-            yield from _errors(name, partial(pools.check_preprocessing, record, "its pool", *own))
+            yield from _errors(name, partial(pools.check_preprocessing, record, "its pool", user.data))

@@ -10,7 +10,7 @@ from dim_jax.cli.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.preparation import PHANTOM, TFDS, prepare_dataset
 from dim_jax.experiment import added_images, archive, lanes, plan
-from dim_jax.experiment.arms import BALANCED, COPIES, Arm
+from dim_jax.experiment.arms import BALANCED, SHRUNK_COPIES, Arm
 from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.gan import generation, pool_selection, pools
 from dim_jax.gan.selection_rules import Rules
@@ -187,9 +187,14 @@ class Experiment:
 
     def _list_images(self, arm: Arm, fold: int, path: Path) -> None:
         dataset, classes = self.dataset(fold), self.minority_classes(fold)
-        if arm.added == COPIES:
-            count = self._per_class(fold, [other for other in self._candidates() if other.added == COPIES])
-            added_images.write_copies(path, classes, count, dataset, self.config.seed)
+        if arm.is_copies:
+            # Sharp and shrunk copies are of the same images.
+            count = self._per_class(fold, [other for other in self._candidates() if other.is_copies])
+            copies = added_images.choose_copies(classes, count, dataset, self.config.seed)
+            if arm.added == SHRUNK_COPIES:
+                added_images.write_shrunk_copies(path, copies, dataset, **self.preprocessing_of_generators())
+            else:
+                added_images.write_copies(path, copies, dataset)
             return
         if arm.is_unselected:
             self._generate_pool(fold, arm.generator, classes)
@@ -201,6 +206,11 @@ class Experiment:
             self._select(fold, arm.generator, classes)
         if arm.count == BALANCED:
             added_images.write_balanced(path, selected, classes, dataset)
+
+    def preprocessing_of_generators(self) -> dict[str, Any]:
+        """Returns the size and resize policy of generated images: of the smallest generator that an arm uses."""
+        used = sorted({arm.generator for arm in self._candidates() if arm.generator})
+        return plan.preprocessing_of_generators(self.config, used)
 
     def _candidates(self) -> list[Arm]:
         return [candidate for arm in self.arms.values() for candidate in arm.candidates()]

@@ -120,7 +120,7 @@ def open_candidates(pool: str | Path, data: str | Path, classifier: str | Path) 
                 f"another split than fold {fold} of {data} ({class_pool.split_sha256[:12]}, {split[:12]}), so held-out "
                 "images may have been among its training images; train it on these data"
             )
-        pools.check_preprocessing(vars(class_pool), folder, config.data.image_size, config.data.resize)
+        pools.check_preprocessing(vars(class_pool), folder, config.data)
         generated += [(image.path, dataset.classes.index(label)) for image in class_pool.images]
     image_size = min(class_pool.image_size for class_pool in class_pools)
     return Candidates(class_pools, replace(dataset, generated=tuple(generated)), run, image_size)

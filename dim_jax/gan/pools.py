@@ -17,7 +17,7 @@ from PIL import Image
 from dim_jax.data import image_writer, images
 from dim_jax.gan.generator_run import OPTIONS
 from dim_jax.runs import files
-from dim_jax.runs.schema import CONFIGS
+from dim_jax.runs.schema import CONFIGS, ClassifierData
 
 FILE_NAME = "pool.json"
 FORMAT = 1
@@ -159,27 +159,28 @@ def marked_images(paths: Iterable[Path]) -> dict[str, int]:
     return {"image_size": min(sides)} if sides else {}
 
 
-def check_preprocessing(record: Mapping[str, Any], source: str | Path, image_size: int, resize: str) -> None:
-    """Checks that generated images suit a classifier: they may be larger than its input, but not smaller.
+def check_preprocessing(record: Mapping[str, Any], source: str | Path, data: ClassifierData) -> None:
+    """Checks that generated images suit a classifier: they may be larger than its input, smaller only if allowed.
 
     Args:
       record: entries of `preprocessing`, as far as they are known.
       source: the pool or the list, for messages.
-      image_size, resize: `config.data.image_size` and `config.data.resize` of the classifier.
+      data: `config.data` of the classifier.
 
     Raises:
       ValueError: the images are smaller, or the generator's training images were made square in another way.
     """
     size, policy = record.get("image_size"), record.get("resize")
-    if isinstance(size, int) and size < image_size:
+    if isinstance(size, int) and size < data.image_size and not data.enlarge_generated:
         raise ValueError(
-            f"{source}: images of {size} px would be enlarged to the {image_size} px of the classifier, which could "
-            f"recognise them by their blur; generate images of {image_size} px, or give a classifier of {size} px"
+            f"{source}: images of {size} px would be enlarged to the {data.image_size} px of the classifier, which "
+            f"could recognise them by their blur; generate images of {data.image_size} px, give a classifier of {size} "
+            "px, or allow it by config.data.enlarge_generated=True and compare with real images that are as blurred"
         )
-    if policy and policy != resize:
+    if policy and policy != data.resize:
         raise ValueError(
             f"{source}: the generator's training images were made square by config.data.resize={policy}, those of the "
-            f"classifier by {resize}, so generated images have another geometry; use one policy for both"
+            f"classifier by {data.resize}, so generated images have another geometry; use one policy for both"
         )
 
 

@@ -8,7 +8,7 @@ Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, in
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
 deferred re-balancing, rates and phases of the head, test-time views; 7 the frozen network whose features are
-classified, recommended arms of experiments; 8 diffusion models.
+classified, recommended arms of experiments; 8 diffusion models; 9 generated images smaller than the classifier's input.
 """
 
 from collections.abc import Callable
@@ -97,6 +97,7 @@ class ClassifierData(DataFields):
     generated: str
     generated_count: Annotated[int, Interval(ge=-1, le=2**31 - 1)]
     generated_weight: Annotated[float, Interval(ge=0, le=1e6)]
+    enlarge_generated: Annotated[bool, Added(9, before=False)]
     class_balanced: bool
 
 

@@ -206,7 +206,7 @@ def open_data(config: ClassifierConfig, source: Path) -> tuple[datasets.Dataset,
     )
     if options.generated:
         record = pools.marked_images([path for path, _ in data.generated]) | files.read_object(options.generated)
-        pools.check_preprocessing(record, options.generated, options.image_size, options.resize)
+        pools.check_preprocessing(record, options.generated, options)
     return data, _sampler(config, data)
 
 

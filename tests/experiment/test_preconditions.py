@@ -75,6 +75,14 @@ def test_generated_images_smaller_than_the_input_are_refused(prepared):
     assert "generator gcgan: its pool: images of 64 px would be enlarged to the 128 px" in message
 
 
+def test_copies_as_small_as_generated_images_need_leave_to_be_enlarged(prepared):
+    arm, larger = ("arms.copies_30.added", "shrunk_copies"), ("classifier.data.image_size", 128)
+    message = problems(prepared, ["copies_30"], arm, larger)
+    assert "arm copies_30: shrunk copies: images of 64 px would be enlarged to the 128 px" in message
+    allowed = problems(prepared, ["copies_30"], arm, larger, ("classifier.data.enlarge_generated", True))
+    assert "shrunk copies" not in allowed
+
+
 def test_what_a_diffusion_model_lacks_is_listed(prepared):
     arm = ("arms.dim.added", "diffusion")
     message = problems(prepared, ["dim"], arm, ("diffusion.diffusion.conditional", False), ("pool.images", 4),

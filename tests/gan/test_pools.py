@@ -14,6 +14,8 @@ from dim_jax.data import images
 from dim_jax.gan import generation, pool_writer, pools
 from dim_jax.gan.gan_run import GanRun
 from dim_jax.runs import files
+from dim_jax.runs.config_flags import load_file
+from dim_jax.runs.configuration import override, parse_config
 
 MODEL = {"workdir": "runs/gan", "checkpoint_step": 7, "model_sha256": "ab" * 32, "split_sha256": "cd" * 32}
 
@@ -259,18 +261,26 @@ def test_a_folder_without_a_pool_gives_the_command_that_makes_one(tmp_path):
             pools.load(folder)
 
 
+def data_of_classifier(size, resize, **options):
+    """config.data of a classifier."""
+    config = parse_config(load_file("classifier").to_dict())
+    fields = {"image_size": size, "resize": resize, **options}
+    return override(config, [(f"data.{name}", value) for name, value in fields.items()]).data
+
+
 def test_a_pool_records_the_size_and_the_policy_of_its_images(tmp_path):
     write_pool(tmp_path, resize="crop")
     (pool,) = pools.load(tmp_path)
     record = pools.preprocessing([pool])
     assert record == {"image_size": 8, "resize": "crop"}
-    pools.check_preprocessing(record, "list", 8, "crop")
-    pools.check_preprocessing(record, "list", 4, "crop")  # made smaller, as real images are
-    pools.check_preprocessing({}, "list of an earlier version", 299, "pad")
+    pools.check_preprocessing(record, "list", data_of_classifier(8, "crop"))
+    pools.check_preprocessing(record, "list", data_of_classifier(4, "crop"))  # made smaller, as real images are
+    pools.check_preprocessing({}, "list of an earlier version", data_of_classifier(299, "pad"))
     with pytest.raises(ValueError, match=r"list: images of 8 px would be enlarged to the 16 px"):
-        pools.check_preprocessing(record, "list", 16, "crop")
+        pools.check_preprocessing(record, "list", data_of_classifier(16, "crop"))
+    pools.check_preprocessing(record, "list", data_of_classifier(16, "crop", enlarge_generated=True))
     with pytest.raises(ValueError, match=r"list: .* config\.data\.resize=crop, those of the classifier by pad"):
-        pools.check_preprocessing(record, "list", 8, "pad")
+        pools.check_preprocessing(record, "list", data_of_classifier(8, "pad"))
     write_pool(tmp_path, "polyp", resize="pad")
     with pytest.raises(ValueError, match="made square in different ways"):
         pools.preprocessing(pools.load(tmp_path))

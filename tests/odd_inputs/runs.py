@@ -19,6 +19,8 @@ from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.gan import generation, pools
 from dim_jax.gan.gan_run import GanRun
 from dim_jax.runs import files
+from dim_jax.runs.config_flags import load_file
+from dim_jax.runs.configuration import override, parse_config
 from odd_inputs.corpus import Result, odd_input, run, snapshot, write_classes, write_image
 
 CLASSES = "normal,polyp,low_grade_in,high_grade_in,adenocarcinoma"
@@ -111,8 +113,9 @@ def weights_of_unknown_order(folder: Path) -> str:
 @odd_input("exports")
 def pool_of_another_policy(folder: Path) -> str:
     with_facts = {"image_size": 32, "resize": "crop"}
+    config = parse_config(load_file("classifier").to_dict())
     try:
-        pools.check_preprocessing(with_facts, "selected.json", 32, "pad")
+        pools.check_preprocessing(with_facts, "selected.json", override(config, [("data.resize", "pad")]).data)
     except ValueError as error:
         return f"refused: {error}"
     raise AssertionError("accepted")

@@ -12,7 +12,7 @@ import pytest
 
 from dim_jax import evaluate, predict, train
 from dim_jax.cli import command_line
-from dim_jax.data import manifest, splits
+from dim_jax.data import images, manifest, splits
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import calibration
 from dim_jax.runs import files
@@ -167,11 +167,14 @@ def test_a_raw_class_folder_is_prepared_inside_the_run_and_followed_when_it_move
 def test_generated_images_are_trained_on_and_never_evaluated(data, tmp_path):
     source = manifest.load(data)
     normal = [row for row in source.rows if row.label == "normal"][:3]
-    entries = [{"path": os.path.relpath(source.root / row.path, tmp_path), "label": row.label} for row in normal]
-    files.write_json(tmp_path / "selected.json", {"images": entries})
+    for row in normal:  # smaller than the input, which must be allowed
+        files.write_bytes(tmp_path / row.path, images.png_bytes(images.read_square(source.root / row.path, 8)))
+    entries = [{"path": row.path, "label": row.label} for row in normal]
+    files.write_json(tmp_path / "selected.json", {"image_size": 8, "images": entries})
     run = tmp_path / "run"
     arguments = [*BASE, f"--config.data.path={data}", f"--config.data.generated={tmp_path / 'selected.json'}"]
-    assert command_line.run(train.main, [*arguments, f"--workdir={run}"]) == 0
+    arguments += ["--config.data.enlarge_generated=True", f"--workdir={run}"]
+    assert command_line.run(train.main, arguments) == 0
     evaluated = np.concatenate([np.load(run / "eval" / name / "predictions.npz")["index"] for name in ("val", "test")])
     assert evaluated.max() < len(source)
     assert len(files.read_json(run / "generated.json")["images"]) == 3
