@@ -44,6 +44,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.gan.small_image = "area"  # how a real image gets its small size: area or nearest
     config.gan.ema_decay = 0.999  # of the moving average of the generator's weights, which images are drawn with
     config.gan.statistics = "recalibrated"  # batch norm where images are drawn: recalibrated or batch
+    config.gan.initial_weights = ""  # start from a GAN's run on the same split, such as one of all classes; "": random
+    config.gan.frozen_side = 0  # px: the discriminator keeps its layers whose maps are at least this large; 0: none
 
     config.augment = ml_collections.ConfigDict()
     config.augment.flip = True  # horizontally, at random

@@ -4,6 +4,8 @@ Fields select FastGAN's blocks instead. Feature maps are keyed by their side in 
 largest maps of the published networks, with the gates from or to them.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
@@ -344,6 +346,20 @@ class Discriminator(nn.Module):
             big_logits += label_strength * _projection(maps[8], self.big_labels(labels, train))
             small_logits += label_strength * _projection(small_map, self.small_labels(labels, train))
         return jnp.concatenate([big_logits, small_logits], axis=-1), maps, small_map
+
+
+def side_of_maps(path: Sequence[str], size: int) -> int:
+    """Returns the side in px of the maps that a layer of the discriminator makes on the way down; 0 for other layers.
+
+    Args:
+      path: names from the branch to the parameter.
+      size: side of the discriminator's images in px.
+    """
+    branch, layer = path[0], path[1].removesuffix("_norm")
+    if branch == "big" and layer.startswith("stem"):
+        return min(size, 256)
+    named = re.fullmatch(r"(?:down|gate|halve)(\d+)", layer) if branch in ("big", "small") else None
+    return int(named[1]) if named else 0
 
 
 def _projection(features: jax.Array, embedding: jax.Array) -> jax.Array:

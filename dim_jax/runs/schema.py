@@ -8,7 +8,8 @@ Revisions of the configuration, for `Added`: 1 the first; 2 image statistics, in
 conditioning on labels; 3 experiments archive predictions; 4 learning-rate scaling by batch size; 5 user-defined
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
 deferred re-balancing, rates and phases of the head, test-time views; 7 the frozen network whose features are
-classified, recommended arms of experiments; 8 diffusion models; 9 generated images smaller than the classifier's input.
+classified, recommended arms of experiments; 8 diffusion models; 9 generated images smaller than the classifier's input,
+initial weights of GANs.
 """
 
 from collections.abc import Callable
@@ -252,6 +253,8 @@ class GanFields(LearnedClasses):
     small_image: Literal["area", "nearest"]
     ema_decay: Annotated[float, Interval(ge=0, lt=1)]
     statistics: Literal["recalibrated", "batch"]
+    initial_weights: Annotated[str, Added(9, before="")]
+    frozen_side: Annotated[int, Interval(ge=0, le=1024), Added(9, before=0)]
 
 
 @dataclass(frozen=True)
@@ -314,6 +317,11 @@ class GanConfig:
             raise ValueError(
                 f"config.gan.condition_from={gan.condition_from} and condition_until={gan.condition_until} must be "
                 "shares of the run in this order"
+            )
+        if gan.frozen_side and not gan.initial_weights:
+            raise ValueError(
+                f"config.gan.frozen_side={gan.frozen_side} freezes learned layers; give the run that they come from by "
+                "config.gan.initial_weights"
             )
 
 

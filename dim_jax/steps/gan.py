@@ -14,6 +14,7 @@ from dim_jax.augmentation import diff_augment
 from dim_jax.augmentation.histology import augment
 from dim_jax.losses import gan as gan_losses
 from dim_jax.models import scales
+from dim_jax.models.gcgan import side_of_maps
 from dim_jax.models.kernels.platforms import materialized
 from dim_jax.steps.batch_images import Batch, gather_images
 from dim_jax.training.joined_updates import global_norm
@@ -56,9 +57,12 @@ class GanTrainStep:
       clip_targets: clip reconstruction targets to [-1, 1], which augmentation may leave.
       sum_reconstructions: sum the reconstruction loss over the batch instead of averaging it like the other losses.
       ema_decay: decay of the exponential moving average of the generator's parameters.
+      frozen_side: the discriminator's layers with maps of at least this side in px are not trained, see
+        models.gcgan.side_of_maps; 0: all are.
 
     Reference: the training loop of DIM (JBHI 2026); Liu et al., "Towards faster and stabilized GAN training for
-    high-fidelity few-shot image synthesis", ICLR 2021.
+    high-fidelity few-shot image synthesis", ICLR 2021; frozen layers: Mo, Cho & Shin, "Freeze the discriminator: a
+    simple baseline for fine-tuning GANs", CVPR workshops 2020.
     """
 
     generator: nn.Module
@@ -79,6 +83,7 @@ class GanTrainStep:
     clip_targets: bool = True
     sum_reconstructions: bool = False
     ema_decay: float = 0.999
+    frozen_side: int = 0
 
     def __call__(
         self, state: GanState, batch: Batch, key: jax.Array, resident: tuple[jax.Array | None, Any]
@@ -224,10 +229,21 @@ class GanTrainStep:
             return total, (statistics, {"discriminator_loss": total, **losses, **logits})
 
         gradient, (statistics, metrics) = jax.grad(local_loss, has_aux=True)(network.params)
-        gradient = self._sum(gradient)
+        gradient = self._without_frozen(self._sum(gradient))
         metrics = {name: self._sum(value) for name, value in metrics.items()}
         metrics["discriminator_gradient_norm"] = global_norm(gradient)
         return self._updated(network, gradient, statistics), metrics
+
+    def _without_frozen(self, gradient: Any) -> Any:
+        """Sets the discriminator's gradient to 0 in layers that keep their weights: no optimizer then moves them."""
+        if not self.frozen_side:
+            return gradient
+
+        def trained(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+            is_frozen = side_of_maps([key.key for key in path], self.discriminator.size) >= self.frozen_side
+            return jnp.zeros_like(leaf) if is_frozen else leaf
+
+        return jax.tree_util.tree_map_with_path(trained, gradient)
 
     def _updated(self, network: NetworkState, gradient: Any, statistics: Any) -> NetworkState:
         """Returns the state after an optimizer step, with the updated `statistics` (collections MUTABLE)."""

@@ -20,9 +20,9 @@ from dim_jax.models.gcgan import Generator
 from dim_jax.runs.configuration import parse_config
 from dim_jax.runs.schema import GanConfig, GanFields
 from dim_jax.steps.gan import GanTrainStep
-from dim_jax.trainers import generator_images, generator_job, job
+from dim_jax.trainers import generator_images, generator_job, initial_gan, job
 from dim_jax.trainers.generator_images import open_data
-from dim_jax.training import hosts, initial_weights, loop, parallel
+from dim_jax.training import checkpoints, hosts, initial_weights, loop, parallel
 from dim_jax.training.optimizers import make_optimizer
 from dim_jax.training.state import GanState
 from dim_jax.weights import pretrained
@@ -71,8 +71,9 @@ def make_task(
     synthesizer = partial(_synthesizer, generator, gan.statistics, _label_strength(config))
     reconstruct = None if distance is None else reconstruction(discriminator, examples, labels)
     sheets = SampleSheets(run, synthesizer, generator.num_classes, examples, reconstruct)
+    state, facts = _initial_state(config, run, data, step)
     task = loop.Task(
-        state=initial_weights.draw(step.initial_state, config.seed),
+        state=state,
         dispatch=lambda state, batches: dispatch(state, batches, key, resident),
         batches=partial(job.training_batches, pictures, sampler, schedule),
         evaluate=lambda state: hosts.on_first_host(lambda: sheets.draw(state)),
@@ -81,7 +82,7 @@ def make_task(
         steps_per_epoch=sampler.epoch_size / batch_size,
         losses=("discriminator_loss", "generator_loss"),
         evaluation="samples",
-        facts={"reconstructions compared by": description},
+        facts={"reconstructions compared by": description, **facts},
     )
     return task, schedule, sheets
 
@@ -120,7 +121,18 @@ def make_step(config: GanConfig, num_classes: int, distance: Distance | None) ->
         clip_targets=gan.clip_targets,
         sum_reconstructions=gan.sum_reconstructions,
         ema_decay=gan.ema_decay,
+        frozen_side=gan.frozen_side,
     )
+
+
+def _initial_state(config: GanConfig, run: Path, data: Dataset, step: GanTrainStep) -> tuple[GanState, dict[str, str]]:
+    """Returns the state before the first step, and where its weights come from, for environment.json."""
+    state, source = initial_weights.draw(step.initial_state, config.seed), config.gan.initial_weights
+    # A run that resumes does not need the earlier one.
+    if not source or hosts.on_first_host(lambda: bool(checkpoints.steps(run / loop.CHECKPOINTS))):
+        return state, {}
+    earlier, description = hosts.on_first_host(lambda: initial_gan.read(source, data))
+    return initial_gan.with_weights(state, earlier, source), {"initial weights": description}
 
 
 def _label_strength(config: GanConfig) -> optax.Schedule:

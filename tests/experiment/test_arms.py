@@ -136,7 +136,7 @@ def set_field(config, name, value):
     ("arms.dim.set.loss", {"nam": "fafl"}, "config.arms.dim: 'loss.nam' is not an option of the loss fafl; it"),
     ("arms.cross_entropy.set.loss.m", 4.0, "'loss.m' is not an option of the loss cross_entropy; it has"),
     ("arms.dim.set", {"trian": {"num_epochs": 3}}, "config.arms.dim: 'trian.num_epochs' is not a field"),
-    ("arms.dim.added", "gan", "config.arms.dim.added='gan' is unknown; choose one of copies, diffusion"),
+    ("arms.dim.added", "gan", "config.arms.dim.added='gan' is unknown; choose one of copies, shrunk_copies, diffusion"),
     ("arms.dim.count", 0, "do not go together"),
     ("arms.dim.count", -2, "do not go together"),
     ("arms.fafl.count", 3, "do not go together"),

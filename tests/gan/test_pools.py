@@ -2,6 +2,7 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from dim_jax.gan import generation, pool_writer, pools
 from dim_jax.gan.gan_run import GanRun
 from dim_jax.runs import files
 from dim_jax.runs.config_flags import load_file
-from dim_jax.runs.configuration import override, parse_config
+from dim_jax.runs.configuration import parse_config
 
 MODEL = {"workdir": "runs/gan", "checkpoint_step": 7, "model_sha256": "ab" * 32, "split_sha256": "cd" * 32}
 
@@ -264,8 +265,7 @@ def test_a_folder_without_a_pool_gives_the_command_that_makes_one(tmp_path):
 def data_of_classifier(size, resize, **options):
     """config.data of a classifier."""
     config = parse_config(load_file("classifier").to_dict())
-    fields = {"image_size": size, "resize": resize, **options}
-    return override(config, [(f"data.{name}", value) for name, value in fields.items()]).data
+    return replace(config.data, image_size=size, resize=resize, **options)
 
 
 def test_a_pool_records_the_size_and_the_policy_of_its_images(tmp_path):

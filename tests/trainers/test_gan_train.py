@@ -146,6 +146,33 @@ def test_a_run_that_ended_can_be_given_more_steps(data, finished, resumed, tmp_p
     assert "train.num_train_steps: 8 there, 4 now" in error_line(capsys)
 
 
+def test_a_run_starts_from_another_and_keeps_the_discriminators_large_layers(data, finished, tmp_path):
+    """The record names the source; resumed without it, the run goes on."""
+    source, run = shutil.copytree(finished, tmp_path / "source"), tmp_path / "run"
+    more = [f"--config.gan.initial_weights={source}", "--config.gan.frozen_side=32"]
+    assert command_line.run(train.main, arguments(data, run, *more)) == 0
+    assert files.read_json(run / "environment.json")["initial weights"] == f"{source}, step 4"
+    before, after = (checkpoints.restore(root / loop.CHECKPOINTS).state["discriminator"] for root in (source, run))
+    flat = jax.tree_util.tree_leaves_with_path(before["params"])
+    changed = {
+        jax.tree_util.keystr(path): not np.array_equal(leaf, other)
+        for (path, leaf), other in zip(flat, jax.tree.leaves(after["params"]), strict=True)
+    }
+    frozen = [name for name in changed if re.search(r"\['(stem\w*|\w+?(32|64)(_norm)?)'\]", name)]
+    assert frozen and not any(changed[name] for name in frozen)
+    assert all(changed[name] for name in changed if "['logits']" in name or "down16" in name)
+    shutil.rmtree(source)
+    assert command_line.run(train.main, arguments(data, run, *more, "--config.train.num_train_steps=6")) == 0
+
+
+def test_a_run_of_another_split_gives_no_initial_weights(finished, tmp_path, capsys):
+    other = prepare_dataset("phantom", tmp_path / "data", image_size=64, scale=0.05, seed=5)
+    capsys.readouterr()
+    more = f"--config.gan.initial_weights={finished}"
+    assert command_line.run(train.main, arguments(other, tmp_path / "run", more)) == 2
+    assert "was not trained on this split" in error_line(capsys)
+
+
 def test_bfloat16_on_resident_pixels_loses_what_float32_on_streamed_ones_does(data, finished, tmp_path):
     run = tmp_path / "run"
     more = ["--config.data.backend=resident", "--config.model.dtype=bfloat16"]
@@ -239,6 +266,8 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_generates(fi
         (["--config.gan.condition_until=1.5"], "condition_until=1.5"),
         (["--config.model.gate=both"], "gate"),
         (["--config.train.global_batch_size=9"], "multiple"),
+        (["--config.gan.frozen_side=32"], "config.gan.initial_weights"),
+        (["--config.gan.initial_weights=nowhere"], "nowhere"),
     ],
 )
 def test_bad_options_give_one_line_and_leave_nothing(data, tmp_path, capsys, more, message):
