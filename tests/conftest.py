@@ -17,6 +17,7 @@ ALLOWED_SKIPS = {
     # optional and large; python -m pytest -m torch runs these where it is
     r"could not import 'torch'|needs PyTorch|PyTorch is optional",
     r"ONNX is optional|onnxruntime-web is not here",  # as above, with -m onnx
+    r"Ray is optional",  # large; pip install -e '.[ray]'
     r"axe-core is not here",  # an npm package, which .ci/run installs
     r"the compilers for accelerators are optional",  # large; pip install -e '.[ahead]'
     r"no Chromium is installed",  # a browser is no Python package
