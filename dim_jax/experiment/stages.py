@@ -178,7 +178,7 @@ class Experiment:
         path = self.site.image_list(run.fold, arm)
         # An existing list is sufficient, even if the pool it was made from has been deleted.
         if not path.is_file():
-            with lanes.claim(self.site.generator(run.fold, arm.generator or COPIES), wait=True):
+            with lanes.claim(self.site.generator(run.fold, arm.generator or arm.added), wait=True):
                 if not path.is_file():
                     self._list_images(arm, run.fold, path)
         if arm.count == BALANCED:
