@@ -10,7 +10,7 @@ from dim_jax.cli.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.preparation import PHANTOM, TFDS, prepare_dataset
 from dim_jax.experiment import added_images, archive, lanes, plan
-from dim_jax.experiment.arms import BALANCED, COPIES, SHRUNK_COPIES, Arm
+from dim_jax.experiment.arms import BALANCED, SHRUNK_COPIES, Arm
 from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.gan import generation, pool_selection, pools
 from dim_jax.gan.selection_rules import Rules
