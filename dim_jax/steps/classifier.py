@@ -17,7 +17,7 @@ from dim_jax.augmentation.mixing import Mixed
 from dim_jax.augmentation.views import show_view
 from dim_jax.losses import follows_progress
 from dim_jax.losses.signature import CrossReplicaSum
-from dim_jax.models.kernels.platforms import materialized
+from dim_jax.models.kernels.platforms import computed_together
 from dim_jax.steps.batch_images import Batch, gather_images, partners
 from dim_jax.steps.grad_cam import grad_cam, has_feature_map
 from dim_jax.training.joined_updates import global_norm
@@ -120,7 +120,7 @@ def make_train_step(
             per_example = of_labels(
                 lambda labels: loss(logits, labels, mask, constants.class_counts, cross_replica_sum, **loss_parameters)
             )
-            batch_stats = materialized(updates.get("batch_stats", {}))
+            batch_stats = computed_together(updates.get("batch_stats", {}), state.step)
             return (per_example * mask).sum() / num_examples, (logits, batch_stats)
 
         trained = state.params if trained_module is None else {trained_module: state.params[trained_module]}
@@ -129,7 +129,7 @@ def make_train_step(
         if trained_module is not None:
             gradient = {**jax.tree.map(jnp.zeros_like, state.params), **gradient}
         optimizer = make_optimizer(constants.schedule)
-        params, opt_state = apply_gradient(optimizer, gradient, state.opt_state, state.params)
+        params, opt_state = apply_gradient(optimizer, gradient, state.opt_state, state.params, state.step)
         if trained_module is not None:  # weight decay must not change the others either
             params = {**state.params, trained_module: params[trained_module]}
         correct = of_labels(lambda labels: (logits.argmax(-1) == labels) * mask).sum()
@@ -147,7 +147,7 @@ def make_train_step(
         )
         if isinstance(state, AveragedTrainState):
             averages, weights = (state.ema_params, state.ema_batch_stats), (state.params, state.batch_stats)
-            averages = update_average(averages, weights, ema_decay, state.step)
+            averages = computed_together(update_average(averages, weights, ema_decay, state.step), state.step)
             state = state.replace(ema_params=averages[0], ema_batch_stats=averages[1])
         return state, metrics
 

@@ -15,7 +15,7 @@ from dim_jax.augmentation.histology import augment
 from dim_jax.losses import gan as gan_losses
 from dim_jax.models import scales
 from dim_jax.models.gcgan import side_of_maps
-from dim_jax.models.kernels.platforms import materialized
+from dim_jax.models.kernels.platforms import computed_together
 from dim_jax.steps.batch_images import Batch, gather_images
 from dim_jax.training.joined_updates import global_norm
 from dim_jax.training.optimizers import apply_gradient
@@ -109,6 +109,7 @@ class GanTrainStep:
         fakes, generator_vjp, generator_statistics = jax.vjp(generate, state.generator.params, has_aux=True)
         discriminator, metrics = self._update_discriminator(
             state.discriminator,
+            state.step,
             self._real_views(real, keys[:, 3], probability),
             fakes,
             labels,
@@ -125,7 +126,7 @@ class GanTrainStep:
 
         (device_loss, discriminator_statistics), cotangent = jax.value_and_grad(local_loss, has_aux=True)(fakes)
         gradient = self._sum(generator_vjp(cotangent)[0])
-        generator = self._updated(state.generator, gradient, generator_statistics)
+        generator = self._updated(state.generator, gradient, generator_statistics, state.step)
         metrics |= {
             "generator_loss": self._sum(device_loss),
             "generator_gradient_norm": global_norm(gradient),
@@ -146,6 +147,7 @@ class GanTrainStep:
             ema_params = jax.tree.map(
                 lambda old, new: self.ema_decay * old + (1 - self.ema_decay) * new, state.ema_params, generator.params
             )
+            ema_params = computed_together(ema_params, state.step)
         state = GanState(
             step=state.step + 1,
             generator=generator,
@@ -175,6 +177,7 @@ class GanTrainStep:
     def _update_discriminator(
         self,
         network: NetworkState,
+        step: jax.Array,
         real: Views,
         fake: Views,
         labels: jax.Array | None,
@@ -187,6 +190,7 @@ class GanTrainStep:
 
         Args:
           network: state of the discriminator.
+          step: number of completed steps, a scalar.
           real, fake: augmented images at both sizes.
           labels: (N,) int32, or None for an unconditional GAN.
           strength: weight of the labels, a scalar in [0, 1].
@@ -232,7 +236,7 @@ class GanTrainStep:
         gradient = self._without_frozen(self._sum(gradient))
         metrics = {name: self._sum(value) for name, value in metrics.items()}
         metrics["discriminator_gradient_norm"] = global_norm(gradient)
-        return self._updated(network, gradient, statistics), metrics
+        return self._updated(network, gradient, statistics, step), metrics
 
     def _without_frozen(self, gradient: Any) -> Any:
         """Sets the discriminator's gradient to 0 in layers that keep their weights: no optimizer then moves them."""
@@ -245,10 +249,10 @@ class GanTrainStep:
 
         return jax.tree_util.tree_map_with_path(trained, gradient)
 
-    def _updated(self, network: NetworkState, gradient: Any, statistics: Any) -> NetworkState:
+    def _updated(self, network: NetworkState, gradient: Any, statistics: Any, step: jax.Array) -> NetworkState:
         """Returns the state after an optimizer step, with the updated `statistics` (collections MUTABLE)."""
-        params, opt_state = apply_gradient(self.optimizer, gradient, network.opt_state, network.params)
-        return network.replace(params=params, opt_state=opt_state, **materialized(statistics))
+        params, opt_state = apply_gradient(self.optimizer, gradient, network.opt_state, network.params, step)
+        return network.replace(params=params, opt_state=opt_state, **computed_together(statistics, step))
 
     def _real_views(self, images: jax.Array, keys: jax.Array, probability: jax.Array) -> Views:
         small_side = scales.small_size(images.shape[1])

@@ -1,12 +1,15 @@
 """Optimizers from optax, with PyTorch's arithmetic."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
-from dim_jax.models.kernels.platforms import materialized, runs_on_cpu
+from dim_jax.models.kernels.platforms import computed_together, materialized, runs_on_cpu
 from dim_jax.training.joined_updates import join_small_tensors
 
 
@@ -54,17 +57,39 @@ def make_optimizer(
 
 @jax.named_scope("optimizer")
 def apply_gradient(
-    transformation: optax.GradientTransformation, gradient: Any, state: Any, params: Any
+    transformation: optax.GradientTransformation, gradient: Any, state: Any, params: Any, step: jax.Array
 ) -> tuple[Any, Any]:
-    """Returns the parameters after one step, and the new state of the optimizer."""
+    """Returns the parameters after one step, and the new state of the optimizer.
+
+    Args:
+      transformation: the optimizer.
+      gradient: like `params`.
+      state: of the optimizer.
+      params: parameters before the step.
+      step: number of completed steps, a scalar.
+    """
     if runs_on_cpu():
         updates, new_state = transformation.update(gradient, state, params)
         return optax.apply_updates(params, updates), new_state
-    # One kernel for each tensor. Vectors have one layout; otherwise the state is copied to those of the gradients.
-    vectors, vector_state, vector_params = jax.tree.map(_as_vector, (gradient, state, params))
-    vector_state, vector_params = materialized((vector_state, vector_params))
-    updates, new_state = transformation.update(vectors, vector_state, vector_params)
-    results = materialized((optax.apply_updates(vector_params, updates), new_state))
+    # A TPU keeps arrays in tiles, so that it would copy them to make vectors.
+    update = partial(_updated_together, transformation)
+    return lax.platform_dependent(gradient, state, params, step, tpu=update, default=partial(_as_vectors, update))
+
+
+def _updated_together(
+    transformation: optax.GradientTransformation, gradient: Any, state: Any, params: Any, step: jax.Array
+) -> tuple[Any, Any]:
+    # After the last gradient: a parameter that one of them still reads would be copied first.
+    gradient, state, params = materialized((gradient, state, params))
+    updates, new_state = transformation.update(gradient, state, params)
+    return computed_together((optax.apply_updates(params, updates), new_state), step)
+
+
+def _as_vectors(
+    update: Callable[..., tuple[Any, Any]], gradient: Any, state: Any, params: Any, step: jax.Array
+) -> tuple[Any, Any]:
+    """Applies an update to all arrays as vectors, which have one layout, so that GPUs need not copy them to others."""
+    results = update(*jax.tree.map(_as_vector, (gradient, state, params)), step)
     return jax.tree.map(lambda vector, like: vector.reshape(jnp.shape(like)), results, (params, state))
 
 

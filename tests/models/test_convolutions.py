@@ -104,6 +104,13 @@ def test_depthwise(size, dilation, runtime):
         )
 
 
+def test_the_gradient_of_depthwise_kernels_is_the_same_on_gpu_and_tpu():
+    slices, cotangent = [draw(*SHAPE) for _ in range(9)], draw(*SHAPE)
+    expected = np.stack([np.einsum("nhwc,nhwc->c", pixels, cotangent) for pixels in slices])
+    for summed in (convolutions._sum_of_all_taps, convolutions._sum_by_tap):
+        np.testing.assert_allclose(summed(slices, cotangent), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_pointwise():
     assert_same(
         lambda x, k: convolutions.pointwise_convolution(x, k[0, 0]),

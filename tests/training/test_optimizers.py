@@ -137,11 +137,21 @@ def test_the_optimizer_on_accelerators_has_the_same_results():
     )
     optimizer = make_optimizer("adam", 0.1, weight_decay=1e-2, clip_norm=1.0)
     state = optimizer.init(params)
-    expected = apply_gradient(optimizer, gradient, state, params)
+    expected = apply_gradient(optimizer, gradient, state, params, 0)
     with platforms.traced_for("accelerator"):
-        results = apply_gradient(optimizer, gradient, state, params)
+        results = apply_gradient(optimizer, gradient, state, params, 0)
     assert jax.tree.structure(results) == jax.tree.structure(expected)
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-9), results, expected)
+
+
+def test_arrays_computed_together_are_the_same_and_on_cpu_nothing_is_added():
+    tree = {"mean": np.array([0.1, -3.0], np.float32), "var": np.array([np.inf, 0.0], np.float32), "count": np.int32(7)}
+    for step in (0, 2**31 - 1):
+        with platforms.traced_for("accelerator"):
+            results = jax.jit(platforms.computed_together)(tree, step)
+        jax.tree.map(np.testing.assert_array_equal, results, tree)
+        assert jax.tree.map(lambda leaf: leaf.dtype, results) == jax.tree.map(lambda leaf: leaf.dtype, tree)
+    assert platforms.computed_together(tree, 0) is tree
 
 
 def test_the_global_norm_is_that_of_the_whole_tree():

@@ -381,15 +381,31 @@ def _depthwise_backward(
 
         return lax.map(row, jnp.arange(size))
 
-    def by_taps(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
-        # One sum: a loop would be as many launches as it has iterations, and read the maps in each.
-        slices = jnp.stack(tap_slices(padded, size, height, width, dilation=dilation), axis=3)
-        products = at_least_float32(slices) * at_least_float32(cotangent)[:, :, :, None]
-        return products.sum((0, 1, 2)).reshape(kernel.shape)
+    def without_loop(padded: jax.Array, cotangent: jax.Array) -> jax.Array:
+        slices = tap_slices(padded, size, height, width, dilation=dilation)
+        sums = lax.platform_dependent(slices, cotangent, tpu=_sum_by_tap, default=_sum_of_all_taps)
+        return sums.reshape(kernel.shape)
 
-    kernel_gradient = by_platform(_padded(x, size, dilation), cotangent, cpu=by_rows, default=by_taps)
+    kernel_gradient = by_platform(_padded(x, size, dilation), cotangent, cpu=by_rows, default=without_loop)
     kernel_gradient = kernel_gradient.astype(kernel.dtype)
     return _depthwise_by_taps(cotangent, kernel[::-1, ::-1], dilation), kernel_gradient
+
+
+def _sum_of_all_taps(slices: Sequence[jax.Array], cotangent: jax.Array) -> jax.Array:
+    """Returns the kernel gradient (taps, C) of a depthwise convolution by one sum, which is one kernel on a GPU.
+
+    Args:
+      slices: the input slice of each tap, (N, H, W, C), as `tap_slices` returns them.
+      cotangent: (N, H, W, C).
+    """
+    products = at_least_float32(jnp.stack(slices, axis=3)) * at_least_float32(cotangent)[:, :, :, None]
+    return products.sum((0, 1, 2))
+
+
+def _sum_by_tap(slices: Sequence[jax.Array], cotangent: jax.Array) -> jax.Array:
+    """Like `_sum_of_all_taps`, by one sum for each tap: on a TPU the stacked slices would be written to memory."""
+    wide_cotangent = at_least_float32(cotangent)
+    return jnp.stack([(at_least_float32(pixels) * wide_cotangent).sum((0, 1, 2)) for pixels in slices])
 
 
 def _sum_over_pixels(x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 _runtime: ContextVar[str] = ContextVar("runtime", default="here")
@@ -55,3 +56,24 @@ def by_platform(*operands: jax.Array, cpu: Callable[..., Any], default: Callable
 def materialized(tree: Any) -> Any:
     """Returns arrays unchanged; on accelerators they are computed before what uses them, and not fused with it."""
     return tree if runs_on_cpu() else lax.optimization_barrier(tree)
+
+
+def computed_together(tree: Any, step: jax.Array) -> Any:
+    """Returns arrays unchanged; on accelerators those of one shape are computed by a few kernels instead of one each.
+
+    XLA makes one kernel of several that have results of one shape and read the same array of more than one value. That
+    array holds ones here, which depend on the step so that the compiler does not know them. Without it, the updates of
+    a network's hundreds of tensors, which have only scalars in common, are as many kernels.
+
+    Args:
+      tree: arrays to be computed for the same end, such as the new state of a training step.
+      step: number of completed steps, a scalar.
+    """
+    if runs_on_cpu():
+        return tree
+    ones = materialized(jnp.where(step >= 0, jnp.ones(2), 0.0))
+
+    def shared(array: jax.Array) -> jax.Array:
+        return array * ones[0].astype(array.dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+    return materialized(jax.tree.map(shared, tree))
