@@ -106,6 +106,21 @@ def test_without_options_of_train_or_with_wrong_ones_nothing_is_submitted(slurm,
 
 
 @pytest.mark.slow
+def test_on_slurm_an_experiment_ends_as_on_one_machine(slurm, tmp_path, monkeypatch):
+    """Every task is a process of its own; one gets SIGTERM in the middle and is queued again."""
+    alone = train(tmp_path / "alone", EXPERIMENT)
+    stand_ins.write_python(tmp_path / "venv")
+    workdir = tmp_path / "dim"
+    monkeypatch.setenv("STOP_AT", str(workdir / "phantom" / "fold0" / "gcgan" / "runs" / "all" / "config.json"))
+    done = submit("--", EXPERIMENT, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    logs = {path.name: path.read_text() for path in slurm.glob("*.log")}
+    assert [path.read_text() for path in slurm.glob("*.code")] == ["0"] * 5, logs
+    assert stand_ins.calls(slurm, "scontrol") == [["requeue", "102_2"]], logs
+    assert_equal(workdir, alone)
+
+
+@pytest.mark.slow
 def test_on_ray_an_experiment_ends_as_on_one_machine_though_a_node_is_killed(tmp_path, monkeypatch):
     cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is optional")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
