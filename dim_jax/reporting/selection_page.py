@@ -25,6 +25,9 @@ REASONS = {
     "duplicate_in_pool": ("duplicate in the pool", "a near-duplicate of a generated image selected before"),
     "not_needed": ("not needed", "passed all tests, but enough more diverse images were selected"),
 }
+BEST_REJECTED = 8
+# Reasons by how far an image of the class came: the last tests first.
+LAST_TESTS = tuple(reversed(REASONS))
 Distances = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -87,6 +90,17 @@ def render(
     return page.strip() + "\n"
 
 
+def best_rejected(rejected: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the rejected images of a class that passed most tests, of these the most probable ones of the class.
+
+    Args:
+      rejected: entries of the class in rejected.json.
+    """
+    return sorted(
+        rejected, key=lambda entry: (LAST_TESTS.index(entry["reason"]), -entry["probability"], entry["seed"])
+    )[:BEST_REJECTED]
+
+
 def _facts(selected: Mapping[str, Any]) -> list[tuple[str, str]]:
     models = {
         f"{name}: {model['workdir']} at step {model['checkpoint_step']} ({model['sha256'][:12]}{_sampling(model)})"
@@ -139,6 +153,10 @@ def _class_view(
         + [(*REASONS[reason], count, count / counts["generated"]) for reason, count in counts["rejected"].items()],
         "scores": _scores(counts, selected_images),
         "selected": [tile(entry) for entry in selected_images],
+        "best_rejected": [
+            {**tile(entry), "caption": f"{REASONS[entry['reason']][0]} · {tile(entry)['caption']}"}
+            for entry in ([] if selected_images else best_rejected(rejected_images))
+        ],
         "rejected": [
             {
                 "title": REASONS[reason][0],
@@ -151,6 +169,7 @@ def _class_view(
         "pairs": [
             {"title": title, "pairs": [_pair(entry, limits, uri) for entry in entries[:MOST_PAIRS]]}
             for title, entries in closest_pairs
+            if entries
         ],
         "curves": _curves(number, nearest, selected_images, limits),
         "lines": [*nearest, "selected images"],
@@ -197,6 +216,16 @@ def _scores(counts: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> l
     ]  # fmt: skip
 
 
+def _takeaway(nearest: Distances, at: int) -> str:
+    """Returns how far generated images are from training images, beside validation images: the end of a title."""
+    validation, generated = (nearest.get(kind, ((), ()))[at] for kind in ("validation images", "all generated images"))
+    if not len(validation) or not len(generated):
+        return ""
+    ratio = float(np.median(generated) / max(np.median(validation), 1e-12))
+    side = "closer than" if ratio < 0.9 else "farther than" if ratio > 1.1 else "about as far as"
+    return f": generated images are {side} validation images ({ratio:.2f} of their median distance)"
+
+
 def _curves(
     number: int, nearest: Distances, selected: Sequence[Mapping[str, Any]], limits: Mapping[str, float]
 ) -> list[dict[str, Any]]:
@@ -222,5 +251,6 @@ def _curves(
             f"Share of images closer to a training image than a distance in {words}; limit {limits[kind]:.3g}."
         )
         svg = figures.curves(lines, f"distance in {words}", f"n{number}{kind}", alternative, {limits[kind]: 5})
-        panels.append({"title": f"Nearest training image by {words}", "svg": markupsafe.Markup(svg)})
+        takeaway = _takeaway(nearest, at)
+        panels.append({"title": f"Nearest training image by {words}{takeaway}", "svg": markupsafe.Markup(svg)})
     return panels

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import selection_pages
 from chromium import CHROMIUM, FIGURE, Browser
 from report_runs import HOSTILE, complete, make_run
 
@@ -159,9 +160,25 @@ def test_a_click_on_a_heading_sorts_a_table_and_a_second_one_the_other_way_round
     assert browser.complaints == []
 
 
+@pytest.fixture(scope="module")
+def selection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a selection, one class of which has no selected images."""
+    folder = tmp_path_factory.mktemp("selection")
+    (folder / "report.html").write_text(selection_pages.render(folder / "images"), encoding="utf-8")
+    return folder / "report.html"
+
+
+def test_the_page_of_a_selection_fits_any_width_and_shows_all_images(browser: Browser, selection: Path) -> None:
+    for width in (360, 400, 1200):
+        browser.open(selection, width=width)
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert browser.complaints == []
+
+
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not here")
 @pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("which", ["page", "experiment"])
+@pytest.mark.parametrize("which", ["page", "experiment", "selection"])
 def test_axe_finds_no_violation(browser: Browser, request: pytest.FixtureRequest, which: str, colours: str) -> None:
     for width in (400, 1200):
         browser.open(request.getfixturevalue(which), width=width, colours=colours)
