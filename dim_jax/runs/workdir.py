@@ -21,6 +21,8 @@ from dim_jax.runs.configuration import FILE_NAME as CONFIG
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 LOG = "run.log"
+CHECKPOINTS, BEST = "checkpoints", "best"  # folders with a folder STEP of each checkpoint
+DIGESTS = "sha256.json"  # of a checkpoint: the SHA-256 of its other files, written last
 # What a run writes without asking, beside its configuration. The log is only appended to.
 OUTPUTS = (
     "environment.json", "manifest.json", "split.json", "generated.json", "data_report.json", "metrics.jsonl",

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from dim_jax.runs import files
+from dim_jax.runs.workdir import DIGESTS
 
-DIGESTS = "sha256.json"
 NOTES = "notes.json"
 ARRAYS = "arrays"
 TRIAL = ".trial.tmp"

@@ -13,11 +13,10 @@ import numpy as np
 from dim_jax.cli import stopping
 from dim_jax.cli.errors import Diverged
 from dim_jax.cli.progress import Progress
+from dim_jax.runs.workdir import BEST, CHECKPOINTS
 from dim_jax.training import checkpoints, hosts, instruments, parallel
 from dim_jax.training.writers import MetricWriter, NoMetricWriter
 
-CHECKPOINTS = "checkpoints"
-BEST = "best"
 EVALUATION_DUE = "evaluation_due"
 
 log = logging.getLogger(__name__)
