@@ -7,6 +7,7 @@ import errno
 import itertools
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -26,7 +27,10 @@ REMEDIES = {
     errno.EROFS: _ALLOW_WRITING, errno.EACCES: _ALLOW_WRITING, errno.EPERM: _ALLOW_WRITING,
 }  # fmt: skip
 LONGEST_ERROR = 2000  # characters: an over-long name may be the error
+# Also URLs with an error; a folder of such a name is given as ./s3:...
+BUCKET_URL = re.compile(r"(s3a?|gs|gcs):", re.IGNORECASE)
 _command = contextvars.ContextVar("command", default="")
+_shown_as: dict[str, str] = {}  # beginning of a path -> what is shown instead
 BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
 
 
@@ -44,6 +48,19 @@ def printable(text: str) -> str:
     )
 
 
+def show_as(beginning: str, name: str) -> None:
+    """Shows paths that begin with `beginning` as beginning with `name`, in all messages and in `shown`."""
+    _shown_as[beginning] = name
+
+
+def shown(path: object) -> str:
+    """Returns a text with its paths as the user knows them: for a local copy of a bucket's folder, the URL."""
+    text = str(path)
+    for beginning, name in _shown_as.items():
+        text = text.replace(beginning, name)
+    return text
+
+
 def say(text: object, file: TextIO | None = None) -> None:
     """Prints lines of text, with unprintable characters in them (such as those of file names) as escapes.
 
@@ -53,7 +70,7 @@ def say(text: object, file: TextIO | None = None) -> None:
     """
     if file is None and not is_verbose():
         return
-    print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=True)
+    print("\n".join(map(printable, shown(text).split("\n"))), file=file, flush=True)
 
 
 def say_next(command: str, *arguments: object) -> None:
@@ -65,7 +82,7 @@ class LogFormatter(logging.Formatter):
     """Log formatter that keeps each record on one line and escapes unprintable characters."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+        return printable(shown(super().formatMessage(record)))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,8 +122,13 @@ def parser(program: str, summary: str, examples: str) -> argparse.ArgumentParser
     return result
 
 
-def path(text: str) -> str:
-    """Returns the path in an option; a `type` for `add_argument`.
+def is_bucket_url(text: object) -> bool:
+    """Whether an argument is meant as the URL of a folder in a bucket, right or wrong."""
+    return isinstance(text, str) and BUCKET_URL.match(text) is not None
+
+
+def path_or_url(text: str) -> str:
+    """Returns the path or the URL of a bucket's folder in an option; a `type` for `add_argument`.
 
     Raises:
       argparse.ArgumentTypeError: the path is not valid UTF-8.
@@ -116,6 +138,26 @@ def path(text: str) -> str:
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError(f"{text!a} is not valid UTF-8; rename it") from None
     return text
+
+
+def path(text: str) -> str:
+    """Returns the path in an option; a `type` for `add_argument`.
+
+    Raises:
+      argparse.ArgumentTypeError: the path is not valid UTF-8, or the URL of a bucket.
+    """
+    if is_bucket_url(text):
+        raise argparse.ArgumentTypeError(f"{text!a} is in a bucket, and this option is for paths on disk")
+    return path_or_url(text)
+
+
+def add_take_over(parser: argparse.ArgumentParser) -> None:
+    """Adds the option --take-over to a command that writes into a folder, which may be in a bucket."""
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="with an --out in a bucket: replace the process that is recorded as its owner and has crashed",
+    )
 
 
 def class_name(text: str) -> str:
