@@ -17,7 +17,9 @@ CRITERIA = ("macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy")
 def main(arguments: Sequence[str]) -> None:
     """Runs the command with its command-line arguments."""
     parser = command_line.parser("evaluate", __doc__, EXAMPLES)
-    parser.add_argument("--workdir", type=command_line.path, required=True, help="run directory of a classifier")
+    parser.add_argument(
+        "--workdir", type=command_line.path_or_url, required=True, help="run directory of a classifier, or its URL"
+    )
     parser.add_argument("--split", default="test", choices=SPLITS, help="split to evaluate on (default: %(default)s)")
     parser.add_argument(
         "--checkpoint",
@@ -65,29 +67,32 @@ def main(arguments: Sequence[str]) -> None:
     from dim_jax.evaluation.ensembles import open_classifier
     from dim_jax.evaluation.split_evaluation import evaluate_split, summary
     from dim_jax.reporting.run_cards import write_run_card
+    from dim_jax.runs.local_paths import LocalPaths
     from dim_jax.training import hosts
 
     hosts.join()
-    if options.data_root:
-        hosts.on_first_host(lambda: relocate([options.workdir], options.data_root))
-    if options.cost and options.choose_by:
-        raise ValueError("--cost and --choose-by both say what chooses the adjustment; give one of them")
-    choice = {"criterion": options.choose_by, "offsets": options.offsets}
-    if options.cost:
-        choice["criterion"] = hosts.on_first_host(
-            lambda: read_costs(options.cost, open_classifier(options.workdir).classes)
+    with LocalPaths(on_first_host=hosts.on_first_host) as paths:
+        options.workdir = paths.update(options.workdir)
+        if options.data_root:
+            hosts.on_first_host(lambda: relocate([options.workdir], options.data_root))
+        if options.cost and options.choose_by:
+            raise ValueError("--cost and --choose-by both say what chooses the adjustment; give one of them")
+        choice = {"criterion": options.choose_by, "offsets": options.offsets}
+        if options.cost:
+            choice["criterion"] = hosts.on_first_host(
+                lambda: read_costs(options.cost, open_classifier(options.workdir).classes)
+            )
+        choice = {name: value for name, value in choice.items() if value is not None}
+        metrics = evaluate_split(
+            options.workdir,
+            options.split,
+            options.checkpoint,
+            choice=choice or None,
+            use_views=options.views,
+            severity=command_line.comma_separated(options.severity),
         )
-    choice = {name: value for name, value in choice.items() if value is not None}
-    metrics = evaluate_split(
-        options.workdir,
-        options.split,
-        options.checkpoint,
-        choice=choice or None,
-        use_views=options.views,
-        severity=command_line.comma_separated(options.severity),
-    )
-    hosts.on_first_host(lambda: write_run_card(options.workdir))
-    command_line.say(summary(metrics))
+        hosts.on_first_host(lambda: write_run_card(options.workdir))
+        command_line.say(summary(metrics))
 
 
 if __name__ == "__main__":

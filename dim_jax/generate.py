@@ -14,12 +14,12 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command with its command-line arguments."""
     parser = command_line.parser("generate", __doc__, EXAMPLES)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--workdir", type=command_line.path, help="run directory of a generator")
+    which.add_argument("--workdir", type=command_line.path_or_url, help="run directory of a generator, or its URL")
     which.add_argument(
         "--model", metavar="NAME", help="a trained generator that comes with dim_jax (python -m dim_jax.zoo.catalog)"
     )
     parser.add_argument(
-        "--out", type=command_line.path, required=True, help="folder of the pool; images go to OUT/<class>/"
+        "--out", type=command_line.path_or_url, required=True, help="folder of the pool; images go to OUT/<class>/"
     )
     parser.add_argument("--num", type=int, default=64, help="number of images (default: %(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
@@ -38,9 +38,11 @@ def main(arguments: Sequence[str]) -> None:
         help="of a diffusion model with labels: classifier-free guidance; above 1 gives less variety and more of what "
         "is particular to the class (default: 1, none)",
     )
+    command_line.add_take_over(parser)
     options = parser.parse_args(arguments)
     command_line.start_logging()
     from dim_jax.gan.generation import generate_pool
+    from dim_jax.runs.local_paths import LocalPaths
     from dim_jax.training import hosts
     from dim_jax.zoo import catalog
 
@@ -52,11 +54,15 @@ def main(arguments: Sequence[str]) -> None:
         command_line.say(catalog.notice(options.model))
     sampling = {name: getattr(options, name) for name in ("truncation", "steps", "guidance")}
     given = {name: value for name, value in sampling.items() if value is not None}
-    (folder,) = generate_pool(workdir, options.out, options.num, options.first_seed, labels, given)
-    command_line.say(f"{options.num} images in {folder}")
-    command_line.say_next(
-        "select", f"--pool={options.out}", "--data=DATA", "--classifier=RUN_ON_REAL_IMAGES", "--out=selected"
-    )
+    if command_line.is_bucket_url(options.out) and not hosts.is_only_host():
+        raise ValueError(f"--out={options.out}: several hosts write the images, so give a folder that all of them see")
+    with LocalPaths(options.take_over, hosts.on_first_host) as paths:
+        workdir, options.out = paths.read(workdir), paths.write(options.out)
+        (folder,) = generate_pool(workdir, options.out, options.num, options.first_seed, labels, given)
+        command_line.say(f"{options.num} images in {folder}")
+        command_line.say_next(
+            "select", f"--pool={options.out}", "--data=DATA", "--classifier=RUN_ON_REAL_IMAGES", "--out=selected"
+        )
 
 
 if __name__ == "__main__":

@@ -28,12 +28,14 @@ def main(arguments: Sequence[str]) -> None:
     add("images", nargs="+", metavar="IMAGES", help="folders, searched to any depth, or files")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--workdir", type=command_line.path, help="run directory of a classifier; its best checkpoint is used"
+        "--workdir",
+        type=command_line.path_or_url,
+        help="run directory of a classifier, or its URL; its best checkpoint is used",
     )
     which.add_argument(
         "--model", metavar="NAME", help="a trained model that comes with dim_jax (python -m dim_jax.zoo.catalog)"
     )
-    add("--out", type=command_line.path, required=True, help="output folder")
+    add("--out", type=command_line.path_or_url, required=True, help="output folder")
     add(
         "--batch-size",
         type=int,
@@ -71,34 +73,39 @@ def main(arguments: Sequence[str]) -> None:
         metavar="A,B,C",
         help="with --group-regex: all classes from the least to the most severe, to answer by the worst image too",
     )
+    command_line.add_take_over(parser)
     options = parser.parse_args(arguments)
     command_line.start_logging()
+    from dim_jax.data import bucket_images
     from dim_jax.prediction.new_images import predict_images
     from dim_jax.prediction.output_files import UNREADABLE, summary
+    from dim_jax.runs.local_paths import LocalPaths
     from dim_jax.zoo import catalog
 
     workdir = options.workdir
     if options.model is not None:
         workdir = catalog.folder(options.model)
         command_line.say(catalog.notice(options.model))
-    predictions = predict_images(
-        workdir,
-        options.images,
-        options.out,
-        batch_size=options.batch_size,
-        overlays=options.overlays,
-        use_views=options.views,
-        adjust=options.adjust,
-        calibrate=options.calibrate,
-        coverage=options.coverage,
-        group_regex=options.group_regex,
-        severity=command_line.comma_separated(options.severity),
-    )
-    for image in predictions["images"]:
-        if image["status"] == UNREADABLE:
-            command_line.say(f"unreadable: {image['path']}: {image['reason']}", file=sys.stderr)
-    command_line.say(summary(predictions))
-    command_line.say(options.out)
+    with LocalPaths(options.take_over) as paths:
+        workdir, options.out = paths.read(workdir), paths.write(options.out)
+        predictions = predict_images(
+            workdir,
+            [bucket_images.local(source) for source in options.images],
+            options.out,
+            batch_size=options.batch_size,
+            overlays=options.overlays,
+            use_views=options.views,
+            adjust=options.adjust,
+            calibrate=options.calibrate,
+            coverage=options.coverage,
+            group_regex=options.group_regex,
+            severity=command_line.comma_separated(options.severity),
+        )
+        for image in predictions["images"]:
+            if image["status"] == UNREADABLE:
+                command_line.say(f"unreadable: {image['path']}: {image['reason']}", file=sys.stderr)
+        command_line.say(summary(predictions))
+        command_line.say(options.out)
 
 
 if __name__ == "__main__":

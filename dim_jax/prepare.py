@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     add(
         "--source",
         metavar="FOLDER",
-        type=command_line.path,
+        type=command_line.path_or_url,
         help="one folder per class, or images with a manifest.csv, phantom (synthetic tissue) or tfds:NAME[/CONFIG]",
     )
     add(

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command with its command-line arguments."""
     parser = command_line.parser("report", SUMMARY, EXAMPLES)
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", type=command_line.path, help="run directory, the --workdir of train"
+        "runs", nargs="+", metavar="RUN", type=command_line.path_or_url, help="run directory, the --workdir of train"
     )
     parser.add_argument(
         "--out",
@@ -45,18 +45,23 @@ def main(arguments: Sequence[str]) -> None:
         help="write cards instead of a page: of runs, ensembles, folders POOL/<class> and selections",
     )
     options = parser.parse_args(arguments)
-    if options.card:
-        if options.out:
-            raise ValueError("--out is for a page; a card is written into the folder of each run")
-        for path in [_write_card(Path(run)) for run in options.runs]:
-            command_line.say(path)
-        return
-    from dim_jax.reporting import tables
-    from dim_jax.reporting.report_files import write_report
+    if options.card and options.out:
+        raise ValueError("--out is for a page; a card is written into the folder of each run")
+    from dim_jax.runs.local_paths import LocalPaths
 
-    # RUNS/*/ also matches the CSV folder of an earlier page in RUNS.
-    path = write_report([run for run in options.runs if not tables.is_written_here(Path(run))], options.out)
-    command_line.say(f"{path} ({path.stat().st_size / 1024:.0f} KB)")
+    with LocalPaths() as paths:
+        if options.card:
+            for path in [_write_card(Path(paths.update(run))) for run in options.runs]:
+                command_line.say(path)
+            return
+        # Without --out the page is written into the first run.
+        runs = [(paths.read if place or options.out else paths.update)(run) for place, run in enumerate(options.runs)]
+        from dim_jax.reporting import tables
+        from dim_jax.reporting.report_files import write_report
+
+        # RUNS/*/ also matches the CSV folder of an earlier page in RUNS.
+        path = write_report([run for run in runs if not tables.is_written_here(Path(run))], options.out)
+        command_line.say(f"{path} ({path.stat().st_size / 1024:.0f} KB)")
 
 
 def _write_card(folder: Path) -> Path:

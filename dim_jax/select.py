@@ -25,28 +25,28 @@ def main(arguments: Sequence[str]) -> None:
     add = parser.add_argument
     add(
         "--pool",
-        type=command_line.path,
+        type=command_line.path_or_url,
         required=True,
         metavar="FOLDER",
         help="pool of images written by generate: all classes, or POOL/<class>",
     )
     add(
         "--data",
-        type=command_line.path,
+        type=command_line.path_or_url,
         required=True,
         metavar="FOLDER",
         help="prepared data that the generator and the classifier were trained on",
     )
     add(
         "--classifier",
-        type=command_line.path,
+        type=command_line.path_or_url,
         required=True,
         metavar="RUN",
         help="run directory of a classifier trained on real images only",
     )
     add(
         "--out",
-        type=command_line.path,
+        type=command_line.path_or_url,
         required=True,
         metavar="FOLDER",
         help="output folder; an earlier selection in it is replaced",
@@ -103,19 +103,35 @@ def main(arguments: Sequence[str]) -> None:
         help="scores of a blind review, written by review --score: selects only images that its readers judged, "
         "without those to which at least half of them object by a quality below 3 or another class",
     )
+    command_line.add_take_over(parser)
     options = vars(parser.parse_args(arguments))
     command_line.start_logging()
     rules = Rules(**{name: options[name] for name in asdict(defaults)})
     names = ("pool", "data", "classifier", "out", "keep", "features", "inception_weights", "reviews")
     names += ("diagnosis", "enlarge_to")
     inputs = {name: options[name] for name in names}
+    from dim_jax.data import bucket_images
     from dim_jax.gan.pool_selection import REPORT, SELECTED, select_images, summary
+    from dim_jax.runs.local_paths import LocalPaths
 
-    command_line.say(summary(select_images(rules=rules, **inputs)))
-    out = Path(options["out"])
-    command_line.say(f"report: {out / REPORT}")
-    data, generated = f"--config.data.path={options['data']}", f"--config.data.generated={out / SELECTED}"
-    command_line.say_next("train", "--config=classifier:finetune", data, generated, "--workdir=runs/b")
+    if len({_place(inputs["pool"]), _place(inputs["out"])}) > 1:
+        raise ValueError(
+            "--pool and --out must be in one bucket, or both on disk: a selection lists its images by relative paths"
+        )
+    with LocalPaths(options["take_over"]) as paths:
+        inputs["pool"], inputs["classifier"] = paths.read(inputs["pool"]), paths.read(inputs["classifier"])
+        inputs["data"] = bucket_images.local(inputs["data"])
+        inputs["out"] = paths.write(inputs["out"])
+        command_line.say(summary(select_images(rules=rules, **inputs)))
+        out = Path(inputs["out"])
+        command_line.say(f"report: {out / REPORT}")
+        data, generated = f"--config.data.path={options['data']}", f"--config.data.generated={out / SELECTED}"
+        command_line.say_next("train", "--config=classifier:finetune", data, generated, "--workdir=runs/b")
+
+
+def _place(path: str) -> str:
+    """Returns the scheme and bucket of a URL; "" for a path on disk."""
+    return "/".join(path.split("/")[:3]) if command_line.is_bucket_url(path) else ""
 
 
 if __name__ == "__main__":

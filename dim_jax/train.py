@@ -18,7 +18,8 @@ by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, it trains one 
 options:
   --config=FILE[:VARIANT]  configuration, for example configs/classifier.py:test, or without a checkout classifier:test
   --config.FIELD=VALUE     sets one field of it, for example --config.train.num_epochs=50 or --config.loss.name=ldam
-  --workdir=RUN            run directory: made if it is not there, resumed if it is
+  --workdir=RUN            run directory: made if it is not there, resumed if it is; or s3://BUCKET/RUN, gs://BUCKET/RUN
+  --take-over              with a run in a bucket: replace the process that is recorded as its owner and has crashed
   --dry-run                print the data and all options, and start nothing
   --data-root=FOLDER       where the images are now, if they were moved; compared by SHA-256, and remembered
   --list-tasks             print the tasks of an experiment, a line each; with --dry-run, with estimated seconds
@@ -47,18 +48,32 @@ def main(arguments: Sequence[str]) -> None:
         command_line.say(HELP.rstrip("\n"))
         return
     command_line.start_logging()
+    from dim_jax.runs.local_paths import LocalPaths
+    from dim_jax.training import hosts
+
+    hosts.join()
+    take_over = "--take-over" in arguments
+    arguments = [argument for argument in arguments if argument != "--take-over"]
+    with LocalPaths(take_over, hosts.on_first_host) as paths:
+        # Before parsing, which reads the configuration of a run that is resumed.
+        arguments = paths.in_option(arguments, "workdir", paths.read if "--dry-run" in arguments else paths.write)
+        _train(arguments)
+
+
+def _train(arguments: Sequence[str]) -> None:
     from dim_jax.runs.config_flags import parse_flags
     from dim_jax.runs.configuration import trainer_of
     from dim_jax.training import hosts
 
-    hosts.join()
     config, run, dry_run, profile, data_root, is_list, task = hosts.on_first_host(lambda: parse_flags(arguments))
+    name = trainer_of(config)
+    if name == "experiment" and command_line.is_bucket_url(command_line.shown(run)):
+        raise ValueError(f"{run}: an experiment needs a --workdir on disk; its runs alone can be in a bucket")
     if is_list:
         from dim_jax.experiment.conductor import list_tasks
 
         list_tasks(config, run, timed=dry_run)
         return
-    name = trainer_of(config)
     if data_root is not None:
         if dry_run:
             raise ValueError("--data-root is remembered and --dry-run writes nothing; give one of them")

@@ -67,6 +67,7 @@ def assert_ends_alike(cut, whole):
 
 
 SCHEDULE = loop.LoopSchedule(steps_per_dispatch=2, num_train_steps=12, eval_every=6, checkpoint_every=4)
+LONG_SCHEDULE = loop.LoopSchedule(steps_per_dispatch=2, num_train_steps=60, eval_every=6, checkpoint_every=4)
 MEASURED = ("seconds", "checkpoint_seconds", "images_per_second", "data_wait_share", "overhead_share", "host_bytes",
             "device_")  # fmt: skip
 

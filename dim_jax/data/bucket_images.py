@@ -86,6 +86,8 @@ def _fetch(url: str) -> None:
         _make_room(record, size, url)
         for name in known.keys() - versions.keys():
             (path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other files are left in the folder
+                (path / name).parent.rmdir()
         missing = [name for name in versions if known.get(name) != versions[name] or not (path / name).is_file()]
         if missing:
             log.info("downloading %d of the %d files of %s into %s", len(missing), len(versions), url, cache())

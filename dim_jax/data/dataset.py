@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dim_jax.cli.command_line import printable
+from dim_jax.data import bucket_images, splits
 from dim_jax.data import manifest as manifests
-from dim_jax.data import splits
 from dim_jax.runs import files
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def open_dataset(
     manifest = manifests.load(folder)
     split = splits.load(folder, manifest)
     split.rows(fold, "train")
+    bucket_images.fetch(manifest.root)
     missing = manifests.missing_files(manifest)
     if missing:
         raise FileNotFoundError(

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.data import images
+from dim_jax.cli.command_line import shown
+from dim_jax.data import bucket_images, images
 from dim_jax.runs import files
 
 FILE_NAME = "manifest.json"
@@ -91,7 +92,7 @@ class Manifest:
 def save(manifest: Manifest, folder: str | Path) -> Path:
     """Writes `folder/manifest.json` and returns its path.
 
-    Paths inside `folder` are stored relative to it, so that the folder can be moved.
+    Paths inside `folder` are stored relative to it, so that the folder can be moved, and images in a bucket by its URL.
     """
     folder = Path(os.path.abspath(folder))
 
@@ -99,7 +100,7 @@ def save(manifest: Manifest, folder: str | Path) -> Path:
         if path is None:
             return None
         path = Path(os.path.abspath(path))
-        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+        return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else shown(path)
 
     record = {
         "version": VERSION,
@@ -151,8 +152,8 @@ def load(folder: str | Path) -> Manifest:
         listed.add((row.path, row.converted))
 
     def absolute(stored: str | None) -> Path | None:
-        # Joining with an absolute path gives that path, so this covers both stored forms.
-        return None if stored is None else Path(os.path.normpath(folder / stored))
+        # Joining with an absolute path gives that path, so this covers all stored forms.
+        return None if stored is None else Path(os.path.normpath(folder / bucket_images.place(stored)))
 
     return Manifest(
         root=absolute(record["root"]),

@@ -13,7 +13,18 @@ from typing import Any
 
 from dim_jax.cli import command_line
 from dim_jax.cli.progress import progress_callback
-from dim_jax.data import groups, images, phantom, prepared_folder, source_record, sources, splits, tables, tfds_source
+from dim_jax.data import (
+    bucket_images,
+    groups,
+    images,
+    phantom,
+    prepared_folder,
+    source_record,
+    sources,
+    splits,
+    tables,
+    tfds_source,
+)
 from dim_jax.data import manifest as manifests
 from dim_jax.data.dataset import REPORT_FILE
 from dim_jax.data.listing import ListedImage, Listing, class_order, with_checked_labels, without_classes, without_images
@@ -91,12 +102,14 @@ def prepare_dataset(
     is_folder = source is not None and not is_phantom and not str(source).startswith(TFDS)
     if (data_dir or manual_dir) and not str(source).startswith(TFDS):
         raise ValueError("--data-dir and --manual-dir are only for --source=tfds:NAME; drop them")
+    if is_folder:
+        source = bucket_images.fetch(source)
     if manifest is None and is_folder and Path(source, "manifest.csv").is_file():
         manifest = Path(source, "manifest.csv")
         command_line.say(f"using {manifest}")
     options = {
-        "source": os.path.abspath(source) if is_folder else None if source is None else str(source),
-        "manifest": None if manifest is None else os.path.abspath(manifest),
+        "source": command_line.shown(os.path.abspath(source)) if is_folder else None if source is None else str(source),
+        "manifest": None if manifest is None else command_line.shown(os.path.abspath(manifest)),
         "group_regex": group_regex,
         "class_folder": class_folder,
         "classes": None if classes is None else list(classes),
@@ -216,7 +229,7 @@ def _check_options(options: dict[str, Any], folds: int, validation: float, test:
         raise ValueError(f"--class-folder={number} must be 1 for the first folder, 2, ..., or -1 for the innermost")
     if is_tfds and (options["manifest"] or options["source"] == TFDS):
         raise ValueError("--source=tfds:NAME names a dataset with its own list of images; give NAME and no --manifest")
-    if options["source"] and not is_phantom and not is_tfds and not os.path.isdir(options["source"]):
+    if options["source"] and not is_phantom and not is_tfds and not bucket_images.place(options["source"]).is_dir():
         raise FileNotFoundError(
             f"{options['source']}: no such folder; --source is phantom, tfds:NAME or a folder of images"
         )
@@ -239,8 +252,8 @@ def _list_all(folder: Path, options: dict[str, Any], tfds_folders: dict[str, Any
         return tfds_source.list_images(folder / "images", name, **selected, **tfds_folders, progress=progress)
     if options["source"] != PHANTOM:
         return sources.list_images(
-            options["source"],
-            options["manifest"],
+            options["source"] and bucket_images.place(options["source"]),
+            options["manifest"] and bucket_images.place(options["manifest"]),
             options["group_regex"],
             options["classes"],
             options["split"],

@@ -12,6 +12,7 @@ from typing import Any
 from dim_jax.cli.command_line import say
 from dim_jax.cli.errors import Diverged
 from dim_jax.cli.progress import Progress
+from dim_jax.data import bucket_images
 from dim_jax.data.image_writer import safe_name
 from dim_jax.evaluation.cases import near_duplicates
 from dim_jax.experiment import arms as arms_of
@@ -273,7 +274,7 @@ def sources_of(config: ExperimentConfig) -> dict[str, str]:
         number = 2
         while name in sources:
             name, number = f"{name.rsplit('_', 1)[0] if number > 2 else name}_{number}", number + 1
-        sources[name] = source
+        sources[name] = bucket_images.local(source)
     return sources
 
 

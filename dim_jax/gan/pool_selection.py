@@ -268,7 +268,10 @@ def _records(
             | {"folder": _relative(pool.folder, out), "kind": pool.kind, "sampling": pool.sampling}
             for pool in candidates.pools
         },
-        "classifier": {"workdir": str(candidates.classifier.workdir), "checkpoint_step": outputs.checkpoint_step},
+        "classifier": {
+            "workdir": command_line.shown(candidates.classifier.workdir),
+            "checkpoint_step": outputs.checkpoint_step,
+        },
         "features": {"name": features, "space": outputs.space},
         "keep": keep,
         "rules": asdict(rules),

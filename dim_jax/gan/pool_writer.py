@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from dim_jax.cli.command_line import shown
 from dim_jax.data import images
 from dim_jax.gan import pools
 from dim_jax.gan.generator_run import Sampling, described
@@ -53,7 +54,7 @@ class PoolWriter:
           ValueError: the folder holds images of another model, split or sampling, or files that are no pool.
         """
         self.folder = pools.class_folder(root, label)
-        self._label, self._model = label, pools.Model(str(workdir), int(checkpoint_step), model_sha256)
+        self._label, self._model = label, pools.Model(shown(workdir), int(checkpoint_step), model_sha256)
         self._split_sha256, self._kind, self._sampling, self._resize = split_sha256, kind, dict(sampling), resize
         self._discriminator_features = None if discriminator_features is None else list(discriminator_features)
         self._image_size: int | None = None

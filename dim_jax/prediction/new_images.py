@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from dim_jax.cli.command_line import shown
 from dim_jax.data import field_statistics
 from dim_jax.data.field_statistics import FieldStatistics
 from dim_jax.evaluation import validation
@@ -89,7 +90,7 @@ def predict_images(
     preprocessing = [preprocessing_of(run) for run in classifier.members]
     results = {
         "notice": output_files.NOTICE,
-        "workdir": str(workdir),
+        "workdir": shown(workdir),
         "checkpoint_step": classifier.step,
         "classes": classifier.classes,
         "views": num_views,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dim_jax.cli.command_line import shown
 from dim_jax.data import images
 from dim_jax.reporting import saliency, thumbnails, wording
 from dim_jax.reporting.predictions import SavedPredictions
@@ -89,7 +90,7 @@ def _notes(
     elif predictions.grad_cam is None:
         notes.append(
             "This run was evaluated by a version without Grad-CAM maps; to make them, run "
-            f"python -m dim_jax.evaluate --workdir={run.folder} --split={predictions.split}"
+            f"python -m dim_jax.evaluate --workdir={shown(run.folder)} --split={predictions.split}"
         )
     elif not has_maps:
         notes.append("The Grad-CAM maps are not shown: how images were made square (config.data.resize) is unknown.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dim_jax.cli.command_line import shown
 from dim_jax.reporting import curves, panels, run_view, sheets, stage_times, wording
 from dim_jax.reporting.panels import Group
 from dim_jax.reporting.run_directory import RunRecords
@@ -92,7 +93,7 @@ def view(position: int, run: RunRecords) -> dict[str, Any]:
         "template": "gan_run.html",
         "id": f"run-{position}",
         "name": run.name,
-        "folder": str(run.folder),
+        "folder": shown(run.folder),
         "facts": _facts(run),
         "verdict": _verdict(run),
         "notes": notes(run) + run.problems,

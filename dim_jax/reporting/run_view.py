@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dim_jax.cli.command_line import shown
 from dim_jax.reporting import class_distances, embedding, examples, panels, predictions, results, stage_times, wording
 from dim_jax.reporting.predictions import SavedPredictions
 from dim_jax.reporting.run_directory import RunRecords
@@ -28,7 +29,7 @@ def view(position: int, run: RunRecords) -> dict[str, Any]:
         "template": "run.html",
         "id": f"run-{position}",
         "name": run.name,
-        "folder": str(run.folder),
+        "folder": shown(run.folder),
         "facts": _facts(run),
         "verdict": verdict(run),
         "notes": _progress_notes(run) + run.problems,
@@ -96,7 +97,7 @@ def _progress_notes(run: RunRecords) -> list[str]:
     if "test" not in run.evaluations:
         notes.append(
             "The test split has not been evaluated yet; to evaluate it, run "
-            f"python -m dim_jax.evaluate --workdir={run.folder} --split=test"
+            f"python -m dim_jax.evaluate --workdir={shown(run.folder)} --split=test"
         )
     return notes
 

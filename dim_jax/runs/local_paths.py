@@ -145,7 +145,8 @@ class LocalPaths:
             if not errors:
                 shutil.rmtree(self._root, ignore_errors=True)
         if errors:
-            raise type(errors[0])(f"{errors[0]}; the local copy is still in {self._root}") from errors[0]
+            kind = OSError if isinstance(errors[0], OSError) else ValueError
+            raise kind(f"{errors[0]}; the local copy is still in {self._root}") from errors[0]
 
 
 def _remove_copies_of_killed_processes(place: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from dim_jax.cli.command_line import say
+from dim_jax.data import bucket_images
 from dim_jax.data import dataset as datasets
 from dim_jax.data.batches import TrainingPlan, split_partners
 from dim_jax.data.preparation import PHANTOM, check_phantom, prepare_dataset
@@ -107,7 +108,7 @@ def _check(job: Job, config: RunConfig, run: Path) -> tuple[Path, bool, list[str
     Returns:
       The source of the data, whether it must be prepared first, and what workdir.check_config returns.
     """
-    source, prepared = Path(config.data.path), run / PREPARED
+    source, prepared = bucket_images.fetch(config.data.path), run / PREPARED
     if config.data.path and not source.is_dir() and (prepared / "manifest.json").is_file():
         # The images were moved; opening the data says so, unless --data-root gives their place.
         source = prepared
@@ -132,6 +133,7 @@ def _prepare(config: RunConfig, run: Path) -> Path:
 
 
 def _check_images(data: datasets.Dataset) -> None:
+    bucket_images.fetch(data.manifest.root)
     missing = [path for path in map(data.file, range(len(data))) if not path.is_file()]
     if missing:
         raise FileNotFoundError(
@@ -192,7 +194,7 @@ def _check_path(path: str) -> None:
         raise ValueError("config.data.path is empty; give a prepared dataset, a folder of class folders, or phantom")
     if path == PHANTOM:
         check_phantom()
-    elif not Path(path).is_dir():
+    elif not bucket_images.place(path).is_dir():
         raise FileNotFoundError(f"config.data.path={path}: no such folder")
 
 

@@ -1,16 +1,13 @@
 """Two processes with two devices each against one process with four, and resuming on other numbers of devices."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from toy_task import lines
+from two_hosts import on_two_hosts
 
 from dim_jax import train
 from dim_jax.cli import command_line
@@ -43,36 +40,6 @@ def data(tmp_path_factory):
         name: prepare_dataset("phantom", folder / name, image_size=size, scale=scale)
         for name, (size, scale) in sizes.items()
     }
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def on_two_hosts(command, *arguments, settings=None):
-    """Runs a command as two processes with two devices each; returns their outputs and exit codes."""
-    common = {
-        # Of two such flags the last one counts.
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT),
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
-        "JAX_NUM_PROCESSES": "2",
-    }  # fmt: skip
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"dim_jax.{command}", *map(str, arguments)],
-            env={**os.environ, **common, "JAX_PROCESS_ID": str(host), **(settings or {}).get(host, {})},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for host in range(2)
-    ]  # fmt: skip
-    try:
-        written = [process.communicate(timeout=600) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(started, written, strict=True)]
 
 
 def on_devices(count, *arguments):
