@@ -90,6 +90,8 @@ LONG_FILES = (
     "interop/test_convert.py",
     "interop/test_export.py",
     "training/test_two_processes.py",
+    "training/test_bucket_runs.py",
+    "runs/test_buckets.py",
     "training/test_kill_runs.py",
     "runs/test_full_disk.py",
     "training/test_soak.py",
