@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.phantom_scale = 1.0  # size of the synthetic set where path is "phantom"
     config.data.fold = 0  # which fold of the split
     config.data.backend = "tf"  # tf streams images of any number; resident keeps all on the device; features: linear
-    config.data.feature_network = "efficientnet_lite0"  # of backend=features: efficientnet_lite0 or efficientnet_lite2
+    config.data.feature_network = "efficientnet_lite0"  # of backend=features: it, efficientnet_lite2 or zoo:NAME
     config.data.image_size = 299  # px
     config.data.resize = "squash"  # squash, crop or pad
     config.data.mean = ()  # normalise by these, red, green and blue in [0, 1]; (): by those of the training images

@@ -15,7 +15,7 @@ Variants, after a colon; several are joined by commas:
   linear       every loss as a linear head on frozen EfficientNet-Lite0 features, five seeds: minutes per fold
   paper        {CE, GCGAN, FAFL, both} on every model there is, as in the published figure
   sensitivity  FAFL's parts alone, and its alpha0, beta0 and m around the published values
-  demo         a small one on synthetic tissue
+  demo         on synthetic tissue, with linear heads and a generator that is trained already: minutes on two cores
   test         the same job in seconds; also with recipe
 """
 
@@ -119,12 +119,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.pool.truncation = 1.0  # of GANs: scale of the latents; below 1 images vary less
     config.pool.guidance = 1.0  # of diffusion models with labels: classifier-free guidance; above 1 images vary less
     config.pool.judge = "cross_entropy"  # the arm whose first seed says whether an image is of its class
+    config.pool.features = "efficientnet_lite2"  # in which distances are measured; or efficientnet_lite0, classifier
     config.pool.least_probability = 0.5  # rules of `select`
     config.pool.distance_quantile = 0.95  # of real images' distances to their class
     config.pool.distance_slack = 1.0  # multiplies that quantile
     config.pool.copy_quantile = 0.01  # of real images' distances to the nearest of another case
 
     config.metric = "macro_f1"  # the one that the questions are about
+    config.offsets = "prior"  # of adjusted arms: one strength for all classes (prior), or an offset of each (class)
     config.resamples = 10_000  # of the case bootstrap, and swaps of the sign-flip test
 
     classifier, gan, diffusion = _config("classifier"), _config("gan"), _config("diffusion")
@@ -151,8 +153,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.not_run = ml_collections.ConfigDict()
 
     names = list(filter(None, variant.split(",")))
-    if "linear" in names and len(names) > 1:
-        raise ValueError("configs/experiment.py:linear goes with no other variant: it has one size")
+    for name in {"linear", "demo"} & set(names):
+        if len(names) > 1:
+            raise ValueError(f"configs/experiment.py:{name} goes with no other variant: it has one size")
     others = set(names) - {"recipe", "quick", "test"}
     if ("recipe" in names and others) or ("quick" in names and "recipe" not in names):
         raise ValueError(f"configs/experiment.py:{variant}: recipe goes with quick or test, and quick with recipe")
@@ -160,7 +163,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     for name in names:
         if name not in known:
             raise ValueError(f"configs/experiment.py has no variant {name!r}; use {', '.join(known)}")
-    if "linear" in names:
+    if "demo" in names:
+        _demo(config, classifier)
+    elif "linear" in names:
         _losses_on_frozen_features(config, classifier)
     elif "recipe" in names:
         _recipe(config, classifier, gan, names)
@@ -180,22 +185,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.seeds = (0,)
         if "paper" not in names and "sensitivity" not in names:
             config.only = "cross_entropy,fafl,generated_30,dim,oversampling,logit_adjusted"
-    if "demo" in names:
-        # Drawn so small, the rarest class has too few images for a GAN of its own.
-        _shrink(config, classifier.get_config("demo"), gan.get_config("conditional,small"))
-        config.data.path = "phantom"
-        config.data.phantom_scale = 0.25
-        config.data.folds = 3
-        config.classifier.train.num_epochs = 6.0
-        config.gan.model.width = 0.125
-        config.gan.gan.perceptual = "pixels"
-        config.gan.train.num_train_steps = 200
-        config.gan.train.sample_every = 100
-        config.gan.train.checkpoint_every = 100
-        config.pool.images = 24
-        config.seeds = (0,)
-        config.only = "cross_entropy,generated_30,dim"
-        config.resamples = 2_000
     if "test" in names:
         _shrink(config, classifier.get_config("test"), gan.get_config("conditional,test"))
         config.diffusion.update(diffusion.get_config("test"))
@@ -334,6 +323,49 @@ def _losses_on_frozen_features(config, classifier) -> None:
             title = arms[name].title
             ask[name] = question(f"Is “{title}” better than cross-entropy?", title, name, "cross_entropy")
     _keep(config, arms, ask)
+
+
+def _demo(config, classifier) -> None:
+    """Synthetic tissue, linear heads on frozen features, and images of a generator that is trained already."""
+    config.classifier = classifier.get_config("linear")
+    config.classifier.data.feature_network = "zoo:ebhi-seg"
+    config.classifier.data.image_size = 128
+    config.classifier.train.num_epochs = 20.0
+    config.classifier.train.checkpoint_every_epochs = 20.0
+    config.data.path = "phantom"
+    config.data.phantom_scale = 2.0
+    config.folds, config.seeds = (0,), (0,)
+    config.generators = ml_collections.ConfigDict({"gcgan": {"run": "zoo:phantom-normal"}})
+    config.minority_share = 0.1  # the rarest class, which that generator was trained on
+    config.pool.images = 200
+    config.pool.judge = "small"
+    config.pool.features = "classifier"
+    config.metric, config.offsets = "g_mean", "class"
+    config.resamples = 2_000
+    small = {"data": {"image_size": 64}}  # that of the generated images
+    arms, ask = {}, {}
+    arms["cross_entropy"] = arm("CE", CROSS_ENTROPY)
+    arms["adjusted"] = arm("CE, logits adjusted afterwards", CROSS_ENTROPY, adjust=True)
+    arms["balanced"] = arm("CE, classes drawn equally often", CROSS_ENTROPY, {"data": {"class_balanced": True}})
+    arms["fafl"] = arm("FAFL", FAFL)
+    arms["small"] = arm("CE, 64 px", CROSS_ENTROPY, small)
+    arms["generated"] = arm("CE, 64 px, 30 generated", CROSS_ENTROPY, small, added="gcgan", count=30)
+    arms["dim"] = arm("DIM, 64 px: FAFL, 30 generated", FAFL, small, added="gcgan", count=30)
+
+    def compare(name: str, text: str, subject: str, than: str = "cross_entropy") -> None:
+        ask[name] = question(text, subject, name, than)
+
+    compare("adjusted", "What does adjusting the logits afterwards give?", "Adjusting the logits")
+    compare("balanced", "What does drawing all classes equally often give?", "Class-balanced sampling")
+    compare("fafl", "What does FAFL give?", "FAFL")
+    compare("generated", "What do generated images give?", "Adding generated images", "small")
+    compare("dim", "What do FAFL and generated images give?", "DIM (FAFL and generated images)", "small")
+    _keep(config, arms, ask)
+    config.primary, config.recommended = "adjusted", "adjusted"
+    config.not_run = ml_collections.ConfigDict({
+        "Other folds and seeds": "a fifth of the images is tested, once; :recipe and the default take five folds",
+        "Whole networks": "only last layers are trained here; :recipe trains whole networks, in hours",
+    })  # fmt: skip
 
 
 def _published_grid(config, gan) -> None:

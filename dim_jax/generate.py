@@ -38,6 +38,13 @@ def main(arguments: Sequence[str]) -> None:
         help="of a diffusion model with labels: classifier-free guidance; above 1 gives less variety and more of what "
         "is particular to the class (default: 1, none)",
     )
+    parser.add_argument(
+        "--data",
+        type=command_line.path,
+        help="of a packed or --model run: prepared data whose training images are to be extended; refused if images "
+        "that they hold out were among the run's training images",
+    )
+    parser.add_argument("--fold", type=int, default=0, help="fold of --data (default: %(default)s)")
     command_line.add_take_over(parser)
     options = parser.parse_args(arguments)
     command_line.start_logging()
@@ -58,10 +65,17 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--out={options.out}: several hosts write the images, so give a folder that all of them see")
     with LocalPaths(options.take_over, hosts.on_first_host) as paths:
         workdir, options.out = paths.read(workdir), paths.write(options.out)
-        (folder,) = generate_pool(workdir, options.out, options.num, options.first_seed, labels, given)
+        data = paths.read(options.data) if options.data else ""
+        (folder,) = generate_pool(
+            workdir, options.out, options.num, options.first_seed, labels, given, data, options.fold
+        )
         command_line.say(f"{options.num} images in {folder}")
         command_line.say_next(
-            "select", f"--pool={options.out}", "--data=DATA", "--classifier=RUN_ON_REAL_IMAGES", "--out=selected"
+            "select",
+            f"--pool={options.out}",
+            f"--data={options.data or 'DATA'}",
+            "--classifier=RUN_ON_REAL_IMAGES",
+            "--out=selected",
         )
 
 

@@ -25,6 +25,7 @@ options:
   --list-tasks             print the tasks of an experiment, a line each; with --dry-run, with estimated seconds
   --task=N                 do one task of an experiment, for grids of machines; see docs/grids.md
   --profile=N              write a trace of N dispatches to RUN/profile, for TensorBoard or Perfetto
+  --brief                  of an experiment: one bar with the time left; what its stages print goes to RUN/run.log
   --debug                  print the full trace of an error
   --help                   print this
 
@@ -65,7 +66,8 @@ def _train(arguments: Sequence[str]) -> None:
     from dim_jax.runs.configuration import trainer_of
     from dim_jax.training import hosts
 
-    config, run, dry_run, profile, data_root, is_list, task = hosts.on_first_host(lambda: parse_flags(arguments))
+    options = hosts.on_first_host(lambda: parse_flags(arguments))
+    config, run, dry_run, profile, data_root, is_list, task, is_brief = options
     name = trainer_of(config)
     if name == "experiment" and command_line.is_bucket_url(command_line.shown(run)):
         raise ValueError(f"{run}: an experiment needs a --workdir on disk; its runs alone can be in a bucket")
@@ -78,8 +80,10 @@ def _train(arguments: Sequence[str]) -> None:
         if dry_run:
             raise ValueError("--data-root is remembered and --dry-run writes nothing; give one of them")
         hosts.on_first_host(lambda: _relocate(config, run, data_root))
-    only = {} if task is None else {"task": task}
-    importlib.import_module(MODULES[name]).train(config, run, dry_run, profile=profile, **only)
+    of_experiment = {} if task is None else {"task": task}
+    if is_brief:
+        of_experiment["is_brief"] = True
+    importlib.import_module(MODULES[name]).train(config, run, dry_run, profile=profile, **of_experiment)
     if not dry_run and task is None:
         _say_next(name, run)
 

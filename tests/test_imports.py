@@ -26,14 +26,14 @@ ALLOWED = {
     "training": "models weights",
     "weights": "models",
     "steps": "augmentation losses models training",
-    "evaluation": "augmentation data models steps training weights",
+    "evaluation": "augmentation data models steps training weights zoo",
     "reporting": "data evaluation",
     "zoo": "training",
     "prediction": "data evaluation reporting training",
     "gan": "data evaluation models reporting training weights",
     "interop": "augmentation data evaluation gan models prediction reporting steps training weights zoo",
     "trainers": "augmentation data evaluation gan losses models reporting steps training weights zoo",
-    "experiment": "data evaluation gan reporting trainers training",
+    "experiment": "data evaluation gan reporting trainers training zoo",
 }
 WITHOUT_CLI_AND_RUNS = ("models", "losses", "augmentation", "cli", "runs")
 # TFDS builders are subclasses of a class that exists only with TensorFlow.

@@ -1,6 +1,7 @@
 """Command-line arguments, messages and exit codes: bad input is one line and exit code 2."""
 
 import argparse
+import contextlib
 import contextvars
 import csv
 import errno
@@ -13,7 +14,7 @@ import sys
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 from dim_jax.cli import errors, stopping
@@ -29,6 +30,8 @@ REMEDIES = {
 LONGEST_ERROR = 2000  # characters: an over-long name may be the error
 # Also URLs with an error; a folder of such a name is given as ./s3:...
 BUCKET_URL = re.compile(r"(s3a?|gs|gcs):", re.IGNORECASE)
+log = logging.getLogger(__name__)
+_is_brief = contextvars.ContextVar("is_brief", default=False)
 _command = contextvars.ContextVar("command", default="")
 _shown_as: dict[str, str] = {}  # beginning of a path -> what is shown instead
 BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff")
@@ -66,11 +69,17 @@ def say(text: object, file: TextIO | None = None) -> None:
 
     Args:
       text: the text; its newlines are kept.
-      file: the output stream; None is standard output, which is silent after `log_warnings_only`.
+      file: the output stream; None is standard output, which is silent after `log_warnings_only`, and replaced by the
+        log within `brief`.
     """
     if file is None and not is_verbose():
         return
-    print("\n".join(map(printable, shown(text).split("\n"))), file=file, flush=True)
+    text = shown(text)
+    if file is None and _is_brief.get():
+        for line in text.split("\n"):
+            log.info("%s", line)
+        return
+    print("\n".join(map(printable, text.split("\n"))), file=file, flush=True)
 
 
 def say_next(command: str, *arguments: object) -> None:
@@ -210,6 +219,21 @@ def start_logging() -> None:
 def log_warnings_only() -> None:
     """Hides results, progress and log lines below WARNING, in processes other than the first."""
     logging.getLogger("dim_jax").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def brief() -> Iterator[None]:
+    """Within the block, results go to log files and not to standard output, and the console logs warnings alone."""
+    consoles = [handler for handler in logging.getLogger().handlers if handler.level < logging.WARNING]
+    before, outer = [handler.level for handler in consoles], _is_brief.set(True)
+    for handler in consoles:
+        handler.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        _is_brief.reset(outer)
+        for handler, level in zip(consoles, before, strict=True):
+            handler.setLevel(level)
 
 
 def is_verbose() -> bool:

@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a line every 15 seconds elsewhere."""
 
+import contextvars
 import sys
 import time
 from collections.abc import Callable
@@ -9,13 +10,97 @@ from tqdm import tqdm
 from dim_jax.cli.command_line import is_verbose, printable, say
 
 SECONDS_BETWEEN_LINES = 15.0
+PART = 0.75  # of what is left of a stage is filled by its next part
+LEAST_DONE = 0.03  # share of all stages before which the time left is not told
+
+
+class Stages:
+    """One bar over work of several stages, with the time left: a context manager.
+
+    Every Progress within the block shows its steps on this bar and not on one of its own. Elsewhere than on a terminal
+    it is a line at the start of every stage, and one at most every 15 seconds.
+
+    Attributes:
+      total: weight of all stages together; it may change while stages are added.
+    """
+
+    def __init__(self, description: str, total: float):
+        """Args:
+        description: name of the work.
+        total: weight of all stages together, in proportion to the time that they are expected to take.
+        """
+        self.total, self._description = total, printable(description)
+        self._done, self._weight, self._title = 0.0, 0.0, ""
+        self._start = self._last_line = time.monotonic()
+        has_bar = is_verbose() and sys.stderr.isatty()
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
+        self._bar = tqdm(total=total, desc=self._description, bar_format=form, smoothing=0) if has_bar else None
+
+    def __enter__(self) -> "Stages":
+        self._outer = _stages.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _stages.reset(self._outer)
+        if self._bar is not None:
+            self._bar.close()
+
+    def begin(self, title: str, weight: float) -> None:
+        """Ends the stage before, and begins the next one.
+
+        Args:
+          title: what is done now.
+          weight: its share of `total`.
+        """
+        self._done, self._weight, self._title = self._done + self._weight, weight, printable(title)
+        self._parts, self._part_done = 0, 0.0
+        self._show("", is_new=True)
+
+    def end(self) -> None:
+        """Ends the last stage."""
+        self._done, self._weight = self.total, 0.0
+        self._show("", is_new=True)
+
+    def show_part(self, text: str, share: float) -> None:
+        """Shows the progress of a part of the stage; their number is not known, so each fills most of the rest.
+
+        Args:
+          text: what is done in it.
+          share: how much of it is done, in [0, 1].
+        """
+        if share < self._part_done:
+            self._parts += 1
+        self._part_done = share
+        self._show(text, is_new=False)
+
+    def _show(self, text: str, is_new: bool) -> None:
+        within = 1 - (1 - PART) ** self._parts * (1 - PART * self._part_done) if self._weight else 0.0
+        position = min(self._done + self._weight * within, self.total)
+        text = ", ".join(part for part in (self._title, text) if part)
+        if self._bar is not None:
+            self._bar.total, self._bar.n = self.total, position
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.refresh()
+        elif is_verbose() and (is_new or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES):
+            self._last_line = time.monotonic()
+            elapsed, is_known = self._last_line - self._start, position >= LEAST_DONE * self.total
+            left = elapsed * (self.total / position - 1) if is_known else None
+            say(
+                f"{self._description}: {position / self.total:.0%}"
+                + (f", {_clock(left)} left" if left is not None else "")
+                + (f", {text}" if self._weight else ""),
+                file=sys.stderr,
+            )
+
+
+_stages: contextvars.ContextVar[Stages | None] = contextvars.ContextVar("stages", default=None)
 
 
 class Progress:
     """Shows the steps done, the time left, the throughput and current metrics.
 
     On a terminal this is a tqdm bar; elsewhere a line at most every 15 seconds, and at the end. Nothing is shown after
-    `command_line.log_warnings_only`.
+    `command_line.log_warnings_only`, and within Stages its bar shows the steps.
     """
 
     def __init__(self, description: str, total: int, done: int = 0, images_per_step: int = 1, unit: str = "images/s"):
@@ -32,7 +117,8 @@ class Progress:
         self._start, self._first = time.monotonic(), done
         self._is_first = True
         self._last_line = self._start
-        self._is_shown = is_verbose()
+        self._stages = _stages.get()
+        self._is_shown = is_verbose() and self._stages is None
         has_bar = self._is_shown and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, desc=self._description, unit="step") if has_bar else None
 
@@ -50,6 +136,8 @@ class Progress:
         elapsed = time.monotonic() - self._start
         rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
         speed = f"{rate * self._per_second:.1f} {self._unit}" if rate else "compiled"
+        if self._stages is not None:
+            self._stages.show_part(f"{self._description} {done}/{self._total}", done / max(self._total, 1))
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(part for part in (speed, figures) if part), refresh=False)
             self._bar.update(advanced)

@@ -69,6 +69,12 @@ class Dataset:
         """Returns the real rows of "train", "val" or "test", ascending, int32."""
         return self.split.rows(self.fold, split)
 
+    @property
+    def held_out(self) -> dict[str, str]:
+        """SHA-256 of the validation and test images by their paths in the manifest."""
+        rows = [row for part in ("val", "test") for row in self.rows(part).tolist()]
+        return {self.manifest.rows[row].path: self.manifest.rows[row].sha256 for row in rows}
+
     @cached_property
     def split_sha256(self) -> str:
         """SHA-256 over the images, by their own digests, and their parts of the fold in use.

@@ -207,6 +207,7 @@ def write(
     scale: float = 1.0,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    only: str = "",
 ) -> list[tuple[str, str, str]]:
     """Renders a phantom dataset into class folders, `folder/<label>/<case>_<field>.png`.
 
@@ -216,12 +217,13 @@ def write(
       scale: see `plan`.
       seed: see `plan` and `draw`.
       progress: called as progress(images done, images in all).
+      only: the class to render; "" for all.
 
     Returns:
       (path relative to `folder`, label, case) of each image, in the order of `plan`.
     """
     folder = Path(folder)
-    images = plan(scale, seed)
+    images = [image for image in plan(scale, seed) if only in ("", image.label)]
     jobs = [(folder / image.path, image, size, seed) for image in images]
     done = 0
     workers = min(os.cpu_count() or 1, len(jobs) // IMAGES_PER_PROCESS)
@@ -309,6 +311,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--size", type=int, help="side of an image in pixels (299; 224 on a contact sheet)")
     parser.add_argument("--scale", type=float, default=1.0, help="number of images relative to EBHI's 1,741 (1.0)")
+    parser.add_argument("--only", choices=CLASSES, default="", help="with --write: the class to render (all)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
     options = parser.parse_args(arguments)
     if options.write is None and options.contact_sheet is None:
@@ -320,7 +323,7 @@ def main(arguments: Sequence[str]) -> None:
         sheet.save(buffer, kind, **({"quality": 74} if kind == "JPEG" else {}))
         command_line.say(files.write_bytes(options.contact_sheet, buffer.getvalue()))
     if options.write is not None:
-        rows = write(options.write, options.size or 299, options.scale, options.seed)
+        rows = write(options.write, options.size or 299, options.scale, options.seed, only=options.only)
         command_line.say(f"{len(rows)} images of {len({case for _, _, case in rows})} cases in {options.write}")
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from dim_jax.data.dataset import open_run_dataset
 from dim_jax.evaluation.classifier_run import ClassifierRun
+from dim_jax.evaluation.frozen_networks import open_network
 from dim_jax.evaluation.predictor import make_predictor
 from dim_jax.models.feature_nets import LiteClassifier, folded_head
-from dim_jax.weights import pretrained
 
 
 def classifier_of_images(run: ClassifierRun) -> ClassifierRun:
@@ -26,17 +26,17 @@ def classifier_of_images(run: ClassifierRun) -> ClassifierRun:
     """
     if run.config.data.backend != "features":
         return run
-    network = run.config.data.feature_network
+    network = open_network(run.config.data.feature_network)
     predictor = make_predictor(run.config, open_run_dataset(run.workdir, run.config))
     variables = predictor.check_variables(run.variables, run.checkpoint_folder)
     mean, std = predictor.statistics
-    frozen = jax.device_get(pretrained.efficientnet_lite(network))
+    frozen = jax.device_get(network.variables)
     params = frozen["params"] | {"head": folded_head(jax.device_get(variables["params"]["head"]), mean, std)}
     half = np.full(3, 0.5, np.float32)  # scales [0, 1] to [-1, 1]
     return replace(
         run,
         mean=half,
         std=half,
-        model=LiteClassifier(len(run.classes), network),
-        variables={"params": {"network": params}, "batch_stats": {"network": frozen["batch_stats"]}},
+        model=LiteClassifier(len(run.classes), network.architecture, network.image_size),
+        variables={"params": params, "batch_stats": frozen["batch_stats"]},
     )

@@ -4,7 +4,6 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,8 @@ import numpy as np
 from dim_jax.augmentation.views import IDENTITY, trained_views
 from dim_jax.data.backends import make_images
 from dim_jax.data.batches import evaluation_plan
-from dim_jax.data.frozen_features import FrozenNetwork
 from dim_jax.evaluation.ensembles import mean_logits
+from dim_jax.evaluation.frozen_networks import frozen_network
 from dim_jax.models import make_classifier
 from dim_jax.models.prepared_weights import prepare_weights
 from dim_jax.runs.schema import ClassifierConfig
@@ -24,7 +23,6 @@ from dim_jax.steps.classifier import make_eval_step
 from dim_jax.steps.grad_cam import PREDICTED
 from dim_jax.training import hosts, parallel
 from dim_jax.training.restored_variables import check_variables
-from dim_jax.weights import pretrained
 
 if TYPE_CHECKING:
     from dim_jax.data.dataset import Dataset
@@ -180,10 +178,8 @@ def views_of(config: ClassifierConfig, workdir: str | Path, use_views: bool | No
 
 def make_predictor(config: ClassifierConfig, dataset: "Dataset") -> Predictor:
     """Returns a predictor with the model, preprocessing and batch size of a configuration."""
-    data, network = config.data, None
-    if data.backend == "features":
-        name = data.feature_network
-        network = FrozenNetwork(pretrained.feature_space(name), partial(pretrained.pixel_features, name))
+    data = config.data
+    network = frozen_network(data.feature_network, dataset) if data.backend == "features" else None
     model = make_classifier(config.model.name, len(dataset.classes), **config.model.options)
     images = make_images(
         data.backend,

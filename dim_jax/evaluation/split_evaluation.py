@@ -4,17 +4,22 @@ import io
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dim_jax.cli import command_line
+from dim_jax.data.backends import make_images
 from dim_jax.data.dataset import Dataset, open_dataset, open_run_dataset
+from dim_jax.data.frozen_features import BATCH
 from dim_jax.evaluation import cases, validation
-from dim_jax.evaluation.classifier_run import ClassifierRun
+from dim_jax.evaluation.classifier_run import ClassifierRun, open_classifier_run
 from dim_jax.evaluation.ensembles import Classifier, mean_logits, open_classifier
+from dim_jax.evaluation.frozen_classifier import classifier_of_images
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.evaluation.split_scores import score_split
 from dim_jax.runs import files, metrics_file
@@ -24,6 +29,7 @@ from dim_jax.training import compilation, hosts, parallel
 
 SPLITS = ("train", "val", "test")
 CHECKED_MAPS = 64
+STORED = ("index", "label", "logits", "features", "grad_cam")  # arrays of predictions.npz
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +110,39 @@ def evaluate_split(
         return metrics
 
     return hosts.on_first_host(write)
+
+
+def add_grad_cam(workdir: str | Path, split: str) -> None:
+    """Adds Grad-CAM maps to the predictions of a classifier of features; those of other networks have them already.
+
+    The maps are those of the frozen network with the last layer of the run, see frozen_classifier.
+
+    Args:
+      workdir: run directory, of which `split` is evaluated.
+      split: "val" or "test".
+
+    Raises:
+      FileNotFoundError: there is no run, no evaluation, or images are gone.
+    """
+    run, folder = open_classifier_run(workdir), Path(workdir) / "eval" / split
+    arrays = files.read_arrays(folder / "predictions.npz", STORED)
+    if run.config.data.backend != "features" or "grad_cam" in arrays:
+        return
+    frozen = classifier_of_images(run)
+    dataset = replace(open_run_dataset(workdir, run.config), fixed_statistics=(frozen.mean, frozen.std))
+    data = run.config.data
+    pixels = make_images("resident", dataset, data.image_size, data.resize, data.cache_gib, parallel.device_bytes())
+    predictor = Predictor(frozen.model, dataset, pixels, BATCH * jax.device_count())
+    variables = predictor.check_variables(frozen.variables, run.checkpoint_folder)
+    explained = predictor(parallel.replicate(variables), arrays["index"], arrays["logits"].argmax(-1))
+    check = _check_grad_cam(predictor, variables, explained)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays, grad_cam=explained.grad_cam)
+    with files.turn(folder):
+        files.write_bytes(folder / "predictions.npz", buffer.getvalue())
+        files.write_json(
+            folder / "metrics.json", files.read_object(folder / "metrics.json") | {"grad_cam_check": check}
+        )
 
 
 def _open(workdir: Path, checkpoint: str) -> tuple[Classifier, Dataset]:
@@ -190,7 +229,7 @@ def _write(
 ) -> None:
     folder = workdir / "eval" / split
     buffer = io.BytesIO()
-    arrays = {name: getattr(predictions, name) for name in ("index", "label", "logits", "features", "grad_cam")}
+    arrays = {name: getattr(predictions, name) for name in STORED}
     np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
     with files.turn(folder):  # all files are of one evaluation
         files.write_bytes(folder / "predictions.npz", buffer.getvalue())

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dim_jax.cli import command_line
 from dim_jax.cli.command_line import say
 from dim_jax.cli.errors import Diverged
-from dim_jax.cli.progress import Progress
+from dim_jax.cli.progress import Progress, Stages
 from dim_jax.data import bucket_images
 from dim_jax.data.image_writer import safe_name
 from dim_jax.evaluation.cases import near_duplicates
@@ -33,6 +34,10 @@ MAY_DIFFER = (
     "diffusion",
 )  # fmt: skip
 
+# Weights of stages on the bar of `is_brief`: that of a classifier is 1, and more for what is made for it first. The
+# last layer of a network takes seconds, its features longer.
+PREPARED, FIRST, GENERATED, RESULTS = {True: 20, False: 0.5}, {True: 8, False: 1}, {True: 5, False: 3}, 2
+
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +47,7 @@ def train(
     dry_run: bool = False,
     profile: int = 0,
     task: int | None = None,
+    is_brief: bool = False,
 ) -> None:
     """Runs the experiment in the folder `run`, resuming where an earlier call stopped.
 
@@ -53,6 +59,7 @@ def train(
       dry_run: print the plan, and write nothing.
       profile: must be 0: an experiment is many runs.
       task: number of the only task to do; None for all. What it needs and is missing is made first.
+      is_brief: show one bar with the time left, and write what the stages print to run.log alone.
 
     Raises:
       FileNotFoundError, ValueError: the configuration or the data are invalid.
@@ -66,14 +73,69 @@ def train(
         )
     config, arms, names = _read(config, run)
     questions = arms_of.read_questions(config, arms)
-    saved, sources = fields.to_dict(config), sources_of(config)
+    sources = sources_of(config)
     if dry_run:
         for name, source in sources.items():
             say(estimate.describe(source, name, config, arms, names))
         return
     only = Task(tasks.RESULTS) if task is None else _numbered(task, stages.unopened(config, arms, run, sources), names)
+    with contextlib.ExitStack() as held:
+        bar = None
+        if is_brief:
+            bar = held.enter_context(_bar(config, arms, names, sources))
+            held.enter_context(command_line.brief())
+        written = _run_stages(config, arms, names, questions, run, sources, only, bar)
+        if bar is not None:
+            bar.end()
+    if written is None:
+        say(f"done: task {task}, {only}")
+        return
+    results, page = written
+    for entry in results:
+        say(f"{entry['name']}:")
+        for answer in entry["answers"]:
+            say(f"  {answer['sentence']}")
+        for arm in entry["arms"]:
+            if entry["recommended"] and arm["name"] == entry["recommended"]["arm"]:
+                say(f"  {_expectation(entry, arm)}")
+    say(f"report: {page}")
+
+
+def _expectation(entry: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """Returns what the recommended arm recalls of each class, as text."""
+    recalls = [f"{name} {arm['scores'][f'recall_{label}']['value']:.2f}" for label, name in enumerate(entry["classes"])]
+    weak = experiment_page.weak_classes(entry, arm)
+    more = f"; not learned well: {', '.join(weak)}" if weak else ""
+    return f"Recall of {arm['title']}: {', '.join(recalls)}; G-mean {arm['scores']['g_mean']['value']:.2f}{more}"
+
+
+def _bar(config: ExperimentConfig, arms: Mapping[str, Arm], names: Sequence[str], sources: Mapping[str, str]) -> Stages:
+    """Returns the bar of an experiment."""
+    runs = plan.runs(arms, names, folds_of(config), config.seeds)
+    classifiers = sum(_weight(config, run, runs[:number]) for number, run in enumerate(runs))
+    return Stages("experiment", (PREPARED[_takes_features(config)] + classifiers) * len(sources) + RESULTS)
+
+
+def _takes_features(config: ExperimentConfig) -> bool:
+    return config.classifier.data.backend == "features"
+
+
+def _run_stages(
+    config: ExperimentConfig,
+    arms: Mapping[str, Arm],
+    names: Sequence[str],
+    questions: Mapping[str, Question],
+    run: Path,
+    sources: Mapping[str, str],
+    only: Task,
+    bar: Stages | None,
+) -> tuple[list[dict[str, Any]], Path] | None:
+    """Makes what is missing; returns the results of each dataset and the page, None after a task that writes none."""
+    saved = fields.to_dict(config)
     with workdir.claim(run, wait=True):
         workdir.check_config(run, saved, MAY_DIFFER)
+        if bar is not None:
+            bar.begin("preparing the images", PREPARED[_takes_features(config)] * len(sources))
         experiments = _open(config, arms, names, run, sources)
         if not (run / workdir.ENVIRONMENT).is_file():
             import jax
@@ -83,11 +145,12 @@ def train(
     with workdir.logging_to(run):
         if only.kind != tasks.RESULTS:
             _do(only, experiments, names)
-            say(f"done: task {task}, {only}")
-            return
-        diverged = _train_runs(experiments, lambda experiment: _planned(experiment, names))
+            return None
+        diverged = _train_runs(experiments, lambda experiment: _planned(experiment, names), bar)
+        if bar is not None:
+            bar.begin("statistics and the page", RESULTS)
         with workdir.claim(run, wait=True):
-            _write_results(run, experiments, names, questions, diverged)
+            return _write_results(run, experiments, names, questions, diverged)
 
 
 def list_tasks(config: Mapping[str, Any] | ExperimentConfig, run: Path, timed: bool) -> None:
@@ -164,8 +227,8 @@ def _write_results(
     names: Sequence[str],
     questions: Mapping[str, Question],
     diverged: Sequence[str],
-) -> None:
-    results = []
+) -> tuple[list[dict[str, Any]], Path]:
+    results: list[dict[str, Any]] = []
     for experiment in experiments:
         config = experiment.config
         doubles = near_duplicates(experiment.site.data)
@@ -174,11 +237,7 @@ def _write_results(
             | {"runs": _runs(experiment, names), "recommended": recommend(experiment, folds_of(config), config.seeds)}
         )
     experiment_page.write_results(run, results, diverged)
-    for entry in results:
-        say(f"{entry['name']}:")
-        for answer in entry["answers"]:
-            say(f"  {answer['sentence']}")
-    say(f"report: {report_files.write_report([run])}")
+    return results, report_files.write_report([run])
 
 
 def _open(
@@ -213,7 +272,9 @@ def _planned(experiment: stages.Experiment, names: Sequence[str]) -> list[Planne
 
 
 def _train_runs(
-    experiments: Sequence[stages.Experiment], planned_runs: Callable[[stages.Experiment], Sequence[PlannedRun]]
+    experiments: Sequence[stages.Experiment],
+    planned_runs: Callable[[stages.Experiment], Sequence[PlannedRun]],
+    bar: Stages | None = None,
 ) -> list[str]:
     """Trains the planned runs that are not finished, and returns those that diverged.
 
@@ -230,22 +291,42 @@ def _train_runs(
         log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
         if not waiting:
             return list(diverged.values())
-        progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h")
+        progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h") if not bar else None
         busy = []
         try:
             for number, (experiment, run) in enumerate(waiting, start=1):
+                if bar is not None:
+                    earlier = [other for site, other in planned if site is experiment]
+                    bar.begin(str(run), _weight(experiment.config, run, earlier[: earlier.index(run)]))
                 try:
                     if not experiment.train_if_free(run):
                         busy.append((experiment, run))
                 except Diverged as error:
                     log.error("%s diverged: %s", run, error)
                     diverged[experiment.site.name, run] = f"{experiment.site.name}, {run}: {error}"
-                progress.update(len(planned) - len(waiting) + number, f"done: {run}")
+                if progress is not None:
+                    progress.update(len(planned) - len(waiting) + number, f"done: {run}")
         finally:
-            progress.close()
+            if progress is not None:
+                progress.close()
         if busy:
             experiment, run = busy[0]
             experiment.wait_for(run)
+
+
+def _weight(config: ExperimentConfig, run: PlannedRun, before: Sequence[PlannedRun]) -> float:
+    """Returns the weight of a run on the bar: the first one of a size compiles, or makes features, and the first that
+    adds images of a generator makes them."""
+
+    def size(other: PlannedRun) -> object:
+        return dict(other.arm.settings).get("data.image_size")
+
+    is_first = size(run) not in map(size, before)
+    is_generated = run.arm.added and (run.fold, run.arm.added) not in {
+        (other.fold, other.arm.added) for other in before
+    }
+    features = _takes_features(config)
+    return 1 + FIRST[features] * is_first + GENERATED[features] * bool(is_generated)
 
 
 def _runs(experiment: stages.Experiment, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -135,6 +135,8 @@ def _classifier_cost(experiment: stages.Experiment, run: PlannedRun) -> Cost:
 def _generator_cost(experiment: stages.Experiment, generator: str, fold: int) -> Cost:
     classes = experiment.minority_classes(fold)
     configs = plan.generator_configs(experiment.config, generator, fold, experiment.site, classes)
+    if not configs:  # it is trained already
+        return Cost(0.0, 0.0, 0)
     return _cost(next(iter(configs.values())), experiment.site.root)
 
 

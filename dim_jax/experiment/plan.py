@@ -7,9 +7,10 @@ from typing import Any
 
 from dim_jax.experiment.arms import BALANCED, Arm
 from dim_jax.gan.pool_selection import SELECTED
-from dim_jax.runs.configuration import override
+from dim_jax.runs.configuration import override, read_config
 from dim_jax.runs.schema import GENERATORS, ClassifierConfig, ExperimentConfig, GeneratorConfig
 from dim_jax.runs.workdir import flatten_config
+from dim_jax.zoo import catalog
 
 DATA = "data"
 
@@ -186,13 +187,15 @@ def classifier_config(
 def generator_configs(
     config: ExperimentConfig, name: str, fold: int, site: Site, classes: Sequence[str]
 ) -> dict[str, GeneratorConfig]:
-    """Returns the configurations of a generator's runs by class.
+    """Returns the configurations of a generator's runs by class; none of a generator that is trained already.
 
     A class-conditional generator is a single run for all classes, under the key "".
 
     Raises:
       ValueError: the generator is of an unknown kind, or sets a field that does not exist.
     """
+    if trained_run(config, name):
+        return {}
     place = [("data.path", str(site.data)), ("data.fold", fold), ("seed", config.seed), ("train.report", False)]
     base = override(_base_of_generator(config, name), place)
     if base.learned.conditional:
@@ -206,8 +209,11 @@ def _base_of_generator(config: ExperimentConfig, name: str) -> GeneratorConfig:
     Raises:
       ValueError: as for `generator_configs`.
     """
-    own = flatten_config(config.generators[name])
-    kind = own.pop("trainer", "gan")
+    trained = trained_run(config, name)
+    if trained:
+        return read_config(catalog.resolve(trained), "gan")
+    own, kind = flatten_config(config.generators[name]), generator_kind(config, name)
+    own.pop("trainer", None)
     bases: dict[str, GeneratorConfig | None] = {"gan": config.gan, "diffusion": config.diffusion}
     shared = bases.get(kind)
     if shared is None:
@@ -229,6 +235,19 @@ def preprocessing_of_generators(config: ExperimentConfig, names: Sequence[str]) 
     return {"image_size": smallest.image_size, "resize": smallest.resize}
 
 
-def sampling(config: ExperimentConfig, kind: str) -> dict[str, float]:
-    """Returns the options by which a kind of generator samples its pools; see generator_run.OPTIONS."""
-    return {"guidance": config.pool.guidance} if kind == "diffusion" else {"truncation": config.pool.truncation}
+def generator_kind(config: ExperimentConfig, name: str) -> str:
+    """Returns the kind of a generator, one of schema.GENERATORS."""
+    return config.generators[name].get("trainer", "gan")
+
+
+def trained_run(config: ExperimentConfig, name: str) -> str:
+    """Returns the packed run that a generator is ("zoo:NAME" or a path), or "" if it is trained on every fold."""
+    return config.generators[name].get("run", "")
+
+
+def sampling(config: ExperimentConfig, name: str) -> dict[str, float]:
+    """Returns the options by which a generator samples its pools; see generator_run.OPTIONS."""
+    options = config.pool
+    if generator_kind(config, name) == "diffusion":
+        return {"guidance": options.guidance}
+    return {"truncation": options.truncation}

@@ -5,15 +5,17 @@ from functools import partial
 
 from dim_jax.cli.errors import is_reported
 from dim_jax.data import splits
+from dim_jax.data.dataset import Dataset
 from dim_jax.experiment import added_images, plan
 from dim_jax.experiment.arms import SHRUNK_COPIES, Arm
 from dim_jax.experiment.stages import TRAINERS, Experiment
 from dim_jax.gan import candidates, pools
-from dim_jax.gan.selection_rules import DEFAULT_FEATURES
+from dim_jax.runs import configuration
 from dim_jax.runs.configuration import RunConfig
 from dim_jax.runs.schema import ClassifierConfig
 from dim_jax.trainers import generator_images
-from dim_jax.training import parallel
+from dim_jax.training import packed_runs, parallel
+from dim_jax.zoo import catalog
 
 LEAST_COMPARED = 2  # training images of a class whose generated images are selected
 
@@ -102,12 +104,30 @@ def _of_added(experiment: Experiment, fold: int, arm: Arm, config: ClassifierCon
             count = counts[dataset.classes.index(label)]
             if 0 < count < LEAST_COMPARED:
                 yield f"class {label!r} has {count} training image, too few to select generated ones"
-        yield from _errors(f"arm {arm.name}", lambda: candidates.check_features(DEFAULT_FEATURES))
+        features = experiment.config.pool.features
+        yield from _errors(f"arm {arm.name}", lambda: candidates.check_features(features))
         users.append(plan.classifier_config(experiment.config, experiment.judge(fold), experiment.site))
     configs = plan.generator_configs(experiment.config, arm.generator, fold, experiment.site, classes)
+    trained = plan.trained_run(experiment.config, arm.generator)
+    if trained:
+        yield from _errors(name, lambda: _check_trained(trained, classes, dataset))
     for of_generator in configs.values():
         yield from _of_config(name, of_generator)
         yield from _errors(name, partial(generator_images.label_to_train, of_generator, dataset))
+    for of_generator in [configuration.read_config(catalog.resolve(trained), "gan")] if trained else configs.values():
         record = {"image_size": of_generator.data.image_size, "resize": of_generator.data.resize}
         for user in users:
             yield from _errors(name, partial(pools.check_preprocessing, record, "its pool", user.data))
+
+
+def _check_trained(source: str, classes: Sequence[str], dataset: Dataset) -> None:
+    """Raises ValueError unless a trained generator generates all of `classes` and was trained on other images."""
+    folder = catalog.resolve(source)
+    generated = configuration.read_config(folder, "gan").classes or ()
+    for label in classes:
+        if label not in generated:
+            raise ValueError(
+                f"{source} generates {', '.join(generated) or 'no class that it names'}, not the minority class "
+                f"{label!r}; a smaller config.minority_share leaves out the larger ones of these classes"
+            )
+    packed_runs.check_held_out(source, folder, dataset.held_out)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dim_jax.evaluation.ensembles import is_ensemble, make_ensemble, open_classifier
-from dim_jax.evaluation.split_evaluation import evaluate_split
+from dim_jax.evaluation.split_evaluation import add_grad_cam, evaluate_split
 from dim_jax.experiment import composition
 from dim_jax.experiment.plan import PlannedRun
 from dim_jax.experiment.stages import Experiment
@@ -21,8 +21,9 @@ def recommend(experiment: Experiment, folds: Sequence[int], seeds: Sequence[int]
       folds, seeds: those that it works on.
 
     Returns:
-      The entry of the page: `arm`, `fold`, and the `command` for predictions, or None for it where the networks are
-      not here. None if no arm is recommended or it is not finished.
+      The entry of the page: `arm`, `fold`, the `command` for predictions, and the `run` directory of its first network,
+      relative to that of the dataset; None for these two where the networks are not here. None if no arm is recommended
+      or it is not finished.
     """
     arm, fold = experiment.arms.get(experiment.config.recommended), folds[0]
     if arm is None:
@@ -32,12 +33,15 @@ def recommend(experiment: Experiment, folds: Sequence[int], seeds: Sequence[int]
     if runs is None or any(experiment.archived(run) is None for run in runs):
         return None
     out = experiment.site.root / "recommended"
-    command = None
+    command = shown = None
     if all(experiment.is_trained(run) for run in runs):
         _make(experiment, runs, out)
         options = ["IMAGES", f"--workdir={out}", "--out=predictions", *(["--adjust"] if arm.adjust else [])]
         command = f"python -m dim_jax.predict {shlex.join(options)}"
-    return {"arm": arm.name, "fold": fold, "command": command}
+        folder = runs[0].folder(experiment.site)
+        add_grad_cam(folder, "test")
+        shown = folder.relative_to(experiment.site.root).as_posix()
+    return {"arm": arm.name, "fold": fold, "command": command, "run": shown}
 
 
 def _make(experiment: Experiment, runs: Sequence[PlannedRun], out: Path) -> None:
@@ -47,6 +51,7 @@ def _make(experiment: Experiment, runs: Sequence[PlannedRun], out: Path) -> None
         if members == [folder.resolve() for folder in folders]:
             return
     make_ensemble(folders, out)
-    for split in ("val", "test"):
-        evaluate_split(out, split)
+    config = experiment.config
+    evaluate_split(out, "val", choice={"criterion": config.metric, "offsets": config.offsets})
+    evaluate_split(out, "test")
     write_run_card(out)

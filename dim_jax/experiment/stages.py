@@ -19,6 +19,7 @@ from dim_jax.runs.configuration import RunConfig
 from dim_jax.runs.schema import ExperimentConfig
 from dim_jax.trainers import classifier, diffusion, gan
 from dim_jax.training import compilation
+from dim_jax.zoo import catalog
 
 TRAINERS: dict[str, Any] = {"classifier": classifier, "gan": gan, "diffusion": diffusion}
 
@@ -225,6 +226,9 @@ class Experiment:
 
     def generator_folders(self, fold: int, name: str) -> dict[str, Path]:
         """Returns the run directories of a generator by the class that they generate ("" for all classes)."""
+        trained = plan.trained_run(self.config, name)
+        if trained:
+            return {"": catalog.resolve(trained)}
         configs = plan.generator_configs(self.config, name, fold, self.site, self.minority_classes(fold))
         folder = self.site.generator(fold, name) / "runs"
         return {label: folder / (pools.folder_name(label) if label else "all") for label in configs}
@@ -239,11 +243,13 @@ class Experiment:
         for label, config in configs.items():
             if label in ("", *missing):
                 self._train(config, folders[label])
-        (kind,) = {config.trainer for config in configs.values()}
-        sampling = plan.sampling(self.config, kind)
+        sampling = plan.sampling(self.config, name)
+        data = self.site.data if plan.trained_run(self.config, name) else ""
         sources = {"": missing} if "" in folders else {label: [label] for label in missing}
         for source, labels in sources.items():
-            generation.generate_pool(folders[source], folder / "pool", options.images, labels=labels, sampling=sampling)
+            generation.generate_pool(
+                folders[source], folder / "pool", options.images, labels=labels, sampling=sampling, data=data, fold=fold
+            )
             compilation.clear_compiled_programs()
 
     def _is_generated(self, folder: Path) -> bool:
@@ -259,7 +265,7 @@ class Experiment:
         rules = Rules(**{key: getattr(options, key) for key in vars(Rules())})
         out = self.site.selected(fold, name).parent
         selection = pool_selection.select_images(
-            folder / "pool", self.site.data, run.folder(self.site), out, keep, rules, diagnosis=False
+            folder / "pool", self.site.data, run.folder(self.site), out, keep, rules, options.features, diagnosis=False
         )
         say(pool_selection.summary(selection))
         compilation.clear_compiled_programs()
@@ -280,14 +286,13 @@ class Experiment:
         if name:
             options, folder = self.config.pool, self.site.generator(run.fold, name)
             folders, classes = self.generator_folders(run.fold, name), self.minority_classes(run.fold)
-            configs = plan.generator_configs(self.config, name, run.fold, self.site, classes)
-            (kind,) = {config.trainer for config in configs.values()}
-            sampling = plan.sampling(self.config, kind)
-            lines += [["train", f"--workdir={path}"] for path in folders.values()]
+            sampling, trained = plan.sampling(self.config, name), plan.trained_run(self.config, name)
+            lines += [["train", f"--workdir={path}"] for path in folders.values() if not trained]
             for label in classes:
                 lines.append([
                     "generate", f"--workdir={folders.get(label) or folders['']}", f"--label={label}",
                     f"--num={options.images}", *(f"--{option}={value:g}" for option, value in sampling.items()),
+                    *([f"--data={self.site.data}", f"--fold={run.fold}"] if trained else []),
                     f"--out={folder / 'pool'}",
                 ])  # fmt: skip
             rules = [f"--{key.replace('_', '-')}={getattr(options, key):g}" for key in vars(Rules())]
@@ -295,7 +300,8 @@ class Experiment:
                 "select", f"--pool={folder / 'pool'}", f"--data={self.site.data}",
                 f"--classifier={self.judge(run.fold).folder(self.site)}",
                 f"--keep={self._max_selected(run.fold, name)}",
-                *rules, "--no-diagnosis", f"--out={self.site.selected(run.fold, name).parent}",
+                *rules, f"--features={options.features}", "--no-diagnosis",
+                f"--out={self.site.selected(run.fold, name).parent}",
             ])  # fmt: skip
         lines.append(["train", f"--workdir={run.folder(self.site)}"])
         return [f"python -m dim_jax.{command} {shlex.join(options)}" for command, *options in lines]

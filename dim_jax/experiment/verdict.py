@@ -115,7 +115,8 @@ def out_of_fold(
         if arm.adjust:
             labels = dataset.labels[dataset.rows("val")]
             adjustments = [
-                fit_adjustment(run.logits["val"], labels, counts, metric) for run in of_candidates[best.name]
+                fit_adjustment(run.logits["val"], labels, counts, metric, experiment.config.offsets)
+                for run in of_candidates[best.name]
             ]
             taus += [adjustment.tau for adjustment in adjustments]
         rows.append(dataset.rows("test"))

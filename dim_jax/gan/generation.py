@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from dim_jax.cli.progress import Progress
+from dim_jax.data.dataset import open_dataset
 from dim_jax.gan import generated_cards, pool_writer, pools
 from dim_jax.gan.diffusion_run import open_diffusion_run
 from dim_jax.gan.gan_run import open_gan_run
@@ -16,7 +18,7 @@ from dim_jax.gan.generator_run import GeneratorRun, Sampling
 from dim_jax.gan.synthesis import GROUP
 from dim_jax.runs import configuration, files, outputs
 from dim_jax.runs.schema import GENERATORS
-from dim_jax.training import compilation, hosts
+from dim_jax.training import compilation, hosts, packed_runs
 
 MOST_IMAGES, MOST_SEEDS = 10**6, 2**31
 
@@ -28,6 +30,8 @@ def generate_pool(
     first_seed: int = 0,
     labels: Sequence[str] = (),
     sampling: Sampling = MappingProxyType({}),
+    data: str | Path = "",
+    fold: int = 0,
 ) -> list[Path]:
     """Generates images of consecutive seeds for each class and writes them to `out/<class>/`; the hosts share the work.
 
@@ -42,6 +46,9 @@ def generate_pool(
       labels: classes of the images; required for a generator of several classes, optional for one of a single class.
       sampling: options of this kind of generator by name, see GanRun.sampling and DiffusionRun.sampling; those that are
         not given have their defaults.
+      data: prepared data, for a packed run, which was trained on other images: the pool is then of the split of these
+        data, so that images of it can be selected and trained with there. "": the pool is of the run's own split.
+      fold: fold of that split.
 
     Returns:
       The folders of the classes.
@@ -49,7 +56,8 @@ def generate_pool(
     Raises:
       FileNotFoundError: there is no run, or no checkpoint yet.
       ValueError: an option is out of range or of another kind of generator, the run does not generate the class or is
-        not a generator's, or the folder holds images of another model or other options.
+        not a generator's, the folder holds images of another model or other options, or images that `data` hold out
+        were among the run's training images.
     """
     if not 1 <= num <= MOST_IMAGES:
         raise ValueError(f"--num={num} must be at least 1 and at most {MOST_IMAGES}")
@@ -58,6 +66,8 @@ def generate_pool(
     compilation.configure_compilation()
     hosts.on_first_host(lambda: outputs.check(out, is_folder=True))
     run = hosts.on_first_host(lambda: open_run(workdir))
+    if data:
+        run = hosts.on_first_host(lambda: of_other_data(run, data, fold))
     complete = run.sampling(sampling)
     names = [_label(run, label) for label in labels or (None,)]
     return [_generate_class(run, Path(out), name, num, first_seed, complete) for name in names]
@@ -67,6 +77,28 @@ def open_run(workdir: str | Path) -> GeneratorRun:
     """Opens the run of a GAN or a diffusion model; see open_gan_run and open_diffusion_run."""
     kind = configuration.read_config(workdir, *GENERATORS).trainer
     return open_diffusion_run(workdir) if kind == "diffusion" else open_gan_run(workdir)
+
+
+def of_other_data(run: GeneratorRun, data: str | Path, fold: int) -> GeneratorRun:
+    """Returns a packed run as a generator for the split of other data than it was trained on.
+
+    Args:
+      run: the run.
+      data: prepared data.
+      fold: fold of its split.
+
+    Raises:
+      FileNotFoundError: there are no such data.
+      ValueError: the run is no packed one, or was trained on images that are held out there or on unknown ones.
+    """
+    if run.split_sha256:
+        raise ValueError(
+            f"{run.workdir} is the run of one split, and its images are for that; leave out --data, or give a run that "
+            "python -m dim_jax.export --to=packed wrote"
+        )
+    dataset = open_dataset(data, fold)
+    packed_runs.check_held_out(str(run.workdir), run.workdir, dataset.held_out)
+    return replace(run, split_sha256=dataset.split_sha256)
 
 
 def _generate_class(run: GeneratorRun, out: Path, label: str, num: int, first_seed: int, sampling: Sampling) -> Path:

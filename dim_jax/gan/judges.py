@@ -16,6 +16,7 @@ import numpy as np
 
 from dim_jax.cli.progress import Progress
 from dim_jax.data import images
+from dim_jax.evaluation import frozen_networks
 from dim_jax.evaluation.classifier_run import ClassifierRun
 from dim_jax.gan.pools import Pool
 from dim_jax.gan.selection_rules import CLASSIFIER, FEATURES, INCEPTION, LITE0
@@ -46,10 +47,10 @@ class Judge:
 
 
 def classifier_network(run: ClassifierRun) -> str | None:
-    """Returns the name of the ImageNet network that a classifier's features are made by, None if there is none."""
+    """Returns the ImageNet network that a classifier's features are made by or began as, None if there is none."""
     config = run.config
     if config.data.backend == "features":
-        return config.data.feature_network
+        return frozen_networks.architecture(config.data.feature_network)
     return config.model.name if config.model.name in PUBLISHED else None
 
 

@@ -71,7 +71,7 @@ def pack_run(run: str | Path, out: str | Path, data_name: str = "", licence: str
         _copy_evaluations(run, folder)
         cards.write(folder / cards.FILE_NAME, program_cards.packed_card(run, out.name, config, record))
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return f"{parsed.model.name} at step {step}, {size / 1e6:.1f} MB\n{out}"
+    return f"{parsed.model.name or 'GAN'} at step {step}, {size / 1e6:.1f} MB\n{out}"
 
 
 def _classifier(run: Path, config: dict[str, Any], dataset: Dataset) -> tuple[int, dict[str, Any], dict[str, Any]]:

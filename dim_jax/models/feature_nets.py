@@ -149,13 +149,12 @@ def lite_features(variables: Mapping[str, Any], images: jax.Array, network: str 
     Returns:
       logits (N, 1000) and features (N, 1280), float32.
     """
-    outputs: Any = PUBLISHED[network].make().apply(variables, _input_of(images, network))
+    outputs: Any = PUBLISHED[network].make().apply(variables, lite_input(images, PUBLISHED[network].image_size))
     return outputs
 
 
-def _input_of(images: jax.Array, network: str) -> jax.Array:
-    """Returns images in [-1, 1] as an EfficientNet-Lite of PUBLISHED takes them; see `lite_features`."""
-    side = PUBLISHED[network].image_size
+def lite_input(images: jax.Array, side: int) -> jax.Array:
+    """Returns images in [-1, 1] as an EfficientNet-Lite for images of `side` px takes them; see `lite_features`."""
     shape = (images.shape[0], side, side, images.shape[-1])
     return scale_pixels(jnp.clip(jax.image.resize(images, shape, "cubic", antialias=True), -1, 1))
 
@@ -169,19 +168,28 @@ class LiteClassifier(nn.Module):
     Attributes:
       num_classes: number of logits.
       network: key of efficientnet_lite.PUBLISHED.
+      image_size: side in px that images are brought to; 0: the network's own.
     """
 
     num_classes: int
     network: str = LITE0
+    image_size: int = 0
 
-    @nn.compact
+    def setup(self) -> None:
+        self.classifier = PUBLISHED[self.network].make(num_classes=self.num_classes)
+        nn.share_scope(self, self.classifier)  # its variables and its feature map are those of this module
+
+    @property
+    def last_block(self) -> str:
+        """Name of the module that computes the last feature map."""
+        return PUBLISHED[self.network].make().last_block
+
     def __call__(
         self, images: jax.Array, train: bool = False, example_keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Classifies images (N, H, W, 3) in [-1, 1]; returns logits (N, num_classes) and features (N, 1280)."""
         del train, example_keys
-        make = PUBLISHED[self.network].make
-        return make(num_classes=self.num_classes, name="network")(_input_of(images, self.network))
+        return self.classifier(lite_input(images, self.image_size or PUBLISHED[self.network].image_size))
 
 
 def folded_head(head: Mapping[str, Any], mean: Any, std: Any) -> dict[str, Any]:

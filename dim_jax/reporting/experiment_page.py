@@ -8,13 +8,25 @@ from typing import Any
 import numpy as np
 
 from dim_jax.cli.command_line import printable
-from dim_jax.reporting import experiment_tables, figures, pages, tables, thumbnails, wording
+from dim_jax.reporting import (
+    examples,
+    experiment_tables,
+    figures,
+    pages,
+    predictions,
+    run_directory,
+    selection_page,
+    tables,
+    thumbnails,
+    wording,
+)
 from dim_jax.reporting.tables import Table
 from dim_jax.runs import files
 
 RESULTS = "results.json"
 FORMAT = 2  # format 1 had neither the path of a selection's list of images nor the significance of answers
 MOST_IMAGES = 24  # selected images shown per generator
+LEAST_RECALL = 0.5  # classes with less are named
 SHEET_SIDE = 1400  # pixels
 
 
@@ -98,9 +110,11 @@ def _site(number: int, name: str, site: Mapping[str, Any], folder: Path) -> dict
         "cautions": _cautions(site),
         "not_run": list(site["not_run"].items()),
         "advice": _advice(site, arms),
+        "examples": _examples(site, folder),
         "arms": experiment_tables.arm_table(arms),
         "by_case": experiment_tables.case_table(arms),
         "forest": _markup(_forest(arms, metric, prefix)) if arms else None,
+        "takeaway": _takeaway(arms, metric) if arms else "",
         "contrasts": experiment_tables.contrast_table(site["answers"], titles, metric),
         "added": _added_curves(arms, metric, prefix),
         "per_class": experiment_tables.class_table(site, arms),
@@ -148,9 +162,30 @@ def _advice(site: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> dict[
         "members": list(dict.fromkeys(title for fold in arm["made_of"] for title in fold)),
         "arms": experiment_tables.arm_table(pair),
         "per_class": experiment_tables.class_table(site, pair),
+        "weak": weak_classes(site, arm),
         "fold": recommended["fold"],
         "command": recommended["command"],
     }
+
+
+def weak_classes(site: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
+    """Returns the classes of which an arm recalls less than half, with their recall, as texts."""
+    recalls = [arm["scores"][f"recall_{label}"]["value"] for label in range(len(site["classes"]))]
+    return [
+        f"{name} ({recall:.2f})" for name, recall in zip(site["classes"], recalls, strict=True) if recall < LEAST_RECALL
+    ]
+
+
+def _examples(site: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """Returns example images of the first network of the recommended arm; None if it is not here."""
+    recommended = site.get("recommended") or {}
+    if not recommended.get("run") or not (folder / recommended["run"]).is_dir():
+        return None
+    run = run_directory.read(site["name"], folder / recommended["run"])
+    predicted = predictions.read(run, "test") if "test" in run.evaluations else None
+    if not isinstance(predicted, predictions.SavedPredictions):
+        return None
+    return {"note": "", "fold": recommended["fold"], **examples.view(run, predicted)}
 
 
 def _markup(text: str) -> Any:
@@ -191,6 +226,18 @@ def _cautions(site: Mapping[str, Any]) -> list[str]:
                 f"the selection, instead of {arm['count']}."
             )
     return cautions
+
+
+def _takeaway(arms: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Returns the title of the forest plot: the best arm, and how it compares with the first one."""
+    best, first = max(arms, key=lambda arm: arm["scores"][metric]["value"]), arms[0]
+    value, base = (arm["scores"][metric]["value"] for arm in (best, first))
+    if best is first:
+        return f"No arm has a higher {wording.label(metric)} than {first['title']} ({wording.number(base)})"
+    return (
+        f"Highest {wording.label(metric)}: {best['title']}, {wording.number(value)} instead of {wording.number(base)} "
+        f"of {first['title']}"
+    )
 
 
 def _forest(arms: Sequence[Mapping[str, Any]], metric: str, prefix: str) -> str:
@@ -275,7 +322,8 @@ def _generator(name: str, entries: Sequence[Mapping[str, Any]], folder: Path) ->
         "rows": rows,
         "fold": first["fold"],
         "selected": _selected_images(list_path),
-        "pairs": _picture(list_path.with_name("closest_pairs.png")),
+        "rejected": _rejected_images(list_path, [entry["class"] for entry in entries if not entry["kept"]]),
+        "pairs": _picture(list_path.with_name("closest_pairs.png")) if any(map(_has_pairs, entries)) else None,
         "page": list_path.with_name("report.html"),
         "csv": Table(
             f"selection_{name}",
@@ -295,6 +343,27 @@ def _selected_images(path: Path) -> list[dict[str, Any]]:
         if pixels is not None:
             images.append({"uri": thumbnails.data_uri(pixels), "label": entry["label"], "seed": entry["seed"]})
     return images
+
+
+def _rejected_images(path: Path, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the best rejected images of classes of which none was selected."""
+    rejected = path.with_name("rejected.json")
+    if not classes or not rejected.is_file():
+        return []
+    entries = files.read_json(rejected)["rejected"]
+    images = []
+    for name in dict.fromkeys(classes):
+        for entry in selection_page.best_rejected([entry for entry in entries if entry["label"] == name]):
+            pixels = thumbnails.read(path.parent / entry["path"])
+            if pixels is not None:
+                reason = selection_page.REASONS[entry["reason"]][0]
+                images.append({"uri": thumbnails.data_uri(pixels), "label": f"{name}: {reason}", "seed": entry["seed"]})
+    return images
+
+
+def _has_pairs(entry: Mapping[str, Any]) -> bool:
+    """Returns whether the sheet of closest pairs of a selection has images of the class."""
+    return bool(entry["kept"] or entry["rejected"]["copy_of_training_image"])
 
 
 def _picture(path: Path) -> str | None:

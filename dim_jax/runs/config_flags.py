@@ -29,6 +29,7 @@ class Options(NamedTuple):
       data_root: where the images are now; None if they were not moved.
       list_tasks: whether to print the tasks of an experiment, and start nothing.
       task: number of the only task of an experiment to do; None for all.
+      is_brief: whether one bar is to replace what the stages of an experiment print.
     """
 
     config: dict[str, Any]
@@ -38,6 +39,7 @@ class Options(NamedTuple):
     data_root: str | None
     list_tasks: bool
     task: int | None
+    is_brief: bool
 
 
 def parse_flags(arguments: Sequence[str]) -> Options:
@@ -60,6 +62,7 @@ def parse_flags(arguments: Sequence[str]) -> Options:
     flags.DEFINE_string("data-root", None, "where the images are now", flag_values=values)
     flags.DEFINE_bool("list-tasks", False, "print the tasks of an experiment and start nothing", flag_values=values)
     flags.DEFINE_integer("task", None, "the only task to do", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("brief", False, "one bar", flag_values=values)
     flags.DEFINE_bool("debug", False, "full trace of an error", flag_values=values)
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     try:
@@ -72,10 +75,12 @@ def parse_flags(arguments: Sequence[str]) -> Options:
         raise ValueError("--workdir is missing; give the run directory, for example --workdir=runs/a")
     fields.check_plain(config.to_dict())
     run = Path(values["workdir"].value)
-    options = (values[name].value for name in ("dry-run", "profile", "data-root", "list-tasks", "task"))
+    options = (values[name].value for name in ("dry-run", "profile", "data-root", "list-tasks", "task", "brief"))
     parsed = Options(files.to_json(config.to_dict()), run, *options)
     if parsed.list_tasks or parsed.task is not None:
         _check_tasks(parsed)
+    if parsed.is_brief and parsed.config.get("trainer") != "experiment":
+        raise ValueError("--brief is for experiments, which have many stages; leave it out")
     return parsed
 
 

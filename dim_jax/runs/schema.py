@@ -9,7 +9,7 @@ conditioning on labels; 3 experiments archive predictions; 4 learning-rate scali
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
 deferred re-balancing, rates and phases of the head, test-time views; 7 the frozen network whose features are
 classified, recommended arms of experiments; 8 diffusion models; 9 generated images smaller than the classifier's input,
-initial weights of GANs.
+initial weights of GANs, features of selections and offsets of adjusted arms in experiments.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ import numpy as np
 from annotated_types import Interval
 
 from dim_jax import augmentation, losses, models
-from dim_jax.models.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
+from dim_jax.models.efficientnet_lite import PIXEL_MEAN, PIXEL_STD, PUBLISHED
 from dim_jax.runs import fields
 from dim_jax.runs.fields import Added, Choice, Option, Options
 
@@ -90,9 +90,7 @@ class TrainFields:
 @dataclass(frozen=True)
 class ClassifierData(DataFields):
     backend: Literal["tf", "resident", "features"]
-    feature_network: Annotated[
-        Literal["efficientnet_lite0", "efficientnet_lite2"], Added(7, before="efficientnet_lite0")
-    ]
+    feature_network: Annotated[str, Added(7, before="efficientnet_lite0")]
     mean: Annotated[tuple[Share, ...], Added(2, before=())]
     std: Annotated[tuple[Share, ...], Added(2, before=())]
     generated: str
@@ -179,6 +177,12 @@ class ClassifierConfig:
         if takes_features and of_images:
             raise ValueError(
                 f"{of_images[0]} changes images, and config.data.backend=features has none; leave it unset"
+            )
+        network = data.feature_network
+        if network not in PUBLISHED and not network.startswith("zoo:"):
+            raise ValueError(
+                f"config.data.feature_network={network!r} must be one of {', '.join(PUBLISHED)}, or a trained model, "
+                f"such as zoo:ebhi-seg{fields.nearest(network, PUBLISHED)}"
             )
         self._check_initial_weights()
         if self.augment.mixing != "none" and not losses.takes_mixed_labels(losses.get_loss(self.loss.name)):
@@ -408,6 +412,9 @@ class PoolFields:
     truncation: Annotated[float, Interval(gt=0, le=10)]
     guidance: Annotated[float, Interval(ge=0, le=100), Added(8, before=1.0)]
     judge: str
+    features: Annotated[
+        Literal["efficientnet_lite2", "efficientnet_lite0", "classifier"], Added(9, before="efficientnet_lite2")
+    ]
     least_probability: Share
     distance_quantile: Share
     distance_slack: Annotated[float, Interval(ge=0, le=1e6)]
@@ -462,6 +469,7 @@ class ExperimentConfig:
     minority_share: Annotated[float, Interval(gt=0, le=1)]
     pool: PoolFields
     metric: Literal["macro_f1", "g_mean", "balanced_accuracy", "mcc", "accuracy"]
+    offsets: Annotated[Literal["prior", "class"], Added(9, before="prior")]
     resamples: Annotated[int, Interval(ge=1, le=10**8)]
     classifier: ClassifierConfig
     gan: GanConfig

@@ -13,7 +13,7 @@ from dim_jax.augmentation import mixing
 from dim_jax.cli.command_line import say
 from dim_jax.data import dataset as datasets
 from dim_jax.data.sampler import Sampler, SwitchedSampler, make_sampler
-from dim_jax.evaluation import metrics, split_evaluation
+from dim_jax.evaluation import frozen_networks, metrics, split_evaluation
 from dim_jax.evaluation.predictor import Predictions, Predictor, make_predictor, views_of
 from dim_jax.gan import pools
 from dim_jax.losses import deferred
@@ -190,7 +190,7 @@ def check_weights(config: ClassifierConfig) -> None:
     if config.train.initial_weights == "imagenet":
         pretrained.check_imagenet_weights(config.model.name)
     if config.data.backend == "features":
-        pretrained.lite_path(config.data.feature_network)
+        frozen_networks.check_weights(config.data.feature_network)
 
 
 def open_data(config: ClassifierConfig, source: Path) -> tuple[datasets.Dataset, Sampler]:

@@ -1,6 +1,6 @@
 """Initial weights from an earlier run of a classifier."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,26 +37,12 @@ def read(run: str, data: Dataset) -> tuple[dict[str, Any], str]:
                 "data and fold"
             )
     else:
-        _check_held_out(where, packed_runs.training_images(folder), data)
+        packed_runs.check_held_out(where, folder, data.held_out)
     statistics = data.channel_statistics()
     if not np.allclose((earlier.mean, earlier.std), statistics, atol=1e-4):
         mean, std = (tuple(round(float(value), 4) for value in values) for values in (earlier.mean, earlier.std))
         raise ValueError(f"{where} normalises images by other statistics; set config.data.mean={mean} and .std={std}")
     return earlier.variables, f"{run}, {earlier.config.model.name} at step {earlier.step}"
-
-
-def _check_held_out(where: str, trained_on: Collection[str], data: Dataset) -> None:
-    """Raises ValueError if a packed run was trained on images that are held out here, or on unknown ones."""
-    if not trained_on:
-        raise ValueError(f"{where} was imported without images, so what it was trained on is unknown")
-    rows = data.manifest.rows
-    held_out = [rows[row] for part in ("val", "test") for row in data.rows(part).tolist()]
-    leaked = [row.path for row in held_out if packed_runs.digest(row.sha256) in trained_on]
-    if leaked:
-        raise ValueError(
-            f"{where} was trained on {len(leaked)} of the images that are held out here, such as {leaked[0]}; start "
-            "from imagenet, or from a run on the same data and fold"
-        )
 
 
 def with_weights(variables: Mapping[str, Any], earlier: Mapping[str, Any], head: str, run: str) -> dict[str, Any]:

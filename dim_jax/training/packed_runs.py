@@ -89,6 +89,28 @@ def training_images(workdir: str | Path) -> frozenset[str]:
     return frozenset(digests if isinstance(digests, list) else ())
 
 
+def check_held_out(where: str, workdir: str | Path, held_out: Mapping[str, str]) -> None:
+    """Checks that a packed run was not trained on images that are held out of training elsewhere.
+
+    Args:
+      where: what names the run, for messages.
+      workdir: the run.
+      held_out: SHA-256 of the images that are held out, by their paths.
+
+    Raises:
+      ValueError: it was trained on one of them, or on unknown images.
+    """
+    known = training_images(workdir)
+    if not known:
+        raise ValueError(f"{where} was imported without images, so what it was trained on is unknown")
+    leaked = [path for path, sha256 in held_out.items() if digest(sha256) in known]
+    if leaked:
+        raise ValueError(
+            f"{where} was trained on {len(leaked)} of the images that are held out here, such as {leaked[0]}; choose "
+            "another model, or train one on the training images of this split"
+        )
+
+
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):

@@ -14,6 +14,7 @@ PREFIX = "zoo:"
 INDEX = "index.json"
 PLACE = Path(__file__).parent
 KINDS = ("plain", "adjusted")  # without and with the adjustment that was chosen on validation images
+GCGAN = "gcgan"  # networks of GANs have no name in their configuration
 SCORES = ("macro_f1", "g_mean", "accuracy")
 
 
@@ -79,7 +80,7 @@ def _entry(place: Path) -> dict[str, Any]:
         scores = {kind: {name: intervals[kind]["scores"][name] for name in SCORES} for kind in KINDS}
     return {
         "kind": config["trainer"],
-        "network": config["model"]["name"],
+        "network": config["model"].get("name", GCGAN),
         "image_size": config["data"]["image_size"],
         "classes": config["classes"],
         "data": record["data"]["name"],

@@ -10,7 +10,7 @@ import pytest
 from hostile_inputs import assert_harmless
 
 from dim_jax.cli import progress
-from dim_jax.cli.progress import Progress
+from dim_jax.cli.progress import Progress, Stages
 
 
 class Clock:
@@ -128,3 +128,40 @@ def test_on_a_terminal_a_bar_replaces_the_lines(clock, monkeypatch):
     last = text.rstrip("\n").split("\r")[-1]
     assert last.startswith("train: 100%") and "40/40" in last
     assert "4.0 images/s, loss 40" in last
+
+
+def test_stages_share_one_line_and_their_parts_have_none_of_their_own(clock, printed):
+    with Stages("experiment", 4) as stages:
+        stages.begin("data", 1)
+        clock.now += 20
+        stages.begin("train", 2)
+        bar = Progress("steps", 4)
+        clock.now += 20
+        bar.update(2)
+        bar.close()
+        clock.now += 20
+        stages.begin("page", 1)
+        stages.end()
+    assert printed().splitlines() == [
+        "experiment: 0%, data",
+        "experiment: 25%, 1:00 left, train",
+        "experiment: 44%, 0:51 left, train, steps 2/4",
+        "experiment: 75%, 0:20 left, page",
+        "experiment: 100%, 0:00 left",
+    ]
+    run(Progress("train", 4), clock, [(1, 1), (20, 4)])  # afterwards they have again
+    assert printed().startswith("train: 4/4")
+
+
+def test_the_time_left_of_stages_never_grows_by_a_part_that_ends(clock, printed):
+    with Stages("experiment", 1) as stages:
+        stages.begin("train", 1)
+        shares = []
+        for _ in range(3):
+            bar = Progress("part", 3)
+            for done in (1, 2, 3):
+                clock.now += 20
+                bar.update(done)
+                shares.append(int(re.search(r"(\d+)%", printed())[1]))
+            bar.close()
+    assert shares == sorted(shares) and shares[-1] < 100

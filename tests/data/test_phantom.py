@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dim_jax.cli import command_line
 from dim_jax.data import phantom
 from dim_jax.data.phantom import CLASSES, COUNTS, PhantomImage, draw, plan
 from dim_jax.data.phantom_tissue import GRID, Tissue, _Occupancy, compose
@@ -285,3 +286,9 @@ def test_help_is_quick() -> None:
     assert done.returncode == 0 and "--contact-sheet" in done.stdout
     # Processor time, which hardly depends on the load of the machine.
     assert after.children_user - before.children_user < 4, "importing the phantom has become slow"
+
+
+def test_one_class_can_be_written_alone(tmp_path, capsys):
+    assert command_line.run(phantom.main, [f"--write={tmp_path}", "--size=16", "--scale=0.02", "--only=polyp"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["polyp"]
+    assert "9 images of 5 cases" in capsys.readouterr().out

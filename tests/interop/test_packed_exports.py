@@ -15,6 +15,7 @@ from dim_jax.data.dataset import open_dataset
 from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import split_evaluation
 from dim_jax.evaluation.classifier_run import open_classifier_run
+from dim_jax.gan import pools
 from dim_jax.prediction.new_images import predict_images
 from dim_jax.runs import files
 from dim_jax.trainers import initial_run
@@ -147,6 +148,28 @@ def test_a_generator_gives_the_images_of_its_run(data, tmp_path, conditional):
     arguments = [f"--workdir={tmp_path / 'packed'}", "--num=2", f"--out={tmp_path / 'pool'}", f"--label={label}"]
     assert command_line.run(generate.main, arguments) == 0
     assert len(list((tmp_path / "pool" / label).glob("*.png"))) == 2
+
+
+def test_its_images_are_for_any_data_that_hold_out_none_of_its_training_images(data, tmp_path, capsys):
+    dataset = open_dataset(data)
+    label, folder = dataset.classes[1], tmp_path / "packed"
+    gan_run(tmp_path / "run", data, f"--config.gan.label={label}")
+    assert command_line.run(export.main, [str(tmp_path / "run"), "--to=packed", f"--out={folder}"]) == 0
+
+    def pool(run, name):
+        return command_line.run(
+            generate.main, [f"--workdir={run}", "--num=2", f"--data={data}", f"--out={tmp_path / name}"]
+        )
+
+    assert pool(folder, "pool") == 0
+    assert pools.load(tmp_path / "pool")[0].split_sha256 == dataset.split_sha256
+    assert pool(tmp_path / "run", "own") == 2 and "is the run of one split" in capsys.readouterr().err
+    record = files.read_object(folder / packed_runs.RECORD)
+    record["data"]["training_images"].append(packed_runs.digest(next(iter(dataset.held_out.values()))))
+    files.write_json(folder / packed_runs.RECORD, record)
+    assert pool(folder, "leaked") == 2
+    assert "was trained on 1 of the images that are held out here" in capsys.readouterr().err
+    assert not (tmp_path / "own").exists() and not (tmp_path / "leaked").exists()
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,6 @@ def test_what_is_not_a_configuration_is_unchanged():
         {"trainer": ["gan"]},
         {"trainer": "classifier", "loss": 3},
         {"trainer": "classifier", "loss": {"name": 3}},
-        {"trainer": "experiment", "gan": None, "recommended": ""},
+        {"trainer": "experiment", "gan": None, "recommended": "", "offsets": "prior"},
     ):
         assert configuration.complete(odd) == odd
