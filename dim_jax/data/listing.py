@@ -1,11 +1,17 @@
 """The images of a source, listed and not read yet, and their classes."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dim_jax.data import spellings
 
+# What names of classes contain, from the least to the most severe.
+SEVERITY = (
+    r"^normal|healthy", r"hyperplas", r"polyp", r"serrated|adenoma\b|adenoma$", r"low.?grade|^lg", r"high.?grade|^hg",
+    r"carcinoma|cancer|malignan|^tumou?r",
+)  # fmt: skip
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 
 
@@ -143,7 +149,7 @@ def class_order(listed: Sequence[ListedImage], names: Sequence[str] | None) -> t
 
     Args:
       listed: the images.
-      names: class names in label order; None sorts the labels of the images.
+      names: class names in label order; None: by severity where the names of all classes tell it, or else sorted.
 
     Raises:
       ValueError: a name is repeated or empty, the label of an image is not in `names`, a class has no images, two
@@ -158,7 +164,7 @@ def class_order(listed: Sequence[ListedImage], names: Sequence[str] | None) -> t
                 f"the labels {other!a} and {name!a} differ in spelling only (capitals, spaces, leading zeros, 1.0 "
                 "for 1, or how accents are written); spell them alike, or rename one if they are two classes"
             )
-    names = labels if names is None else _as_labels(names, labels)
+    names = _by_severity(labels) if names is None else _as_labels(names, labels)
     if len(set(names)) != len(names) or not all(names):
         raise ValueError(f"--classes={','.join(names)} has an empty or repeated name; give each class once")
     for item in listed:
@@ -170,6 +176,15 @@ def class_order(listed: Sequence[ListedImage], names: Sequence[str] | None) -> t
     if len(names) < 2:
         raise ValueError(f"there is only one class, {names[0]!r}; a classifier needs at least two")
     return tuple(names)
+
+
+def _by_severity(labels: Sequence[str]) -> Sequence[str]:
+    """Returns the labels from the least to the most severe, or as they are if some do not tell it or are equal."""
+    ranks = [next((rank for rank, form in enumerate(SEVERITY) if re.search(form, label.casefold())), None)
+             for label in labels]  # fmt: skip
+    if None in ranks or len(set(ranks)) < len(ranks):
+        return labels
+    return [label for _, label in sorted(zip(ranks, labels, strict=True))]
 
 
 def _as_labels(names: Sequence[str], labels: Sequence[str]) -> list[str]:

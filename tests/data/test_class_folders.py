@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dim_jax.data import class_folders
+from dim_jax.data.listing import ListedImage, class_order
 
 PARTS = {
     "train": ("train", "Train", "TRAINING", "train_set", "traindata"),
@@ -140,3 +141,21 @@ def test_nested_folders_are_named_where_groups_are_read_from_the_paths(tmp_path)
     listing = class_folders.read(tmp_path, has_group_regex=True)
     assert {item.label for item in listing.images} == {"a", "b"}
     assert "a/P1, a/P2, b/P3" in listing.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ["Adenocarcinoma", "High-grade IN", "Low-grade IN", "Normal", "Polyp", "Serrated adenoma"],
+            ["Normal", "Polyp", "Serrated adenoma", "Low-grade IN", "High-grade IN", "Adenocarcinoma"],
+        ),
+        (["cancer", "healthy"], ["healthy", "cancer"]),
+        (["cancer", "lymphoma", "normal"], ["cancer", "lymphoma", "normal"]),  # one tells no severity: sorted
+        (["adenocarcinoma", "carcinoma", "normal"], ["adenocarcinoma", "carcinoma", "normal"]),  # two are equal
+    ],
+)
+def test_classes_are_in_clinical_order_where_their_names_tell_it(names, expected):
+    listed = [ListedImage(f"{name}/1.png", name) for name in names]
+    assert list(class_order(listed, None)) == expected
+    assert list(class_order(listed, names)) == names  # an order that is given counts
