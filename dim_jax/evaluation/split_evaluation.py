@@ -129,7 +129,9 @@ def add_grad_cam(workdir: str | Path, split: str) -> None:
     if run.config.data.backend != "features" or "grad_cam" in arrays:
         return
     frozen = classifier_of_images(run)
-    dataset = replace(open_run_dataset(workdir, run.config), fixed_statistics=(frozen.mean, frozen.std))
+    dataset = replace(
+        open_run_dataset(workdir, run.config), fixed_statistics=(frozen.mean.tolist(), frozen.std.tolist())
+    )
     data = run.config.data
     pixels = make_images("resident", dataset, data.image_size, data.resize, data.cache_gib, parallel.device_bytes())
     predictor = Predictor(frozen.model, dataset, pixels, BATCH * jax.device_count())
@@ -137,7 +139,8 @@ def add_grad_cam(workdir: str | Path, split: str) -> None:
     explained = predictor(parallel.replicate(variables), arrays["index"], arrays["logits"].argmax(-1))
     check = _check_grad_cam(predictor, variables, explained)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays, grad_cam=explained.grad_cam)
+    extended: dict[str, Any] = {**arrays, "grad_cam": explained.grad_cam}
+    np.savez_compressed(buffer, **extended)
     with files.turn(folder):
         files.write_bytes(folder / "predictions.npz", buffer.getvalue())
         files.write_json(
