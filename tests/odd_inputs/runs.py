@@ -100,7 +100,8 @@ def weights_of_unknown_order(folder: Path) -> str:
     """The classes of the data are in the order of the alphabet, and the file says nothing."""
     write_classes(folder / "slides", 6, tuple(CLASSES.split(",")))
     data = folder / "data"
-    run("prepare", f"--source={folder / 'slides'}", f"--out={data}", "--image-size=32").succeeded()
+    alphabetical = f"--classes={','.join(sorted(CLASSES.split(',')))}"
+    run("prepare", f"--source={folder / 'slides'}", f"--out={data}", "--image-size=32", alphabetical).succeeded()
     command = ("interop.convert", weights(folder), f"--data={data}", f"--out={folder / 'run'}")
     before = snapshot(folder)
     outcome = run(*command).refused("does not record the order of its outputs", "--classes=adenocarcinoma,")
