@@ -11,6 +11,8 @@ import threading
 import time
 import urllib.request
 
+import pytest
+
 BUCKET = "slides"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -42,12 +44,23 @@ def running(command, port):
 
 @contextlib.contextmanager
 def s3():
-    """Moto's S3 server in a process of its own, with the bucket BUCKET; yields its address."""
+    """Moto's S3 server in a process of its own, with the bucket BUCKET; yields its address. Skips without Moto."""
+    pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
     port = free_port()
     with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port):
         address = f"http://127.0.0.1:{port}"
         urllib.request.urlopen(urllib.request.Request(f"{address}/{BUCKET}", method="PUT"), timeout=30).close()
         yield address
+
+
+def use_s3(address, patch):
+    """Makes this process find S3 at an address, by a MonkeyPatch."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
+        patch.setenv(name, value)
 
 
 @contextlib.contextmanager

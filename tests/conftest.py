@@ -66,6 +66,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+from dim_jax.data.preparation import prepare_dataset  # noqa: E402
 from dim_jax.training import compilation  # noqa: E402 - imports JAX, which reads the variables
 
 compilation.make_collections_rare()
@@ -131,6 +132,12 @@ def pytest_make_collect_report(collector):
     report = yield
     refuse_skip(report, collector.config)
     return report
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Prepared synthetic tissue of 32 px, for modules that have no data of their own."""
+    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module", autouse=True)

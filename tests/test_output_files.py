@@ -16,7 +16,6 @@ from untrained_runs import classifier_run
 from dim_jax import ensemble, evaluate, export, label_issues, select
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
-from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.ensembles import open_classifier
 from dim_jax.gan import pool_selection, pool_writer
@@ -24,11 +23,6 @@ from dim_jax.interop import program_exports
 from dim_jax.runs import files
 
 SELECT = ("--features=classifier", "--no-diagnosis", "--least-probability=0", "--distance-slack=99")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from dim_jax.cli import command_line
 from dim_jax.data import manifest as manifests
 from dim_jax.data import splits
 from dim_jax.data.dataset import open_dataset
-from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation.adjustment import fit_adjustment
 from dim_jax.evaluation.calibration import probabilities
 from dim_jax.evaluation.ensembles import make_ensemble
@@ -23,11 +22,6 @@ from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
 
 TIMES = {"training_seconds_per_100_images", "test_seconds_per_image", "evaluation_seconds", "grad_cam_check"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module")

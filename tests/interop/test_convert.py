@@ -81,11 +81,6 @@ def assert_same_trees(ours, theirs):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
-
-
 def test_the_published_network_survives_import_and_export_bit_for_bit(tmp_path, capsys):
     tensors = {name: np.array(tensor(name, tuple(shape))) for name, shape in SHAPES.items()}
     tensors |= {name: np.asarray(4321) for name in tensors if name.endswith("num_batches_tracked")}

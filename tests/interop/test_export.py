@@ -17,7 +17,6 @@ from dim_jax import ensemble, export, predict
 from dim_jax.cli import command_line
 from dim_jax.data import images as data_images
 from dim_jax.data.dataset import open_dataset
-from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import split_evaluation
 from dim_jax.gan.gan_run import open_gan_run
 from dim_jax.gan.synthesis import inputs_of_seeds
@@ -38,11 +37,6 @@ NETWORKS = {
     "coatnet": ("--config.model.convolutions=((1, 16),)", "--config.model.transformers=((2, 32),)"),
     "wavemix": ("--config.model.channels=16", "--config.model.blocks=2"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module")

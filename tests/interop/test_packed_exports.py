@@ -12,7 +12,6 @@ import dim_jax
 from dim_jax import export, generate, predict
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
-from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import split_evaluation
 from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.gan import pools
@@ -20,11 +19,6 @@ from dim_jax.prediction.new_images import predict_images
 from dim_jax.runs import files
 from dim_jax.trainers import initial_run
 from dim_jax.training import packed_runs
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from jax import lax
 
 from dim_jax import losses
 from dim_jax.data.dataset import open_dataset
-from dim_jax.data.preparation import prepare_dataset
 from dim_jax.data.sampler import make_sampler
 from dim_jax.models import CLASSIFIERS, make_classifier
 from dim_jax.models.coatnet import relative_position_index
@@ -147,11 +146,6 @@ def test_equal_relative_positions_share_a_bias():
 
 
 # Published weights.
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @NEEDS_LITE0

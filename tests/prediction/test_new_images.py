@@ -20,7 +20,6 @@ from torch_pickles import write_state_dict
 from dim_jax import predict
 from dim_jax.cli import command_line
 from dim_jax.data.dataset import open_dataset
-from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import adjustment, calibration, costs, split_evaluation, validation
 from dim_jax.evaluation.classifier_run import open_classifier_run
 from dim_jax.evaluation.predictor import make_predictor
@@ -29,11 +28,6 @@ from dim_jax.prediction import output_files
 from dim_jax.prediction.folder_images import FolderImages
 from dim_jax.runs import files
 from dim_jax.training import checkpoints, loop
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module")

@@ -23,24 +23,13 @@ PACKAGE = Path(buckets.__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def server():
-    pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
     with bucket_servers.s3() as address:
         yield address
 
 
-def use(address, patch):
-    """Makes this process find S3 at an address."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    for name, value in {**bucket_servers.CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
-        patch.setenv(name, value)
-
-
 @pytest.fixture
 def folder(server, monkeypatch, request):
-    use(server, monkeypatch)
+    bucket_servers.use_s3(server, monkeypatch)
     return BucketFolder(f"s3://{bucket_servers.BUCKET}/{request.node.name}")
 
 
@@ -48,7 +37,7 @@ def folder(server, monkeypatch, request):
 def proxied(server, monkeypatch, request):
     """A folder behind a proxy, and the proxy."""
     with bucket_servers.FaultyProxy(server) as proxy:
-        use(proxy.address, monkeypatch)
+        bucket_servers.use_s3(proxy.address, monkeypatch)
         monkeypatch.setattr(buckets, "FIRST_PAUSE", 0.01)
         yield BucketFolder(f"s3://{bucket_servers.BUCKET}/{request.node.name}"), proxy
 
@@ -150,7 +139,7 @@ def test_a_passing_fault_changes_no_result(proxied, fault, tmp_path):
 
 def test_a_bucket_that_cannot_be_reached_is_one_line(monkeypatch, capsys):
     pytest.importorskip("s3fs")
-    use(f"http://127.0.0.1:{bucket_servers.free_port()}", monkeypatch)
+    bucket_servers.use_s3(f"http://127.0.0.1:{bucket_servers.free_port()}", monkeypatch)
     monkeypatch.setattr(buckets, "PATIENCE", 0.5)
     assert command_line.run(train.main, ["--config=classifier:test", "--workdir=s3://slides/a"]) == 2
     assert "s3://slides/a/.owner.json cannot be written" in one_line(capsys)

@@ -13,7 +13,6 @@ import pytest
 from dim_jax import evaluate, predict, train
 from dim_jax.cli import command_line
 from dim_jax.data import images, manifest, splits
-from dim_jax.data.preparation import prepare_dataset
 from dim_jax.evaluation import calibration
 from dim_jax.runs import files
 from dim_jax.runs.workdir import claim
@@ -28,11 +27,6 @@ BASE = [
     "--config.train.eval_batch_size=16",
     "--config.optimizer.warmup_epochs=0",
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
 
 
 @pytest.fixture(scope="module")

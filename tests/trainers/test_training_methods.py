@@ -24,11 +24,6 @@ BASE = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
-
-
 def trained(data, run, *options):
     assert command_line.run(train.main, [*BASE, f"--config.data.path={data}", f"--workdir={run}", *options]) == 0
     return run

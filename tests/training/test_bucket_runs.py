@@ -32,24 +32,13 @@ URL = f"s3://{bucket_servers.BUCKET}"
 
 @pytest.fixture(scope="module")
 def server():
-    pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
     with bucket_servers.s3() as address:
         yield address
 
 
 @pytest.fixture(autouse=True)
 def found(server, monkeypatch):
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    for name, value in {**bucket_servers.CREDENTIALS, "AWS_ENDPOINT_URL": server}.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare_dataset("phantom", tmp_path_factory.mktemp("phantom") / "data", image_size=32, scale=0.03)
+    bucket_servers.use_s3(server, monkeypatch)
 
 
 @pytest.fixture(scope="module")
