@@ -11,7 +11,7 @@ from dim_jax.cli.command_line import is_verbose, printable, say
 
 SECONDS_BETWEEN_LINES = 15.0
 PART = 0.75  # of what is left of a stage is filled by its next part
-LEAST_DONE = 0.03  # share of all stages before which the time left is not told
+LEAST_DONE = 0.03  # share of all stages before which the time left is not shown
 
 
 class Stages:

@@ -103,8 +103,8 @@ def _fetch(url: str) -> None:
 def _make_room(record: Path, size: int, url: str) -> None:
     """Removes the folders that were not used for the longest time until `size` bytes more are within the limit."""
     limit = float(os.environ.get(LIMIT) or DEFAULT_GIB) * 2**30
-    others = [path for path in sorted(record.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)]
-    sizes = {path: files.read_object(path)["size"] for path in others if path != record}
+    oldest_first = sorted(record.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    sizes = {path: files.read_object(path)["size"] for path in oldest_first if path != record}
     for path in list(sizes):
         if sum(sizes.values()) + size <= limit:
             break

@@ -138,11 +138,9 @@ def add_grad_cam(workdir: str | Path, split: str) -> None:
     variables = predictor.check_variables(frozen.variables, run.checkpoint_folder)
     explained = predictor(parallel.replicate(variables), arrays["index"], arrays["logits"].argmax(-1))
     check = _check_grad_cam(predictor, variables, explained)
-    buffer = io.BytesIO()
-    extended: dict[str, Any] = {**arrays, "grad_cam": explained.grad_cam}
-    np.savez_compressed(buffer, **extended)
+    stored = _compressed({**arrays, "grad_cam": explained.grad_cam})
     with files.turn(folder):
-        files.write_bytes(folder / "predictions.npz", buffer.getvalue())
+        files.write_bytes(folder / "predictions.npz", stored)
         files.write_json(
             folder / "metrics.json", files.read_object(folder / "metrics.json") | {"grad_cam_check": check}
         )
@@ -231,16 +229,21 @@ def _write(
     adjustment: dict[str, Any] | None,
 ) -> None:
     folder = workdir / "eval" / split
-    buffer = io.BytesIO()
-    arrays = {name: getattr(predictions, name) for name in STORED}
-    np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
+    stored = _compressed({name: getattr(predictions, name) for name in STORED})
     with files.turn(folder):  # all files are of one evaluation
-        files.write_bytes(folder / "predictions.npz", buffer.getvalue())
+        files.write_bytes(folder / "predictions.npz", stored)
         if answers is not None:
             files.write_json(folder / "cases.json", {"checkpoint_step": metrics["checkpoint_step"], "cases": answers})
         if adjustment is not None:
             validation.write_adjustment(workdir, adjustment)
         files.write_json(folder / "metrics.json", metrics)
+
+
+def _compressed(arrays: Mapping[str, Any]) -> bytes:
+    """Returns the bytes of predictions.npz with these arrays, without those that are None."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if array is not None})
+    return buffer.getvalue()
 
 
 def _check_grad_cam(predictor: Predictor, variables: dict[str, Any], predictions: Predictions) -> dict[str, Any]:

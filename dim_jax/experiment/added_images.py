@@ -55,7 +55,7 @@ def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Da
     """Lists all images of a pool in the order of their seeds, without selection."""
     class_pools = pools.load(pool)
     paths = {class_pool.label: [image.path for image in class_pool.images] for class_pool in class_pools}
-    _write(path, {name: paths[name] for name in classes}, dataset, pools.preprocessing(class_pools))
+    write_list(path, {name: paths[name] for name in classes}, dataset, pools.preprocessing(class_pools))
 
 
 def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: Dataset) -> None:
@@ -67,7 +67,7 @@ def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: 
             listed[entry["label"]].append(Path(os.path.normpath(selected.parent / entry["path"])))
     num_missing = missing_images(dataset, classes)
     preprocessing = {name: selection[name] for name in ("image_size", "resize") if name in selection}
-    _write(path, {name: paths[: num_missing[name]] for name, paths in listed.items()}, dataset, preprocessing)
+    write_list(path, {name: paths[: num_missing[name]] for name, paths in listed.items()}, dataset, preprocessing)
 
 
 def choose_copies(classes: Sequence[str], count: int, dataset: Dataset, seed: int) -> dict[str, list[Path]]:
@@ -80,15 +80,6 @@ def choose_copies(classes: Sequence[str], count: int, dataset: Dataset, seed: in
         rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
         copies[name] = [dataset.file(int(row)) for row in np.concatenate(rounds)[:count]]
     return copies
-
-
-def write_copies(path: Path, copies: Mapping[str, Sequence[Path]], dataset: Dataset) -> None:
-    """Lists real training images, which are augmented in training like all others.
-
-    Args:
-      copies: of each class, from `choose_copies`.
-    """
-    _write(path, copies, dataset)
 
 
 def write_shrunk_copies(
@@ -109,12 +100,20 @@ def write_shrunk_copies(
         shrunk[source] = folder / f"{len(shrunk):05}.png"
         files.write_bytes(shrunk[source], images.png_bytes(images.read_square(source, image_size, resize)))
     listed = {name: [shrunk[source] for source in paths] for name, paths in copies.items()}
-    _write(path, listed, dataset, {"image_size": image_size, "resize": resize})
+    write_list(path, listed, dataset, {"image_size": image_size, "resize": resize})
 
 
-def _write(
+def write_list(
     path: Path, listed: Mapping[str, Sequence[Path]], dataset: Dataset, preprocessing: Mapping[str, Any] | None = None
 ) -> None:
+    """Writes a list of images of each class.
+
+    Args:
+      path: file of the list.
+      listed: the images of each class, in the order in which they are added.
+      dataset: the real images beside which they are trained on.
+      preprocessing: entries of `pools.preprocessing`, for generated images and those that stand in for them.
+    """
     entries = {
         name: [{"path": Path(os.path.relpath(image, path.parent)).as_posix(), "label": name} for image in paths]
         for name, paths in listed.items()

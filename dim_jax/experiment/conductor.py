@@ -71,8 +71,7 @@ def train(
             "an experiment runs on one host; for more of them, which share a --workdir, give each --task=N of "
             "--list-tasks"
         )
-    config, arms, names = _read(config, run)
-    questions = arms_of.read_questions(config, arms)
+    config, arms, names, questions = _read(config, run)
     sources = sources_of(config)
     if dry_run:
         for name, source in sources.items():
@@ -163,7 +162,7 @@ def list_tasks(config: Mapping[str, Any] | ExperimentConfig, run: Path, timed: b
     Raises:
       FileNotFoundError, ValueError: as for `train`.
     """
-    config, arms, names = _read(config, run)
+    config, arms, names, _ = _read(config, run)
     sources = sources_of(config)
     listed = tasks.list_tasks(stages.unopened(config, arms, run, sources), names)
     seconds: dict[Task, float] = {}
@@ -175,21 +174,21 @@ def list_tasks(config: Mapping[str, Any] | ExperimentConfig, run: Path, timed: b
 
 def _read(
     config: Mapping[str, Any] | ExperimentConfig, run: Path
-) -> tuple[ExperimentConfig, dict[str, Arm], list[str]]:
-    """Returns the configuration, all arms and the names of those to train.
+) -> tuple[ExperimentConfig, dict[str, Arm], list[str], dict[str, Question]]:
+    """Returns the configuration, all arms, the names of those to train, and the questions.
 
     Raises:
       ValueError: something in the configuration is wrong, or it differs from that of the experiment in `run`.
     """
     parsed: Any = parse_config(config)
     arms = arms_of.read_arms(parsed)
-    arms_of.read_questions(parsed, arms)
+    questions = arms_of.read_questions(parsed, arms)
     names = arms_of.chosen_names(parsed, arms)
     if parsed.recommended and parsed.recommended not in arms:
         raise ValueError(f"config.recommended={parsed.recommended!r} is not an arm; there are {', '.join(arms)}")
     _check_runs(parsed, arms)
     workdir.check_config(run, fields.to_dict(parsed), MAY_DIFFER)
-    return parsed, arms, names
+    return parsed, arms, names, questions
 
 
 def _numbered(number: int, experiments: Sequence[stages.Experiment], names: Sequence[str]) -> Task:

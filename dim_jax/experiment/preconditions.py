@@ -114,10 +114,9 @@ def _of_added(experiment: Experiment, fold: int, arm: Arm, config: ClassifierCon
     for of_generator in configs.values():
         yield from _of_config(name, of_generator)
         yield from _errors(name, partial(generator_images.label_to_train, of_generator, dataset))
-    for of_generator in [configuration.read_config(catalog.resolve(trained), "gan")] if trained else configs.values():
-        record = {"image_size": of_generator.data.image_size, "resize": of_generator.data.resize}
-        for user in users:
-            yield from _errors(name, partial(pools.check_preprocessing, record, "its pool", user.data))
+    record = plan.preprocessing_of_generators(experiment.config, [arm.generator])
+    for user in users:
+        yield from _errors(name, partial(pools.check_preprocessing, record, "its pool", user.data))
 
 
 def _check_trained(source: str, classes: Sequence[str], dataset: Dataset) -> None:

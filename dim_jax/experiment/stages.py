@@ -39,7 +39,7 @@ def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> S
       ValueError: the data are invalid, or were prepared with another number of folds.
     """
     options = config.data
-    site = Site(name, root, Path(source) if is_prepared(source) else root / plan.DATA)
+    site = _site(source, name, root)
     is_phantom = source == PHANTOM
     is_gone = not is_phantom and not source.startswith(TFDS) and not Path(source).is_dir()
     if is_gone and not is_prepared(site.data):
@@ -66,6 +66,11 @@ def open_site(source: str, name: str, root: Path, config: ExperimentConfig) -> S
             f"--folds={options.folds}, or give the images themselves"
         )
     return site
+
+
+def _site(source: str, name: str, root: Path) -> Site:
+    """Returns the site of a dataset, whose images may not be prepared yet; see `open_site`."""
+    return Site(name, root, Path(source) if is_prepared(source) else root / plan.DATA)
 
 
 def is_prepared(source: str | Path) -> bool:
@@ -195,7 +200,7 @@ class Experiment:
             if arm.added == SHRUNK_COPIES:
                 added_images.write_shrunk_copies(path, copies, dataset, **self.preprocessing_of_generators())
             else:
-                added_images.write_copies(path, copies, dataset)
+                added_images.write_list(path, copies, dataset)
             return
         if arm.is_unselected:
             self._generate_pool(fold, arm.generator, classes)
@@ -317,11 +322,7 @@ def unopened(
       run: its folder.
       sources: the sources of images by the name of their folder.
     """
-    sites = [
-        Site(name, run / name, Path(source) if is_prepared(source) else run / name / plan.DATA)
-        for name, source in sources.items()
-    ]
-    return [Experiment(config, site, dict(arms)) for site in sites]
+    return [Experiment(config, _site(source, name, run / name), dict(arms)) for name, source in sources.items()]
 
 
 def facts_of_selection(site: Site, folds: Sequence[int], name: str) -> list[dict[str, Any]]:

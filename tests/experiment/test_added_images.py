@@ -21,7 +21,7 @@ def test_shrunk_copies_are_the_sharp_ones_at_the_size_of_generated_images(tmp_pa
     dataset = open_dataset(folder)
     copies = added_images.choose_copies(["rare"], 7, dataset, seed=3)
     sharp, shrunk = tmp_path / "copies.json", tmp_path / "shrunk_copies.json"
-    added_images.write_copies(sharp, copies, dataset)
+    added_images.write_list(sharp, copies, dataset)
     added_images.write_shrunk_copies(shrunk, copies, dataset, image_size=8, resize="crop")
 
     record = files.read_json(shrunk)
