@@ -25,6 +25,7 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", stand_ins.path_with(folder))
     monkeypatch.setenv("PYTHON", str(tmp_path / "python" / "bin" / "python"))
     monkeypatch.setenv("POLL", "0")
+    monkeypatch.delenv("VENV", raising=False)  # of this machine, which a slice does not know
     return folder
 
 
