@@ -22,4 +22,5 @@ fi
 # SLURM runs a copy of this script from another folder.
 . "${SLURM_SUBMIT_DIR:-.}/launch/environment.sh"
 python -m pip install --quiet "jax[${CUDA:-cuda12}]"
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun takes no --cpus-per-task from the job by itself
 srun python -m dim_jax.train "$@"

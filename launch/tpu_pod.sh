@@ -6,7 +6,8 @@
 #   bash launch/tpu_pod.sh delete NAME ZONE
 # `train` requests the slice with the options before -- as the queued resource NAME, waits for it, installs the committed
 # state of this checkout on every worker, and trains with the options after --. What is there already is used. A slice
-# that is preempted is requested again, and the run resumes: --workdir must then be on storage that outlives the slice.
+# that is preempted is requested again, and the run resumes: --workdir must then be on storage that outlives the slice,
+# such as gs://BUCKET/FOLDER, where `report` finds the run without `fetch`.
 # If this script is stopped, the same command goes on. The data must be at the same path on every worker.
 #   SEND  a folder of this checkout to copy to every worker too, for example prepared data
 #   POLL  seconds between looks at a slice that is not ready (default 60)
@@ -71,7 +72,7 @@ install() { # errexit has no effect in what a condition calls
     git -C "$root" archive --output="$archive" HEAD &&
     { [ -z "${SEND:-}" ] || tar rf "$archive" -C "$root" "$SEND"; } &&
     tpus tpu-vm scp "$archive" "$name:dim_jax.tar" --worker=all &&
-    on all 'set -e; mkdir -p dim_jax; tar xf dim_jax.tar -C dim_jax; . dim_jax/launch/environment.sh
+    on all 'set -e; mkdir -p dim_jax; tar xf dim_jax.tar -C dim_jax; EXTRAS=gcs; . dim_jax/launch/environment.sh
       python -m pip install --quiet "jax[tpu]"' &&
     rm "$archive"
 }
