@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.generated_count = -1  # how many of them; -1: all
     config.data.generated_weight = 1.0  # draws of a generated image for one of a real image
     config.data.enlarge_generated = False  # allow smaller ones; their blur gives their class away, docs/generating.md
+    config.data.epoch_of = "all"  # images whose number is an epoch's draws; real: equal steps with generated ones
     config.data.class_balanced = False  # draw all classes equally often
 
     config.augment = ml_collections.ConfigDict()

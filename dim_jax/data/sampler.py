@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -122,11 +123,14 @@ def make_sampler(
     global_batch_size: int,
     class_balanced: bool = False,
     generated_weight: float = 1.0,
+    epoch_of: Literal["all", "real"] = "all",
     only_class: int | None = None,
 ) -> Sampler:
     """Returns the sampler of the training images of `dataset`, real and generated.
 
-    An epoch draws every real training image once on average, and every generated one `generated_weight` times.
+    An epoch draws every real training image once on average, and every generated one `generated_weight` times. With
+    `epoch_of="real"` it has as many draws as there are real images, in the same proportions, so that runs with and
+    without generated images take equal numbers of steps.
 
     Args:
       dataset: the data; only its training rows and generated images are drawn.
@@ -134,6 +138,7 @@ def make_sampler(
       global_batch_size: rows per step, >= 1.
       class_balanced: divide the draws of an epoch equally among the classes that have images.
       generated_weight: draws of a generated image per draw of a real one, >= 0.
+      epoch_of: which images' draws make up the length of an epoch.
       only_class: integer label of the only class to draw; None draws all classes.
 
     Raises:
@@ -161,7 +166,7 @@ def make_sampler(
         groups = [(rows[dataset.labels[rows] == label], weight) for label in every_class for rows, weight in groups]
     groups = [(rows, weight) for rows, weight in groups if len(rows)]
     draws = np.array([len(rows) * weight for rows, weight in groups])
-    epoch_size = max(round(draws.sum()), 1)
+    epoch_size = len(real) if epoch_of == "real" else max(round(draws.sum()), 1)
     if class_balanced:
         label_of = np.array([dataset.labels[rows[0]] for rows, _ in groups])
         labels_drawn = np.unique(label_of)

@@ -9,7 +9,8 @@ conditioning on labels; 3 experiments archive predictions; 4 learning-rate scali
 augmentations, and only the options of the chosen loss and model; 6 averaged weights of classifiers, mixed examples,
 deferred re-balancing, rates and phases of the head, test-time views; 7 the frozen network whose features are
 classified, recommended arms of experiments; 8 diffusion models; 9 generated images smaller than the classifier's input,
-initial weights of GANs, features of selections and offsets of adjusted arms in experiments.
+initial weights of GANs, features of selections and offsets of adjusted arms in experiments; 10 epochs that are as long
+as without generated images.
 """
 
 from collections.abc import Callable
@@ -97,6 +98,7 @@ class ClassifierData(DataFields):
     generated_count: Annotated[int, Interval(ge=-1, le=2**31 - 1)]
     generated_weight: Annotated[float, Interval(ge=0, le=1e6)]
     enlarge_generated: Annotated[bool, Added(9, before=False)]
+    epoch_of: Annotated[Literal["all", "real"], Added(10, before="all")]
     class_balanced: bool
 
 

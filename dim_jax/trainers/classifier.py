@@ -217,6 +217,7 @@ def _sampler(config: ClassifierConfig, data: datasets.Dataset, **options: Any) -
         "global_batch_size": config.train.global_batch_size,
         "class_balanced": config.data.class_balanced,
         "generated_weight": config.data.generated_weight,
+        "epoch_of": config.data.epoch_of,
     }
     return make_sampler(data, **own | options)
 

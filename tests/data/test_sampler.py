@@ -130,6 +130,21 @@ def test_every_generated_row_is_drawn_before_any_is_drawn_again():
     assert len({*draws[: 4 * sampler.epoch_size]} - set(TRAIN)) == 8
 
 
+@given(count=st.integers(0, 8), balanced=st.booleans(), weight=st.sampled_from([0.3, 1.0, 2.0]))
+def test_epochs_of_the_real_images_are_as_long_with_generated_ones_and_draw_them_by_weight(count, balanced, weight):
+    data = make_dataset(LABELS, ASSIGNMENT, GENERATED[:count])
+    options = {"seed": 0, "global_batch_size": 5, "class_balanced": balanced, "generated_weight": weight}
+    sampler, whole = (make_sampler(data, epoch_of=images, **options) for images in ("real", "all"))
+    assert sampler.epoch_size == len(TRAIN)
+    assert sampler.batch(10**6).shape == (5,)
+    epochs = 40
+    generated, of_whole = (data.is_generated[stream(one, epochs)].mean() for one in (sampler, whole))
+    # The draws of an epoch are rounded to whole images in both.
+    np.testing.assert_allclose(generated, of_whole, atol=1.5 / len(TRAIN))
+    if count == 0:
+        np.testing.assert_array_equal(stream(sampler, 3), stream(whole, 3))
+
+
 @given(count=st.integers(0, 8))
 def test_each_generated_image_adds_one_draw_per_epoch(count):
     data = make_dataset(LABELS, ASSIGNMENT, GENERATED[:count])

@@ -17,7 +17,7 @@ LATER = {
         "optimizer.backbone_learning_rate_scale": 1.0, "train.rebalance": "none",
         "train.rebalance_from": 0.8, "train.rebalance_tau": 1.0, "optimizer.learning_rate_scaling": "none",
         "optimizer.reference_batch_size": 32, "loss.adaptive": 1.0, "model.drop_connect": 0.5,
-        "data.enlarge_generated": False,
+        "data.enlarge_generated": False, "data.epoch_of": "all",
     },
     "gan": {
         "gan.condition_from": 0.0, "gan.condition_until": 0.0, "train.report": True, "augment.cutout": False,
