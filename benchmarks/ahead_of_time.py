@@ -157,15 +157,14 @@ def compile_step(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     build = {"classifier": classifier_step, "gan": gan_step}[options["model"]]
     step, init, constants, pixels = build(config)
 
-    def shapes(tree: Any, *leading: int) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*leading, *leaf.shape), leaf.dtype), tree)
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
     count, rows, side = len(devices), options["batch_size"], options["image_size"]
     batch = {"image": jax.ShapeDtypeStruct((count, 1, rows, side, side, 3), jnp.uint8)}
     for name, dtype in (("label", jnp.int32), ("mask", jnp.float32), ("row", jnp.int32)):
         batch[name] = jax.ShapeDtypeStruct((count, 1, rows), dtype)
-    state = shapes(jax.eval_shape(init, jax.random.key(0)), count)
-    constants = shapes(jax.eval_shape(lambda: constants))
+    state, constants = shapes(jax.eval_shape(init, jax.random.key(0))), shapes(jax.eval_shape(lambda: constants))
     started = time.perf_counter()
     with platforms.traced_for("accelerator"):
         lowered = parallel.pmap_train_step(step, devices).lower(state, batch, constants, pixels)

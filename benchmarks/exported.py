@@ -134,7 +134,7 @@ def build_predict(options: Options) -> Side:
     run, (images, _) = open_classifier_run(options["files"]["run"]), networks.batch(options, 0)
     step, variables = parallel.pmap_eval_step(make_eval_step(run.model)), parallel.replicate(run.variables)
     one_image = np.zeros((1, *images.shape[1:]), np.float32)
-    variables |= parallel.pmap_once(lambda variables: prepare_weights(run.model, variables, one_image))(variables)
+    variables |= parallel.jit_replicated(lambda variables: prepare_weights(run.model, variables, one_image))(variables)
     batch = {"image": images, "explained": np.full(len(images), PREDICTED, np.int32)}
     return _side(
         lambda: np.asarray(step(variables, parallel.shard(batch), (run.mean, run.std), None)[0]), "jax"

@@ -35,11 +35,10 @@ def build_ours(options: Options) -> Side:
     dispatch = parallel.pmap_eval_step(make_eval_step(model))
     variables = parallel.replicate(weights)
     one_image = np.zeros((1, options["image_size"], options["image_size"], 3), np.float32)
-    variables |= parallel.pmap_once(lambda variables: prepare_weights(model, variables, one_image))(variables)
+    variables |= parallel.jit_replicated(lambda variables: prepare_weights(model, variables, one_image))(variables)
     images, _ = networks.batch(options, 0)
-    # With one device, replicating a shard places it on that device.
     predicted = np.full(len(images), grad_cam.PREDICTED, np.int32)
-    batch = parallel.replicate({"image": images, "explained": predicted})
+    batch = jax.device_put(parallel.shard({"image": images, "explained": predicted}))
 
     def turn(steps: int) -> None:
         for _ in range(steps):

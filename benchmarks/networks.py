@@ -155,9 +155,7 @@ def training_side(
         return {"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)}
 
     batches = parallel.shard_steps([host_batch(seed) for seed in range(options["steps_per_dispatch"])])
-    one_batch = {name: array[0, 0] for name, array in batches.items()}
-    # With one device, replicating a shard places it on that device.
-    batches = parallel.replicate({name: array[0] for name, array in batches.items()})
+    one_batch = {name: np.asarray(array)[0, 0] for name, array in batches.items()}
 
     def turn(steps: int) -> None:
         nonlocal state

@@ -80,7 +80,7 @@ class Predictor:
         self.dataset, self._batch_size = dataset, batch_size
         self.statistics = images.statistics()
         one_image = jnp.zeros((1, *images.shape))
-        self._prepare = parallel.pmap_once(lambda variables: prepare_weights(model, variables, one_image))
+        self._prepare = parallel.jit_replicated(lambda variables: prepare_weights(model, variables, one_image))
         self._step = parallel.pmap_eval_step(make_eval_step(model))
         self._is_compiled = False
 

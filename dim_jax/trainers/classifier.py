@@ -97,7 +97,7 @@ def make_task(
     if num_head_steps:
         head_rate = classifier_step.make_learning_rate(config, num_head_steps, steps_per_epoch)
         head_alone = program(head_rate, trained_module=HEAD, steps_after=num_other_steps)
-        restart = parallel.pmap_once(lambda state: state.replace(opt_state=optimizer(rate).init(state.params)))
+        restart = parallel.jit_replicated(lambda state: state.replace(opt_state=optimizer(rate).init(state.params)))
         dispatch = head_first.head_first(head_alone, dispatch, restart, num_head_steps)
 
     # A loss that depends on `progress` is evaluated as at the end of the run, so that evaluations are comparable.

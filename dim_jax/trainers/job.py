@@ -165,7 +165,7 @@ def training_batches(
     start: int,
     partners: Sampler | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yields the batches of one dispatch after another from the step `start`, sharded for `parallel.pmap_train_step`.
+    """Yields the batches of one dispatch after another from the step `start`, from `parallel.shard_steps`.
 
     Args:
       images: result of data.backends.make_images.

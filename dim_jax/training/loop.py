@@ -66,7 +66,7 @@ class Task:
 
     Attributes:
       state: initial state on the host, with a `step`.
-      dispatch: (replicated state, sharded batches) -> (replicated state, metrics [devices, steps]).
+      dispatch: (replicated state, sharded batches) -> (replicated state, metrics [steps]).
       batches: first step -> iterator of sharded batches, one per dispatch, up to the end of the run.
       evaluate: replicated state -> metrics by name; it may write files of its own.
       best_metric: metric of `evaluate` whose maximum selects the best checkpoint; None for no best checkpoint.

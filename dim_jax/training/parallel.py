@@ -59,13 +59,16 @@ def pmap_train_step(
       pixels: replicated resident images, or None. An argument, since a closure would make them part of the program.
 
     Returns of the result:
-      the replicated state, and metrics of shape [devices, steps], equal on all devices.
+      the replicated state, and metrics of shape [steps], equal on all devices.
     """
 
     def many_steps(state: Tree, batches: Tree, constants: Tree, pixels: Tree) -> tuple[Tree, Tree]:
         return lax.scan(lambda state, batch: train_step(state, batch, constants, pixels), state, batches)
 
-    return jax.pmap(many_steps, axis_name=AXIS, in_axes=(0, 0, None, 0), donate_argnums=0, devices=devices)
+    return jax.pmap(
+        many_steps, axis_name=AXIS, in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0,
+        devices=devices,
+    )  # fmt: skip
 
 
 def pmap_eval_step(eval_step: Callable[[Tree, Tree, Tree, Tree], Tree]) -> Callable:
@@ -73,36 +76,36 @@ def pmap_eval_step(eval_step: Callable[[Tree, Tree, Tree, Tree], Tree]) -> Calla
 
     Variables and pixels are replicated, batch and outputs are sharded.
     """
-    return jax.pmap(eval_step, axis_name=AXIS, in_axes=(0, 0, None, 0))
+    return jax.pmap(eval_step, axis_name=AXIS, in_axes=(None, 0, None, None))
 
 
-def pmap_once(function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
-    """Returns `function` compiled to run on every device's copy of a replicated tree."""
-    return jax.pmap(function, axis_name=AXIS)
+def jit_replicated(function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
+    """Returns `function` compiled to turn a replicated tree into another; every device computes all of it."""
+    return jax.jit(function, out_shardings=_sharding(PartitionSpec()))
 
 
 def replicate(tree: Tree) -> Tree:
-    """Copies a tree of arrays to all local devices, in the layout of the outputs of a pmapped step.
-
-    With another layout, such as that of `flax.jax_utils.replicate`, the step would be compiled again at its second
-    call.
-    """
+    """Copies a tree of arrays to all local devices, in the layout of the state that a pmapped step returns."""
     devices = jax.local_devices()
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    sharding = _sharding(PartitionSpec())
 
     def copies(leaf: Any) -> jax.Array:
-        one = np.asarray(leaf)[np.newaxis]
+        array = np.asarray(leaf)
         # One copy per device: on CPU device_put may alias the host array, which a donating step would overwrite.
-        placed = [jax.device_put(one.copy(), device) for device in devices]
-        return jax.make_array_from_single_device_arrays((len(devices), *one.shape[1:]), sharding, placed)
+        placed = [jax.device_put(array.copy(), device) for device in devices]
+        return jax.make_array_from_single_device_arrays(array.shape, sharding, placed)
 
     return jax.tree.map(copies, tree)
 
 
 def unreplicate(tree: Tree) -> Tree:
-    """Returns the first device's copy of a replicated tree, as NumPy arrays."""
-    # Indexing a pmapped array runs a computation on all devices; reading a shard does not.
-    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data).reshape(leaf.shape[1:]), tree)
+    """Returns the first local device's copy of a replicated tree, as NumPy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data), tree)
+
+
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    """Returns a sharding over this host's devices; a step of several hosts takes and returns such arrays."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), spec)
 
 
 def shard(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -111,8 +114,10 @@ def shard(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array.reshape(devices, -1, *array.shape[1:]) for name, array in batch.items()}
 
 
-def shard_steps(batches: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def shard_steps(batches: list[Mapping[str, np.ndarray]]) -> dict[str, jax.Array]:
     """Stacks local batches for `pmap_train_step` and adds `row`, the index of each example in the global batch.
+
+    The arrays are copied to the devices while these compute, so that the next step finds them there.
 
     Returns:
       arrays of shape [local devices, steps, per device, ...].
@@ -122,10 +127,11 @@ def shard_steps(batches: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     first_row = jax.process_index() * local_size
     stacked["row"] = np.tile(np.arange(first_row, first_row + local_size, dtype=np.int32), (len(batches), 1))
-    return {
+    by_device = {
         name: array.reshape(len(batches), devices, local_size // devices, *array.shape[2:]).swapaxes(0, 1)
         for name, array in stacked.items()
     }
+    return jax.device_put(by_device, _sharding(PartitionSpec(AXIS)))
 
 
 def unshard(output: jax.Array) -> np.ndarray:
