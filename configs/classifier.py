@@ -77,6 +77,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train.steps_per_dispatch = 8  # steps that the devices do per call; all durations are multiples of it
     config.train.eval_every_epochs = 1.0  # between evaluations on validation images
     config.train.checkpoint_every_epochs = 1.0  # between checkpoints to resume from
+    config.train.checkpoint_seconds_apart = 60.0  # at least; the last one is always written
     config.train.keep_checkpoints = 2  # how many of those are kept, beside the best one
     config.train.best_metric = "macro_f1"  # on validation images, chooses the checkpoint that is tested
     config.train.tensorboard = True  # write TensorBoard events beside metrics.jsonl
@@ -97,6 +98,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.train.eval_batch_size = 16
         config.train.num_epochs = 1.0
         config.train.steps_per_dispatch = 2
+        config.train.checkpoint_seconds_apart = 0.0
         config.train.tensorboard = False
     elif variant == "demo":
         config.data.image_size = 64

@@ -76,6 +76,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.train.steps_per_dispatch = 10  # steps that the devices do per call; all durations are multiples of it
     config.train.sample_every = 2_000  # steps
     config.train.checkpoint_every = 1_000  # steps
+    config.train.checkpoint_seconds_apart = 60.0  # at least; the last one is always written
     config.train.keep_checkpoints = 2  # how many are kept
     config.train.tensorboard = True  # write TensorBoard events beside metrics.jsonl
     config.train.report = True  # write report.html at the end
@@ -115,6 +116,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             config.train.steps_per_dispatch = 2
             config.train.sample_every = 2
             config.train.checkpoint_every = 2
+            config.train.checkpoint_seconds_apart = 0.0
             config.train.tensorboard = False
         else:
             raise ValueError(

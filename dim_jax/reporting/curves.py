@@ -15,7 +15,10 @@ from dim_jax.runs.metrics_file import FILE_NAME, is_number, read_lines, unreadab
 CONFIG_NAME = "config.json"
 KEYS = ("step", "epoch", "split")  # fields of a line that are not metrics
 # Config fields that do not define an arm: the seed, how images are read, and which files are written.
-NOT_COMPARED = ("seed", "data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints")
+NOT_COMPARED = (
+    "seed", "data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints",
+    "train.checkpoint_seconds_apart",
+)  # fmt: skip
 UNKNOWN_SEED = -1
 COLUMNS = {
     "run": object,

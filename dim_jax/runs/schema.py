@@ -10,7 +10,7 @@ augmentations, and only the options of the chosen loss and model; 6 averaged wei
 deferred re-balancing, rates and phases of the head, test-time views; 7 the frozen network whose features are
 classified, recommended arms of experiments; 8 diffusion models; 9 generated images smaller than the classifier's input,
 initial weights of GANs, features of selections and offsets of adjusted arms in experiments; 10 epochs that are as long
-as without generated images.
+as without generated images, a least time between checkpoints.
 """
 
 from collections.abc import Callable
@@ -84,6 +84,7 @@ class TrainFields:
     global_batch_size: BatchSize
     steps_per_dispatch: Annotated[int, Interval(ge=1, le=10_000)]
     keep_checkpoints: Annotated[int, Interval(ge=1, le=10_000)]
+    checkpoint_seconds_apart: Annotated[float, Interval(ge=0, le=1e6), Added(10, before=0.0)]
     tensorboard: bool
     report: Annotated[bool, Added(2, before=True)]
 

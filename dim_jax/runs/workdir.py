@@ -31,8 +31,11 @@ OUTPUTS = (
 # Fields that may differ when a run is resumed: they change its speed or extra outputs, not its results. (The pixels of
 # the backends differ by one grey level at most.)
 MAY_DIFFER = frozenset(
-    {"data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints", "train.report"}
-)
+    {
+        "data.backend", "data.cache_gib", "train.tensorboard", "train.keep_checkpoints",
+        "train.checkpoint_seconds_apart", "train.report",
+    }
+)  # fmt: skip
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "numpy", "scikit-learn", "pillow",
     "tensorflow-cpu", "tensorflow", "tensorflow-datasets", "dim_jax",

@@ -91,6 +91,7 @@ def run_job(job: Job, config: RunConfig, run: Path, dry_run: bool, describe: boo
             schedule,
             run,
             keep_checkpoints=options.keep_checkpoints,
+            seconds_apart=options.checkpoint_seconds_apart,
             tensorboard=options.tensorboard,
             profile=profile,
         )

@@ -15,6 +15,7 @@ from dim_jax.cli.errors import Diverged
 from dim_jax.cli.progress import Progress
 from dim_jax.runs.workdir import BEST, CHECKPOINTS
 from dim_jax.training import checkpoints, hosts, instruments, parallel
+from dim_jax.training.checkpoint_writer import CheckpointWriter
 from dim_jax.training.writers import MetricWriter, NoMetricWriter
 
 EVALUATION_DUE = "evaluation_due"
@@ -95,6 +96,7 @@ def fit(
     workdir: str | Path,
     *,
     keep_checkpoints: int = 2,
+    seconds_apart: float = 0.0,
     tensorboard: bool = True,
     profile: int = 0,
 ) -> dict[str, Any] | None:
@@ -108,6 +110,7 @@ def fit(
       schedule: when to evaluate and save.
       workdir: run directory, locked by this process.
       keep_checkpoints: number of checkpoints to keep for resuming, besides the best one; at least 1.
+      seconds_apart: least time between two of those, but for the last one.
       tensorboard: also write TensorBoard events.
       profile: number of dispatches to trace, after a warm-up; 0 for none.
 
@@ -128,17 +131,10 @@ def fit(
         step, best = restored.step, restored.notes["best"]
         is_evaluation_due = restored.notes.get(EVALUATION_DUE, False)
 
-    def save(state: Any) -> float:
-        notes, started = {"best": best} | ({EVALUATION_DUE: True} if is_evaluation_due else {}), time.perf_counter()
-        _save(workdir / CHECKPOINTS, step, state, notes, keep_checkpoints, schedule.saves_at)
-        seconds = time.perf_counter() - started
-        log.info("step %d: checkpoint in %.1f s", step, seconds)
-        return seconds
-
     trace = instruments.Trace(workdir, profile if hosts.is_first_host() else 0)
     if step >= schedule.num_train_steps and not is_evaluation_due:
-        if not checkpoints.is_undamaged(workdir / CHECKPOINTS / str(step)):
-            save(restored.state)
+        if hosts.is_first_host() and not checkpoints.is_undamaged(workdir / CHECKPOINTS / str(step)):
+            checkpoints.save(workdir / CHECKPOINTS, step, restored.state, {"best": best}, keep_checkpoints)
         trace.close()
         return best
     if restored:
@@ -151,6 +147,7 @@ def fit(
     progress = Progress("train", schedule.num_train_steps, step, task.images_per_step)
     stream = task.batches(step)
     clock, checkpoint_seconds = instruments.Clock(schedule.steps_per_dispatch, task.images_per_step), 0.0
+    last_save = time.monotonic()
 
     def record(first: int, last: int, outputs: Any) -> None:
         """Waits for the metrics of the steps from `first` to `last` and writes their line."""
@@ -167,11 +164,11 @@ def fit(
 
     unread: tuple[int, int, Any] | None = None  # metrics of the last dispatch, which may still run
     try:
-        with stopping.deferred() as request:
+        with CheckpointWriter() as checkpoint_writer, stopping.deferred() as request:
             batches = next(stream) if step < schedule.num_train_steps else None
             while True:
                 must_stop = hosts.any_host(request.arrived)
-                is_saving_due = bool(step) and (schedule.saves_at(step) or must_stop)
+                is_saving_due = bool(step) and (must_stop or _saves(schedule, step, last_save, seconds_apart))
                 if unread and (is_evaluation_due or is_saving_due):
                     # Nothing is evaluated or saved after a loss that is not finite, or without its line.
                     record(*unread)
@@ -179,14 +176,19 @@ def fit(
                 if is_evaluation_due and not must_stop:
                     try:
                         with clock.apart():
-                            best = _evaluate(task, state, step, best, workdir, writer, request)
+                            best = _evaluate(task, state, step, best, workdir, writer, checkpoint_writer, request)
                         is_evaluation_due = False
                     except stopping.Stopped:
                         must_stop = True
-                if step and (schedule.saves_at(step) or must_stop):
+                if step and (is_saving_due or must_stop):
+                    notes = {"best": best} | ({EVALUATION_DUE: True} if is_evaluation_due else {})
                     # Logged with the next line: a line written after the checkpoint could be lost if the run is killed.
-                    checkpoint_seconds = save(parallel.unreplicate(state))
+                    checkpoint_seconds = checkpoint_writer.save(
+                        workdir / CHECKPOINTS, step, state, notes, keep_checkpoints, schedule.saves_at
+                    )
+                    last_save = time.monotonic()
                 if must_stop:
+                    checkpoint_writer.wait()
                     raise stopping.Stopped(f"at step {step} of {schedule.num_train_steps} in {workdir}")
                 if step >= schedule.num_train_steps:
                     return best
@@ -214,6 +216,7 @@ def _evaluate(
     best: dict[str, Any] | None,
     workdir: Path,
     writer: MetricWriter | NoMetricWriter,
+    checkpoint_writer: CheckpointWriter,
     request: stopping.StopRequest,
 ) -> dict[str, Any] | None:
     """Evaluates, logs the metrics, saves the state if it is the best, and returns the best evaluation so far.
@@ -233,7 +236,7 @@ def _evaluate(
     if task.best_metric is None or (best is not None and not values[task.best_metric] > best["value"]):
         return best
     best = {"step": step, "value": values[task.best_metric], "metric": task.best_metric}
-    _save(workdir / BEST, step, parallel.unreplicate(state), {"best": best}, keep=1)
+    checkpoint_writer.save(workdir / BEST, step, state, {"best": best}, keep=1)
     return best
 
 
@@ -245,10 +248,12 @@ def _existing(best: dict[str, Any] | None, folder: Path) -> dict[str, Any] | Non
     return None
 
 
-def _save(*arguments: Any, **options: Any) -> None:
-    """Calls checkpoints.save on host 0, the only one that writes."""
-    if hosts.is_first_host():
-        checkpoints.save(*arguments, **options)
+def _saves(schedule: LoopSchedule, step: int, last_save: float, seconds_apart: float) -> bool:
+    """Whether to save after the step: where the schedule says so, long enough after the last time or at the end."""
+    if not schedule.saves_at(step) or step >= schedule.num_train_steps:
+        return schedule.saves_at(step)
+    # The clocks of hosts differ.
+    return hosts.any_host(hosts.is_first_host() and time.monotonic() - last_save >= seconds_apart)
 
 
 def _best_text(best: dict[str, Any] | None) -> str:

@@ -18,11 +18,12 @@ LATER = {
         "train.rebalance_from": 0.8, "train.rebalance_tau": 1.0, "optimizer.learning_rate_scaling": "none",
         "optimizer.reference_batch_size": 32, "loss.adaptive": 1.0, "model.drop_connect": 0.5,
         "data.enlarge_generated": False, "data.epoch_of": "all",
+        "train.checkpoint_seconds_apart": 0.0,
     },
     "gan": {
         "gan.condition_from": 0.0, "gan.condition_until": 0.0, "train.report": True, "augment.cutout": False,
         "optimizer.learning_rate_scaling": "none", "optimizer.reference_batch_size": 8, "model.latent_size": 256,
-        "gan.initial_weights": "", "gan.frozen_side": 0,
+        "gan.initial_weights": "", "gan.frozen_side": 0, "train.checkpoint_seconds_apart": 0.0,
     },
 }  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Each kind of write on a full or read-only disk: one error line with path and advice, and no data loss."""
 
 import contextlib
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -30,7 +29,9 @@ class Disk:
         self.folder, self._filler = folder, folder / "filler"
 
     def fill(self):
-        self._filler.write_bytes(bytes(os.statvfs(self.folder).f_bavail * os.statvfs(self.folder).f_bsize))
+        with contextlib.suppress(OSError), self._filler.open("wb", buffering=0) as filler:
+            while True:  # another thread may write meanwhile
+                filler.write(bytes(2**12))
 
     def clear(self):
         self._filler.unlink()
@@ -101,9 +102,10 @@ def test_a_run_on_a_full_disk_reports_it_and_resumes_after_space_is_freed(
         patch.setattr(owner, name, filled_before(disk, getattr(owner, name), is_the_one))
         assert command_line.run(lambda _: fit(run, make_task()), []) == command_line.BAD_INPUT
     error = error_line(capsys)
-    assert f"{run / where}: No space left on device; free space" in error
+    # Checkpoints are written while training goes on, so the next line of metrics may be the first that fails.
+    assert re.search(rf"{run}/({where}|metrics.jsonl): No space left on device; free space", error)
     before = checkpoints.restore(run / loop.CHECKPOINTS, make_task().state)
-    assert before.step == (8 if name == "write" else 4)
+    assert before.step in ((4, 8) if name == "write" else (4,))
     disk.clear()
     fit(run, make_task())
     assert_ends_alike(run, tmp_path / "whole")

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -252,3 +253,49 @@ def test_metric_lines_after_the_resumed_step_are_written_again_not_twice(tmp_pat
     writer.close()
     MetricWriter(tmp_path, 4, tensorboard=False).close()
     assert [line["step"] for line in lines(tmp_path)] == [2, 4]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """The first one is written no sooner than the next step begins."""
+    next_step_begins, save = threading.Event(), checkpoints.save
+
+    def slow(folder, step, *arguments):
+        assert next_step_begins.wait(60), "training waits for its checkpoint"
+        return save(folder, step, *arguments)
+
+    task = make_task()
+
+    def dispatch(state, batches):
+        if int(parallel.unreplicate(state["step"])) >= 4:
+            next_step_begins.set()
+        return task.dispatch(state, batches)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    fit(tmp_path / "slow", dataclasses.replace(task, dispatch=dispatch))
+    monkeypatch.undo()
+    fit(tmp_path / "quick", make_task())
+    assert_ends_alike(tmp_path / "slow", tmp_path / "quick")
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_its_error(tmp_path, monkeypatch):
+    def full(folder, step, *_):
+        raise OSError(28, "No space left on device", str(folder))
+
+    for stop_at in (None, 4):
+        task = make_task() if stop_at is None else signalled(make_task(), signal.SIGTERM, stop_at, "evaluation")
+        monkeypatch.setattr(checkpoints, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            fit(tmp_path / str(stop_at), task, loop.LoopSchedule(2, 12, 4, 4))
+
+
+def test_checkpoints_are_apart_in_time_but_for_the_last_and_that_of_a_stop(tmp_path):
+    def train(name, task):
+        loop.fit(task, SCHEDULE, tmp_path / name, keep_checkpoints=9, seconds_apart=3600)
+
+    train("whole", make_task())
+    assert checkpoints.steps(tmp_path / "whole" / loop.CHECKPOINTS) == [12]
+    with pytest.raises(stopping.Stopped):
+        train("cut", signalled(make_task(), signal.SIGTERM, 6, "dispatch"))
+    assert checkpoints.steps(tmp_path / "cut" / loop.CHECKPOINTS) == [6]
+    train("cut", make_task())
+    assert_ends_alike(tmp_path / "cut", tmp_path / "whole")
