@@ -77,16 +77,17 @@ def arm(
       tune: {"field": ..., "values": ...}: one field ("set.loss.m", "count" or "tau") whose value is chosen in every
         fold by the validation images.
       tau: strength of post-hoc logit adjustment.
-      **more: adjust=True, to choose that strength in every fold by the validation images; start=ARM, to start from the
-        weights of that arm's run of the same fold and seed; seeds=N, to train with the first N seeds alone. Instead of
-        settings, members=(ARM, ...): an ensemble; or choices=(ARM, ...): the one of them that validation prefers.
+      **more: share=S instead of a count, to add S times as many images to each minority class as it has real training
+        images; adjust=True, to choose that strength in every fold by the validation images; start=ARM, to start from
+        the weights of that arm's run of the same fold and seed; seeds=N, to train with the first N seeds alone. Instead
+        of settings, members=(ARM, ...): an ensemble; or choices=(ARM, ...): the one of them that validation prefers.
     """
     merged = ml_collections.ConfigDict()
     for setting in settings:
         merged.update(ml_collections.ConfigDict(setting))
     fields = {"title": title, "set": merged, "added": added, "count": count, "tau": tau}
     fields["tune"] = ml_collections.ConfigDict(tune or {"field": "", "values": ()})
-    fields |= {"start": "", "members": (), "choices": (), "adjust": False, "seeds": 0} | more
+    fields |= {"share": 0.0, "start": "", "members": (), "choices": (), "adjust": False, "seeds": 0} | more
     return ml_collections.ConfigDict(fields)
 
 

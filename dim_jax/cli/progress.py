@@ -30,7 +30,7 @@ class Stages:
         total: weight of all stages together, in proportion to the time that they are expected to take.
         """
         self.total, self._description = total, printable(description)
-        self._done, self._weight, self._title = 0.0, 0.0, ""
+        self._done, self._skipped, self._weight, self._title = 0.0, 0.0, 0.0, ""
         self._start = self._last_line = time.monotonic()
         has_bar = is_verbose() and sys.stderr.isatty()
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
@@ -55,6 +55,13 @@ class Stages:
         self._done, self._weight, self._title = self._done + self._weight, weight, printable(title)
         self._parts, self._part_done = 0, 0.0
         self._show("", is_new=True)
+
+    def skip(self, weight: float) -> None:
+        """Ends the stage before, and counts stages as done that were done before this process started."""
+        self._done, self._weight = self._done + self._weight + weight, 0.0
+        self._skipped += weight
+        if self._bar is not None:
+            self._bar.initial = self._skipped  # which leaves them out of the time left
 
     def end(self) -> None:
         """Ends the last stage."""
@@ -83,8 +90,8 @@ class Stages:
             self._bar.refresh()
         elif is_verbose() and (is_new or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES):
             self._last_line = time.monotonic()
-            elapsed, is_known = self._last_line - self._start, position >= LEAST_DONE * self.total
-            left = elapsed * (self.total / position - 1) if is_known else None
+            elapsed, own = self._last_line - self._start, position - self._skipped
+            left = elapsed * (self.total - position) / own if own >= LEAST_DONE * self.total else None
             say(
                 f"{self._description}: {position / self.total:.0%}"
                 + (f", {_clock(left)} left" if left is not None else "")

@@ -14,6 +14,7 @@ import numpy as np
 
 from dim_jax.data import images
 from dim_jax.data.dataset import Dataset
+from dim_jax.experiment.arms import BALANCED, Arm
 from dim_jax.gan import pools
 from dim_jax.runs import files
 
@@ -39,10 +40,14 @@ def training_counts(dataset: Dataset) -> np.ndarray:
     return np.bincount(dataset.labels[dataset.rows("train")], minlength=len(dataset.classes))
 
 
-def missing_images(dataset: Dataset, classes: Sequence[str]) -> dict[str, int]:
-    """Returns how many images each of `classes` lacks to be as large as the largest class."""
+def most_per_class(dataset: Dataset, classes: Sequence[str], arm: Arm) -> dict[str, int]:
+    """Returns how many images of each of `classes` an arm adds, rounded up where it names their sum."""
     counts = training_counts(dataset)
-    return {name: int(counts.max() - counts[dataset.classes.index(name)]) for name in classes}
+    if arm.share:
+        return {name: round(arm.share * int(counts[dataset.classes.index(name)])) for name in classes}
+    if arm.count == BALANCED:
+        return {name: int(counts.max() - counts[dataset.classes.index(name)]) for name in classes}
+    return dict.fromkeys(classes, -(-arm.count // len(classes)))
 
 
 def in_turn(by_class: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -58,24 +63,23 @@ def write_unselected(path: Path, pool: Path, classes: Sequence[str], dataset: Da
     write_list(path, {name: paths[name] for name in classes}, dataset, pools.preprocessing(class_pools))
 
 
-def write_balanced(path: Path, selected: Path, classes: Sequence[str], dataset: Dataset) -> None:
-    """Lists as many selected images of every class as it lacks to be as large as the largest class."""
+def write_first(path: Path, selected: Path, most: Mapping[str, int], dataset: Dataset) -> None:
+    """Lists the first selected images of each class, at most as many as `most` says for it."""
     selection = files.read_json(selected)
-    listed: dict[str, list[Any]] = {name: [] for name in classes}
+    listed: dict[str, list[Any]] = {name: [] for name in most}
     for entry in selection["images"]:
         if entry["label"] in listed:
             listed[entry["label"]].append(Path(os.path.normpath(selected.parent / entry["path"])))
-    num_missing = missing_images(dataset, classes)
     preprocessing = {name: selection[name] for name in ("image_size", "resize") if name in selection}
-    write_list(path, {name: paths[: num_missing[name]] for name, paths in listed.items()}, dataset, preprocessing)
+    write_list(path, {name: paths[: most[name]] for name, paths in listed.items()}, dataset, preprocessing)
 
 
-def choose_copies(classes: Sequence[str], count: int, dataset: Dataset, seed: int) -> dict[str, list[Path]]:
-    """Returns `count` real training images of each class, in random order, each once before any is used twice."""
+def choose_copies(counts: Mapping[str, int], dataset: Dataset, seed: int) -> dict[str, list[Path]]:
+    """Returns so many real training images of each class, in random order, each once before any is used twice."""
     rng = np.random.default_rng(seed)
     train = dataset.rows("train")
     copies = {}
-    for name in classes:
+    for name, count in counts.items():
         rows = train[dataset.labels[train] == dataset.classes.index(name)]
         rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
         copies[name] = [dataset.file(int(row)) for row in np.concatenate(rounds)[:count]]

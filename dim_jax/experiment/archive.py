@@ -42,19 +42,19 @@ class Archived:
     facts: Mapping[str, Any]
 
 
-def fingerprint(config: ClassifierConfig, count: int, start: str = "") -> str:
+def fingerprint(config: ClassifierConfig, amount: float, start: str = "") -> str:
     """Returns the SHA-256 of a run's configuration, without paths and speed options, and its number of added images.
 
     Args:
       config: configuration of the run.
-      count: how many images it adds.
+      amount: how many images it adds, as a count or a share; see `Arm.amount`.
       start: fingerprint of the run whose weights it starts from, which takes the place of that run's path; "": none.
     """
     left_out = PLACES | MAY_DIFFER
     identity = {name: value for name, value in _canonical(config).items() if name not in left_out}
     if start:
         identity["train.initial_weights"] = start
-    text = json.dumps([sorted(identity.items()), count], separators=(",", ":"))
+    text = json.dumps([sorted(identity.items()), amount], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -80,12 +80,21 @@ def _canonical(config: ClassifierConfig) -> dict[str, Any]:
     return {f"loss.{name}": value for name, value in EARLIER_LOSS_OPTIONS.items()} | values
 
 
-def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: Dataset, start: str = "") -> None:
+def write(
+    path: Path,
+    run: Path,
+    config: ClassifierConfig,
+    amount: float,
+    dataset: Dataset,
+    start: str = "",
+    requested: int | None = None,
+) -> None:
     """Writes the predictions of the finished run directory `run` to the file `path`.
 
     Args:
-      config, count, start: as for `fingerprint`.
+      config, amount, start: as for `fingerprint`.
       dataset: the run's dataset, with the images it added.
+      requested: how many images it adds where enough were selected; None for as many as it added.
     """
     arrays: dict[str, np.ndarray] = {}
     for split in SPLITS:
@@ -103,21 +112,22 @@ def write(path: Path, run: Path, config: ClassifierConfig, count: int, dataset: 
     facts = {
         "checkpoint_step": metrics["checkpoint_step"],
         "added": len(dataset.generated),
+        "requested": len(dataset.generated) if requested is None else requested,
         "added_sha256": digest.hexdigest() if dataset.generated else None,
         **{name: metrics.get(name) for name in seconds},
     }
-    identity = {"fingerprint": fingerprint(config, count, start), "split_sha256": dataset.split_sha256, "facts": facts}
+    identity = {"fingerprint": fingerprint(config, amount, start), "split_sha256": dataset.split_sha256, "facts": facts}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, identity=np.array(json.dumps(identity)), **arrays)
     files.write_bytes(path, buffer.getvalue())
 
 
-def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset, start: str = "") -> Archived | None:
+def read(path: Path, config: ClassifierConfig, amount: float, dataset: Dataset, start: str = "") -> Archived | None:
     """Returns the predictions in `path`, or None if there is no such file yet.
 
     Args:
       path: the file.
-      config, count, start: as for `fingerprint`.
+      config, amount, start: as for `fingerprint`.
       dataset: the dataset with the split of the run's fold.
 
     Raises:
@@ -133,7 +143,7 @@ def read(path: Path, config: ClassifierConfig, count: int, dataset: Dataset, sta
             raise ValueError("no facts of the run in it")
     except (ValueError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is broken ({error}); remove it to make the run again") from None
-    if identity.get("fingerprint") != fingerprint(config, count, start):
+    if identity.get("fingerprint") != fingerprint(config, amount, start):
         raise ValueError(
             f"{path} holds the predictions of another configuration; use another --workdir, or remove the file to "
             "make the run again"

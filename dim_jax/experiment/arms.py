@@ -15,7 +15,7 @@ from dim_jax.runs.workdir import flatten_config
 
 COPIES, SHRUNK_COPIES, UNSELECTED = "copies", "shrunk_copies", "_unselected"
 BALANCED = -1  # as many added images as make all classes equal
-TUNABLE = ("count", "tau")
+TUNABLE = ("count", "share", "tau")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Arm:
       added: source of the added images: a generator's name (selected images), that name followed by "_unselected",
         "copies" (real training images of the minority classes once more), "shrunk_copies" (the same ones shrunk to the
         size of the generators' images), or "".
-      count: number of images it adds over all minority classes, or BALANCED, which "_unselected" images do not allow.
+      count: number of images it adds over all minority classes, or BALANCED; 0 if `share` says how many.
+      share: number of images it adds to each minority class, as a share of the real training images of the class.
       tau: strength of post-hoc logit adjustment; 0: none.
       tuned: dotted name of the field that is tuned on the validation images of every fold; "": none.
       values: candidate values of that field.
@@ -45,6 +46,7 @@ class Arm:
     settings: tuple[tuple[str, Any], ...] = ()
     added: str = ""
     count: int = 0
+    share: float = 0.0
     tau: float = 0.0
     tuned: str = ""
     values: tuple[Any, ...] = ()
@@ -73,6 +75,16 @@ class Arm:
     def is_unselected(self) -> bool:
         """Whether it adds a generator's images without selection."""
         return self.added.endswith(UNSELECTED)
+
+    @property
+    def has_own_list(self) -> bool:
+        """Whether it adds a number of images per class, so that it does not take the first of a longer list."""
+        return bool(self.share) or self.count == BALANCED
+
+    @property
+    def amount(self) -> float:
+        """The count, or the share, of the images it adds; identifies predictions in archives."""
+        return self.share or self.count
 
     def candidates(self) -> list["Arm"]:
         """Returns one arm per candidate value, with nothing left to tune; the arm itself if it tunes nothing."""
@@ -129,23 +141,29 @@ def read_arms(config: ExperimentConfig) -> dict[str, Arm]:
 
 def _read_arm(name: str, fields: ArmFields, config: ExperimentConfig) -> Arm:
     where = f"config.arms.{name}"
-    settings, added, count = tuple(flatten_config(fields.set).items()), fields.added, fields.count
+    settings, added, count, share = tuple(flatten_config(fields.set).items()), fields.added, fields.count, fields.share
     title, tune = fields.title or name, fields.tune
     arm = Arm(
-        name, title, settings, added, count, fields.tau, tune.field, tune.values, fields.start, fields.members,
+        name, title, settings, added, count, share, fields.tau, tune.field, tune.values, fields.start, fields.members,
         fields.choices, fields.adjust, fields.seeds,
     )  # fmt: skip
-    if arm.parts and (settings or added or count or arm.tau or arm.tuned or arm.start or (arm.members and arm.choices)):
+    if arm.parts and (
+        settings or added or arm.amount or arm.tau or arm.tuned or arm.start or (arm.members and arm.choices)
+    ):
         raise ValueError(f"{where}: an arm with members or choices trains nothing; leave its other fields unset")
     if arm.adjust and (arm.tau or arm.tuned == "tau"):
         raise ValueError(f"{where}: adjust chooses tau in every fold; leave tau unset")
     sources = [COPIES, SHRUNK_COPIES, *(source for name in config.generators for source in (name, name + UNSELECTED))]
     if added and added not in sources:
         raise ValueError(f"{where}.added={added!r} is unknown; choose one of {', '.join(sources)}")
-    if bool(added) != (count != 0 or arm.tuned == "count") or count < BALANCED:
-        raise ValueError(f"{where}: added={added!r} and count={count} do not go together; give both or neither")
-    if arm.is_unselected and BALANCED in (arm.values if arm.tuned == "count" else [count]):
-        raise ValueError(f"{where}: only selected images and copies balance the classes; give {added} a number of them")
+    amounts = [name for name in ("count", "share") if getattr(arm, name) or arm.tuned == name]
+    if len(amounts) != bool(added) or count < BALANCED:
+        raise ValueError(
+            f"{where}: added={added!r}, count={count} and share={share:g} do not go together; give what to add and one "
+            "of the two numbers, or none of the three"
+        )
+    if arm.is_unselected and any(candidate.has_own_list for candidate in arm.candidates()):
+        raise ValueError(f"{where}: only selected images and copies have a number per class; give {added} a count")
     if arm.tuned and len(arm.values) < 2:
         raise ValueError(f"{where}.tune: give at least two values for {arm.tuned}")
     try:

@@ -280,6 +280,7 @@ def _train_runs(
     Runs that another process works on are left to it. More runs may follow from choices that finished ones decide.
     """
     diverged: dict[tuple[str, PlannedRun], str] = {}
+    is_resumed = True
     while True:
         planned = [(experiment, run) for experiment in experiments for run in planned_runs(experiment)]
         waiting = [
@@ -290,13 +291,16 @@ def _train_runs(
         log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
         if not waiting:
             return list(diverged.values())
+        weights = _weights(planned)
+        if bar is not None and is_resumed:
+            bar.skip(sum(weights.values()) - sum(weights[experiment.site.name, run] for experiment, run in waiting))
+            is_resumed = False
         progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h") if not bar else None
         busy = []
         try:
             for number, (experiment, run) in enumerate(waiting, start=1):
                 if bar is not None:
-                    earlier = [other for site, other in planned if site is experiment]
-                    bar.begin(str(run), _weight(experiment.config, run, earlier[: earlier.index(run)]))
+                    bar.begin(str(run), weights[experiment.site.name, run])
                 try:
                     if not experiment.train_if_free(run):
                         busy.append((experiment, run))
@@ -311,6 +315,17 @@ def _train_runs(
         if busy:
             experiment, run = busy[0]
             experiment.wait_for(run)
+
+
+def _weights(planned: Sequence[tuple[stages.Experiment, PlannedRun]]) -> dict[tuple[str, PlannedRun], float]:
+    """Returns the weights on the bar of runs by their data set and themselves."""
+    weights: dict[tuple[str, PlannedRun], float] = {}
+    before: dict[str, list[PlannedRun]] = {}
+    for experiment, run in planned:
+        earlier = before.setdefault(experiment.site.name, [])
+        weights[experiment.site.name, run] = _weight(experiment.config, run, earlier)
+        earlier.append(run)
+    return weights
 
 
 def _weight(config: ExperimentConfig, run: PlannedRun, before: Sequence[PlannedRun]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dim_jax.experiment.arms import BALANCED, Arm
+from dim_jax.experiment.arms import Arm
 from dim_jax.gan.pool_selection import SELECTED
 from dim_jax.runs.configuration import override, read_config
 from dim_jax.runs.schema import GENERATORS, ClassifierConfig, ExperimentConfig, GeneratorConfig
@@ -47,12 +47,15 @@ class Site:
 
     def image_list(self, fold: int, arm: Arm) -> Path:
         """Returns the list of the images that an arm adds."""
+        own = ""
+        if arm.has_own_list:
+            own = f"share_{arm.share:g}".replace(".", "_") if arm.share else "balanced"
         if arm.is_copies:
-            return self.fold(fold) / f"{arm.added}.json"
+            return self.fold(fold) / f"{'_'.join(filter(None, (arm.added, own)))}.json"
         folder = self.generator(fold, arm.generator)
         if arm.is_unselected:
             return folder / "unselected.json"
-        return folder / "balanced.json" if arm.count == BALANCED else self.selected(fold, arm.generator)
+        return folder / f"{own}.json" if own else self.selected(fold, arm.generator)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def trained_as(arms: Mapping[str, Arm]) -> dict[str, Arm]:
                 candidate = replace(candidate, start=trained[candidate.start].name)
             # The last setting of a field counts, and their order does not.
             settings = tuple(sorted(dict(candidate.settings).items(), key=repr))
-            training = (settings, candidate.added, candidate.count, candidate.start)
+            training = (settings, candidate.added, candidate.amount, candidate.start)
             trained[candidate.name] = first.setdefault(repr(training), candidate)
     return trained
 

@@ -7,7 +7,7 @@ from dim_jax.cli.errors import is_reported
 from dim_jax.data import splits
 from dim_jax.data.dataset import Dataset
 from dim_jax.experiment import added_images, plan
-from dim_jax.experiment.arms import SHRUNK_COPIES, Arm
+from dim_jax.experiment.arms import BALANCED, SHRUNK_COPIES, Arm
 from dim_jax.experiment.stages import TRAINERS, Experiment
 from dim_jax.gan import candidates, pools
 from dim_jax.runs import configuration
@@ -93,10 +93,11 @@ def _of_added(experiment: Experiment, fold: int, arm: Arm, config: ClassifierCon
     if not arm.generator:
         return
     name, users = f"generator {arm.generator}", [config]
-    if arm.count > per_class * len(classes):
+    most = added_images.most_per_class(dataset, classes, arm)
+    if arm.count != BALANCED and max(most.values()) > per_class:
         yield (
-            f"arm {arm.name} adds {arm.count} images, but config.pool.images={per_class} makes only "
-            f"{per_class * len(classes)} for {len(classes)} classes"
+            f"arm {arm.name} adds up to {max(most.values())} images of a class, but config.pool.images={per_class} "
+            "makes only so many of each"
         )
     if not arm.is_unselected:
         counts = added_images.training_counts(dataset)

@@ -10,7 +10,7 @@ from dim_jax.cli.command_line import comma_separated, say
 from dim_jax.data.dataset import Dataset, open_dataset
 from dim_jax.data.preparation import PHANTOM, TFDS, prepare_dataset
 from dim_jax.experiment import added_images, archive, lanes, plan
-from dim_jax.experiment.arms import BALANCED, SHRUNK_COPIES, Arm
+from dim_jax.experiment.arms import SHRUNK_COPIES, Arm
 from dim_jax.experiment.plan import PlannedRun, Site
 from dim_jax.gan import generation, pool_selection, pools
 from dim_jax.gan.selection_rules import Rules
@@ -105,7 +105,7 @@ class Experiment:
         """Returns the archived predictions of a run, or None if it is not finished."""
         config = plan.classifier_config(self.config, run, self.site)
         start = self.fingerprint_of_start(run)
-        return archive.read(run.archive(self.site), config, run.arm.count, self.dataset(run.fold), start)
+        return archive.read(run.archive(self.site), config, run.arm.amount, self.dataset(run.fold), start)
 
     def start_of(self, run: PlannedRun) -> PlannedRun | None:
         """Returns the run whose weights a run starts from, if any."""
@@ -118,7 +118,7 @@ class Experiment:
         if start is None:
             return ""
         config = plan.classifier_config(self.config, start, self.site)
-        return archive.fingerprint(config, start.arm.count, self.fingerprint_of_start(start))
+        return archive.fingerprint(config, start.arm.amount, self.fingerprint_of_start(start))
 
     def train(self, run: PlannedRun) -> None:
         """Makes the trained network of a run; another process that works on it is waited for."""
@@ -165,8 +165,8 @@ class Experiment:
         self._train(config, folder)
         added = config.data.generated
         dataset = open_dataset(self.site.data, run.fold, added, config.data.generated_count)
-        start = self.fingerprint_of_start(run)
-        archive.write(run.archive(self.site), folder, config, run.arm.count, dataset, start)
+        start, requested = self.fingerprint_of_start(run), self._num_requested(run)
+        archive.write(run.archive(self.site), folder, config, run.arm.amount, dataset, start, requested)
 
     def _train(self, config: RunConfig, folder: Path) -> None:
         log.info("working on %s", folder)
@@ -187,16 +187,22 @@ class Experiment:
             with lanes.claim(self.site.generator(run.fold, arm.generator or arm.added), wait=True):
                 if not path.is_file():
                     self._list_images(arm, run.fold, path)
-        if arm.count == BALANCED:
+        if arm.has_own_list:
             return None
         return min(arm.count, len(files.read_json(path)["images"]))
+
+    def _num_requested(self, run: PlannedRun) -> int:
+        """Returns how many images a run adds where enough were selected."""
+        arm = run.arm
+        return sum(self._most_per_class(run.fold, [arm]).values()) if arm.has_own_list else arm.count
 
     def _list_images(self, arm: Arm, fold: int, path: Path) -> None:
         dataset, classes = self.dataset(fold), self.minority_classes(fold)
         if arm.is_copies:
             # Sharp and shrunk copies are of the same images.
-            count = self._per_class(fold, [other for other in self._candidates() if other.is_copies])
-            copies = added_images.choose_copies(classes, count, dataset, self.config.seed)
+            alike = [other for other in self._candidates() if other.is_copies and not other.has_own_list]
+            most = self._most_per_class(fold, [arm] if arm.has_own_list else alike)
+            copies = added_images.choose_copies(most, dataset, self.config.seed)
             if arm.added == SHRUNK_COPIES:
                 added_images.write_shrunk_copies(path, copies, dataset, **self.preprocessing_of_generators())
             else:
@@ -210,8 +216,8 @@ class Experiment:
         if not selected.is_file():
             self._generate_pool(fold, arm.generator, classes)
             self._select(fold, arm.generator, classes)
-        if arm.count == BALANCED:
-            added_images.write_balanced(path, selected, classes, dataset)
+        if arm.has_own_list:
+            added_images.write_first(path, selected, self._most_per_class(fold, [arm]), dataset)
 
     def preprocessing_of_generators(self) -> dict[str, Any]:
         """Returns the size and resize policy of generated images: of the smallest generator that an arm uses."""
@@ -221,13 +227,11 @@ class Experiment:
     def _candidates(self) -> list[Arm]:
         return [candidate for arm in self.arms.values() for candidate in arm.candidates()]
 
-    def _per_class(self, fold: int, arms: Sequence[Arm]) -> int:
-        """Returns the largest number of images of one class that any of `arms` adds."""
-        classes = self.minority_classes(fold)
-        most = [-(-arm.count // len(classes)) for arm in arms if arm.count > 0]
-        if any(arm.count == BALANCED for arm in arms):
-            most += added_images.missing_images(self.dataset(fold), classes).values()
-        return max(most)
+    def _most_per_class(self, fold: int, arms: Sequence[Arm]) -> dict[str, int]:
+        """Returns for each minority class the largest number of images that any of `arms` adds."""
+        dataset, classes = self.dataset(fold), self.minority_classes(fold)
+        numbers = [added_images.most_per_class(dataset, classes, arm) for arm in arms]
+        return {name: max(of_arm[name] for of_arm in numbers) for name in classes}
 
     def generator_folders(self, fold: int, name: str) -> dict[str, Path]:
         """Returns the run directories of a generator by the class that they generate ("" for all classes)."""
@@ -281,7 +285,8 @@ class Experiment:
         return PlannedRun(judge, fold, self.config.seeds[0])
 
     def _max_selected(self, fold: int, name: str) -> int:
-        return self._per_class(fold, [arm for arm in self._candidates() if arm.added == name])
+        most = self._most_per_class(fold, [arm for arm in self._candidates() if arm.added == name])
+        return max(most.values())
 
     def commands(self, run: PlannedRun) -> list[str]:
         """Returns the commands that reproduce a run, including those of the generator whose images it adds."""

@@ -222,13 +222,16 @@ def _arm(
     of_seeds = [metrics.classification_metrics(labels, logits, dataset.classes) for logits in arm_predictions.logits]
     mean_probabilities = np.mean([probabilities(logits) for logits in arm_predictions.logits], axis=0)
     added = [facts["added"] for facts in arm_predictions.facts]
+    requested = [facts.get("requested", max(arm.count, 0)) for facts in arm_predictions.facts]
     return {
         "name": arm.name,
         "title": arm.title,
         "settings": dict(arm.settings),
         "added": arm.added,
         "count": arm.count,
+        "share": arm.share,
         "images_added": {"least": min(added), "most": max(added)},
+        "images_requested": {"least": min(requested), "most": max(requested)},
         "tuned": arm.tuned,
         "chosen": list(arm_predictions.chosen) if arm.tuned else [],
         "made_of": [list(titles) for titles in arm_predictions.made_of] if arm.parts else [],

@@ -220,12 +220,18 @@ def _cautions(site: Mapping[str, Any]) -> list[str]:
     for reason in dict.fromkeys(arm["no_interval"] for arm in site["arms"] if arm["no_interval"]):
         cautions.append(f"There are no intervals: {reason}.")
     for arm in site["arms"]:
-        if arm["count"] > 0 and arm["images_added"]["least"] < arm["count"]:
+        added = arm["images_added"]
+        requested = arm.get("images_requested", dict.fromkeys(added, arm["count"]))  # earlier results lack it
+        if added["least"] < requested["least"]:
             cautions.append(
-                f"{arm['title']}: only {arm['images_added']['least']} to {arm['images_added']['most']} images passed "
-                f"the selection, instead of {arm['count']}."
+                f"{arm['title']}: only {_span(added)} images passed the selection, instead of {_span(requested)}."
             )
     return cautions
+
+
+def _span(numbers: Mapping[str, int]) -> str:
+    least, most = numbers["least"], numbers["most"]
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _takeaway(arms: Sequence[Mapping[str, Any]], metric: str) -> str:

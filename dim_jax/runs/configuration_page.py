@@ -146,6 +146,7 @@ def _arm_rows() -> list[Row]:
         "set": "fields of the classifier's configuration that it sets",
         "added": "source of the images that it adds: a generator, a generator with _unselected, or copies",
         "count": "how many, over all minority classes; -1: as many as make all classes equal",
+        "share": "instead of a count: how many, as a share of the real training images of each minority class",
         "tau": "strength of post-hoc logit adjustment",
         "tune": "{field, values}: one field whose value is chosen by the validation images of every fold",
         "start": "the arm whose run of the same fold and seed gives the initial weights",

@@ -438,6 +438,7 @@ class ArmFields:
     set: dict[str, Any] = field(default_factory=dict)
     added: str = ""
     count: Annotated[int, Interval(le=10**6)] = 0
+    share: Annotated[float, Interval(ge=0, le=100)] = 0.0
     tau: Annotated[float, Interval(ge=0)] = 0.0
     tune: TuneFields = field(default_factory=TuneFields)
     start: str = ""

@@ -153,6 +153,22 @@ def test_stages_share_one_line_and_their_parts_have_none_of_their_own(clock, pri
     assert printed().startswith("train: 4/4")
 
 
+def test_the_time_left_of_a_resumed_experiment_counts_only_its_own_stages(clock, printed):
+    with Stages("experiment", 10) as stages:
+        stages.begin("data", 1)
+        clock.now += 10
+        stages.skip(7)
+        stages.begin("train", 2)
+        clock.now += 20
+        stages.end()
+    # 10 s for a tenth of the work, so 20 s for the fifth that is left
+    assert printed().splitlines() == [
+        "experiment: 0%, data",
+        "experiment: 80%, 0:20 left, train",
+        "experiment: 100%, 0:00 left",
+    ]
+
+
 def test_the_time_left_of_stages_never_grows_by_a_part_that_ends(clock, printed):
     with Stages("experiment", 1) as stages:
         stages.begin("train", 1)

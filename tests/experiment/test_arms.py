@@ -124,6 +124,24 @@ def test_a_generator_may_be_a_diffusion_model():
         plan.generator_configs(earlier, "diffusion", 0, site, ["a"])
 
 
+def test_arms_with_a_share_of_each_class_have_lists_and_runs_of_their_own():
+    config = configuration()
+    config["arms"]["quarter"] = {"added": "gcgan", "share": 0.25}
+    config["arms"]["copies"] = {"added": "copies", "share": 0.25}
+    config["arms"]["tuned"] = {"added": "gcgan", "tune": {"field": "share", "values": [0.25, 0.5]}}
+    arms, site = arms_of.read_arms(parse_config(config)), plan.Site("x", Path("x"), Path("DATA"))
+    lists = [site.image_list(0, arms[name]).as_posix() for name in ("generated_30", "quarter", "copies_30", "copies")]
+    assert lists == [
+        "x/fold0/gcgan/selected/selected.json",
+        "x/fold0/gcgan/share_0_25.json",
+        "x/fold0/copies.json",
+        "x/fold0/copies_share_0_25.json",
+    ]
+    trained = plan.trained_as(arms)
+    assert trained["tuned_0_25"] == trained["quarter"] != trained["tuned_0_5"]
+    assert len({trained[name].amount for name in ("generated_30", "quarter", "tuned_0_5")}) == 3
+
+
 def set_field(config, name, value):
     *path, last = name.split(".")
     for part in path:
@@ -140,8 +158,10 @@ def set_field(config, name, value):
     ("arms.dim.count", 0, "do not go together"),
     ("arms.dim.count", -2, "do not go together"),
     ("arms.fafl.count", 3, "do not go together"),
-    ("arms.unselected_30.count", -1, "only selected images and copies balance the classes"),
-    ("arms.unselected_30.tune", {"field": "count", "values": [15, -1]}, "only selected images and copies balance"),
+    ("arms.unselected_30.count", -1, "only selected images and copies have a number per class"),
+    ("arms.unselected_30.tune", {"field": "count", "values": [15, -1]}, "only selected images and copies have"),
+    ("arms.unselected_30.share", 0.5, "do not go together; give what to add and one of the two numbers"),
+    ("arms.fafl.share", 0.5, "do not go together"),
     ("arms.fafl.tau", -1.0, "config.arms.fafl.tau=-1.0 must be a number of at least 0"),
     ("arms.fafl.tune", {"field": "set.loss.m", "values": [1.0]}, "give at least two values"),
     ("arms.fafl.tune", {"field": "set.loss.q", "values": [1.0, 2.0]}, "'loss.q' is not an option of the loss fafl"),

@@ -64,7 +64,7 @@ def test_all_problems_are_in_one_message(prepared):
     for words in (
         "'rare' has no training images",
         "training images, too few for a GAN of its own",
-        "arm unselected_30 adds 30 images, but config.pool.images=4 makes only 8 for 2 classes",
+        "arm unselected_30 adds up to 15 images of a class, but config.pool.images=4 makes only so many of each",
         "generator fastgan: its pool: the generator's training images were made square by config.data.resize=pad",
     ):
         assert words in message, message
@@ -89,7 +89,7 @@ def test_what_a_diffusion_model_lacks_is_listed(prepared):
                        ("diffusion.diffusion.label", "any"), ("diffusion.data.image_size", 32))  # fmt: skip
     for words in (
         "training images, too few for a diffusion model of its own",
-        "but config.pool.images=4 makes only 8 for 2 classes",
+        "but config.pool.images=4 makes only so many of each",
         "generator diffusion: its pool: images of 32 px would be enlarged to the 64 px",
     ):
         assert words in message, message
@@ -108,7 +108,7 @@ def test_what_is_there_already_is_not_needed(prepared, tmp_path):
     site = Site("slides", tmp_path / "site", data)
     experiment = stages.Experiment(override(config, [("pool.images", 4)]), site, arms)
     runs = [plan.PlannedRun(arms["dim"], 0, 0)]
-    with pytest.raises(ValueError, match="makes only 4 for 1 classes"):
+    with pytest.raises(ValueError, match=r"up to 30 images of a class, but config\.pool\.images=4"):
         preconditions.check([experiment], [runs])
     preconditions.check([experiment], [[]])  # finished
     files.write_json(site.image_list(0, arms["dim"]), {"images": []})
