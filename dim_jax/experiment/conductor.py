@@ -291,7 +291,7 @@ def _train_runs(
         log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
         if not waiting:
             return list(diverged.values())
-        weights = _weights(planned)
+        weights = _weights(planned) if bar is not None else {}
         if bar is not None and is_resumed:
             bar.skip(sum(weights.values()) - sum(weights[experiment.site.name, run] for experiment, run in waiting))
             is_resumed = False
