@@ -57,9 +57,9 @@ class Stages:
         self._show("", is_new=True)
 
     def skip(self, weight: float) -> None:
-        """Ends the stage before, and counts stages as done that were done before this process started."""
+        """Counts the stage before and more of that weight as done before this process started."""
+        self._skipped += self._weight + weight
         self._done, self._weight = self._done + self._weight + weight, 0.0
-        self._skipped += weight
         if self._bar is not None:
             self._bar.initial = self._skipped  # which leaves them out of the time left
 

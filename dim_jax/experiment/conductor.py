@@ -292,9 +292,9 @@ def _train_runs(
         if not waiting:
             return list(diverged.values())
         weights = _weights(planned) if bar is not None else {}
-        if bar is not None and is_resumed:
+        if bar is not None and is_resumed and len(waiting) < len(planned):
             bar.skip(sum(weights.values()) - sum(weights[experiment.site.name, run] for experiment, run in waiting))
-            is_resumed = False
+        is_resumed = False
         progress = Progress("experiment", len(planned), len(planned) - len(waiting), unit="runs/h") if not bar else None
         busy = []
         try:

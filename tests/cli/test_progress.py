@@ -158,13 +158,14 @@ def test_the_time_left_of_a_resumed_experiment_counts_only_its_own_stages(clock,
         stages.begin("data", 1)
         clock.now += 10
         stages.skip(7)
-        stages.begin("train", 2)
+        stages.begin("train", 1)
         clock.now += 20
+        stages.begin("page", 1)
         stages.end()
-    # 10 s for a tenth of the work, so 20 s for the fifth that is left
     assert printed().splitlines() == [
         "experiment: 0%, data",
-        "experiment: 80%, 0:20 left, train",
+        "experiment: 80%, train",
+        "experiment: 90%, 0:30 left, page",
         "experiment: 100%, 0:00 left",
     ]
 
