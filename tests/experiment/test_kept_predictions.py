@@ -25,7 +25,7 @@ def test_every_archive_has_the_fingerprint_of_its_run(name):
         for seed in config.seeds
     ]
     archived = {path: run for run in runs if (path := run.archive(site)).is_file()}
-    assert archived.keys() == set(site.root.rglob("predictions/**/*.npz")) and len(archived) >= 7
+    assert archived.keys() == set(site.root.rglob("predictions/**/*.npz")) and len(archived) >= 8
     for path, run in archived.items():
         with np.load(path, allow_pickle=False) as arrays:
             expected = json.loads(str(arrays["identity"]))["fingerprint"]
