@@ -74,8 +74,8 @@ def arm(
         copies (of real training images of the minority classes), or shrunk_copies (the same ones shrunk to the size
         of generated images, a control for their blur); "" adds none.
       count: how many, over all minority classes together; -1 as many as make all classes equal.
-      tune: {"field": ..., "values": ...}: one field ("set.loss.m", "count" or "tau") whose value is chosen in every
-        fold by the validation images.
+      tune: {"field": ..., "values": ...}: one field ("set.loss.m", "count", "share" or "tau") whose value is chosen in
+        every fold by the validation images.
       tau: strength of post-hoc logit adjustment.
       **more: share=S instead of a count, to add S times as many images to each minority class as it has real training
         images; adjust=True, to choose that strength in every fold by the validation images; start=ARM, to start from

@@ -77,14 +77,16 @@ class Arm:
         return self.added.endswith(UNSELECTED)
 
     @property
-    def has_own_list(self) -> bool:
-        """Whether it adds a number of images per class, so that it does not take the first of a longer list."""
-        return bool(self.share) or self.count == BALANCED
+    def own_list(self) -> str:
+        """Name of its list with a number of images per class; "" if it takes the first images of a common list."""
+        if self.share:
+            return f"share_{self.share:g}".replace(".", "_")
+        return "balanced" if self.count == BALANCED else ""
 
     @property
     def amount(self) -> float:
         """The count, or the share, of the images it adds; identifies predictions in archives."""
-        return self.share or self.count
+        return float(self.share) or self.count
 
     def candidates(self) -> list["Arm"]:
         """Returns one arm per candidate value, with nothing left to tune; the arm itself if it tunes nothing."""
@@ -162,7 +164,7 @@ def _read_arm(name: str, fields: ArmFields, config: ExperimentConfig) -> Arm:
             f"{where}: added={added!r}, count={count} and share={share:g} do not go together; give what to add and one "
             "of the two numbers, or none of the three"
         )
-    if arm.is_unselected and any(candidate.has_own_list for candidate in arm.candidates()):
+    if arm.is_unselected and any(candidate.own_list for candidate in arm.candidates()):
         raise ValueError(f"{where}: only selected images and copies have a number per class; give {added} a count")
     if arm.tuned and len(arm.values) < 2:
         raise ValueError(f"{where}.tune: give at least two values for {arm.tuned}")

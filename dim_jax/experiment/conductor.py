@@ -111,7 +111,7 @@ def _expectation(entry: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
 def _bar(config: ExperimentConfig, arms: Mapping[str, Arm], names: Sequence[str], sources: Mapping[str, str]) -> Stages:
     """Returns the bar of an experiment."""
     runs = plan.runs(arms, names, folds_of(config), config.seeds)
-    classifiers = sum(_weight(config, run, runs[:number]) for number, run in enumerate(runs))
+    classifiers = sum(_weights(config, runs).values())
     return Stages("experiment", (PREPARED[_takes_features(config)] + classifiers) * len(sources) + RESULTS)
 
 
@@ -282,7 +282,8 @@ def _train_runs(
     diverged: dict[tuple[str, PlannedRun], str] = {}
     is_resumed = True
     while True:
-        planned = [(experiment, run) for experiment in experiments for run in planned_runs(experiment)]
+        of_sites = [(experiment, planned_runs(experiment)) for experiment in experiments]
+        planned = [(experiment, run) for experiment, runs in of_sites for run in runs]
         waiting = [
             (experiment, run)
             for experiment, run in planned
@@ -291,7 +292,9 @@ def _train_runs(
         log.info("%d of %d runs are finished", len(planned) - len(waiting), len(planned))
         if not waiting:
             return list(diverged.values())
-        weights = _weights(planned) if bar is not None else {}
+        weights: dict[tuple[str, PlannedRun], float] = {}
+        for experiment, runs in of_sites if bar is not None else ():
+            weights |= {(experiment.site.name, run): own for run, own in _weights(experiment.config, runs).items()}
         if bar is not None and is_resumed and len(waiting) < len(planned):
             bar.skip(sum(weights.values()) - sum(weights[experiment.site.name, run] for experiment, run in waiting))
         is_resumed = False
@@ -317,15 +320,9 @@ def _train_runs(
             experiment.wait_for(run)
 
 
-def _weights(planned: Sequence[tuple[stages.Experiment, PlannedRun]]) -> dict[tuple[str, PlannedRun], float]:
-    """Returns the weights on the bar of runs by their data set and themselves."""
-    weights: dict[tuple[str, PlannedRun], float] = {}
-    before: dict[str, list[PlannedRun]] = {}
-    for experiment, run in planned:
-        earlier = before.setdefault(experiment.site.name, [])
-        weights[experiment.site.name, run] = _weight(experiment.config, run, earlier)
-        earlier.append(run)
-    return weights
+def _weights(config: ExperimentConfig, runs: Sequence[PlannedRun]) -> dict[PlannedRun, float]:
+    """Returns the weights on the bar of the runs of one dataset, in their order."""
+    return {run: _weight(config, run, runs[:number]) for number, run in enumerate(runs)}
 
 
 def _weight(config: ExperimentConfig, run: PlannedRun, before: Sequence[PlannedRun]) -> float:

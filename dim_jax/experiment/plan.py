@@ -47,11 +47,9 @@ class Site:
 
     def image_list(self, fold: int, arm: Arm) -> Path:
         """Returns the list of the images that an arm adds."""
-        own = ""
-        if arm.has_own_list:
-            own = f"share_{arm.share:g}".replace(".", "_") if arm.share else "balanced"
+        own = arm.own_list
         if arm.is_copies:
-            return self.fold(fold) / f"{'_'.join(filter(None, (arm.added, own)))}.json"
+            return self.fold(fold) / (f"{arm.added}_{own}.json" if own else f"{arm.added}.json")
         folder = self.generator(fold, arm.generator)
         if arm.is_unselected:
             return folder / "unselected.json"

@@ -187,21 +187,21 @@ class Experiment:
             with lanes.claim(self.site.generator(run.fold, arm.generator or arm.added), wait=True):
                 if not path.is_file():
                     self._list_images(arm, run.fold, path)
-        if arm.has_own_list:
+        if arm.own_list:
             return None
         return min(arm.count, len(files.read_json(path)["images"]))
 
     def _num_requested(self, run: PlannedRun) -> int:
         """Returns how many images a run adds where enough were selected."""
         arm = run.arm
-        return sum(self._most_per_class(run.fold, [arm]).values()) if arm.has_own_list else arm.count
+        return sum(self._most_per_class(run.fold, [arm]).values()) if arm.own_list else arm.count
 
     def _list_images(self, arm: Arm, fold: int, path: Path) -> None:
         dataset, classes = self.dataset(fold), self.minority_classes(fold)
         if arm.is_copies:
             # Sharp and shrunk copies are of the same images.
-            alike = [other for other in self._candidates() if other.is_copies and not other.has_own_list]
-            most = self._most_per_class(fold, [arm] if arm.has_own_list else alike)
+            alike = [other for other in self._candidates() if other.is_copies and not other.own_list]
+            most = self._most_per_class(fold, [arm] if arm.own_list else alike)
             copies = added_images.choose_copies(most, dataset, self.config.seed)
             if arm.added == SHRUNK_COPIES:
                 added_images.write_shrunk_copies(path, copies, dataset, **self.preprocessing_of_generators())
@@ -216,7 +216,7 @@ class Experiment:
         if not selected.is_file():
             self._generate_pool(fold, arm.generator, classes)
             self._select(fold, arm.generator, classes)
-        if arm.has_own_list:
+        if arm.own_list:
             added_images.write_first(path, selected, self._most_per_class(fold, [arm]), dataset)
 
     def preprocessing_of_generators(self) -> dict[str, Any]:

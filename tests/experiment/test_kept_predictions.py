@@ -12,8 +12,8 @@ from dim_jax.runs import configuration
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
-@pytest.mark.parametrize("name", ["ebhi_seg_linear", "ebhi_seg_lrf_cnn", "ebhi_seg_recipe"])
-def test_every_archive_has_the_fingerprint_of_its_run(name):
+@pytest.mark.parametrize("name, least", [("ebhi_seg_linear", 10), ("ebhi_seg_lrf_cnn", 10), ("ebhi_seg_recipe", 8)])
+def test_every_archive_has_the_fingerprint_of_its_run(name, least):
     config = configuration.parse_config(configuration.read_saved(RESULTS / name / "config.json"))
     site = plan.Site("ebhi-seg-224", RESULTS / name / "ebhi-seg-224", Path("data"))
     of_arms = arms.read_arms(config)
@@ -25,7 +25,7 @@ def test_every_archive_has_the_fingerprint_of_its_run(name):
         for seed in config.seeds
     ]
     archived = {path: run for run in runs if (path := run.archive(site)).is_file()}
-    assert archived.keys() == set(site.root.rglob("predictions/**/*.npz")) and len(archived) >= 8
+    assert archived.keys() == set(site.root.rglob("predictions/**/*.npz")) and len(archived) >= least
     for path, run in archived.items():
         with np.load(path, allow_pickle=False) as arrays:
             expected = json.loads(str(arrays["identity"]))["fingerprint"]
